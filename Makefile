@@ -1,0 +1,53 @@
+# Every target makes the virtual environment where it is missing or older than its pins.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+STAMP := .venv/.installed
+WORKERS ?= 2
+DEMO ?= $(BIN)/prunus compare --model digits_cnn --data digits --target macs=0.5 --out runs/demo
+BENCH ?= $(BIN)/python -m pytest tests -m bench -n 0 -q
+
+# Data and checkpoints for machines that cannot download them; tests that need them skip without.
+ifndef PRUNUS_DATA
+ifneq ($(wildcard ../shared/data),)
+export PRUNUS_DATA := $(abspath ../shared/data)
+endif
+else
+export PRUNUS_DATA
+endif
+
+.PHONY: help demo test check style bench clean
+.DEFAULT_GOAL := help
+
+help:  ## Show the targets
+	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
+
+$(STAMP): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -r requirements.lock
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP)  ## Compress a small network on handwritten digits and write the report to runs/demo
+	$(DEMO)
+
+test: $(STAMP)  ## Run the tests (WORKERS=2 processes, one thread each)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q --timeout=600 -m "not bench"
+
+check: $(STAMP)  ## Lint, format, types, layers, sizes, spelling: everything a change must pass
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/size_budget.py
+	$(BIN)/codespell
+
+style: $(STAMP)  ## Format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)  ## Run the timing tests, one at a time
+	$(BENCH)
+
+clean:  ## Remove caches and runs; keeps the virtual environment
+	rm -rf runs build .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Prunus makes trained PyTorch networks smaller and faster, and proves it."""

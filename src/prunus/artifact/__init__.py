@@ -1,0 +1,17 @@
+"""A compressed network on disk: saved as JSON and safetensors, loaded by its own constructor, exported."""
+
+from prunus.artifact.export import export
+from prunus.artifact.manifest import Manifest, read_manifest
+from prunus.artifact.store import Artifact, load, load_artifact, save
+from prunus.artifact.verify import verify_export
+
+__all__ = [
+    "Artifact",
+    "Manifest",
+    "export",
+    "load",
+    "load_artifact",
+    "read_manifest",
+    "save",
+    "verify_export",
+]

@@ -1,0 +1,148 @@
+"""Write a network for another runtime: ONNX, or PyTorch's own exported program (``.pt2``)."""
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from prunus.errors import InputError, MissingExtraError
+
+Inputs = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
+"""Inputs of one call: a tensor, positional arguments, or keyword arguments by name."""
+
+Format = Literal["onnx", "pt2"]
+_LARGEST_ONNX_BYTES = 2_000_000_000  # protobuf ends at 2^31; the graph itself needs a little room
+
+
+def export(
+    network: nn.Module,
+    path: Path | str,
+    example_inputs: Inputs,
+    format: Format = "onnx",
+    *,
+    dynamic_batch: bool = True,
+) -> None:
+    """Write a network, in eval mode and on the CPU, as one file that needs no code of its own.
+
+    The network itself is left as it is. The example inputs give shapes and data types and are not
+    stored. Weights above 2 GB go to a second file, ``path`` with ``.data`` added, for ONNX.
+
+    Args:
+        network: Any network that ``torch.export`` can trace.
+        path: File to write; its suffix is that of the format.
+        example_inputs: Dimension 0 of every tensor is the batch.
+        format: ``"onnx"`` or ``"pt2"``.
+        dynamic_batch: Leave the batch size free; else it is that of the example inputs.
+
+    Raises:
+        InputError: Format or suffix is another, or the network cannot be traced.
+        MissingExtraError: ``format`` is ``"onnx"`` and its packages are not installed.
+    """
+    path = Path(path)
+    if format not in ("onnx", "pt2"):
+        raise InputError(f"format={format!r} is not known; use 'onnx' or 'pt2'")
+    if path.suffix != f".{format}":
+        raise InputError(f"path={str(path)!r} must end in '.{format}' for format={format!r}")
+    if format == "onnx":
+        require_onnx()
+    with _quiet():
+        program = _trace(network, example_inputs, dynamic_batch=dynamic_batch)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if format == "pt2":
+            part = path.with_name(f".{path.stem}.part.pt2")  # torch wants this suffix
+            torch.export.save(program, part)
+            part.replace(path)
+        else:
+            _write_onnx(program, path)
+
+
+def require_onnx() -> None:
+    """Refuse where the packages of the ``onnx`` extra are missing.
+
+    Raises:
+        MissingExtraError: Holds the command that installs them.
+    """
+    try:  # optional extra
+        import onnx  # noqa: F401, PLC0415
+        import onnxruntime  # noqa: F401, PLC0415
+        import onnxscript  # noqa: F401, PLC0415
+    except ImportError as error:
+        raise MissingExtraError(
+            f"format='onnx' needs the package {error.name}: pip install 'prunus[onnx]'"
+        ) from error
+
+
+def arguments(inputs: Inputs) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Inputs of a call as positional and keyword arguments."""
+    if isinstance(inputs, Tensor):
+        return (inputs,), {}
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return tuple(inputs), {}
+
+
+def cpu_copy(network: nn.Module) -> nn.Module:
+    """A copy on the CPU, in eval mode: what is deployed."""
+    return copy.deepcopy(network).cpu().eval()
+
+
+def _trace(network: nn.Module, example_inputs: Inputs, *, dynamic_batch: bool) -> ExportedProgram:
+    args, kwargs = arguments(example_inputs)
+    args = tuple(_example(tensor, dynamic_batch) for tensor in args)
+    kwargs = {name: _example(tensor, dynamic_batch) for name, tensor in kwargs.items()}
+    shapes: Any = None
+    if dynamic_batch:
+        free = {0: Dim.DYNAMIC}  # unlike AUTO, an error where the network fixes the batch
+        shapes = dict.fromkeys(kwargs, free) if kwargs else tuple(free for _ in args)
+    try:
+        with torch.no_grad():
+            program = torch.export.export(cpu_copy(network), args, kwargs, dynamic_shapes=shapes)
+    except Exception as error:  # a user's forward may raise anything in the tracer
+        reason = next((line for line in str(error).splitlines() if line.strip()), "")
+        remedy = "; try dynamic_batch=False" if dynamic_batch else ""
+        raise InputError(
+            f"network cannot be exported: {type(error).__name__}: {reason.strip()}{remedy}"
+        ) from error
+    program.example_inputs = None  # they would be stored: a user's data has no place in the file
+    return program
+
+
+def _example(tensor: Tensor, dynamic_batch: bool) -> Tensor:
+    """On the CPU, with at least two samples: the tracer takes a size of 1 for a constant."""
+    tensor = tensor.cpu()
+    if dynamic_batch and tensor.ndim and len(tensor) == 1:
+        return torch.cat([tensor, tensor])
+    return tensor
+
+
+def _write_onnx(program: ExportedProgram, path: Path) -> None:
+    size = sum(t.numel() * t.element_size() for t in program.state_dict.values())
+    onnx_program = torch.onnx.export(program, dynamo=True, verbose=False)
+    if onnx_program is None:
+        raise InputError("network cannot be exported: torch.onnx.export returned no program")
+    if size > _LARGEST_ONNX_BYTES:
+        onnx_program.save(path, external_data=True)
+        return
+    part = path.with_name(path.name + ".part")
+    onnx_program.save(part, external_data=False)
+    part.replace(path)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporters' own notes (deprecations inside them, passes they skip) from the user."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

@@ -1,0 +1,200 @@
+"""Save a compressed network as a folder, and load it with its own constructor. Nothing is pickled.
+
+artifact.json        source, order of the plans, ties, recipe
+plan-0.json ...      what was cut, in order
+model.safetensors    weights of the network as it is now
+record.json          what happened in the run (optional)
+"""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import PydanticSerializationError
+from torch import nn
+
+from prunus.artifact.manifest import (
+    MANIFEST_FILE,
+    RECORD_FILE,
+    WEIGHTS_FILE,
+    Manifest,
+    is_artifact_file,
+    plan_file,
+    read_manifest,
+)
+from prunus.artifact.weights import file_sha256, fill_, read_weights, same_values, write_weights
+from prunus.errors import InputError, PlanMismatchError
+from prunus.graph import cut, network_shape
+from prunus.plan import Plan
+from prunus.records import RunRecord, Source
+from prunus.zoo import load_source
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A loaded artifact. ``network`` is on the CPU, in eval mode."""
+
+    network: nn.Module
+    source: Source
+    plans: tuple[Plan, ...]
+    recipe: dict[str, Any]
+    record: RunRecord | None
+
+
+def save(
+    folder: Path | str,
+    network: nn.Module,
+    *,
+    source: Source,
+    plans: Sequence[Plan] = (),
+    recipe: Mapping[str, Any] | None = None,
+    record: RunRecord | None = None,
+) -> None:
+    """Write an artifact, and only one that loads: it is read back and compared before it is kept.
+
+    The folder is written beside its place and then renamed, so that no half-written artifact ever
+    stands there. An artifact that stands there already is replaced. Not saved: training mode,
+    ``requires_grad``, memory layout, device, and whatever the constructor alone decides.
+
+    Args:
+        folder: New, empty, or an artifact and nothing else.
+        network: The source network cut by all plans, with any weights.
+        source: Builds the network before the first plan. Its ``weights`` are not needed again.
+        plans: In the order in which they were cut; none for a network that was only trained.
+        recipe: The steps that made the network, JSON-able.
+        record: What happened in the run.
+
+    Raises:
+        InputError: The folder holds other files or cannot be written, ``recipe`` is not JSON-able,
+            or the network holds what cannot be saved.
+        PlanMismatchError: The network is not what source and plans make.
+    """
+    folder = Path(folder).resolve()
+    _check_place(folder)
+    for index, (before, after) in enumerate(pairwise(plans)):
+        after.source.require(before.result, f"plans[{index + 1}]")
+    if plans:
+        plans[-1].result.require(network_shape(network), "the result of the last plan")
+    part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        _write(part, network, source, plans, dict(recipe or {}), record)
+        _compare(network, load_artifact(part).network)
+        _move(part, folder)
+    except OSError as error:
+        raise InputError(
+            f"folder={str(folder)!r} cannot be written: {error.strerror or error}"
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def load(folder: Path | str) -> nn.Module:
+    """Load the network of an artifact: on the CPU, in eval mode. See ``load_artifact``."""
+    return load_artifact(folder).network
+
+
+def load_artifact(folder: Path | str) -> Artifact:
+    """Load an artifact: build its source, cut by each plan, fill in the weights.
+
+    No file is unpickled, but the constructor that the source names is called: a ``file.py:factory``
+    runs that file. The global random state is left as it was.
+
+    Raises:
+        InputError: The folder or one of its files is missing, damaged or of a newer version, or the
+            source cannot be built.
+        PlanMismatchError: The constructor makes another network than the one that was saved.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    plans = tuple(Plan.load(folder / name) for name in manifest.plans)
+    tensors = read_weights(folder / WEIGHTS_FILE, manifest.weights_sha256, manifest.ties)
+    record = RunRecord.load(folder / RECORD_FILE) if (folder / RECORD_FILE).exists() else None
+    network = load_source(_without_weights(manifest.source))
+    for name, plan in zip(manifest.plans, plans, strict=True):
+        plan.source.require(network_shape(network), name)
+        network = cut(network, plan)
+    fill_(network, tensors, manifest.ties)
+    return Artifact(network.eval(), manifest.source, plans, manifest.recipe, record)
+
+
+def _without_weights(source: Source) -> Source:
+    """The same constructor, spared from fetching weights that would be overwritten."""
+    arguments = dict(source.arguments)
+    if source.model.startswith(("hf:", "timm:", "torchvision:")):
+        arguments["pretrained"] = False
+    return source.model_copy(update={"weights": None, "arguments": arguments})
+
+
+def _write(
+    part: Path,
+    network: nn.Module,
+    source: Source,
+    plans: Sequence[Plan],
+    recipe: dict[str, Any],
+    record: RunRecord | None,
+) -> None:
+    ties = write_weights(network, part / WEIGHTS_FILE)
+    names = tuple(plan_file(index) for index in range(len(plans)))
+    for name, plan in zip(names, plans, strict=True):
+        plan.save(part / name)
+    if record is not None:
+        record.save(part / RECORD_FILE)
+    manifest = Manifest(
+        source=source,
+        plans=names,
+        ties=ties,
+        weights_sha256=file_sha256(part / WEIGHTS_FILE),
+        recipe=recipe,
+    )
+    try:
+        manifest.save(part / MANIFEST_FILE)
+    except PydanticSerializationError as error:
+        raise InputError(f"recipe or source.arguments is not JSON: {error}") from error
+
+
+def _check_place(folder: Path) -> None:
+    """Refuse a place whose replacement would lose anything but an artifact."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InputError(f"folder={str(folder)!r} is a file; name a new folder")
+    names = sorted(entry.name for entry in folder.iterdir())
+    others = [name for name in names if not is_artifact_file(name)]
+    if others or (names and MANIFEST_FILE not in names):
+        raise InputError(
+            f"folder={str(folder)!r} holds '{(others or names)[0]}', which is no artifact's; "
+            "name a new or empty folder"
+        )
+
+
+def _compare(network: nn.Module, loaded: nn.Module) -> None:
+    """Refuse a network that does not come back: non-persistent buffers are in no state."""
+    back = dict(loaded.named_parameters()) | dict(loaded.named_buffers())
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if name not in back or not same_values(tensor, back[name]):
+            raise PlanMismatchError(
+                f"'{name}' of the network does not come back from its source and plans; name the "
+                "source that it was built from, and register what the constructor does not set "
+                "as a persistent buffer"
+            )
+
+
+def _move(part: Path, folder: Path) -> None:
+    """Put ``part`` where ``folder`` is; the old one comes back where that fails."""
+    if not folder.exists() or not any(folder.iterdir()):
+        part.replace(folder)
+        return
+    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    folder.rename(old)
+    try:
+        part.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old)

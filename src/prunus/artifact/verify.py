@@ -1,0 +1,112 @@
+"""Does the exported file compute what the network computes? Asked in the file's own runtime."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.artifact.export import Inputs, arguments, cpu_copy, require_onnx
+from prunus.errors import InputError
+
+
+def verify_export(path: Path | str, network: nn.Module, example_inputs: Inputs) -> float:
+    """Largest relative difference of an exported file from its network, on the CPU.
+
+    ``.onnx`` runs in ONNX Runtime, ``.pt2`` is loaded with ``torch.export.load``. The latter
+    unpickles where a file asks for it: verify a ``.pt2`` that was exported here, never a
+    stranger's. (The files of ``prunus.artifact.export`` hold raw tensors and JSON.)
+
+    Args:
+        path: The exported file.
+        network: The network that was exported.
+        example_inputs: As for ``export``; another batch size tests that the batch is free.
+
+    Returns:
+        The largest of ``max|a - b| / max|a|`` over the outputs, ``a`` the network's; infinite where
+        a difference is not finite, or ``a`` is zero throughout and ``b`` is not.
+
+    Raises:
+        InputError: The file is missing, of another kind, cannot be run on these inputs, or gives
+            another number or other shapes of outputs.
+        MissingExtraError: The file is ``.onnx`` and ONNX Runtime is not installed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"path={str(path)!r} does not exist; name a file written by export")
+    args, kwargs = arguments(example_inputs)
+    args = tuple(tensor.cpu() for tensor in args)
+    kwargs = {name: tensor.cpu() for name, tensor in kwargs.items()}
+    with torch.no_grad():
+        wanted = _tensors(cpu_copy(network)(*args, **kwargs))
+        if path.suffix == ".onnx":
+            require_onnx()
+            found = _run_onnx(path, args, kwargs)
+        elif path.suffix == ".pt2":
+            found = _run_pt2(path, args, kwargs)
+        else:
+            raise InputError(f"path={str(path)!r} must end in '.onnx' or '.pt2'")
+    if [t.shape for t in wanted] != [t.shape for t in found]:
+        raise InputError(
+            f"path={str(path)!r} gives outputs {[list(t.shape) for t in found]}, the network "
+            f"{[list(t.shape) for t in wanted]}; export the network again"
+        )
+    return max((_difference(a, b) for a, b in zip(wanted, found, strict=True)), default=0.0)
+
+
+def _run_onnx(path: Path, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> list[Tensor]:
+    import onnxruntime  # noqa: PLC0415 (optional extra)
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors alone
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+        names = [node.name for node in session.get_inputs()]
+        feed = kwargs or dict(zip(names, args, strict=True))
+        outputs = session.run(None, {name: tensor.numpy() for name, tensor in feed.items()})
+    except Exception as error:  # ONNX Runtime's errors have no common base
+        raise InputError(_failed(path, error)) from error
+    return [torch.as_tensor(output) for output in outputs]
+
+
+def _run_pt2(path: Path, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> list[Tensor]:
+    try:
+        return _tensors(torch.export.load(path).module()(*args, **kwargs))
+    except Exception as error:  # a damaged archive raises many kinds
+        raise InputError(_failed(path, error)) from error
+
+
+def _failed(path: Path, error: Exception) -> str:
+    reason = next((line for line in str(error).splitlines() if line.strip()), "")
+    return (
+        f"path={str(path)!r} cannot be run on these inputs: {type(error).__name__}: "
+        f"{reason.strip()}; export the network again"
+    )
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    """All tensors of an output, in order: a tensor, or nested tuples, lists and mappings."""
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    if isinstance(output, list | tuple):
+        return [tensor for part in output for tensor in _tensors(part)]
+    if output is None:
+        return []
+    raise InputError(f"network returns a {type(output).__name__}; only tensors can be compared")
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    """``max|a - b| / max|a|`` in float64."""
+    if not a.numel():
+        return 0.0
+    gap = float((a.double() - b.double()).abs().max())
+    scale = float(a.double().abs().max())
+    if gap == 0.0:
+        return 0.0
+    return gap / scale if scale > 0 and math.isfinite(gap) else math.inf

@@ -1,0 +1,143 @@
+"""Parameters and buffers of a network in one safetensors file; a shared tensor is stored once."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from prunus.errors import InputError, PlanMismatchError
+from prunus.plan import NetworkShape
+
+
+def write_weights(network: nn.Module, path: Path) -> dict[str, str]:
+    """Write the state of a network.
+
+    Returns:
+        Names that share another name's tensor, and that other name: these are not in the file.
+
+    Raises:
+        InputError: The state holds something else than tensors with data.
+    """
+    state = _state(network)
+    ties = _ties(state)
+    tensors = {
+        # Layout and storage are dropped: safetensors takes contiguous tensors that share nothing.
+        name: tensor.cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in state.items()
+        if name not in ties
+    }
+    save_file(tensors, path, metadata={"format": "pt"})
+    return ties
+
+
+def read_weights(path: Path, sha256: str, ties: Mapping[str, str]) -> dict[str, Tensor]:
+    """Read all names of a state, the shared ones included.
+
+    Raises:
+        InputError: The file is missing, is not the one that ``sha256`` was taken of, or a tie names
+            a tensor that it does not hold.
+    """
+    try:
+        found = file_sha256(path)
+        tensors = load_file(path)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise InputError(f"{path} is damaged ({error}); save the artifact again") from error
+    if found != sha256:
+        raise InputError(
+            f"{path} is not the file that was saved (its SHA-256 differs); save the artifact again"
+        )
+    for alias, name in ties.items():
+        if name not in tensors:
+            raise InputError(f"{path} holds no '{name}', which '{alias}' shares")
+        tensors[alias] = tensors[name]
+    return tensors
+
+
+def fill_(network: nn.Module, tensors: Mapping[str, Tensor], ties: Mapping[str, str]) -> None:
+    """Give a network the tensors, with their data types, and share those that are tied.
+
+    Raises:
+        PlanMismatchError: A name is missing on either side, a shape differs, or the network shares
+            a tensor whose values are not the same under both names.
+    """
+    what = "the saved state"
+    NetworkShape(tensors=_shapes(tensors)).require(
+        NetworkShape(tensors=_shapes(_state(network))), what
+    )
+    for alias, name in ties.items():
+        _place(network, alias, _fetch(network, name))
+    with torch.no_grad():
+        for name, current in network.state_dict(keep_vars=True).items():
+            if current.dtype != tensors[name].dtype:
+                current.data = current.data.to(tensors[name].dtype)
+    network.load_state_dict(dict(tensors), strict=True)
+    for name, tensor in network.state_dict().items():
+        if not same_values(tensor, tensors[name]):
+            raise PlanMismatchError(
+                f"{what} is for another network: '{name}' shares its tensor with another name "
+                "here, and did not when it was saved; use the constructor that it was saved with"
+            )
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def same_values(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors agree in data type, shape and every value; NaN agrees with NaN."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    a, b = a.detach().cpu(), b.detach().cpu()
+    return bool(((a == b) | ((a != a) & (b != b))).all())  # noqa: PLR0124 (x != x is NaN)
+
+
+def _state(network: nn.Module) -> dict[str, Tensor]:
+    state = network.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise InputError(
+                f"network holds '{name}' of type {type(value).__name__}: only tensors are saved, "
+                "so that no file has to be unpickled; keep it in the constructor's arguments"
+            )
+        if value.is_meta:
+            raise InputError(f"network holds no data for '{name}' (meta device); load it first")
+    return state
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def _ties(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Names whose tensor came earlier under another name: same memory, seen in the same way."""
+    first: dict[tuple[int, torch.dtype, tuple[int, ...], tuple[int, ...]], str] = {}
+    ties = {}
+    for name, tensor in state.items():
+        if tensor.numel() == 0:  # has no memory to share
+            continue
+        key = (tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
+        if (owner := first.setdefault(key, name)) != name:
+            ties[name] = owner
+    return ties
+
+
+def _fetch(network: nn.Module, name: str) -> Tensor:
+    module, _, leaf = name.rpartition(".")
+    tensor = getattr(network.get_submodule(module), leaf)
+    if not isinstance(tensor, Tensor):
+        raise PlanMismatchError(f"'{name}' of the network is not a parameter or buffer")
+    return tensor
+
+
+def _place(network: nn.Module, name: str, tensor: Tensor) -> None:
+    if _fetch(network, name) is not tensor:
+        module, _, leaf = name.rpartition(".")
+        setattr(network.get_submodule(module), leaf, tensor)

@@ -1,0 +1,148 @@
+"""Samples from a data set of the user's own."""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, Protocol, final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from prunus.data.stores import Inputs, SampleStore
+from prunus.errors import DataError, InputError
+
+
+class SizedDataset(Protocol):
+    """A map-style data set: ``(input, label)`` pairs, or mappings with a label among their items."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    def __getitem__(self, index: int, /) -> Any:
+        """One sample."""
+
+
+@final
+class DatasetStore(SampleStore):
+    """A user's data set, whose inputs are already what the network takes.
+
+    Random transforms inside the data set draw from a seed of ours, and the global random states of
+    torch, NumPy and Python are left as they were.
+
+    Args:
+        dataset: Samples as the network takes them: the plain ones.
+        augmented: The same samples in the same order with augmentation; by default the plain ones.
+        labels: Class of every sample; by default every sample is read once when they are needed.
+        label_key: The label's name where a sample is a mapping.
+    """
+
+    def __init__(
+        self,
+        dataset: SizedDataset,
+        *,
+        augmented: SizedDataset | None = None,
+        labels: Sequence[int] | None = None,
+        label_key: str = "labels",
+    ) -> None:
+        self._dataset = dataset
+        self._augmented = dataset if augmented is None else augmented
+        self._given_labels = labels
+        self._label_key = label_key
+        size = self.size = _size(dataset, "dataset")
+        if size == 0:
+            raise DataError("the data set is empty: give one with samples")
+        if _size(self._augmented, "augmented") != size:
+            raise InputError(
+                f"augmented has {len(self._augmented)} samples, the data set {size}: "
+                "give the same samples in the same order"
+            )
+        if labels is not None and len(labels) != size:
+            raise InputError(f"{len(labels)} labels for {size} samples: give one per sample")
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Class of every sample, int64 ``[samples]``."""
+        if self._given_labels is not None:
+            return torch.as_tensor(np.asarray(self._given_labels), dtype=torch.int64)
+        with _seeded(0):
+            found = [self._split(self._dataset, index)[1] for index in range(len(self._dataset))]
+        return torch.tensor(found, dtype=torch.int64)
+
+    @cached_property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of the first input; empty where it is a dictionary."""
+        inputs, _ = self.read(torch.tensor([0]), None)
+        return tuple(inputs.shape[1:]) if isinstance(inputs, Tensor) else ()
+
+    def read(self, indices: Tensor, augment: torch.Generator | None) -> tuple[Inputs, Tensor]:
+        """Read samples and stack them."""
+        dataset = self._dataset if augment is None else self._augmented
+        seed = 0
+        if augment is not None:
+            seed = int(torch.randint(2**32, (), generator=augment))
+        with _seeded(seed):
+            samples = [self._split(dataset, index) for index in indices.tolist()]
+        try:
+            inputs = default_collate([sample for sample, _ in samples])
+        except (RuntimeError, TypeError, KeyError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise DataError(
+                f"inputs of the data set cannot be stacked ({reason}): give tensors or arrays of "
+                "one shape, or dictionaries of them"
+            ) from error
+        if isinstance(inputs, Mapping):
+            inputs = dict(inputs)
+        elif not isinstance(inputs, Tensor):
+            raise DataError(
+                f"inputs of the data set are {type(samples[0][0]).__name__}: "
+                "give tensors or arrays, or dictionaries of them"
+            )
+        elif inputs.dtype == torch.float64:
+            inputs = inputs.float()
+        return inputs, torch.tensor([label for _, label in samples], dtype=torch.int64)
+
+    def _split(self, dataset: SizedDataset, index: int) -> tuple[Any, int]:
+        """One sample's input and label."""
+        sample = dataset[index]
+        if isinstance(sample, Mapping):
+            rest = dict(sample)
+            if self._label_key not in rest:
+                raise DataError(
+                    f"sample {index} has no '{self._label_key}' among {', '.join(map(str, rest))}: "
+                    "set label_key"
+                )
+            label = rest.pop(self._label_key)
+            return rest, int(label)
+        if not isinstance(sample, tuple | list) or len(sample) != 2:
+            raise DataError(
+                f"sample {index} is a {type(sample).__name__}: give (input, label) pairs, "
+                "or mappings with a label"
+            )
+        return sample[0], int(sample[1])
+
+
+def _size(dataset: SizedDataset, what: str) -> int:
+    try:
+        return len(dataset)
+    except TypeError as error:
+        raise InputError(
+            f"{what} ({type(dataset).__name__}) has no length: give a map-style data set"
+        ) from error
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed torch, NumPy and Python inside, and restore their global states afterwards."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002  (user transforms draw from the global state)
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002

@@ -1,0 +1,201 @@
+"""A folder of images, one sub-folder per class, decoded as they are needed."""
+
+import math
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from prunus.data.roles import DataSplits, three_splits
+from prunus.data.splits import Samples, SearchSplit, TestSplit, TrainSplit
+from prunus.data.stores import Inputs, Normalizer, SampleStore
+from prunus.errors import DataError, InputError
+
+_IMAGENET = Normalizer((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+_IMAGE_SIZE = 224
+_ATTEMPTS = 10  # at a random crop that fits
+_THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes outside Python's lock
+
+
+@final
+class FolderStore(SampleStore):
+    """Images on disk.
+
+    Plain: the shorter side resized to 256/224 of the image size, then the center. Augmented: a crop
+    of random area and shape, mirrored at random.
+
+    Args:
+        files: One image each.
+        labels: int64 ``[files]``.
+        normalizer: Applied to every batch.
+        image_size: Side of the inputs in pixels.
+
+    References:
+        Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, section 6: crops of 8 % to
+        100 % of the area, sides from 3/4 to 4/3 (https://arxiv.org/abs/1409.4842).
+    """
+
+    def __init__(
+        self, files: Sequence[Path], labels: Tensor, normalizer: Normalizer, image_size: int
+    ) -> None:
+        normalizer.require_channels(3)
+        if image_size < 1:
+            raise InputError(f"image_size is {image_size}: use at least 1")
+        self._files = list(files)
+        self._labels = labels
+        self._normalizer = normalizer
+        self._image_size = image_size
+
+    @property
+    def labels(self) -> Tensor:
+        """Class of every sample, int64 ``[samples]``."""
+        return self._labels
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Channels, height, width."""
+        return (3, self._image_size, self._image_size)
+
+    def read(self, indices: Tensor, augment: torch.Generator | None) -> tuple[Inputs, Tensor]:
+        """Decode, crop and normalize images.
+
+        Raises:
+            DataError: A file is no readable image.
+        """
+        files = [self._files[index] for index in indices.tolist()]
+        chances: list[Tensor | None] = [None] * len(files)
+        if augment is not None:
+            # Drawn before the threads start, so that their order does not matter.
+            chances = list(torch.rand(len(files), 4 * _ATTEMPTS + 1, generator=augment))
+        with ThreadPoolExecutor(_THREADS) as pool:
+            images = list(pool.map(self._read_one, files, chances))
+        return self._normalizer(torch.stack(images)), self._labels[indices]
+
+    def _read_one(self, file: Path, chances: Tensor | None) -> Tensor:
+        """One image, uint8 ``[3, image_size, image_size]``."""
+        try:
+            with Image.open(file) as opened:
+                image = opened.convert("RGB")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise DataError(
+                f"'{file}' is no readable image ({type(error).__name__}): replace or remove it"
+            ) from error
+        if chances is None:
+            image = _center(image, self._image_size)
+        else:
+            image = _random_crop(image, self._image_size, chances[:-1].view(_ATTEMPTS, 4).tolist())
+            if float(chances[-1]) < 0.5:
+                image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def load_folder(
+    folder: Path,
+    *,
+    normalizer: Normalizer | None,
+    search_size: int | None,
+    seed: int,
+    image_size: int | None,
+) -> DataSplits:
+    """Load ``folder/train/CLASS/*`` and ``folder/test/CLASS/*`` (or ``folder/val/CLASS/*``).
+
+    Search is a fifth of train by default. Where both ``test`` and ``val`` exist, ``val`` is the
+    search split, or ``search_size`` images drawn from it.
+
+    Raises:
+        DataError: A folder is missing or empty, or the splits have other classes.
+    """
+    name = f"imagefolder:{folder}"
+    test_folder = folder / "test" if (folder / "test").is_dir() else folder / "val"
+    if not (folder / "train").is_dir() or not test_folder.is_dir():
+        raise DataError(
+            f"'{folder}' lacks {'test/ (or val/)' if (folder / 'train').is_dir() else 'train/'}: "
+            "give a folder with train/CLASS/ and test/CLASS/"
+        )
+    classes = _classes(folder / "train")
+    side = _IMAGE_SIZE if image_size is None else image_size
+
+    def scan(part: Path) -> Samples:
+        if part.name != "train" and _classes(part) != classes:
+            odd = min(set(_classes(part)) ^ set(classes))
+            raise DataError(
+                f"'{part}' and '{folder / 'train'}' differ in the class '{odd}': give both the same"
+            )
+        files = [
+            (file, label) for label, each in enumerate(classes) for file in _images(part / each)
+        ]
+        store = FolderStore(
+            [file for file, _ in files],
+            torch.tensor([label for _, label in files]),
+            normalizer or _IMAGENET,
+            side,
+        )
+        return Samples(name, store, torch.arange(len(files)), len(classes))
+
+    train, test = scan(folder / "train"), scan(test_folder)
+    if test_folder.name == "test" and (folder / "val").is_dir():
+        search = SearchSplit(scan(folder / "val"))
+        if search_size is not None:
+            search = search.subset(search_size, seed)
+        return DataSplits(name, TrainSplit(train), search, TestSplit(test), len(classes))
+    size = max(1, round(len(train.indices) / 5)) if search_size is None else search_size
+    return three_splits(train, test, search_size=size, seed=seed)
+
+
+def _classes(folder: Path) -> list[str]:
+    names = sorted(
+        path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
+    )
+    if not names:
+        raise DataError(
+            f"'{folder}' has no classes: put the images of each class in its own folder"
+        )
+    return names
+
+
+def _images(folder: Path) -> list[Path]:
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
+    )
+    if not files:
+        raise DataError(f"'{folder}' has no images: add some ({', '.join(sorted(_SUFFIXES))})")
+    return files
+
+
+def _center(image: Image.Image, side: int) -> Image.Image:
+    """Resize the shorter side to 256/224 of ``side``, then crop the center."""
+    short = max(side, round(side * 256 / 224))
+    factor = short / min(image.size)
+    width, height = (max(short, int(length * factor)) for length in image.size)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (width - side) // 2, (height - side) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
+def _random_crop(image: Image.Image, side: int, chances: list[list[float]]) -> Image.Image:
+    """Crop a random area and resize it; the largest centered square where no attempt fits."""
+    width, height = image.size
+    for area, shape, across, down in chances:
+        target = width * height * (0.08 + 0.92 * area)
+        ratio = math.exp(math.log(3 / 4) + shape * (math.log(4 / 3) - math.log(3 / 4)))
+        crop_width, crop_height = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            left, top = (
+                int(across * (width - crop_width + 1)),
+                int(down * (height - crop_height + 1)),
+            )
+            break
+    else:
+        crop_width = crop_height = min(width, height)
+        left, top = (width - crop_width) // 2, (height - crop_height) // 2
+    cropped = image.crop((left, top, left + crop_width, top + crop_height))
+    return cropped.resize((side, side), Image.Resampling.BILINEAR)

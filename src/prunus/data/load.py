@@ -1,0 +1,61 @@
+"""Load a data set by name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from prunus.data.cifar import load_cifar
+from prunus.data.digits import load_digits
+from prunus.data.folder import load_folder
+from prunus.data.roles import DataSplits
+from prunus.data.stores import Normalizer
+from prunus.errors import InputError
+
+_FOLDER = "imagefolder:"
+
+
+def load_data(
+    name: str,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    seed: int = 0,
+    search_size: int | None = None,
+    image_size: int | None = None,
+) -> DataSplits:
+    """Load a data set in three splits. The test split is the same for every seed.
+
+    Args:
+        name: ``digits``, ``cifar10``, ``cifar100`` or ``imagefolder:DIR``.
+        mean: Per channel, of inputs in [0, 1]; by default the data set's own. What a trained
+            network needs is told by ``prunus.zoo.normalization``.
+        std: Per channel, with ``mean``.
+        seed: Decides which samples of train become search.
+        search_size: Samples of the search split; by default 5000 for CIFAR (at most a fifth of
+            train), a fifth of train otherwise.
+        image_size: Side of the inputs in pixels, for ``imagefolder:`` alone; by default 224.
+
+    Raises:
+        InputError: The name is unknown or an argument out of range.
+        DataError: The data is missing or broken.
+        MissingExtraError: A package that the data needs is not installed.
+    """
+    if (mean is None) != (std is None):
+        raise InputError(f"mean is {mean} and std is {std}: give both or neither")
+    normalizer = None
+    if mean is not None and std is not None:
+        normalizer = Normalizer(tuple(mean), tuple(std))
+    if name.startswith(_FOLDER):
+        folder = Path(name.removeprefix(_FOLDER))
+        return load_folder(
+            folder, normalizer=normalizer, search_size=search_size, seed=seed, image_size=image_size
+        )
+    if image_size is not None:
+        raise InputError(
+            f"image_size is {image_size}, but '{name}' has a size of its own: "
+            "use it for imagefolder:DIR"
+        )
+    if name in ("cifar10", "cifar100"):
+        return load_cifar(name, normalizer=normalizer, search_size=search_size, seed=seed)
+    if name == "digits":
+        return load_digits(normalizer=normalizer, search_size=search_size, seed=seed)
+    raise InputError(f"data '{name}' is unknown: use digits, cifar10, cifar100 or imagefolder:DIR")

@@ -1,0 +1,100 @@
+"""A data set in its three roles, and how the search split is carved out of train."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from prunus.data.splits import Samples, SearchSplit, Split, TestSplit, TrainSplit
+from prunus.data.stratify import stratified_draw
+from prunus.errors import DataError, InputError
+
+
+@dataclass(frozen=True)
+class DataSplits:
+    """A data set in its three roles.
+
+    Args:
+        name: As given to ``load_data``.
+        train: For weights.
+        search: For decisions; shares no sample with train.
+        test: For reported numbers.
+        num_classes: The same in all three.
+        note: What a reader of results must know, as that a part of the data is missing.
+
+    Raises:
+        DataError: The splits differ in classes or input shape, or train and search overlap.
+    """
+
+    name: str
+    train: TrainSplit
+    search: SearchSplit
+    test: TestSplit
+    num_classes: int
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        splits: tuple[Split, ...] = (self.train, self.search, self.test)
+        for split in splits:
+            if split.num_classes != self.num_classes:
+                raise DataError(
+                    f"{self.name}: the {split.role} split has {split.num_classes} classes, the "
+                    f"data set {self.num_classes}; give all splits the same"
+                )
+            if split.input_shape != self.input_shape:
+                raise DataError(
+                    f"{self.name}: inputs of the {split.role} split are {list(split.input_shape)}, "
+                    f"of train {list(self.input_shape)}; give all splits the same"
+                )
+        train, search = self.train.samples, self.search.samples
+        shared = train.store is search.store and torch.isin(train.indices, search.indices)
+        if isinstance(shared, Tensor) and bool(shared.any()):
+            raise DataError(
+                f"{self.name}: {int(shared.sum())} samples are in train and in search; "
+                "make the two disjoint"
+            )
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input without the batch; empty where inputs are dictionaries."""
+        return self.train.input_shape
+
+
+def carve_search(train: TrainSplit, n: int, seed: int) -> tuple[TrainSplit, SearchSplit]:
+    """Take ``n`` samples out of train for search, every class in proportion.
+
+    Args:
+        train: Left as it is.
+        n: Samples of the search split.
+        seed: Decides which samples are taken.
+
+    Returns:
+        The rest of train, and the search split: disjoint, together the samples of ``train``.
+
+    Raises:
+        InputError: One of the two would be empty.
+    """
+    if not 1 <= n < len(train):
+        raise InputError(
+            f"search_size is {n}: use 1 to {len(train) - 1}, out of train's {len(train)}"
+        )
+    taken = stratified_draw(train.labels, n, seed)
+    rest = torch.ones(len(train), dtype=torch.bool)
+    rest[taken] = False
+    samples = train.samples
+    return (
+        TrainSplit(replace(samples, indices=samples.indices[rest])),
+        SearchSplit(replace(samples, indices=samples.indices[taken])),
+    )
+
+
+def three_splits(
+    train: Samples, test: Samples, *, search_size: int, seed: int, note: str = ""
+) -> DataSplits:
+    """Make the three splits of train and test samples, search carved out of train.
+
+    Raises:
+        InputError: ``search_size`` leaves nothing to train, or is below 1.
+    """
+    rest, search = carve_search(TrainSplit(train), search_size, seed)
+    return DataSplits(train.name, rest, search, TestSplit(test), train.num_classes, note)

@@ -1,0 +1,210 @@
+"""The three splits as three types: one trains weights, one decides, one is looked at once."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Self, final
+
+import torch
+from torch import Tensor
+
+from prunus.data.stores import Inputs, SampleStore
+from prunus.data.stratify import stratified_draw
+from prunus.errors import DataError, InputError
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Some samples of a store: what a split is made of.
+
+    Args:
+        name: Of the data set, for messages and records.
+        store: Where the samples lie.
+        indices: Their positions in the store, int64 ``[samples]``.
+        num_classes: Labels are in ``[0, num_classes)``.
+    """
+
+    name: str
+    store: SampleStore
+    indices: Tensor
+    num_classes: int
+
+
+class Split(ABC):
+    """Samples in one role. The role is the type: who asks for a ``SearchSplit`` gets no other.
+
+    Args:
+        samples: What the split holds.
+    """
+
+    def __init__(self, samples: Samples) -> None:
+        if len(samples.indices) == 0:
+            raise DataError(f"{samples.name}: a split has no samples; give it at least one")
+        self._samples = samples
+
+    @property
+    @abstractmethod
+    def role(self) -> str:
+        """``train``, ``search`` or ``test``."""
+
+    @abstractmethod
+    def _begin_pass(self) -> None:
+        """Account for a pass over the samples."""
+
+    @abstractmethod
+    def _with(self, samples: Samples) -> Self:
+        """The same role over other samples."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self._samples.indices)
+
+    @property
+    def samples(self) -> Samples:
+        """What the split holds."""
+        return self._samples
+
+    @property
+    def name(self) -> str:
+        """Name of the data set."""
+        return self._samples.name
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self._samples.num_classes
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input without the batch; empty where inputs are dictionaries."""
+        return self._samples.store.input_shape
+
+    @property
+    def labels(self) -> Tensor:
+        """Class of every sample, int64 ``[samples]``."""
+        return self._samples.store.labels[self._samples.indices]
+
+    def batches(
+        self, batch_size: int, *, generator: torch.Generator | None = None, augment: bool = False
+    ) -> Iterator[tuple[Inputs, Tensor]]:
+        """Pass once over all samples; the last batch may be smaller.
+
+        Args:
+            batch_size: Samples per batch, >= 1.
+            generator: Shuffles the samples and draws the augmentation; None keeps their order.
+            augment: Augment the inputs; for the train split only.
+
+        Returns:
+            Inputs ``[batch, ...]``, float32 and normalized (or a dictionary of tensors), and labels
+            int64 ``[batch]``.
+
+        Raises:
+            InputError: ``batch_size`` is below 1, or ``augment`` is set without a generator or on
+                another split than train.
+        """
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}: use at least 1")
+        if augment and generator is None:
+            raise InputError("augment is set without a generator: give a torch.Generator")
+        if augment and self.role != "train":
+            raise InputError(f"augment is set on the {self.role} split: only train is augmented")
+        return self._pass(batch_size, generator, augment=augment)
+
+    def subset(self, n: int, seed: int) -> Self:
+        """Draw ``n`` samples, every class in proportion.
+
+        Raises:
+            InputError: ``n`` is below 1 or above the number of samples.
+        """
+        if not 1 <= n <= len(self):
+            raise InputError(
+                f"a subset of {n} samples of the {self.role} split: use 1 to {len(self)}"
+            )
+        drawn = stratified_draw(self.labels, n, seed)
+        return self._with(replace(self._samples, indices=self._samples.indices[drawn]))
+
+    def _pass(
+        self, batch_size: int, generator: torch.Generator | None, *, augment: bool
+    ) -> Iterator[tuple[Inputs, Tensor]]:
+        self._begin_pass()
+        indices = self._samples.indices
+        if generator is not None:
+            indices = indices[torch.randperm(len(indices), generator=generator)]
+        for start in range(0, len(indices), batch_size):
+            batch = indices[start : start + batch_size]
+            inputs, labels = self._samples.store.read(batch, generator if augment else None)
+            if int(labels.min()) < 0 or int(labels.max()) >= self.num_classes:
+                raise DataError(
+                    f"{self.name}: the {self.role} split has a label outside 0 to "
+                    f"{self.num_classes - 1}: set num_classes, or mend the labels"
+                )
+            yield inputs, labels
+
+
+@final
+class TrainSplit(Split):
+    """Samples that weights are trained on."""
+
+    @property
+    def role(self) -> str:
+        """``train``."""
+        return "train"
+
+    def _begin_pass(self) -> None:
+        return
+
+    def _with(self, samples: Samples) -> "TrainSplit":
+        return TrainSplit(samples)
+
+
+@final
+class SearchSplit(Split):
+    """Samples that decisions are made on: fitness, thresholds, early stopping, the best epoch."""
+
+    @property
+    def role(self) -> str:
+        """``search``."""
+        return "search"
+
+    def _begin_pass(self) -> None:
+        return
+
+    def _with(self, samples: Samples) -> "SearchSplit":
+        return SearchSplit(samples)
+
+
+@dataclass
+class _Looks:
+    """A count shared by a test split and all its subsets."""
+
+    n: int = 0
+
+
+@final
+class TestSplit(Split):
+    """Samples that numbers are reported on. It counts every pass, begun ones too.
+
+    A look at a subset is a look: subsets share the count of the split they are drawn from.
+    """
+
+    __test__ = False  # not a test case, whatever pytest makes of the name
+
+    def __init__(self, samples: Samples, _looks: _Looks | None = None) -> None:
+        super().__init__(samples)
+        self._looks = _Looks() if _looks is None else _looks
+
+    @property
+    def role(self) -> str:
+        """``test``."""
+        return "test"
+
+    @property
+    def evaluations(self) -> int:
+        """How many passes over this split, or a subset of it, were begun."""
+        return self._looks.n
+
+    def _begin_pass(self) -> None:
+        self._looks.n += 1
+
+    def _with(self, samples: Samples) -> "TestSplit":
+        return TestSplit(samples, self._looks)

@@ -1,0 +1,127 @@
+"""Where samples lie: the contract of a store, and images in memory. Stores know no roles."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from prunus.data.augment import shift_and_flip
+from prunus.errors import InputError
+
+Inputs = Tensor | dict[str, Tensor]  # a dictionary for networks called by keyword (texts)
+
+
+class SampleStore(ABC):
+    """Samples by position, as a network takes them."""
+
+    @property
+    @abstractmethod
+    def labels(self) -> Tensor:
+        """Class of every sample, int64 ``[samples]``."""
+
+    @property
+    @abstractmethod
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input without the batch; empty where inputs are dictionaries."""
+
+    @abstractmethod
+    def read(self, indices: Tensor, augment: torch.Generator | None) -> tuple[Inputs, Tensor]:
+        """Read samples.
+
+        Args:
+            indices: Positions, int64 ``[batch]``.
+            augment: Random source of the augmentation, or None for plain samples.
+
+        Returns:
+            Inputs ``[batch, ...]``, float32 and normalized; labels int64 ``[batch]``.
+        """
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """Maps uint8 images to ``(x / 255 - mean) / std``, one mean and std per channel.
+
+    Raises:
+        InputError: The two differ in length, or a standard deviation is not positive.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or not self.mean:
+            raise InputError(
+                f"mean {list(self.mean)} and std {list(self.std)} differ in length: "
+                "give one number per channel for each"
+            )
+        if min(self.std) <= 0:
+            raise InputError(f"std {list(self.std)} has a value <= 0: give positive numbers")
+
+    def require_channels(self, channels: int) -> None:
+        """Refuse images of another number of channels.
+
+        Raises:
+            InputError: There is not one mean per channel.
+        """
+        if len(self.mean) != channels:
+            raise InputError(
+                f"mean {list(self.mean)} is for {len(self.mean)} channels, the images have "
+                f"{channels}: give one number per channel"
+            )
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Normalize uint8 ``[batch, channels, h, w]`` to float32."""
+        mean = torch.tensor(self.mean).view(1, -1, 1, 1)
+        std = torch.tensor(self.std).view(1, -1, 1, 1)
+        return images.float().div_(255).sub_(mean).div_(std)
+
+
+@final
+class TensorStore(SampleStore):
+    """Images held in memory as bytes, normalized as they are read.
+
+    Args:
+        images: uint8 ``[samples, channels, h, w]``.
+        labels: int64 ``[samples]``.
+        normalizer: Applied to every batch.
+        shift: Augmentation moves an image by up to so many pixels.
+        flip: Augmentation mirrors every second image.
+    """
+
+    def __init__(
+        self, images: Tensor, labels: Tensor, normalizer: Normalizer, *, shift: int, flip: bool
+    ) -> None:
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise InputError(
+                f"images are {images.dtype} {list(images.shape)}: "
+                "give uint8 [samples, channels, h, w]"
+            )
+        if labels.shape != images.shape[:1]:
+            raise InputError(
+                f"{list(labels.shape)} labels for {len(images)} images: give one per image"
+            )
+        normalizer.require_channels(images.shape[1])
+        self._images = images
+        self._labels = labels.long()
+        self._normalizer = normalizer
+        self._shift = shift
+        self._flip = flip
+
+    @property
+    def labels(self) -> Tensor:
+        """Class of every sample, int64 ``[samples]``."""
+        return self._labels
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Channels, height, width."""
+        return tuple(self._images.shape[1:])
+
+    def read(self, indices: Tensor, augment: torch.Generator | None) -> tuple[Inputs, Tensor]:
+        """Read samples; augmented ones are shifted and mirrored at random."""
+        images = self._images[indices]
+        if augment is not None:
+            images = shift_and_flip(images, augment, shift=self._shift, flip=self._flip)
+        return self._normalizer(images), self._labels[indices]

@@ -1,0 +1,33 @@
+"""Every error a user of Prunus can cause: one line that names the argument, the value and the remedy."""
+
+
+class PrunusError(Exception):
+    """Base of all errors that are the user's to mend; the command line prints it and exits with 2."""
+
+
+class InputError(PrunusError):
+    """An argument, a file or a setting has a value that cannot be used."""
+
+
+class GraphError(PrunusError):
+    """The network cannot be traced, or an edit cannot be applied to it."""
+
+
+class CertificateError(GraphError):
+    """The cut network and the masked dense network disagree: the cut is refused."""
+
+
+class PlanMismatchError(GraphError):
+    """A plan made for one network was given another."""
+
+
+class BudgetError(PrunusError):
+    """A target cannot be met; the message says what is reachable."""
+
+
+class DataError(PrunusError):
+    """A data set is missing, unreadable or too small."""
+
+
+class MissingExtraError(PrunusError):
+    """An optional package is not installed; the message holds the command that installs it."""

@@ -1,0 +1,25 @@
+"""Trace a network's coupled channels, cut along a plan, certify the cut."""
+
+from prunus.graph.certify import certify, masked_outputs, relative_difference
+from prunus.graph.connections import held_connections, hold_connections_
+from prunus.graph.cut import cut, network_shape
+from prunus.graph.groups import Choice, Group, Trace, UnitAxis
+from prunus.graph.inputs import Inputs, call
+from prunus.graph.trace import trace
+
+__all__ = [
+    "Choice",
+    "Group",
+    "Inputs",
+    "Trace",
+    "UnitAxis",
+    "call",
+    "certify",
+    "cut",
+    "held_connections",
+    "hold_connections_",
+    "masked_outputs",
+    "network_shape",
+    "relative_difference",
+    "trace",
+]

@@ -1,0 +1,162 @@
+"""The certificate: the cut network equals the dense network masked at full width.
+
+The masked side is no cut network in disguise. It runs the *dense* network, every tensor at its full
+width, and multiplies by zero at the input of every operation that sums over a removed channel;
+normalisations and other reductions run over the kept channels. Where cut and masked outputs agree on
+real inputs, in eval mode and in train mode, the cut did what the plan says and nothing else.
+"""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunus.errors import CertificateError
+from prunus.graph.cut import cut
+from prunus.graph.inputs import Inputs, call, cast, flat_tensors, output_tensors
+from prunus.graph.groups import Trace
+from prunus.graph.walk import Walk
+from prunus.plan import Plan, ZeroConnections
+from prunus.records import Certificate
+
+FLOAT32_LIMIT = 1e-5
+FLOAT64_LIMIT = 1e-10
+
+
+def certify(
+    network: nn.Module, trace: Trace, plan: Plan, inputs: Inputs | None = None, *, train: bool = True
+) -> Certificate:
+    """Compare the network cut by ``plan`` with the dense network masked by it.
+
+    Args:
+        network: The dense network; it is not touched.
+        trace: Its trace.
+        plan: A plan made from that trace.
+        inputs: Real inputs; the trace's example where left out.
+        train: Compare in train mode as well (on copies, dropout and drop-path at zero).
+
+    Returns:
+        The measured differences, ``max|a - b| / max|a|`` over all outputs.
+
+    Raises:
+        CertificateError: The outputs disagree, or the cut network does not run.
+    """
+    given = trace.example_inputs if inputs is None else inputs
+    samples = next((t.shape[0] for t in flat_tensors(given) if t.dim()), 1)
+    single = _differences(network, trace, plan, given, torch.float32, train=train)
+    double: tuple[float, float | None] | None = None
+    passed = all(d is None or d <= FLOAT32_LIMIT for d in single)
+    if not passed:
+        # Rounding alone exceeds float32's limit in a deep network: float64 decides.
+        double = _differences(network, trace, plan, given, torch.float64, train=train)
+        passed = all(d is None or d <= FLOAT64_LIMIT for d in double)
+    certificate = Certificate(
+        passed=passed,
+        eval_difference=single[0],
+        train_difference=single[1],
+        eval_difference_float64=None if double is None else double[0],
+        train_difference_float64=None if double is None else double[1],
+        samples=int(samples),
+    )
+    if not passed:
+        cuts = ", ".join(sorted(plan.channels)[:3]) or "connections"
+        raise CertificateError(
+            f"cut and masked network disagree (float32 {single}, float64 {double}) "
+            f"for cuts of {cuts}; leave these layers out with ignore"
+        )
+    return certificate
+
+
+def _differences(
+    network: nn.Module, trace: Trace, plan: Plan, inputs: Inputs, dtype: torch.dtype, *, train: bool
+) -> tuple[float, float | None]:
+    dense = _without_dropout(network).to(dtype)
+    given = cast(inputs, dtype)
+    modes = [False, True] if train and _runs_in_train_mode(dense, given) else [False]
+    found: list[float] = []
+    for mode in modes:
+        full = copy.deepcopy(dense).train(mode)
+        small = cut(full, plan)
+        try:
+            ours = call(small, given)
+        except Exception as error:  # noqa: BLE001 - whatever a wrongly cut network raises is the finding
+            raise CertificateError(f"the cut network does not run: {_first_line(error)}") from error
+        theirs = masked_outputs(full, trace, plan, given)
+        found.append(relative_difference(theirs, ours))
+    return found[0], found[1] if len(found) > 1 else None
+
+
+def masked_outputs(network: nn.Module, trace: Trace, plan: Plan, inputs: Inputs) -> Any:
+    """Outputs of the dense network at full width, masked by the plan."""
+    full = copy.deepcopy(network)
+    for edit in plan.edits:
+        if isinstance(edit, ZeroConnections):
+            weight = full.get_parameter(edit.tensor)
+            mask = torch.from_numpy(edit.keep.unpack().reshape(edit.shape)).to(weight.device)
+            with torch.no_grad():
+                weight.mul_(mask.reshape(mask.shape + (1,) * (weight.dim() - mask.dim())))
+    walk = Walk(full, trace.algebra(), trace.findings, keep=trace.keep_by_atom(plan.channels))
+    with torch.no_grad(), walk.follow_modules(), walk:
+        return call(full, inputs)
+
+
+def relative_difference(reference: Any, other: Any) -> float:
+    """``max|a - b| / max|a|`` over all floating outputs; infinite when shapes or NaNs differ."""
+    largest, scale = 0.0, 0.0
+    pairs = list(_paired(reference, other))
+    if not pairs:
+        return float("inf")
+    for a, b in pairs:
+        if a.shape != b.shape or bool((a.isnan() != b.isnan()).any()):
+            return float("inf")
+        finite = a.isfinite() & b.isfinite()
+        if not torch.equal(a[~finite].nan_to_num(), b[~finite].nan_to_num()):
+            return float("inf")
+        if finite.any():
+            largest = max(largest, float((a - b)[finite].abs().max()))
+            scale = max(scale, float(a[finite].abs().max()))
+    return largest / scale if scale > 0 else largest
+
+
+def _paired(a: Any, b: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    left = [t for t in output_tensors(a) if t.is_floating_point()]
+    right = [t for t in output_tensors(b) if t.is_floating_point()]
+    yield from zip(left, right, strict=True)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+def _without_dropout(network: nn.Module) -> nn.Module:
+    """A copy whose dropout and drop-path rates are all zero."""
+    quiet = copy.deepcopy(network)
+    for module in quiet.modules():
+        for name, value in list(vars(module).items()):
+            if name == "config" and hasattr(value, "__dict__"):
+                own = copy.copy(value)
+                own.__dict__ = {k: _no_drop(k, v) for k, v in vars(value).items()}
+                module.__dict__["config"] = own
+            else:
+                module.__dict__[name] = _no_drop(name, value)
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+    return quiet
+
+
+def _no_drop(name: str, value: Any) -> Any:
+    return 0.0 if "drop" in name and isinstance(value, float) else value
+
+
+def _runs_in_train_mode(network: nn.Module, inputs: Inputs) -> bool:
+    """Whether the dense network itself has a train mode that runs on these inputs."""
+    trial = copy.deepcopy(network).train()
+    try:
+        first = call(trial, inputs)
+    except Exception:  # noqa: BLE001 - the dense network's own refusal, e.g. batch norm over one value
+        return False
+    again = call(copy.deepcopy(network).train(), inputs)
+    # A train mode that draws random numbers cannot be compared.
+    return relative_difference(first, again) == 0.0

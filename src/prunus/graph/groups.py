@@ -1,0 +1,316 @@
+"""What a trace knows: coupled channel groups, and from them costs and plans by formula."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from scipy import sparse
+
+from prunus.errors import InputError
+from prunus.graph.inputs import Inputs, flat_tensors
+from prunus.graph.labels import PROTECTED, Algebra, Atoms
+from prunus.graph.walk import AttributeUse, Findings
+from prunus.plan import (
+    Axis,
+    Bits,
+    BoolArray,
+    Edit,
+    IntArray,
+    KeepChannels,
+    NetworkShape,
+    Plan,
+    ReindexBuffer,
+    SetAttribute,
+    ZeroConnections,
+)
+from prunus.records import Cost
+
+Choice = Mapping[str, BoolArray]
+
+
+@dataclass(frozen=True)
+class UnitAxis:
+    """One dim of one tensor, and which unit of a group each of its positions belongs to.
+
+    Attributes:
+        tensor: Name of a parameter or buffer.
+        dim: Its dimension.
+        units: Unit of every position along the dim; -1 where the position is not this group's.
+        role: ``in`` where slices consume the unit (kernel slices that read it), ``out`` where they
+            produce it (filters, biases, norm scales, running statistics).
+    """
+
+    tensor: str
+    dim: int
+    units: IntArray
+    role: Literal["in", "out"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that can only be cut together: unit ``u`` is one set of slices over all axes.
+
+    Attributes:
+        name: The layer that produces the channels (its weight's name without ``.weight``).
+        units: How many units there are.
+        axes: Every tensor dim the units touch.
+        refused: Why it cannot be cut; empty when it can.
+        min_units: Fewest units that must stay.
+        round_to: Kept units are a multiple of this (the whole group excepted).
+        reduced: Whether a normalisation or another reduction runs over the channels.
+    """
+
+    name: str
+    units: int
+    axes: tuple[UnitAxis, ...]
+    refused: str = ""
+    min_units: int = 1
+    round_to: int = 1
+    reduced: bool = False
+
+    @property
+    def protected(self) -> bool:
+        """Whether it stays whole by design (an output, a single unit, ignored), not by a failure."""
+        return self.refused in PROTECTED
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Sizes of labelled dims as linear functions of kept units: ``fixed + counts @ keep``."""
+
+    fixed: IntArray
+    counts: sparse.csr_matrix
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A network's coupled groups, in forward order, with its costs and plans by formula.
+
+    Made by ``trace``; knows nothing of weights, so it serves every network of the same shape.
+    """
+
+    shape: NetworkShape
+    groups: tuple[Group, ...]
+    example_inputs: Inputs
+    findings: Findings
+    atoms: Atoms
+    parameters: Mapping[str, tuple[int, ...]]
+
+    @cached_property
+    def cuttable(self) -> tuple[Group, ...]:
+        """Groups that can be cut."""
+        return tuple(g for g in self.groups if not g.refused)
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Group]:
+        """Groups by name."""
+        return {g.name: g for g in self.groups}
+
+    def algebra(self) -> Algebra:
+        """The label algebra, frozen: for masked runs."""
+        self.atoms.frozen = True
+        return Algebra(self.atoms)
+
+    # -- choices ------------------------------------------------------------------------------
+
+    def check(self, choice: Choice) -> None:
+        """Refuse a choice that cannot be cut.
+
+        Raises:
+            InputError: Unknown or refused group, wrong length, or fewer units than must stay.
+        """
+        for name, keep in choice.items():
+            group = self.by_name.get(name)
+            if group is None:
+                raise InputError(f"no group '{name}'; groups are {', '.join(self.by_name)}")
+            if len(keep) != group.units:
+                raise InputError(f"group '{name}' has {group.units} units, the choice {len(keep)}")
+            kept = int(np.sum(keep))
+            if group.refused and kept < group.units:
+                raise InputError(f"group '{name}' cannot be cut: {group.refused}")
+            if kept < min(group.min_units, group.units):
+                raise InputError(f"group '{name}' must keep {group.min_units} units, not {kept}")
+
+    @cached_property
+    def _unit_index(self) -> tuple[Mapping[int, int], Mapping[str, slice], int]:
+        """Class to global unit number, group to its range of them, how many there are."""
+        by_class: dict[int, int] = {}
+        ranges: dict[str, slice] = {}
+        start = 0
+        for group in self.groups:
+            axis = group.axes[0]
+            roots = self.atoms.find(self.findings.axes[axis.tensor, axis.dim])
+            for root, unit in zip(roots.tolist(), axis.units.tolist(), strict=True):
+                if unit >= 0:
+                    by_class[root] = start + unit
+            ranges[group.name] = slice(start, start + group.units)
+            start += group.units
+        return by_class, ranges, start
+
+    def vector(self, choice: Choice) -> BoolArray:
+        """A choice as one row of booleans over all units of all groups."""
+        _, ranges, total = self._unit_index
+        keep = np.ones(total, dtype=bool)
+        for name, mine in choice.items():
+            keep[ranges[name]] = mine
+        return keep
+
+    def keep_by_atom(self, choice: Choice) -> BoolArray:
+        """For every atom, whether it stays."""
+        by_class, _, _ = self._unit_index
+        keep = self.vector(choice)
+        roots = self.atoms.find(np.arange(self.atoms.size))
+        lookup = np.ones(self.atoms.size, dtype=bool)
+        for root, unit in by_class.items():
+            lookup[root] = keep[unit]
+        return lookup[roots]
+
+    # -- cost ---------------------------------------------------------------------------------
+
+    def _sizes(self, arrays: Sequence[IntArray]) -> _Sizes:
+        by_class, _, total = self._unit_index
+        fixed = np.zeros(len(arrays), dtype=np.int64)
+        rows, columns, values = [], [], []
+        for row, ids in enumerate(arrays):
+            classes, counts = np.unique(self.atoms.find(ids), return_counts=True)
+            for root, count in zip(classes.tolist(), counts.tolist(), strict=True):
+                unit = by_class.get(root)
+                if unit is None:
+                    fixed[row] += count
+                else:
+                    rows.append(row)
+                    columns.append(unit)
+                    values.append(count)
+        shape = (len(arrays), total)
+        return _Sizes(fixed, sparse.csr_matrix((values, (rows, columns)), shape=shape, dtype=np.int64))
+
+    @cached_property
+    def _mac_table(self) -> tuple[_Sizes, list[tuple[int, list[int]]]]:
+        return self._table([(t.constant, list(t.dims)) for t in self.findings.macs])
+
+    @cached_property
+    def _param_table(self) -> tuple[_Sizes, list[tuple[int, list[int]]]]:
+        terms = []
+        for name, shape in self.parameters.items():
+            known = {d: self.findings.axes.get((name, d)) for d in range(len(shape))}
+            constant = int(np.prod([s for d, s in enumerate(shape) if known[d] is None], dtype=np.int64))
+            terms.append((constant, [ids for ids in known.values() if ids is not None]))
+        return self._table(terms)
+
+    def _table(
+        self, terms: Sequence[tuple[int, list[IntArray]]]
+    ) -> tuple[_Sizes, list[tuple[int, list[int]]]]:
+        arrays: list[IntArray] = []
+        seen: dict[bytes, int] = {}
+        products = []
+        for constant, dims in terms:
+            at = []
+            for ids in dims:
+                roots = np.sort(self.atoms.find(ids).ravel())
+                key = roots.tobytes()
+                if key not in seen:
+                    seen[key] = len(arrays)
+                    arrays.append(roots)
+                at.append(seen[key])
+            products.append((constant, at))
+        return self._sizes(arrays), products
+
+    @staticmethod
+    def _evaluate(table: tuple[_Sizes, list[tuple[int, list[int]]]], keep: BoolArray) -> int:
+        sizes, products = table
+        size = (sizes.fixed + sizes.counts @ keep.astype(np.int64)).tolist()
+        total = 0
+        for constant, at in products:
+            for row in at:
+                constant *= size[row]
+            total += constant
+        return total
+
+    def macs(self, choice: Choice) -> int:
+        """Executed MACs of the network that a choice makes, at batch 1."""
+        return self._evaluate(self._mac_table, self.vector(choice)) // self.batch
+
+    def params(self, choice: Choice) -> int:
+        """Parameters of the network that a choice makes."""
+        return self._evaluate(self._param_table, self.vector(choice))
+
+    def cost(self, choice: Choice) -> Cost:
+        """Executed MACs and parameters of the network that a choice makes: exact, nothing is built."""
+        macs, params = self.macs(choice), self.params(choice)
+        return Cost(
+            macs=macs,
+            effective_macs=macs,
+            params=params,
+            nonzero_params=params,
+            uncounted=tuple(sorted(self.findings.unknown_ops)),
+        )
+
+    @cached_property
+    def batch(self) -> int:
+        """Samples in the example inputs."""
+        first = next((t for t in flat_tensors(self.example_inputs) if t.dim()), None)
+        return 1 if first is None else int(first.shape[0])
+
+    # -- plans --------------------------------------------------------------------------------
+
+    def plan(self, choice: Choice, connections: Sequence[ZeroConnections] = ()) -> Plan:
+        """The complete plan of a choice, for ``cut``.
+
+        Args:
+            choice: Kept units by group; groups left out stay whole.
+            connections: Connections to hold at zero, in shapes of this (uncut) network.
+
+        Raises:
+            InputError: The choice cannot be cut (see ``check``).
+        """
+        self.check(choice)
+        cutting = {n: k for n, k in choice.items() if not np.all(k)}
+        keep = self.keep_by_atom(cutting)
+        edits: list[Edit] = [*connections]
+        axes: dict[tuple[str, int], BoolArray] = {}
+        for group in self.groups:
+            if group.name in cutting:
+                edits.append(self._channel_edit(group, np.asarray(cutting[group.name], bool), axes))
+        edits += self._attribute_edits(keep)
+        for item in self.findings.reindexed:
+            stays = keep[item.ids]
+            if not stays.all():
+                edits.append(ReindexBuffer(buffer=item.buffer, keep=Bits.pack(stays)))
+        result = dict(self.shape.tensors)
+        for (tensor, dim), stays in axes.items():
+            size = list(result[tensor])
+            size[dim] = int(stays.sum())
+            result[tensor] = tuple(size)
+        return Plan(source=self.shape, result=NetworkShape(tensors=result), edits=tuple(edits))
+
+    @staticmethod
+    def _channel_edit(
+        group: Group, keep: BoolArray, axes: dict[tuple[str, int], BoolArray]
+    ) -> KeepChannels:
+        touched = []
+        for axis in group.axes:
+            stays = np.where(axis.units >= 0, keep[axis.units], True)
+            before = axes.get((axis.tensor, axis.dim))
+            axes[axis.tensor, axis.dim] = stays if before is None else stays & before
+            touched.append(Axis(tensor=axis.tensor, dim=axis.dim, keep=Bits.pack(stays)))
+        return KeepChannels(group=group.name, keep=Bits.pack(keep), axes=tuple(touched))
+
+    def _attribute_edits(self, keep: BoolArray) -> list[SetAttribute]:
+        edits: dict[tuple[str, str], SetAttribute] = {}
+        for use in self.findings.attributes:
+            after = attribute_size(use, keep)
+            if after != use.value:
+                edits[use.module, use.attribute] = SetAttribute(
+                    module=use.module, attribute=use.attribute, before=use.value, after=after
+                )
+        return list(edits.values())
+
+
+def attribute_size(use: AttributeUse, keep: BoolArray) -> int:
+    """The size of the dim an attribute stands for, after a cut."""
+    if use.ids is None:
+        return use.value
+    stays = keep[use.ids]
+    return int(stays.reshape(stays.shape[0], -1).any(axis=1).sum())

@@ -1,0 +1,262 @@
+"""Trace a network: which channels are coupled to which, found by watching one forward pass."""
+
+import copy
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from prunus.errors import CertificateError, GraphError, InputError, PrunusError
+from prunus.graph import rules_contract, rules_pointwise, rules_reduce
+from prunus.graph.certify import certify
+from prunus.graph.cut import network_shape
+from prunus.graph.groups import Group, Trace, UnitAxis
+from prunus.graph.inputs import Inputs, call, check_inputs, output_tensors
+from prunus.graph.labels import FIXED, IGNORED, KERNEL, LOOKUP, OUTPUT, SINGLE, Algebra
+from prunus.graph.provenance import SizeWatch, plant
+from prunus.graph.walk import RULES, Findings, Walk
+from prunus.plan import IntArray
+
+# The rules register themselves; naming the modules here keeps the imports from looking unused.
+RULE_MODULES = (rules_contract, rules_pointwise, rules_reduce)
+
+
+def trace(
+    network: nn.Module,
+    example_inputs: Any,
+    *,
+    ignore: Sequence[str] = (),
+    min_units: int = 1,
+    round_to: int = 1,
+    verify: bool = True,
+) -> Trace:
+    """Find the coupled channel groups of a network.
+
+    Args:
+        network: Any module; it is not touched.
+        example_inputs: A real batch (two samples or more, so that train mode can be checked): a
+            tensor, a tuple of positional or a dict of keyword arguments.
+        ignore: Glob patterns of module or parameter names whose outputs stay whole.
+        min_units: Fewest units that must stay in each group.
+        round_to: Kept units are a multiple of this, for hardware that wants it.
+        verify: Cut one channel of every group as a probe, and refuse by name what fails.
+
+    Returns:
+        The groups in forward order, those that cannot be cut with the reason.
+
+    Raises:
+        InputError: Unusable example inputs or settings, or a pattern that matches nothing.
+        GraphError: The network does not run on the example inputs.
+    """
+    inputs = check_inputs(example_inputs)
+    for name, value in (("min_units", min_units), ("round_to", round_to)):
+        if value < 1:
+            raise InputError(f"{name} is {value}; it must be at least 1")
+    algebra, findings = _walk(network, inputs)
+    _settle(algebra, findings)
+    groups = _groups(algebra, findings, network)
+    groups = [replace(g, min_units=min_units, round_to=round_to) for g in groups]
+    groups = _ignored(groups, ignore, network)
+    algebra.atoms.frozen = True
+    found = Trace(
+        shape=network_shape(network),
+        groups=tuple(groups),
+        example_inputs=inputs,
+        findings=findings,
+        atoms=algebra.atoms,
+        parameters={n: tuple(p.shape) for n, p in network.named_parameters()},
+    )
+    return _probe(network, found) if verify else found
+
+
+def _walk(network: nn.Module, inputs: Inputs) -> tuple[Algebra, Findings]:
+    algebra, findings = Algebra(), Findings()
+    planted = copy.deepcopy(network).eval()
+    scalars: set[tuple[str, str]] = set()
+    plant(planted, scalars.add)
+    walk = Walk(planted, algebra, findings)
+    watch = SizeWatch(walk.size_used, scalars.add)
+    try:
+        with torch.no_grad(), walk.follow_modules(), watch, walk:
+            output = call(planted, inputs)
+    except PrunusError:
+        raise
+    except Exception as error:
+        raise GraphError(
+            f"the network does not run on example_inputs: {type(error).__name__}: {error}"
+        ) from error
+    for tensor in output_tensors(output):
+        algebra.pin_all(walk.labels(tensor), OUTPUT)
+    for use in findings.attributes:
+        if (use.module, use.attribute) in scalars and use.ids is not None:
+            algebra.atoms.pin(use.ids, f"'{use.attribute}' of '{use.module}' is used as a number")
+    return algebra, findings
+
+
+def _settle(algebra: Algebra, findings: Findings) -> None:
+    """Unite until every view stays a full rectangle and every attribute has one meaning."""
+    joints = {(ids.shape, ids.tobytes()): ids for ids in findings.joints}
+    while True:
+        before = algebra.atoms.find(np.arange(algebra.atoms.size)).copy()
+        fixed = int((algebra.atoms.resolve(before) == FIXED).sum())
+        for ids in joints.values():
+            _make_rectangular(algebra, ids)
+        _agree_on_attributes(algebra, findings)
+        after = algebra.atoms.find(np.arange(algebra.atoms.size))
+        if np.array_equal(before, after) and fixed == int((algebra.atoms.resolve(after) == FIXED).sum()):
+            return
+
+
+def _varies(roots: IntArray, axis: int) -> bool:
+    return bool((roots != roots.take([0], axis=axis)).any())
+
+
+def _make_rectangular(algebra: Algebra, ids: IntArray) -> None:
+    """A joint label must end up depending on one dim alone: the longest that varies."""
+    roots = algebra.atoms.resolve(ids)
+    varying = [axis for axis in range(ids.ndim) if _varies(roots, axis)]
+    if len(varying) < 2:
+        return
+    stays = max(varying, key=lambda axis: ids.shape[axis])
+    rows = np.moveaxis(ids, stays, 0).reshape(ids.shape[stays], -1)
+    algebra.atoms.union(rows[:, 1:], rows[:, :1], "a view needs a full rectangle")
+
+
+def _agree_on_attributes(algebra: Algebra, findings: Findings) -> None:
+    uses: dict[tuple[str, str], list[IntArray | None]] = {}
+    for use in findings.attributes:
+        ids = None
+        if use.ids is not None:
+            roots = algebra.atoms.resolve(use.ids)
+            rest = tuple(range(1, roots.ndim))
+            ids = use.ids.reshape(roots.shape[0], -1)[:, 0]
+            if rest and any(_varies(roots, axis) for axis in rest):
+                ids = None  # the dim is whole for every choice: something else in the view is cut
+        uses.setdefault((use.module, use.attribute), []).append(ids)
+    for (module, attribute), arrays in uses.items():
+        labelled = [ids for ids in arrays if ids is not None]
+        reason = f"'{attribute}' of '{module}' serves several sizes"
+        for ids in labelled[1:]:
+            algebra.atoms.union(labelled[0], ids, reason)
+        if labelled and len(labelled) < len(arrays):
+            algebra.atoms.pin(labelled[0], reason)
+
+
+def _groups(algebra: Algebra, findings: Findings, network: nn.Module) -> list[Group]:
+    """Classes that touch the same axes form a group; its units are in order of its first axis."""
+    atoms = algebra.atoms
+    parameters = {name for name, _ in network.named_parameters()}
+    touched: dict[int, list[tuple[str, int]]] = {}
+    for axis, ids in findings.axes.items():
+        for root in np.unique(atoms.find(ids)).tolist():
+            touched.setdefault(root, []).append(axis)
+    reduced = {r for ids in findings.reduced for r in np.unique(atoms.find(ids)).tolist()}
+    members: dict[tuple[Any, ...], list[int]] = {}
+    for root, axes in touched.items():
+        if any(tensor in parameters for tensor, _ in axes):
+            members.setdefault((tuple(axes), atoms.reason(root)), []).append(root)
+    groups: list[Group] = []
+    names: set[str] = set()
+    for (axes, reason), roots in members.items():
+        first = atoms.find(findings.axes[axes[0]])
+        _, at = np.unique(first, return_index=True)
+        order = [r for r in first[np.sort(at)].tolist() if r in set(roots)]
+        unit = {root: k for k, root in enumerate(order)}
+        mine = []
+        for axis in axes:
+            units = np.array([unit.get(r, -1) for r in atoms.find(findings.axes[axis]).tolist()])
+            role = "in" if axis in findings.contracted else "out"
+            mine.append(UnitAxis(axis[0], axis[1], units, role))  # type: ignore[arg-type]
+        if not reason and len(order) < 2:
+            reason = SINGLE
+        if reason in (KERNEL, LOOKUP) or (reason and all(a.role == "in" for a in mine)):
+            continue
+        name = _unique_name(_producer(mine, parameters), names)
+        over = any(r in reduced for r in roots)
+        groups.append(Group(name, len(order), tuple(mine), reason, reduced=over))
+    return groups
+
+
+def _producer(axes: Sequence[UnitAxis], parameters: set[str]) -> str:
+    makers = [a for a in axes if a.role == "out" and a.tensor in parameters and a.tensor.endswith("weight")]
+    name = (makers or list(axes))[0].tensor
+    return name.removesuffix(".weight")
+
+
+def _unique_name(name: str, taken: set[str]) -> str:
+    unique, k = name, 2
+    while unique in taken:
+        unique, k = f"{name}#{k}", k + 1
+    taken.add(unique)
+    return unique
+
+
+def _ignored(groups: list[Group], ignore: Sequence[str], network: nn.Module) -> list[Group]:
+    modules = [name for name, _ in network.named_modules()]
+    tensors = [name for name, _ in network.named_parameters()]
+    for pattern in ignore:
+        if not fnmatch.filter(modules, pattern) and not fnmatch.filter(tensors, pattern):
+            raise InputError(
+                f"ignore pattern '{pattern}' matches no module or parameter; names look like "
+                f"{', '.join(name for name in modules[1:4])}"
+            )
+
+    def hit(group: Group) -> bool:
+        return any(
+            fnmatch.fnmatch(name, pattern)
+            for axis in group.axes
+            if axis.role == "out"
+            for name in (axis.tensor, axis.tensor.rpartition(".")[0])
+            for pattern in ignore
+        )
+
+    return [
+        replace(g, refused=IGNORED) if not g.refused and hit(g) else g for g in groups
+    ]
+
+
+def _probe(network: nn.Module, found: Trace) -> Trace:
+    """Cut the last channel of every group; where the certificate fails, refuse the group by name."""
+    dense = network if not network.training else copy.deepcopy(network).eval()
+
+    def failure(names: Sequence[str]) -> str:
+        choice = {}
+        for name in names:
+            keep = np.ones(found.by_name[name].units, dtype=bool)
+            keep[-1] = False
+            choice[name] = keep
+        open_trace = replace(found, groups=tuple(replace(g, min_units=1) for g in found.groups))
+        try:
+            certify(dense, open_trace, open_trace.plan(choice), train=False)
+        except CertificateError as error:
+            return str(error)
+        return ""
+
+    def bad(names: Sequence[str]) -> dict[str, str]:
+        message = failure(names) if names else ""
+        if not message:
+            return {}
+        if len(names) == 1:
+            return {names[0]: message}
+        half = len(names) // 2
+        worst = {**bad(names[:half]), **bad(names[half:])}
+        # Each half may pass alone while both together fail: then neither can be trusted.
+        return worst or dict.fromkeys(names, message)
+
+    refused = bad([g.name for g in found.cuttable])
+    rest = [g.name for g in found.cuttable if g.name not in refused]
+    if refused and rest:
+        refused |= bad(rest)
+    if not refused:
+        return found
+    groups = tuple(replace(g, refused=f"probe failed: {refused[g.name]}") if g.name in refused else g for g in found.groups)
+    return replace(found, groups=groups)
+
+
+def rule_names() -> list[str]:
+    """ATen operations that labels can travel through."""
+    return sorted(RULES)

@@ -1,0 +1,262 @@
+"""One forward pass under observation: every ATen operation carries labels from inputs to outputs.
+
+The same walk serves twice. *Tracing* unites atoms and notes what each operation costs. A *masked run*
+is given which atoms stay: it changes no label, and multiplies by zero (or leaves out of a reduction)
+whatever the plan removes, at full width. See ``certify``.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from prunus.graph.inputs import flat_tensors
+from prunus.graph.labels import NONE, Algebra, Factor, Labels
+from prunus.graph.provenance import SizeUse
+from prunus.plan import BoolArray, IntArray
+
+Rule = Callable[["Walk", Any, tuple[Any, ...], dict[str, Any]], Any]
+RULES: dict[str, Rule] = {}
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register the rule of some ATen operations (names without ``aten::``)."""
+
+    def register(function: Rule) -> Rule:
+        for name in names:
+            if name in RULES:
+                raise ValueError(f"two rules for {name}")
+            RULES[name] = function
+        return function
+
+    return register
+
+
+@dataclass(frozen=True)
+class MacTerm:
+    """MACs of one operation: ``constant`` times the sizes of its labelled dims."""
+
+    module: str
+    op: str
+    constant: int
+    dims: tuple[IntArray, ...]
+
+
+@dataclass(frozen=True)
+class AttributeUse:
+    """A module's whole number that is the size of a dim labelled ``ids`` (None: of a fixed dim)."""
+
+    module: str
+    attribute: str
+    value: int
+    ids: IntArray | None
+
+
+@dataclass(frozen=True)
+class Reindexed:
+    """A buffer whose values are positions on a dim labelled ``ids``."""
+
+    buffer: str
+    ids: IntArray
+
+
+@dataclass
+class Findings:
+    """What a tracing walk noted, in atoms."""
+
+    axes: dict[tuple[str, int], IntArray] = field(default_factory=dict)
+    contracted: set[tuple[str, int]] = field(default_factory=set)
+    macs: list[MacTerm] = field(default_factory=list)
+    attributes: list[AttributeUse] = field(default_factory=list)
+    reindexed: list[Reindexed] = field(default_factory=list)
+    reduced: list[IntArray] = field(default_factory=list)
+    joints: list[IntArray] = field(default_factory=list)
+    unknown_ops: set[str] = field(default_factory=set)
+    owners: list[tuple[int, tuple[str, int]]] = field(default_factory=list)
+
+
+class Walk(TorchDispatchMode):
+    """Walks labels through whatever runs inside the ``with`` block on ``network``'s tensors."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        algebra: Algebra,
+        findings: Findings,
+        keep: BoolArray | None = None,
+    ) -> None:
+        super().__init__()
+        self.algebra = algebra
+        self.atoms = algebra.atoms
+        self.findings = findings
+        self.keep = keep
+        self._labels: WeakIdKeyDictionary[Any, Labels] = WeakIdKeyDictionary()
+        self._stack: list[str] = [""]
+        self._network = network
+        tensors = [*network.named_parameters(), *network.named_buffers()]
+        self._names = {id(tensor): name for name, tensor in tensors}
+        self._held = [tensor for _, tensor in tensors]  # ids stay valid while we hold the tensors
+        self._modules = dict(network.named_modules())
+
+    # -- where we are -------------------------------------------------------------------------
+
+    @contextmanager
+    def follow_modules(self) -> Iterator[None]:
+        """Keep ``module`` at the innermost module that runs."""
+        handles = []
+        for path, module in self._network.named_modules():
+            handles.append(module.register_forward_pre_hook(self._enter(path)))
+            handles.append(module.register_forward_hook(self._leave, always_call=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, path: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            self._stack.append(path)
+
+        return hook
+
+    def _leave(self, *_: Any) -> None:
+        if len(self._stack) > 1:
+            self._stack.pop()
+
+    @property
+    def path(self) -> str:
+        """Path of the innermost module."""
+        return self._stack[-1]
+
+    @property
+    def module(self) -> nn.Module:
+        """The innermost module."""
+        return self._modules[self.path]
+
+    @property
+    def masked(self) -> bool:
+        """Whether this is a masked run (else a tracing walk)."""
+        return self.keep is not None
+
+    # -- labels -------------------------------------------------------------------------------
+
+    def labels(self, tensor: Any) -> Labels:
+        """Labels of a tensor; a parameter met for the first time gets fresh atoms."""
+        if not isinstance(tensor, torch.Tensor):
+            return NONE
+        known = self._labels.get(tensor)
+        if known is not None:
+            return known
+        name = self._names.get(id(tensor))
+        if name is None:
+            return NONE
+        labels = self._introduce(name, tensor)
+        self._labels[tensor] = labels
+        return labels
+
+    def _introduce(self, name: str, tensor: torch.Tensor) -> Labels:
+        from_dims = []
+        for dim, size in enumerate(tensor.shape):
+            if size > 1:
+                if (name, dim) not in self.findings.axes:
+                    if self.masked:
+                        continue
+                    self.findings.axes[name, dim] = self.atoms.new(size)
+                    self.findings.owners.append((int(self.findings.axes[name, dim][0]), (name, dim)))
+                from_dims.append((dim, self.findings.axes[name, dim]))
+        return Labels(tuple(Factor((d,), ids) for d, ids in from_dims), name)
+
+    def name_of(self, tensor: torch.Tensor) -> str | None:
+        """The parameter or buffer that this very tensor is."""
+        return self._names.get(id(tensor))
+
+    def mark(self, tensor: Any, labels: Labels) -> None:
+        """Attach labels to a result."""
+        if isinstance(tensor, torch.Tensor):
+            self._labels[tensor] = labels
+            if not self.masked:
+                self.findings.joints += [f.ids for f in labels.factors if len(f.dims) > 1]
+
+    def contracted(self, labels: Labels, ids: IntArray | None) -> None:
+        """Note that a parameter's axes are read by a contraction over ``ids``."""
+        if labels.param is None or ids is None or self.masked:
+            return
+        starts = np.array([start for start, _ in self.findings.owners])
+        for k in np.unique(np.searchsorted(starts, ids.ravel(), side="right") - 1):
+            if k >= 0:
+                self.findings.contracted.add(self.findings.owners[k][1])
+
+    def count(self, op: str, dims: list[tuple[int, IntArray | None]]) -> None:
+        """Note MACs: the product of sizes, labelled where ids are given."""
+        if self.masked:
+            return
+        constant = int(np.prod([size for size, ids in dims if ids is None], dtype=np.int64))
+        labelled = tuple(ids for _, ids in dims if ids is not None)
+        self.findings.macs.append(MacTerm(self.path, op, constant, labelled))
+
+    def attribute(self, module: str, name: str, value: int, ids: IntArray | None) -> None:
+        """Note that a module's number is the size of a dim."""
+        if not self.masked:
+            self.findings.attributes.append(AttributeUse(module, name, value, ids))
+
+    def size_used(self, use: SizeUse) -> None:
+        """A traced number arrived at a function that makes a dim of that size."""
+        labels = self.labels(use.tensor)
+        factor = labels.on(use.dim)
+        size = int(use.tensor.shape[use.dim])
+        ids = None
+        if factor is not None and size > 1:
+            # A joint factor is settled later by what reads it; the first column stands for the dim.
+            axis = factor.dims.index(use.dim)
+            ids = np.moveaxis(factor.ids, axis, 0)
+        self.attribute(use.module, use.attribute, size, ids)
+
+    # -- masks --------------------------------------------------------------------------------
+
+    def stays(self, ids: IntArray) -> BoolArray:
+        """Which positions stay, in a masked run."""
+        if self.keep is None:
+            raise RuntimeError("only a masked run knows what stays")
+        return self.keep[ids]
+
+    def mask(self, tensor: torch.Tensor, dim: int) -> torch.Tensor:
+        """In a masked run, zero what is removed along ``dim``; else the tensor itself."""
+        factor = self.labels(tensor).on(dim) if self.masked else None
+        if factor is None:
+            return tensor
+        stays = self.stays(factor.ids)
+        if stays.all():
+            return tensor
+        shape = [1] * tensor.dim()
+        for d, size in zip(factor.dims, stays.shape, strict=True):
+            shape[d] = size
+        return tensor * torch.from_numpy(stays.reshape(shape)).to(tensor)
+
+    # -- dispatch -----------------------------------------------------------------------------
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = func.overloadpacket.__name__
+        known = RULES.get(name)
+        if known is not None:
+            return known(self, func, args, kwargs)
+        out = func(*args, **kwargs)
+        reason = f"operation '{name}' in '{self.path}' has no rule"
+        for tensor in flat_tensors((args, kwargs)):
+            labels = self.labels(tensor)
+            if labels.factors:
+                self.findings.unknown_ops.add(name)
+                self.algebra.pin_all(labels, reason)
+        return out
+
+    def reason(self, op: str, why: str) -> str:
+        """A sentence that names the operation and the module."""
+        return f"{op} in '{self.path or 'the network'}': {why}"

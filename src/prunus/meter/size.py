@@ -1,0 +1,62 @@
+"""Bytes on disk. One megabyte is 10^6 bytes."""
+
+from collections.abc import Hashable
+from pathlib import Path
+
+import safetensors.torch
+from torch import Tensor, nn
+
+from prunus.errors import InputError
+from prunus.meter.params import require_shapes, tensor_key
+
+BYTES_PER_MB = 1_000_000
+
+
+def file_size_bytes(network: nn.Module) -> int:
+    """Bytes of the safetensors file of a network's state dict; tied tensors are stored once.
+
+    Raises:
+        InputError: The state dict holds something else than tensors with values.
+    """
+    require_shapes(network)
+    tensors: dict[str, Tensor] = {}
+    seen: set[Hashable] = set()
+    for name, tensor in network.state_dict().items():
+        if not isinstance(tensor, Tensor):
+            raise InputError(
+                f"network's state dict holds '{name}' of type {type(tensor).__name__}, which a "
+                "safetensors file cannot store; measure the exported file with path_size_bytes"
+            )
+        if tensor.is_meta:
+            raise InputError(
+                f"network's '{name}' is on the meta device, which holds no values; "
+                "load its weights first"
+            )
+        if tensor_key(tensor) not in seen:
+            seen.add(tensor_key(tensor))
+            # A copy where the memory is shared in part or laid out otherwise, which save refuses.
+            tensors[name] = tensor.detach().contiguous().clone()
+    return len(safetensors.torch.save(tensors))
+
+
+def path_size_bytes(path: Path | str) -> int:
+    """Bytes of a file, or of all files in a folder and below.
+
+    Raises:
+        InputError: Nothing is there.
+    """
+    place = Path(path)
+    if place.is_file():
+        return place.stat().st_size
+    if place.is_dir():
+        return sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+    raise InputError(f"path={str(path)!r} does not exist; give a file or a folder")
+
+
+def format_bytes(size_bytes: int) -> str:
+    """A size in megabytes of 10^6 bytes.
+
+    >>> format_bytes(44_700_000)
+    '44.70 MB'
+    """
+    return f"{size_bytes / BYTES_PER_MB:.2f} MB"

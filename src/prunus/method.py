@@ -1,0 +1,167 @@
+"""The contract of a pruning method, what it is given, and the registry.
+
+A method *decides*: it looks at a network, its trace, data and a budget, and returns which units stay.
+It never receives the test split (there is no field for it), never cuts, and never trains the network
+it is given. A new method is one file with one ``register`` line.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, ClassVar, Literal
+
+from torch import nn
+
+from prunus.data import SearchSplit, TrainSplit
+from prunus.errors import BudgetError, InputError
+from prunus.graph import Choice, Trace
+from prunus.plan import Record, ZeroConnections
+from prunus.progress import Progress, Silent
+from prunus.records import HistoryPoint
+
+Quantity = Literal["macs", "params", "size"]
+# A budget is met when the cost is at most this far below it (promise 3), or one unit would exceed it.
+TOLERANCE = 0.01
+BYTES_PER_PARAMETER = 4
+
+
+class Need(StrEnum):
+    """What a method cannot do without; checked before anything runs."""
+
+    TRAIN = "train"
+    SEARCH = "search"
+
+
+class Budget(Record):
+    """An upper limit on one quantity: a share of the dense network (at most 1), or absolute (above 1).
+
+    >>> Budget.parse("macs=0.5").limit(1000)
+    500
+    """
+
+    quantity: Quantity
+    value: float
+
+    @classmethod
+    def parse(cls, text: str) -> "Budget":
+        """Read ``macs=0.5``, ``params=1e6`` or ``size=2.5e6`` (bytes).
+
+        Raises:
+            InputError: Unknown quantity, or a value that is no positive number.
+        """
+        quantity, _, value = text.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = -1.0
+        if quantity not in ("macs", "params", "size") or not 0 < number < float("inf"):
+            raise InputError(
+                f"target '{text}' is not understood; write macs=0.5 (a share of the dense network) "
+                "or an absolute limit such as params=500000; quantities are macs, params, size (bytes)"
+            )
+        return cls(quantity=quantity, value=number)  # type: ignore[arg-type]
+
+    def limit(self, dense: int) -> int:
+        """The largest allowed value, given the dense network's."""
+        return int(self.value * dense) if self.value <= 1 else int(self.value)
+
+    def measure(self, trace: Trace, choice: Choice) -> int:
+        """What a choice costs in this quantity. Size is that of the float32 parameters."""
+        if self.quantity == "macs":
+            return trace.macs(choice)
+        params = trace.params(choice)
+        return params if self.quantity == "params" else params * BYTES_PER_PARAMETER
+
+    def require(self, trace: Trace, choice: Choice) -> None:
+        """Refuse a choice above the budget.
+
+        Raises:
+            BudgetError: The choice costs more than the limit.
+        """
+        limit, cost = self.limit(self.measure(trace, {})), self.measure(trace, choice)
+        if cost > limit:
+            raise BudgetError(f"target {self.quantity}={self.value:g} allows {limit}, the choice costs {cost}")
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that a method may look at."""
+
+    network: nn.Module
+    trace: Trace
+    budget: Budget
+    seed: int
+    train: TrainSplit | None = None
+    search: SearchSplit | None = None
+    device: str = "cpu"
+    progress: Progress = field(default_factory=Silent)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a method decided, and how it came to it."""
+
+    choice: Choice
+    connections: tuple[ZeroConnections, ...] = ()
+    history: tuple[HistoryPoint, ...] = ()
+    evaluations: int = 0
+    notes: tuple[str, ...] = ()
+
+
+class Method(ABC):
+    """A way to decide what stays.
+
+    Attributes:
+        name: Lower case, stable: used in recipes and on the command line.
+        summary: One line for ``prunus methods``.
+        needs: What the context must hold.
+        null: Whether it is a null baseline, shown as such in every report.
+        reinitialize: Whether the cut network starts from fresh weights (the small net from scratch).
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    null: ClassVar[bool] = False
+    reinitialize: ClassVar[bool] = False
+
+    def __init__(self, **options: Any) -> None:
+        if options:
+            raise InputError(f"method '{self.name}' has no option '{next(iter(options))}'")
+
+    @abstractmethod
+    def decide(self, context: Context) -> Decision:
+        """Choose the units that stay, within the budget."""
+
+
+_METHODS: dict[str, type[Method]] = {}
+
+
+def register(*methods: type[Method]) -> None:
+    """Add methods by their names; a taken name is refused."""
+    for method in methods:
+        if method.name in _METHODS:
+            raise ValueError(f"method name '{method.name}' is taken")
+        _METHODS[method.name] = method
+
+
+def method_names() -> list[str]:
+    """Names of all registered methods."""
+    return sorted(_METHODS)
+
+
+def method_class(name: str) -> type[Method]:
+    """The class registered under a name.
+
+    Raises:
+        InputError: No such method; the message lists those there are.
+    """
+    if name not in _METHODS:
+        raise InputError(f"no method '{name}'; methods are {', '.join(method_names())}")
+    return _METHODS[name]
+
+
+def make_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
+    """Build a method from its name and options, validated now, before any compute."""
+    return method_class(name)(**(options or {}))

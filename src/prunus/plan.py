@@ -1,0 +1,191 @@
+"""Plans: what a method decided, as frozen JSON-able records. No torch.
+
+A plan names things by their parameters' names and is complete in itself: cutting by it needs the
+network and nothing else (no example input, no trace). Indices refer to the network the plan was made
+for (``source``); applying it gives a network with the shapes in ``result``, so plans compose.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from prunus.errors import InputError, PlanMismatchError
+
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, closed, JSON both ways."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def save(self, path: Path) -> None:
+        """Write the record as indented JSON, replacing the file in one step."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        part.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        part.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a record from JSON.
+
+        Raises:
+            InputError: The file is missing, or is not such a record.
+        """
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise InputError(
+                f"{path} is not a valid {cls.__name__}: {where}: {first['msg']}"
+            ) from error
+
+
+class Bits(Record):
+    """A row of booleans, eight to a byte in base64, first position in the highest bit.
+
+    >>> Bits.pack([True, False, True]).unpack().tolist()
+    [True, False, True]
+    """
+
+    size: int = Field(ge=0)
+    packed: str
+
+    @model_validator(mode="after")
+    def _length(self) -> Self:
+        if len(base64.b64decode(self.packed, validate=True)) != (self.size + 7) // 8:
+            raise ValueError(f"{self.size} bits need {(self.size + 7) // 8} bytes")
+        return self
+
+    @classmethod
+    def pack(cls, keep: Iterable[bool] | BoolArray) -> Self:
+        """Pack booleans, in order."""
+        flags = np.asarray(keep if isinstance(keep, np.ndarray) else list(keep), dtype=bool).ravel()
+        return cls(size=flags.size, packed=base64.b64encode(np.packbits(flags).tobytes()).decode())
+
+    def unpack(self) -> BoolArray:
+        """The booleans, shape ``[size]``."""
+        raw = np.frombuffer(base64.b64decode(self.packed), dtype=np.uint8)
+        return np.unpackbits(raw, count=self.size).astype(bool)
+
+
+class NetworkShape(Record):
+    """Names and shapes of all parameters and buffers of a network: its fingerprint."""
+
+    tensors: dict[str, tuple[int, ...]]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the sorted names and shapes, in hex."""
+        text = json.dumps(sorted(self.tensors.items()), separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def require(self, other: "NetworkShape", what: str) -> None:
+        """Refuse another network than this one, naming the first tensor that differs.
+
+        Raises:
+            PlanMismatchError: A name is missing on either side, or a shape differs.
+        """
+        for name in sorted(self.tensors.keys() | other.tensors.keys()):
+            mine, theirs = self.tensors.get(name), other.tensors.get(name)
+            if mine != theirs:
+                raise PlanMismatchError(
+                    f"{what} is for another network: '{name}' should be "
+                    f"{'absent' if mine is None else list(mine)} but is "
+                    f"{'absent' if theirs is None else list(theirs)}; "
+                    "use the network, weights and arguments that the plan was made for"
+                )
+
+
+class Axis(Record):
+    """One dimension of one parameter or buffer, and which of its positions stay."""
+
+    tensor: str
+    dim: int = Field(ge=0)
+    keep: Bits
+
+
+class KeepChannels(Record):
+    """The units of one coupled channel group that stay, and what that means for each tensor."""
+
+    kind: Literal["channels"] = "channels"
+    group: str
+    keep: Bits
+    axes: tuple[Axis, ...]
+
+
+class SetAttribute(Record):
+    """A whole number stored on a module (a head count, a split size) that follows a cut."""
+
+    kind: Literal["attribute"] = "attribute"
+    module: str
+    attribute: str
+    before: int
+    after: int
+
+
+class ReindexBuffer(Record):
+    """A buffer whose *values* are positions on a cut dimension: renumbered to what stays."""
+
+    kind: Literal["reindex"] = "reindex"
+    buffer: str
+    keep: Bits
+
+
+class ZeroConnections(Record):
+    """Connections held at zero: kernels (out x in) of a convolution, or single weights."""
+
+    kind: Literal["connections"] = "connections"
+    tensor: str
+    level: Literal["kernel", "weight"]
+    shape: tuple[int, ...]
+    keep: Bits
+
+    @model_validator(mode="after")
+    def _count(self) -> Self:
+        if int(np.prod(self.shape)) != self.keep.size:
+            raise ValueError(f"shape {self.shape} does not hold {self.keep.size} bits")
+        return self
+
+
+Edit = Annotated[
+    KeepChannels | SetAttribute | ReindexBuffer | ZeroConnections, Field(discriminator="kind")
+]
+
+
+class Plan(Record):
+    """What to cut from the network ``source`` to get the network ``result``."""
+
+    version: Literal[1] = 1
+    source: NetworkShape
+    result: NetworkShape
+    edits: tuple[Edit, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the decisions alone: equal for plans that make the same network."""
+        body: list[Any] = [self.source.digest]
+        body += sorted(edit.model_dump_json() for edit in self.edits)
+        return hashlib.sha256(json.dumps(body).encode()).hexdigest()
+
+    @property
+    def channels(self) -> Mapping[str, BoolArray]:
+        """Group name to kept units, for the groups this plan cuts."""
+        return {e.group: e.keep.unpack() for e in self.edits if isinstance(e, KeepChannels)}
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the plan changes nothing."""
+        return not self.edits

@@ -1,0 +1,216 @@
+"""What happened in a run: costs, scores, certificates, environment. Frozen, JSON both ways, no torch."""
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from prunus.plan import NetworkShape, Plan, Record
+
+__all__ = [
+    "Certificate",
+    "Comparison",
+    "Cost",
+    "Environment",
+    "HistoryPoint",
+    "Latency",
+    "LayerWidth",
+    "NetworkShape",
+    "Plan",
+    "Record",
+    "RunRecord",
+    "Score",
+    "Source",
+]
+
+Stage = Literal["dense", "after_cut", "after_recalibration", "after_training"]
+
+
+class Cost(Record):
+    """What a network costs. One multiply-add is one MAC; batch 1 at the stated input shape.
+
+    ``macs`` are executed (dense) MACs: zeroed connections still count. ``effective_macs`` leave them
+    out and are for information only. ``uncounted`` names operations that contract but have no rule.
+    """
+
+    macs: int = Field(ge=0)
+    effective_macs: int = Field(ge=0)
+    params: int = Field(ge=0)
+    nonzero_params: int = Field(ge=0)
+    size_bytes: int | None = Field(default=None, ge=0)
+    uncounted: tuple[str, ...] = ()
+
+
+class Latency(Record):
+    """Time of one forward pass, in milliseconds, over ``repeats`` runs after ``warmup`` runs."""
+
+    median_ms: float
+    p95_ms: float
+    iqr_ms: float
+    repeats: int
+    warmup: int
+    batch: int
+    threads: int
+    device: str
+    engine: str = "torch"
+    peak_memory_bytes: int | None = None
+
+
+class Score(Record):
+    """Quality on one split at one stage. ``value`` of top1 and f1 is in [0, 1]."""
+
+    metric: Literal["top1", "f1"] = "top1"
+    value: float
+    loss: float | None = None
+    samples: int = Field(gt=0)
+    split: Literal["train", "search", "test"]
+    stage: Stage
+
+
+class Certificate(Record):
+    """Proof that the cut network equals the masked dense network on real inputs.
+
+    Differences are ``max|a - b| / max|a|``; float32 must be within 1e-5, or float64 within 1e-10.
+    """
+
+    passed: bool
+    eval_difference: float
+    train_difference: float | None
+    eval_difference_float64: float | None = None
+    train_difference_float64: float | None = None
+    samples: int
+    reason: str = ""
+
+
+class LayerWidth(Record):
+    """Width of one coupled group before and after, in units; ``refused`` says why it cannot be cut."""
+
+    group: str
+    before: int
+    after: int
+    refused: str = ""
+
+
+class HistoryPoint(Record):
+    """One line of a search's or a training's history."""
+
+    phase: str
+    step: int
+    seconds: float
+    values: dict[str, float]
+
+
+class Source(Record):
+    """Where a network comes from: built again by the same loader, without any pickle."""
+
+    model: str
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    weights: str | None = None
+
+
+class Environment(Record):
+    """Machine and versions of a run."""
+
+    python: str
+    platform: str
+    cpu: str
+    cores: int
+    gpu: str | None
+    threads: int
+    versions: dict[str, str]
+    commit: str | None
+    dirty: bool | None
+
+    @classmethod
+    def capture(cls, threads: int, gpu: str | None = None, packages: Sequence[str] = ()) -> Self:
+        """Read the environment of this process. ``dirty`` ignores untracked files."""
+        names = ["torch", "numpy", "torch-pruning", "transformers", "onnxruntime", "prunus", *packages]
+        versions = {}
+        for name in names:
+            try:
+                versions[name] = metadata.version(name)
+            except metadata.PackageNotFoundError:
+                continue
+        commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "-uno")
+        return cls(
+            python=sys.version.split()[0],
+            platform=platform.platform(),
+            cpu=_cpu_name(),
+            cores=os.cpu_count() or 1,
+            gpu=gpu,
+            threads=threads,
+            versions=versions,
+            commit=commit,
+            dirty=None if commit is None else bool(status),
+        )
+
+
+class RunRecord(Record):
+    """One method on one network, data set, budget and seed: all a report needs."""
+
+    version: Literal[1] = 1
+    method: str
+    source: Source
+    data: str
+    seed: int
+    target: dict[str, float]
+    recipe: dict[str, Any]
+    dense_cost: Cost
+    cost: Cost
+    dense_latency: Latency | None = None
+    latency: Latency | None = None
+    scores: tuple[Score, ...] = ()
+    certificates: tuple[Certificate, ...] = ()
+    widths: tuple[LayerWidth, ...] = ()
+    history: tuple[HistoryPoint, ...] = ()
+    seconds: dict[str, float] = Field(default_factory=dict)
+    test_evaluations: dict[str, int] = Field(default_factory=dict)
+    search_seen_in_pretraining: bool = False
+    plans: tuple[str, ...] = ()
+    environment: Environment
+    notes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_look_at_test(self) -> Self:
+        """Promise 4: each reported number looked at the test split once."""
+        worn = {stage: n for stage, n in self.test_evaluations.items() if n > 1}
+        if worn:
+            raise ValueError(f"the test split was evaluated more than once: {worn}")
+        return self
+
+    def score(self, stage: Stage, split: str = "test") -> Score | None:
+        """The score of one stage on one split, or None where it was not measured."""
+        return next((s for s in self.scores if (s.stage, s.split) == (stage, split)), None)
+
+
+class Comparison(Record):
+    """Several runs on the same network, data and target, dense baseline in each."""
+
+    version: Literal[1] = 1
+    title: str
+    runs: tuple[RunRecord, ...]
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,298 @@
+"""Figures of a comparison: the trade-off, the stages, and the widths of the layers. No torch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from prunus.records import Comparison, RunRecord
+from prunus.report.columns import (
+    STAGES,
+    Column,
+    final_stage,
+    metric_name,
+    score_style,
+    table_columns,
+)
+from prunus.report.curves import search_figure, training_figure
+from prunus.report.formats import DASH, Style, format_value
+from prunus.report.rows import Row, comparison_rows
+from prunus.report.spread import Missing, Stat, Value
+from prunus.report.style import (
+    DENSE_COLOR,
+    SYMBOLS,
+    axis,
+    colors,
+    dropdown,
+    figure,
+    series_name,
+    text,
+)
+from prunus.report.summary import certificate_text
+
+_AXES = ("macs", "params", "latency_ms", "size_bytes")
+_UNITS = {"macs": 1.0, "params": 1.0, "latency_ms": 1.0, "size_bytes": 1e-6}
+_TITLES = {
+    "macs": "MACs",
+    "params": "Parameters",
+    "latency_ms": "Latency, median [ms]",
+    "size_bytes": "Model file [MB]",
+}
+_MAX_LABELED_CELLS = 240
+
+
+def figures(comparison: Comparison) -> dict[str, go.Figure]:
+    """All figures that the records can fill, by name: pareto, stages, widths, search, training.
+
+    Raises:
+        InputError: The comparison is empty, or its runs do not belong together.
+    """
+    rows = comparison_rows(comparison)
+    found = {
+        "pareto": pareto_figure(comparison, rows),
+        "stages": stage_figure(comparison, rows),
+        "widths": width_figure(rows),
+        "search": search_figure(rows),
+        "training": training_figure(rows),
+    }
+    return {name: drawn for name, drawn in found.items() if drawn is not None}
+
+
+def pareto_figure(comparison: Comparison, rows: Sequence[Row]) -> go.Figure | None:
+    """Quality after the last stage against a cost chosen from a menu.
+
+    Large marks are means over seeds with one sample standard deviation; small marks are single
+    seeds. The line joins the means that no other mean beats in both quality and cost.
+    """
+    scored = [row for row in rows if isinstance(row.final, Stat)]
+    if not scored:
+        return None
+    columns = {column.key: column for column in table_columns(comparison)}
+    keys = [key for key in _AXES if any(isinstance(row.values[key], Stat) for row in scored)]
+    scale = _percent(comparison)
+    tint = colors(rows)
+    drawn = figure(520, legend={"title": {"text": ""}})
+    # Each trace with the points that it takes along each of the cost axes.
+    traces: list[tuple[go.Scatter, dict[str, dict[str, list[Any]]]]] = []
+    traces.append(
+        (
+            go.Scatter(
+                name="Pareto front",
+                mode="lines",
+                line={"color": DENSE_COLOR, "width": 1.5, "dash": "dot", "shape": "hv"},
+                hoverinfo="skip",
+            ),
+            {key: _front(scored, key, scale) for key in keys},
+        )
+    )
+    methods = list(dict.fromkeys(row.method for row in scored))
+    for position, method in enumerate(methods):
+        group = [row for row in scored if row.method == method]
+        color = tint.get(method, DENSE_COLOR)
+        symbol = "x" if group[0].kind == "dense" else SYMBOLS[position % len(SYMBOLS)]
+        means = go.Scatter(
+            name=text(method) + (" (null)" if group[0].kind == "null" else ""),
+            legendgroup=method,
+            mode="markers",
+            error_y={
+                "type": "data",
+                "array": [_std(row.final) * scale for row in group],
+                "color": color,
+                "thickness": 1.5,
+            },
+            marker={"color": color, "symbol": symbol, "size": 12},
+            hovertext=[_hover(comparison, row) for row in group],
+            hoverinfo="text",
+        )
+        traces.append((means, {key: _means(group, key, scale) for key in keys}))
+        seeds = [(row, run) for row in group for run in row.runs if len(row.runs) > 1]
+        if seeds:
+            dots = go.Scatter(
+                legendgroup=method,
+                showlegend=False,
+                mode="markers",
+                marker={"color": color, "symbol": symbol, "size": 6, "opacity": 0.45},
+                hovertext=[f"{text(row.label)}, seed {run.seed}" for row, run in seeds],
+                hoverinfo="text",
+            )
+            traces.append((dots, {key: _dots(seeds, columns[key], scale) for key in keys}))
+    for trace, points in traces:
+        drawn.add_trace(trace.update(points[keys[0]]))
+    drawn.update_layout(
+        xaxis=axis(_TITLES[keys[0]], rangemode="tozero"),
+        yaxis=axis(_score_title(comparison)),
+        margin={"t": 70},
+        updatemenus=dropdown(
+            [
+                {
+                    "label": _TITLES[key],
+                    "method": "update",
+                    "args": [
+                        {c: [points[key][c] for _, points in traces] for c in ("x", "y")},
+                        {"xaxis.title.text": _TITLES[key]},
+                    ],
+                }
+                for key in keys
+            ]
+        ),
+    )
+    return drawn
+
+
+def stage_figure(comparison: Comparison, rows: Sequence[Row]) -> go.Figure | None:
+    """Quality at each stage (dense, cut, recalibrated, trained), one bar per row."""
+    scale, style = _percent(comparison), score_style(comparison)
+    keys = [column.key for column in table_columns(comparison)[: len(STAGES)]]
+    shown = [row for row in rows if row.kind != "dense"]
+    if not any(isinstance(row.values[key], Stat) for row in shown for key in keys):
+        return None
+    tint = colors(rows)
+    drawn = figure(420, barmode="group", bargap=0.25)
+    for row in shown:
+        values = [row.values[key] for key in keys]
+        drawn.add_trace(
+            go.Bar(
+                name=series_name(row, rows),
+                x=list(STAGES.values()),
+                y=[v.mean * scale if isinstance(v, Stat) else None for v in values],
+                error_y={
+                    "type": "data",
+                    "array": [_std(v) * scale for v in values],
+                    "thickness": 1,
+                },
+                marker={"color": tint[row.method], "opacity": 0.55 if row.kind == "null" else 1.0},
+                hovertext=[
+                    f"{text(row.label)}<br>{stage}: {format_value(value, style, of=len(row.seeds))}"
+                    for stage, value in zip(STAGES.values(), values, strict=True)
+                ],
+                hoverinfo="text",
+            )
+        )
+    drawn.update_layout(
+        xaxis={"automargin": True}, yaxis=axis(_score_title(comparison), rangemode="tozero")
+    )
+    return drawn
+
+
+def width_figure(rows: Sequence[Row]) -> go.Figure | None:
+    """Share of the units that stay, per coupled group and row; refused groups are grey."""
+    shown = [row for row in rows if any(run.widths for run in row.runs)]
+    groups = list(dict.fromkeys(w.group for row in shown for run in row.runs for w in run.widths))
+    if not groups:
+        return None
+    cells = [[_width_cell(row, group) for row in shown] for group in groups]
+    names = [series_name(row, rows) for row in shown]
+    labels = [text(group) for group in groups]
+    few = len(groups) * len(shown) <= _MAX_LABELED_CELLS
+    drawn = figure(max(260, 140 + 24 * len(groups)))
+    common: dict[str, Any] = {"x": names, "y": labels, "xgap": 2, "ygap": 2, "hoverinfo": "text"}
+    hover = [[cell[1] for cell in line] for line in cells]
+    drawn.add_trace(
+        go.Heatmap(
+            z=[[None if cell[2] else cell[0] for cell in line] for line in cells],
+            hovertext=hover,
+            texttemplate="%{z:.0%}" if few else "",
+            zmin=0,
+            zmax=1,
+            colorscale="Viridis",
+            colorbar={"title": {"text": "kept"}, "tickformat": ".0%", "thickness": 14},
+            **common,
+        )
+    )
+    if any(cell[2] for line in cells for cell in line):
+        drawn.add_trace(
+            go.Heatmap(
+                z=[[1 if cell[2] else None for cell in line] for line in cells],
+                hovertext=hover,
+                text=[["refused" if cell[2] else "" for cell in line] for line in cells],
+                texttemplate="%{text}" if few else "",
+                colorscale=[[0, DENSE_COLOR], [1, DENSE_COLOR]],
+                showscale=False,
+                **common,
+            )
+        )
+    drawn.update_layout(
+        xaxis={"side": "top", "automargin": True, "type": "category", "showgrid": False},
+        yaxis={"autorange": "reversed", "automargin": True, "type": "category", "showgrid": False},
+    )
+    return drawn
+
+
+def _width_cell(row: Row, group: str) -> tuple[float | None, str, bool]:
+    """Mean kept share over the seeds, the hover text, and whether the group was refused."""
+    found = [(run.seed, w) for run in row.runs for w in run.widths if w.group == group]
+    if not found:
+        return None, "", False
+    shares = [width.after / width.before for _, width in found if width.before]
+    lines = [f"{text(group)}, {text(row.label)}"]
+    lines += [f"seed {seed}: {width.before} → {width.after} units" for seed, width in found]
+    reasons = dict.fromkeys(width.refused for _, width in found if width.refused)
+    lines += [f"refused: {text(reason)}" for reason in reasons]
+    return sum(shares) / len(shares) if shares else None, "<br>".join(lines), bool(reasons)
+
+
+def _front(rows: Sequence[Row], key: str, scale: float) -> dict[str, list[Any]]:
+    """Means that none beats, by rising cost: each is the best of all that cost no more."""
+    points = sorted(
+        (value.mean, -row.final.mean)
+        for row in rows
+        if isinstance(value := row.values[key], Stat) and isinstance(row.final, Stat)
+    )
+    x: list[float] = []
+    y: list[float] = []
+    for cost, negative in points:
+        if not y or -negative * scale > y[-1]:
+            x.append(cost * _UNITS[key])
+            y.append(-negative * scale)
+    return {"x": x, "y": y}
+
+
+def _means(rows: Sequence[Row], key: str, scale: float) -> dict[str, list[Any]]:
+    return {
+        "x": [
+            v.mean * _UNITS[key] if isinstance(v := row.values[key], Stat) else None for row in rows
+        ],
+        "y": [row.final.mean * scale if isinstance(row.final, Stat) else None for row in rows],
+    }
+
+
+def _dots(
+    seeds: Sequence[tuple[Row, RunRecord]], column: Column, scale: float
+) -> dict[str, list[Any]]:
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for row, run in seeds:
+        cost, score = column.read(run), run.score(final_stage(run))
+        # A cost that the row refused to pool (measured differently) is not drawn for a seed either.
+        pooled = isinstance(row.values[column.key], Stat) and not isinstance(cost, Missing)
+        x.append(cost * _UNITS[column.key] if pooled and not isinstance(cost, Missing) else None)
+        y.append(None if score is None else score.value * scale)
+    return {"x": x, "y": y}
+
+
+def _hover(comparison: Comparison, row: Row) -> str:
+    seeds = f", seeds {', '.join(map(str, row.seeds))}" if row.seeds else ""
+    lines = [f"<b>{text(row.label)}</b>{seeds}"]
+    for column in table_columns(comparison):
+        value = row.values[column.key]
+        written = format_value(value, column.style, of=len(row.seeds) or None)
+        if written != DASH:
+            lines.append(f"{column.header}: {written}")
+    if row.conditions:
+        lines.append(f"measured with {text(row.conditions)}")
+    if row.kind != "dense":
+        lines.append(f"certificate: {certificate_text(row)}")
+    return "<br>".join(lines)
+
+
+def _percent(comparison: Comparison) -> float:
+    return 100.0 if score_style(comparison) is Style.PERCENT else 1.0
+
+
+def _score_title(comparison: Comparison) -> str:
+    unit = " [%]" if score_style(comparison) is Style.PERCENT else ""
+    return f"{metric_name(comparison)}, test{unit}"
+
+
+def _std(value: Value) -> float:
+    return value.std or 0.0 if isinstance(value, Stat) else 0.0

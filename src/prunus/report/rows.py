@@ -1,0 +1,230 @@
+"""Rows of a report: the dense baseline first, then each method and target. No torch."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from prunus.records import Comparison, RunRecord, Stage
+from prunus.report.check import check_comparison, target_text
+from prunus.report.columns import (
+    LATENCY_KEYS,
+    STAGES,
+    Column,
+    conditions,
+    final_stage,
+    table_columns,
+)
+from prunus.report.formats import Style, format_value
+from prunus.report.spread import (
+    Missing,
+    Stat,
+    Value,
+    clear_winner,
+    summarize,
+    summarize_fixed,
+)
+
+NULL_BASELINES = frozenset({"random", "uniform", "scratch", "random_search"})
+"""Methods that know nothing of the network: what every other method has to beat."""
+
+Kind = Literal["dense", "method", "null"]
+
+
+@dataclass(frozen=True)
+class CertificateSummary:
+    """All certificates of a row; differences are the largest in eval and train mode."""
+
+    passed: bool
+    count: int
+    largest: float
+    largest_float64: float | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """The dense network, or one method at one target over its seeds.
+
+    Attributes:
+        values: Column key to number over seeds.
+        final: Quality on the test split after the last stage that was measured.
+        bold: Keys of the columns where this row leads outside the spread.
+        conditions: Engine, device, batch and threads of the latency.
+        warnings: What a reader of the row must know, each a full sentence.
+    """
+
+    method: str
+    target: str
+    kind: Kind
+    seeds: tuple[int, ...]
+    values: Mapping[str, Value]
+    final: Value
+    final_stage: Stage
+    certificate: CertificateSummary | None
+    conditions: str
+    runs: tuple[RunRecord, ...] = field(repr=False)
+    bold: frozenset[str] = frozenset()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Method and target, for messages."""
+        return f"{self.method} at {self.target}" if self.target else self.method
+
+
+def comparison_rows(comparison: Comparison) -> tuple[Row, ...]:
+    """Turn a comparison into rows.
+
+    Runs of the same method and target are one row: mean, sample standard deviation and count over
+    their seeds. A number is bold where ``clear_winner`` says so, among the rows of one target.
+
+    Raises:
+        InputError: The comparison is empty, or its runs do not belong together.
+    """
+    check_comparison(comparison)
+    columns = table_columns(comparison)
+    groups: dict[tuple[str, str], list[RunRecord]] = {}
+    for run in comparison.runs:
+        groups.setdefault((run.method, target_text(run.target)), []).append(run)
+    methods = [_method_row(columns, *key, runs) for key, runs in groups.items()]
+    return (*_dense_rows(columns, comparison.runs), *_set_bold(columns, methods))
+
+
+def _dense_rows(columns: Sequence[Column], runs: Sequence[RunRecord]) -> list[Row]:
+    """One dense row for each engine and setting of its latency, the most frequent first."""
+    settings: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        settings.setdefault(conditions(run.dense_latency), []).append(run)
+    measured = {setting: group for setting, group in settings.items() if setting} or settings
+    order = sorted(measured.items(), key=lambda item: -len(item[1]))
+    rows = []
+    for setting, group in order:
+        values = {
+            c.key: summarize_fixed(
+                [c.read_dense(r) for r in (group if c.key in LATENCY_KEYS else runs)]
+            )
+            for c in columns
+        }
+        rows.append(
+            Row(
+                method="dense" if len(order) == 1 else f"dense ({setting})",
+                target="",
+                kind="dense",
+                seeds=(),
+                values=values,
+                final=values[columns[0].key],
+                final_stage="dense",
+                certificate=None,
+                conditions=setting,
+                runs=(),
+            )
+        )
+    return rows
+
+
+def _method_row(
+    columns: Sequence[Column], method: str, target: str, runs: Sequence[RunRecord]
+) -> Row:
+    runs = sorted(runs, key=lambda run: run.seed)
+    values = {column.key: summarize([column.read(run) for run in runs]) for column in columns}
+    settings = sorted({conditions(run.latency) for run in runs if run.latency is not None})
+    if len(settings) > 1:
+        different = Missing("seeds were measured differently: " + "; ".join(settings))
+        values |= dict.fromkeys(LATENCY_KEYS, different)
+    stage = max((final_stage(run) for run in runs), key=list(STAGES).index)
+    row = Row(
+        method=method,
+        target=target,
+        kind="null" if method in NULL_BASELINES else "method",
+        seeds=tuple(run.seed for run in runs),
+        values=values,
+        final=summarize([s.value for run in runs if (s := run.score(stage)) is not None]),
+        final_stage=stage,
+        certificate=_certificates(runs),
+        conditions=settings[0] if len(settings) == 1 else "",
+        runs=tuple(runs),
+    )
+    return replace(row, warnings=tuple(_warnings(row)))
+
+
+def _set_bold(columns: Sequence[Column], rows: Sequence[Row]) -> list[Row]:
+    bold: dict[int, set[str]] = {i: set() for i in range(len(rows))}
+    for target in {row.target for row in rows}:
+        rivals = [i for i, row in enumerate(rows) if row.target == target]
+        for column in columns:
+            if column.better is None:
+                continue
+            if column.key.startswith(("latency", "seconds")) and not _same_machine(rows, rivals):
+                continue
+            winner = clear_winner({i: rows[i].values[column.key] for i in rivals}, column.better)
+            if winner is not None:
+                bold[winner].add(column.key)
+    return [replace(row, bold=frozenset(bold[i])) for i, row in enumerate(rows)]
+
+
+def _same_machine(rows: Sequence[Row], rivals: Sequence[int]) -> bool:
+    """Whether times may be compared: one machine, and one device, batch and thread count."""
+    runs = [run for i in rivals for run in rows[i].runs]
+    machines = {(r.environment.cpu, r.environment.gpu, r.environment.threads) for r in runs}
+    settings = {(t.device, t.batch, t.threads) for r in runs if (t := r.latency) is not None}
+    return len(machines) == 1 and len(settings) <= 1
+
+
+def _certificates(runs: Sequence[RunRecord]) -> CertificateSummary | None:
+    proofs = [proof for run in runs for proof in run.certificates]
+    if not proofs:
+        return None
+    double = [
+        d
+        for proof in proofs
+        for d in (proof.eval_difference_float64, proof.train_difference_float64)
+        if d is not None
+    ]
+    single = [max(p.eval_difference, p.train_difference or 0.0) for p in proofs]
+    return CertificateSummary(
+        passed=all(proof.passed for proof in proofs),
+        count=len(proofs),
+        largest=max(single),
+        largest_float64=max(double, default=None),
+    )
+
+
+def _warnings(row: Row) -> list[str]:
+    found = []
+    if row.certificate is not None and not row.certificate.passed:
+        reasons = {
+            p.reason for run in row.runs for p in run.certificates if not p.passed and p.reason
+        }
+        found.append(
+            f"{row.label}: a certificate failed {'; '.join(sorted(reasons))}".rstrip() + "."
+        )
+    bare = [run.seed for run in row.runs if not run.certificates]
+    if row.certificate is not None and bare:
+        found.append(f"{row.label}: no certificate for the seeds {', '.join(map(str, bare))}.")
+    return found + _latency_warning(row)
+
+
+def _latency_warning(row: Row) -> list[str]:
+    """Say where fewer MACs bought no time: the gain is within a measurement's quartile range."""
+    pairs = [
+        (mine, dense)
+        for run in row.runs
+        if (mine := run.latency) is not None
+        and (dense := run.dense_latency) is not None
+        and conditions(mine) == conditions(dense)
+    ]
+    fold = row.values["macs_fold"]
+    if not pairs or not isinstance(fold, Stat) or fold.mean <= 1:
+        return []
+    mine_ms = statistics.fmean(mine.median_ms for mine, _ in pairs)
+    dense_ms = statistics.fmean(dense.median_ms for _, dense in pairs)
+    spread_ms = max(max(mine.iqr_ms, dense.iqr_ms) for mine, dense in pairs)
+    if dense_ms - mine_ms > spread_ms:
+        return []
+    times = [
+        format_value(Stat(t, None, 1), Style.MILLISECONDS) for t in (mine_ms, dense_ms, spread_ms)
+    ]
+    return [
+        f"{row.label}: MACs fell {fold.mean:.2f}×, but the measured latency did not "
+        f"({times[0]}, dense {times[1]}, spread {times[2]})."
+    ]

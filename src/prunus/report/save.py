@@ -1,0 +1,61 @@
+"""Write a report to a folder: HTML, Markdown, CSV and JSON, all or nothing. No torch."""
+
+import json
+from pathlib import Path
+
+from prunus.errors import InputError
+from prunus.records import Comparison
+from prunus.report.html import render_html
+from prunus.report.rows import comparison_rows
+from prunus.report.summary import report_warnings, summary_sentences
+from prunus.report.table import csv_table, json_rows, markdown_table
+
+
+def write_report(comparison: Comparison, folder: Path) -> Path:
+    """Write ``report.html``, ``.md``, ``.csv`` and ``.json`` into a folder, made where missing.
+
+    All four are rendered and written beside their targets before the first takes its place, so that
+    an error leaves an older report whole.
+
+    Returns:
+        The path of ``report.html``.
+
+    Raises:
+        InputError: The comparison is empty, its runs do not belong together, a run looked at the
+            test split more than once for a number, or the folder cannot be written.
+    """
+    texts = {
+        "report.html": render_html(comparison),
+        "report.md": markdown_table(comparison),
+        "report.csv": csv_table(comparison),
+        "report.json": report_json(comparison),
+    }
+    parts = {folder / name: folder / f"{name}.part" for name in texts}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for part, text in zip(parts.values(), texts.values(), strict=True):
+            part.write_text(text, encoding="utf-8", newline="\n")
+        for path, part in parts.items():
+            part.replace(path)
+    except OSError as error:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+        raise InputError(
+            f"cannot write the report to folder {folder}: {error.strerror or error}; name a folder "
+            "that can be written"
+        ) from error
+    return folder / "report.html"
+
+
+def report_json(comparison: Comparison) -> str:
+    """Summary, rows and warnings beside the records that they were computed from, as JSON."""
+    rows = comparison_rows(comparison)
+    content = {
+        "version": 1,
+        "title": comparison.title,
+        "summary": summary_sentences(comparison, rows),
+        "rows": json_rows(comparison),
+        "warnings": report_warnings(comparison, rows),
+        "comparison": comparison.model_dump(mode="json"),
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"

@@ -1,0 +1,160 @@
+"""Sentences of a report, computed from its rows: who leads, and what to know. No torch."""
+
+from collections.abc import Sequence
+
+from prunus.records import Comparison, Environment
+from prunus.report.columns import (
+    LATENCY_KEYS,
+    STAGES,
+    conditions,
+    metric_name,
+    score_style,
+    table_columns,
+)
+from prunus.report.formats import DASH, Style, format_difference, format_value, printable
+from prunus.report.rows import Row
+from prunus.report.spread import MIN_SEEDS, Missing, Stat, clear_winner
+
+RULES = (
+    "± is the sample standard deviation over the seeds of a row; a number without ± stands "
+    "for one seed, or is equal for all.",
+    "Bold: the best mean at a target, if its gap to the runner-up exceeds the larger of their two "
+    f"standard deviations and both have at least {MIN_SEEDS} seeds. Costs are never bold: the "
+    "budget asks for them.",
+    "One multiply-add is one MAC, at batch 1; MACs and parameters with × say how many times fewer "
+    "than dense. Size is the model file, in MB of 10⁶ bytes.",
+)
+
+
+def summary_sentences(comparison: Comparison, rows: Sequence[Row]) -> tuple[str, ...]:
+    """One sentence per target: the best method, what it scores and costs, and how sure that is."""
+    targets = dict.fromkeys(row.target for row in rows if row.kind != "dense")
+    return tuple(_sentence(comparison, rows, target) for target in targets)
+
+
+def report_warnings(comparison: Comparison, rows: Sequence[Row]) -> tuple[str, ...]:
+    """What the numbers do not say themselves, each a full sentence."""
+    found = [printable(warning) for row in rows for warning in row.warnings]
+    found += _missing(comparison, rows)
+    found += _uncounted(rows)
+    nulls = dict.fromkeys(row.method for row in rows if row.kind == "null")
+    if nulls:
+        found.append(f"Null baselines, which know nothing of the network: {', '.join(nulls)}.")
+    if any(run.search_seen_in_pretraining for run in comparison.runs):
+        found.append(
+            "The dense checkpoint has seen the images of the search split in its training."
+        )
+    weights = {run.source.weights for run in comparison.runs}
+    if len(weights) > 1:
+        names = ", ".join(sorted(printable(str(w)) for w in weights))
+        found.append(f"Runs start from different dense weights: {names}.")
+    environments = distinct_environments(comparison)
+    if any(environment.dirty for environment in environments):
+        found.append(
+            "Some runs were made with uncommitted changes: they cannot be repeated exactly."
+        )
+    if any(environment.commit is None for environment in environments):
+        found.append("Some runs do not know the commit that made them.")
+    if len({(e.cpu, e.gpu, e.threads) for e in environments}) > 1:
+        found.append(
+            "Runs come from different machines or thread counts: compare times within a run only."
+        )
+    settings = {conditions(run.latency) for run in comparison.runs if run.latency is not None}
+    if len(settings) > 1:
+        found.append(
+            "Latencies were measured in different ways: " + "; ".join(sorted(settings)) + "."
+        )
+    return tuple(found)
+
+
+def distinct_environments(comparison: Comparison) -> tuple[Environment, ...]:
+    """The environments of all runs, each once, in order of appearance."""
+    return tuple(
+        {run.environment.model_dump_json(): run.environment for run in comparison.runs}.values()
+    )
+
+
+def certificate_text(row: Row, *, compact: bool = False) -> str:
+    """Whether all certificates of a row passed, and the largest difference that they found."""
+    proof = row.certificate
+    if proof is None:
+        return DASH if row.kind == "dense" else "none"
+    if compact:
+        return f"{'ok' if proof.passed else 'FAIL'} {format_difference(proof.largest, digits=0)}"
+    text = f"{'pass' if proof.passed else 'FAIL'}, largest {format_difference(proof.largest)}"
+    if proof.largest_float64 is not None:
+        text += f" (float64 {format_difference(proof.largest_float64)})"
+    return text
+
+
+def _sentence(comparison: Comparison, rows: Sequence[Row], target: str) -> str:
+    where = f" at {target}" if target else ""
+    rivals = [row for row in rows if row.kind != "dense" and row.target == target]
+    scored = {i: row.final for i, row in enumerate(rivals) if isinstance(row.final, Stat)}
+    if not scored:
+        return f"No method{where} was measured on the test split."
+    winner = max(scored, key=lambda i: scored[i].mean)
+    best, final, style = rivals[winner], scored[winner], score_style(comparison)
+    text = f"Best method{where}: {printable(best.method)}, {metric_name(comparison)} "
+    text += f"{format_value(final, style)} {STAGES[best.final_stage]}"
+    dense = rows[0].final
+    if isinstance(dense, Stat):
+        change = final.mean - dense.mean
+        points = f"{100 * change:+.2f} points" if style is Style.PERCENT else f"{change:+.4f}"
+        text += f" (dense {format_value(dense, style)}, {points})"
+    text += _costs(best)
+    text += "; " + _certainty(rivals, scored, winner)
+    if best.kind == "null":
+        text += "; it is a null baseline, which knows nothing of the network"
+    if best.certificate is not None and not best.certificate.passed:
+        text += "; its certificate FAILED"
+    return text + "."
+
+
+def _costs(row: Row) -> str:
+    text = ""
+    for key, what in (("macs_fold", "MACs"), ("params_fold", "parameters")):
+        fold = row.values[key]
+        if isinstance(fold, Stat):
+            text += f", {format_value(Stat(fold.mean, None, 1), Style.FOLD)} fewer {what}"
+    ratio = row.values["latency_ratio"]
+    if isinstance(ratio, Stat):
+        text += f", {format_value(Stat(ratio.mean, None, 1), Style.RATIO)} of the dense latency"
+    return text
+
+
+def _certainty(rivals: Sequence[Row], scored: dict[int, Stat], winner: int) -> str:
+    others = {i: stat for i, stat in scored.items() if i != winner}
+    if not others:
+        return "no other method was measured"
+    second = max(others, key=lambda i: others[i].mean)
+    name = printable(rivals[second].method)
+    if min(scored[winner].n, others[second].n) < MIN_SEEDS:
+        return f"fewer than {MIN_SEEDS} seeds: its lead over {name} may be chance"
+    if clear_winner(scored, "higher") is None:
+        return f"its lead over {name} is within the spread of the seeds"
+    return f"its lead over {name} exceeds the spread of the seeds"
+
+
+def _missing(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
+    """Reasons behind the cells that say n/a, each with the rows and columns that it covers."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        for column in table_columns(comparison):
+            value = row.values[column.key]
+            if isinstance(value, Missing) and value.reason:
+                # The three latency columns share one reason and need it told once.
+                what = "Latency" if column.key in LATENCY_KEYS else column.header
+                names = reasons.setdefault((what, printable(value.reason)), [])
+                if printable(row.label) not in names:
+                    names.append(printable(row.label))
+    return [f"{what} n/a for {', '.join(names)}: {why}." for (what, why), names in reasons.items()]
+
+
+def _uncounted(rows: Sequence[Row]) -> list[str]:
+    found = []
+    for row in rows:
+        names = sorted({name for run in row.runs for name in run.cost.uncounted})
+        if names:
+            found.append(f"{printable(row.label)}: MACs leave out {printable(', '.join(names))}.")
+    return found

@@ -1,0 +1,25 @@
+"""Training, evaluation, batch-norm recalibration and losses."""
+
+from prunus.train.config import TrainConfig
+from prunus.train.evaluate import Evaluation, evaluate
+from prunus.train.fit import fit
+from prunus.train.forward import forward_logits
+from prunus.train.losses import classification_loss, distillation_loss
+from prunus.train.precision import Execution
+from prunus.train.recalibrate import recalibrate_batch_norm_
+from prunus.train.result import FitResult
+from prunus.train.schedule import lr_at
+
+__all__ = [
+    "Evaluation",
+    "Execution",
+    "FitResult",
+    "TrainConfig",
+    "classification_loss",
+    "distillation_loss",
+    "evaluate",
+    "fit",
+    "forward_logits",
+    "lr_at",
+    "recalibrate_batch_norm_",
+]

@@ -1,0 +1,185 @@
+"""The state of a training between two epochs, in one file that is loaded without unpickling."""
+
+import hashlib
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from prunus.data import SearchSplit, Split, TrainSplit
+from prunus.errors import InputError
+from prunus.plan import NetworkShape
+from prunus.records import HistoryPoint
+from prunus.train.config import TrainConfig
+from prunus.train.precision import Execution
+
+_FORMAT = "prunus-training-1"
+_KNOWN_SAMPLES = 32
+_BROKEN = (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError)
+_KEYS = ("identity", "network", "optimizer", "best", "history", "precision", "layout")
+
+Identity = dict[str, str | int | float | bool]
+"""All that decides how a training runs, by name: two trainings are one if it agrees."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training after ``len(history)`` epochs.
+
+    Random states are not kept: every epoch seeds its own from the seed and its number.
+    """
+
+    identity: Identity
+    network: dict[str, Any]
+    optimizer: dict[str, Any]
+    best: dict[str, Any] | None
+    history: tuple[HistoryPoint, ...]
+    execution: Execution
+
+    def save(self, path: Path) -> None:
+        """Write the file in one step: a kill leaves the old one or the new one, never half."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        content = {
+            "format": _FORMAT,
+            "identity": self.identity,
+            "network": dict(self.network),
+            "optimizer": self.optimizer,
+            "best": self.best,
+            "history": [point.model_dump() for point in self.history],
+            "precision": self.execution.precision,
+            "layout": self.execution.layout,
+        }
+        with part.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+
+    @classmethod
+    def load(cls, path: Path, identity: Identity) -> "Checkpoint":
+        """Read a checkpoint of the training ``identity``, onto the CPU.
+
+        Raises:
+            InputError: The file cannot be read, is damaged, or is of another training.
+        """
+        content = _read(path)
+        _require_same(path, content["identity"], identity)
+        try:
+            return cls(
+                identity=identity,
+                network=content["network"],
+                optimizer=content["optimizer"],
+                best=content["best"],
+                history=tuple(HistoryPoint(**point) for point in content["history"]),
+                execution=Execution(content["precision"], content["layout"]),
+            )
+        except (TypeError, ValidationError) as error:
+            raise _damaged(path) from error
+
+
+def training_identity(
+    network: nn.Module,
+    train: TrainSplit,
+    search: SearchSplit,
+    config: TrainConfig,
+    *,
+    seed: int,
+    teacher: nn.Module | None,
+) -> Identity:
+    """Describe a training that is about to start.
+
+    The starting weights belong to it: two cuts of one network can have the same shape, and to
+    resume the one from the other's checkpoint would silently return the wrong network.
+
+    Args:
+        network: With the weights it starts from.
+        train: Known by its size and its first samples, as they come without a generator.
+        search: Likewise.
+        config: Its settings.
+        seed: Of data order and dropout.
+        teacher: Of a distillation.
+    """
+    shape = NetworkShape(tensors={k: tuple(v.shape) for k, v in _tensors(network).items()})
+    settings = {f"config.{name}": value for name, value in config.model_dump().items()}
+    return {
+        **settings,
+        "seed": seed,
+        "train samples": len(train),
+        "train data": _first_samples_digest(train),
+        "search samples": len(search),
+        "search data": _first_samples_digest(search),
+        "network shape": shape.digest,
+        "starting weights": _digest(_tensors(network)),
+        "teacher weights": "none" if teacher is None else _digest(_tensors(teacher)),
+    }
+
+
+def copy_state(network: nn.Module) -> dict[str, Any]:
+    """The state of a network on the CPU, apart from its further life."""
+    return {
+        name: value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
+        for name, value in network.state_dict().items()
+    }
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    return {k: v for k, v in network.state_dict().items() if isinstance(v, Tensor)}
+
+
+def _first_samples_digest(split: Split) -> str:
+    inputs, labels = next(iter(split.batches(_KNOWN_SAMPLES)))
+    named = {"input": inputs} if isinstance(inputs, Tensor) else inputs
+    return _digest({**named, "labels": labels})
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names and bytes of tensors, in hex."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        total.update(name.encode() + b"\0")
+        total.update(raw.numpy().tobytes())
+    return total.hexdigest()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:  # torch.load does not look at the checksums
+                raise _damaged(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"cannot read checkpoint {path}: {error.strerror or error}") from error
+    except _BROKEN as error:
+        raise _damaged(path) from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise InputError(
+            f"{path} is not a checkpoint of a training; name a file that does not exist yet"
+        )
+    if any(key not in content for key in _KEYS):
+        raise _damaged(path)
+    return content
+
+
+def _require_same(path: Path, saved: Identity, asked: Identity) -> None:
+    for name in (*asked, *(saved.keys() - asked.keys())):
+        if saved.get(name) != asked.get(name):
+            raise InputError(
+                f"checkpoint {path} is of another training: {name} was {saved.get(name)} and is "
+                f"{asked.get(name)}; start from the same network and settings to resume it, or "
+                "delete the file or name another to train anew"
+            )
+
+
+def _damaged(path: Path) -> InputError:
+    return InputError(
+        f"checkpoint {path} is damaged, or none at all; delete it, or name another, to train anew"
+    )

@@ -1,0 +1,57 @@
+"""The settings of a training: one frozen record, checked when it is made."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from prunus.plan import Record
+
+Precision = Literal["float32", "bfloat16"]
+Layout = Literal["contiguous", "channels_last"]
+
+
+class TrainConfig(Record):
+    """How to train: all that, with the seed, decides the weights that come out.
+
+    Attributes:
+        epochs: Passes over the training split.
+        lr: Peak learning rate.
+        batch_size: Samples per optimizer step.
+        optimizer: SGD with momentum, or AdamW (betas 0.9 and 0.999).
+        momentum: Of SGD alone; 0 turns it off.
+        nesterov: Nesterov's form of the momentum, of SGD alone.
+        weight_decay: L2 factor (SGD) or decoupled decay (AdamW).
+        exempt_norm_and_bias: No weight decay on biases and on parameters of normalization layers
+            (He et al., "Bag of Tricks for Image Classification", CVPR 2019, section 3.1).
+        schedule: ``one-cycle``: linear warm-up, then cosine; see ``prunus.train.lr_at``.
+        warmup_fraction: Share of all steps spent on the warm-up.
+        final_lr_fraction: Learning rate at the end, as a fraction of the peak.
+        label_smoothing: Share of the label spread evenly over all classes.
+        augment: Ask the training split for augmented samples.
+        distill_alpha: Weight of the teacher in the loss; 0: train on labels alone.
+        distill_temperature: Temperature that softens the logits of student and teacher.
+        grad_clip: Largest L2 norm of the whole gradient; 0: not clipped.
+        precision: Of forward and backward; weights stay as they are. ``auto``: measured.
+        layout: Memory layout of images. ``auto``: measured.
+        select: Weights to end with: of the last epoch, or of the best one on the search split.
+    """
+
+    epochs: int = Field(ge=1)
+    lr: float = Field(gt=0, allow_inf_nan=False)
+    batch_size: int = Field(default=128, ge=1)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = True
+    weight_decay: float = Field(default=5e-4, ge=0, allow_inf_nan=False)
+    exempt_norm_and_bias: bool = True
+    schedule: Literal["one-cycle"] = "one-cycle"
+    warmup_fraction: float = Field(default=0.15, ge=0, le=1)
+    final_lr_fraction: float = Field(default=0.01, ge=0, le=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    augment: bool = True
+    distill_alpha: float = Field(default=0.0, ge=0, le=1)
+    distill_temperature: float = Field(default=4.0, gt=0, allow_inf_nan=False)
+    grad_clip: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    precision: Literal["auto"] | Precision = "auto"
+    layout: Literal["auto"] | Layout = "auto"
+    select: Literal["last", "best"] = "last"

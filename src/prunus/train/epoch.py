@@ -1,0 +1,161 @@
+"""One pass over the training split, seeded by the seed of the training and its own number."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prunus.data import Inputs, TrainSplit
+from prunus.errors import InputError
+from prunus.progress import Progress
+from prunus.train.config import TrainConfig
+from prunus.train.forward import forward_logits, to_place
+from prunus.train.losses import classification_loss, distillation_loss
+from prunus.train.optimizer import make_optimizer
+from prunus.train.precision import Execution
+from prunus.train.schedule import lr_at, steps_per_epoch
+
+
+@dataclass
+class EpochTrainer:
+    """Trains epoch after epoch. Network and teacher must already be on ``device``.
+
+    Every epoch seeds its data order and its dropout anew from ``(seed, epoch)``: to resume a
+    training, weights and optimizer state are enough.
+    """
+
+    network: nn.Module
+    teacher: nn.Module | None
+    config: TrainConfig
+    execution: Execution
+    device: torch.device
+    seed: int
+    samples: int
+    after_step: Callable[[nn.Module], None] | None
+    progress: Progress
+    optimizer: torch.optim.Optimizer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.optimizer = make_optimizer(self.network, self.config)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of one epoch."""
+        return steps_per_epoch(self.samples, self.config.batch_size)
+
+    def run(self, epoch: int, split: TrainSplit) -> tuple[float, float]:
+        """Train one epoch, counted from 1; mean loss over its steps, and its last learning rate.
+
+        Raises:
+            InputError: The loss is no longer finite.
+        """
+        generator = torch.Generator().manual_seed(_derived_seed(self.seed, epoch, 0))
+        _seed_dropout(_derived_seed(self.seed, epoch, 1), self.device)
+        self.network.train()
+        if self.teacher is not None:
+            self.teacher.eval()
+        step = first = (epoch - 1) * self.steps
+        total = lr = 0.0
+        for inputs, labels in split.batches(
+            self.config.batch_size, generator=generator, augment=self.config.augment
+        ):
+            if step == first + self.steps:
+                break  # the last batch of one sample: see steps_per_epoch
+            lr = self._set_lr(step)
+            loss = self._step(step, inputs, labels)
+            total += loss
+            step += 1
+            self.progress.advance(loss=loss)
+        return total / (step - first), lr
+
+    def require_finite(self, loss: float, step: int) -> None:
+        """Stop a training that has diverged.
+
+        Raises:
+            InputError: The loss after ``step`` steps is not finite.
+        """
+        if math.isfinite(loss):
+            return
+        if step == 0:
+            raise InputError(
+                f"loss is {loss} before the first step: inputs or weights hold values that are not "
+                "finite, or too large; check the data, its normalization and the loaded weights"
+            )
+        lr = self.config.lr
+        raise InputError(
+            f"training diverged: loss is {loss} after {step} steps with lr={lr:g}; "
+            f"use a smaller lr (such as {lr / 10:g}) or set grad_clip (such as 1.0)"
+        )
+
+    def _set_lr(self, step: int) -> float:
+        lr = lr_at(
+            step,
+            self.steps * self.config.epochs,
+            peak=self.config.lr,
+            warmup_fraction=self.config.warmup_fraction,
+            final_lr_fraction=self.config.final_lr_fraction,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        return lr
+
+    def _step(self, step: int, batch: Inputs, batch_labels: Tensor) -> float:
+        inputs = to_place(batch, self.device, channels_last=self.execution.channels_last)
+        loss = self._loss(inputs, batch_labels.to(self.device))
+        value = float(loss.detach())
+        self.require_finite(value, step)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        if self.config.grad_clip:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.grad_clip)
+        self.optimizer.step()
+        if self.after_step is not None:
+            self.after_step(self.network)
+        return value
+
+    def _loss(self, inputs: Inputs, labels: Tensor) -> Tensor:
+        smoothing = self.config.label_smoothing
+        with self.execution.autocast(self.device):
+            logits = forward_logits(self.network, inputs)
+        if self.teacher is None:
+            return classification_loss(logits, labels, label_smoothing=smoothing)
+        with torch.no_grad(), self.execution.autocast(self.device):
+            target = forward_logits(self.teacher, inputs)
+        return distillation_loss(
+            logits,
+            target,
+            labels,
+            alpha=self.config.distill_alpha,
+            temperature=self.config.distill_temperature,
+            label_smoothing=smoothing,
+        )
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Give the global random state back at the end; on CUDA hold cuDNN to repeatable kernels."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    with torch.random.fork_rng(devices=[device.index] if device.type == "cuda" else []):
+        if device.type == "cuda":
+            cudnn.deterministic, cudnn.benchmark = True, False
+        try:
+            yield
+        finally:
+            cudnn.deterministic, cudnn.benchmark = before
+
+
+def _derived_seed(seed: int, epoch: int, stream: int) -> int:
+    """Independent seeds for every epoch and use."""
+    return int(np.random.SeedSequence([seed, epoch, stream]).generate_state(1, np.uint64)[0])
+
+
+def _seed_dropout(seed: int, device: torch.device) -> None:
+    """Seed the global generators of the devices in use alone, whose state is given back."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(seed)

@@ -1,0 +1,185 @@
+"""The training loop: deterministic for a seed, resumable at every epoch."""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from prunus.data import SearchSplit, Split, TrainSplit
+from prunus.errors import InputError
+from prunus.progress import Progress, Silent
+from prunus.records import HistoryPoint
+from prunus.train.checkpoint import Checkpoint, Identity, copy_state, training_identity
+from prunus.train.config import TrainConfig
+from prunus.train.epoch import EpochTrainer, deterministic
+from prunus.train.evaluate import evaluate
+from prunus.train.forward import modes_restored, placed, resolve_device
+from prunus.train.precision import TRIAL_SAMPLES, Execution, choose_execution
+from prunus.train.result import FitResult, best_epoch
+
+
+def fit(  # noqa: PLR0913  # all but four are options, by keyword only
+    network: nn.Module,
+    train: TrainSplit,
+    search: SearchSplit,
+    config: TrainConfig,
+    *,
+    seed: int,
+    teacher: nn.Module | None = None,
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+    device: str | torch.device = "cpu",
+    after_step: Callable[[nn.Module], None] | None = None,
+) -> FitResult:
+    """Train a network in place.
+
+    Same seed, data and starting weights give the same weights bit for bit, in another process too,
+    on a CPU with the same number of threads once ``precision`` and ``layout`` are pinned; on CUDA
+    up to the operations that PyTorch lists as nondeterministic. The global random state, training
+    flags, device and layout are given back; a killed run resumes at its last epoch and ends with
+    the weights of an uninterrupted one.
+
+    Args:
+        network: Returns logits; trained where ``requires_grad`` says so.
+        train: Weights are trained on it; a last batch of one sample is skipped.
+        search: Evaluated after each epoch; chooses the epoch for ``select="best"``.
+        config: All settings.
+        seed: Of data order, augmentation and dropout; at least 0.
+        teacher: Of a distillation; used in eval mode, never changed.
+        checkpoint: File kept at the end of every epoch. If it exists, training resumes from it,
+            provided that it is of this very training: build the network anew, with the weights
+            that it first started from.
+        progress: Told each step, with its loss, and each epoch, with its top-1.
+        device: ``"cpu"`` or ``"cuda"``.
+        after_step: Called with the network after every optimizer step, such as to hold cut
+            connections at zero.
+
+    Raises:
+        InputError: The settings do not fit together, the checkpoint is damaged or of another
+            training, or the loss is no longer finite.
+    """
+    where = resolve_device(device)
+    _check({"train": train, "search": search}, config, seed, network, teacher)
+    store: _Store | None = None
+    if checkpoint is not None:
+        identity = training_identity(network, train, search, config, seed=seed, teacher=teacher)
+        store = _Store(checkpoint, identity)
+    saved = store.read() if store else None
+    execution = saved.execution if saved else _choose(network, train, config, where)
+    with ExitStack() as stack:
+        for module in (network, teacher):
+            if module is not None:
+                stack.enter_context(modes_restored(module))
+                stack.enter_context(placed(module, where, channels_last=execution.channels_last))
+        stack.enter_context(deterministic(where))
+        trainer = EpochTrainer(
+            network=network,
+            teacher=teacher,
+            config=config,
+            execution=execution,
+            device=where,
+            seed=seed,
+            samples=len(train),
+            after_step=after_step,
+            progress=progress or Silent(),
+        )
+        return _run(trainer, train, search, saved, store)
+
+
+@dataclass(frozen=True)
+class _Store:
+    """Where the checkpoint of this very training is kept."""
+
+    path: Path
+    identity: Identity
+
+    def read(self) -> Checkpoint | None:
+        return Checkpoint.load(self.path, self.identity) if self.path.exists() else None
+
+
+def _run(
+    trainer: EpochTrainer,
+    train: TrainSplit,
+    search: SearchSplit,
+    saved: Checkpoint | None,
+    store: _Store | None,
+) -> FitResult:
+    """All epochs that are left, each with its evaluation and its checkpoint."""
+    network, config, execution = trainer.network, trainer.config, trainer.execution
+    history = list(saved.history) if saved else []
+    best = saved.best if saved else None
+    if saved:
+        network.load_state_dict(saved.network)
+        trainer.optimizer.load_state_dict(saved.optimizer)
+    begin = time.perf_counter() - (history[-1].seconds if history else 0.0)
+    progress = trainer.progress
+    progress.start("train", config.epochs * trainer.steps)
+    try:
+        progress.advance(len(history) * trainer.steps)
+        for epoch in range(len(history) + 1, config.epochs + 1):
+            loss, lr = trainer.run(epoch, train)
+            score = evaluate(
+                network, search, device=trainer.device, channels_last=execution.channels_last
+            )
+            trainer.require_finite(score.loss, epoch * trainer.steps)
+            values = {"train_loss": loss, "search_loss": score.loss, "search_top1": score.top1}
+            seconds = time.perf_counter() - begin
+            point = HistoryPoint(
+                phase="train", step=epoch, seconds=seconds, values={**values, "lr": lr}
+            )
+            history.append(point)
+            if config.select == "best" and best_epoch(history) == epoch:
+                best = copy_state(network)
+            if store:
+                Checkpoint(
+                    identity=store.identity,
+                    network=network.state_dict(),
+                    optimizer=trainer.optimizer.state_dict(),
+                    best=best,
+                    history=tuple(history),
+                    execution=execution,
+                ).save(store.path)
+            progress.advance(0, search_top1=score.top1)
+    finally:
+        progress.finish()
+        trainer.optimizer.zero_grad(set_to_none=True)
+    if best is not None:
+        network.load_state_dict(best)
+    return FitResult.of(history, config, execution)
+
+
+def _choose(
+    network: nn.Module, train: TrainSplit, config: TrainConfig, device: torch.device
+) -> Execution:
+    """Precision and layout, tried on the first training samples."""
+    sample = next(iter(train.batches(min(config.batch_size, TRIAL_SAMPLES))))
+    return choose_execution(network, sample, config, device)
+
+
+def _check(
+    splits: dict[str, Split],
+    config: TrainConfig,
+    seed: int,
+    network: nn.Module,
+    teacher: nn.Module | None,
+) -> None:
+    for name, split in splits.items():
+        if split.role != name:
+            raise InputError(f"{name} is a {split.role} split; give the {name} split of the data")
+    if seed < 0:
+        raise InputError(f"seed={seed} must be at least 0")
+    if teacher is network:
+        raise InputError("teacher is the network itself; give a copy (copy.deepcopy) of it")
+    if config.distill_alpha and teacher is None:
+        raise InputError(
+            f"distill_alpha={config.distill_alpha:g} needs a teacher; give one, or set it to 0"
+        )
+    if teacher is not None and not config.distill_alpha:
+        raise InputError(
+            "a teacher is given but distill_alpha=0 would ignore it; set distill_alpha (such as "
+            "0.9), or give no teacher"
+        )

@@ -1,0 +1,103 @@
+"""How a network is called: inputs in, logits out, with its mode and place given back afterwards."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from prunus.data import Inputs
+from prunus.errors import InputError
+
+
+def forward_logits(network: nn.Module, inputs: Inputs) -> Tensor:
+    """Logits ``[samples, classes]`` of a batch.
+
+    A dictionary is passed as keyword arguments; an output object is read at its ``logits``, as the
+    models of Hugging Face return it.
+
+    Raises:
+        InputError: The output holds no logits of two dimensions.
+    """
+    output = network(inputs) if isinstance(inputs, Tensor) else network(**inputs)
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        got = list(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
+        raise InputError(
+            f"network returned {got}: it must return logits [samples, classes], as a tensor or as "
+            "the attribute 'logits' of its output"
+        )
+    return logits
+
+
+def to_place(inputs: Inputs, device: torch.device, *, channels_last: bool) -> Inputs:
+    """Inputs on ``device``; with ``channels_last`` images ``[N, C, H, W]`` get that layout."""
+    if isinstance(inputs, Tensor):
+        return _move(inputs, device, channels_last)
+    return {name: _move(tensor, device, channels_last) for name, tensor in inputs.items()}
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device of that name, with its index.
+
+    Raises:
+        InputError: It is neither the CPU nor a CUDA device of this machine.
+    """
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"device={device!r} is not a device; use 'cpu' or 'cuda'") from error
+    if found.type == "cpu":
+        return found
+    if found.type != "cuda":
+        raise InputError(f"device={device!r} is not supported; use 'cpu' or 'cuda'")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    index: int | None = found.index  # None for a bare "cuda"
+    if (index or 0) >= count:
+        raise InputError(f"device={device!r}: {count} CUDA devices are available; use 'cpu'")
+    return torch.device("cuda", torch.cuda.current_device() if index is None else index)
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Device of the first parameter or buffer; the CPU for a network without any."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+@contextmanager
+def modes_restored(network: nn.Module) -> Iterator[None]:
+    """Give every module its training flag back: a user may have frozen some of them."""
+    flags = [(module, module.training) for module in network.modules()]
+    try:
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+@contextmanager
+def placed(network: nn.Module, device: torch.device, *, channels_last: bool) -> Iterator[None]:
+    """Move a network to ``device`` and layout, in place, and back at the end.
+
+    Only 4-D parameters (2-D convolutions) have the layout; others keep theirs.
+    """
+    home = device_of(network)
+    turned = []
+    network.to(device)
+    if channels_last:
+        turned = [p for p in network.parameters() if p.ndim == 4 and p.is_contiguous()]
+        for parameter in turned:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    try:
+        yield
+    finally:
+        for parameter in turned:
+            parameter.data = parameter.data.contiguous()
+        network.to(home)
+
+
+def _move(tensor: Tensor, device: torch.device, channels_last: bool) -> Tensor:
+    if channels_last and tensor.ndim == 4:
+        return tensor.to(device, memory_format=torch.channels_last)
+    return tensor.to(device)

@@ -1,0 +1,230 @@
+"""Build the network that a ``Source`` names: zoo, Hugging Face, timm, torchvision, own file."""
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunus.errors import InputError, MissingExtraError
+from prunus.records import Source
+from prunus.zoo.catalog import build
+from prunus.zoo.weights import load_weights
+
+_HF_TASKS = ("image", "text")
+
+
+def load_source(source: Source) -> nn.Module:
+    """Build the network of a source, load its weights and set it to evaluation mode.
+
+    ``source.model`` is a name of the zoo, ``hf:NAME`` or ``hf:FOLDER`` (a classifier of images or
+    texts), ``timm:NAME``, ``torchvision:NAME`` or ``FILE.py:FACTORY``. ``source.arguments`` go
+    to the constructor. The argument ``pretrained`` of hf, timm and torchvision says whether their
+    own weights are fetched: by default where ``source.weights`` names none. ``task`` ("image" or
+    "text") settles an hf network that can do both. Weights not loaded are drawn from a fixed seed,
+    and the global random state is left as it was.
+
+    Raises:
+        InputError: The network cannot be built, or the weights do not fit.
+        MissingExtraError: The package that the source needs is not installed.
+    """
+    scheme, separator, name = source.model.partition(":")
+    makers: dict[str, Callable[[str, dict[str, Any]], nn.Module]] = {
+        "hf": _from_hugging_face,
+        "timm": _from_timm,
+        "torchvision": _from_torchvision,
+    }
+    arguments = dict(source.arguments)
+    if separator and scheme in makers:
+        if not name:
+            raise InputError(f"model '{source.model}' names no network: write {scheme}:NAME")
+        arguments.setdefault("pretrained", source.weights is None)
+        with _fixed_seed():
+            network = makers[scheme](name, arguments)
+    elif ".py:" in source.model or source.model.endswith(".py"):
+        with _fixed_seed():
+            network = _from_file(source.model, arguments)
+    else:
+        network = build(source.model, **arguments)
+    if source.weights is not None:
+        load_weights(network, source.weights)
+    return network.eval()
+
+
+@contextmanager
+def _fixed_seed() -> Iterator[None]:
+    """Draw from seed 0 inside, and restore the global random state afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        yield
+
+
+def _extra(package: str, extra: str) -> ModuleType:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{package} is not installed: pip install prunus[{extra}]"
+        ) from error
+
+
+def _from_hugging_face(name: str, arguments: dict[str, Any]) -> nn.Module:
+    transformers = _extra("transformers", "text")
+    if "trust_remote_code" in arguments:
+        raise InputError(
+            "argument 'trust_remote_code' is not allowed: use FILE.py:FACTORY for own code"
+        )
+    task, pretrained = arguments.pop("task", None), arguments.pop("pretrained")
+    try:
+        config, rest = transformers.AutoConfig.from_pretrained(
+            name, return_unused_kwargs=True, trust_remote_code=False, **arguments
+        )
+        auto = _auto_class(transformers, name, config, task)
+        if pretrained:
+            network = auto.from_pretrained(
+                name, config=config, use_safetensors=True, trust_remote_code=False, **rest
+            )
+        else:
+            network = auto.from_config(config, trust_remote_code=False, **rest)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"model 'hf:{name}' cannot be loaded: {_first_line(error)}; give a hub name or a "
+            "folder with config.json and model.safetensors"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise InputError(f"model 'hf:{name}' is no torch network: {type(network).__name__}")
+    return network.float()  # checkpoints are often stored in half precision
+
+
+def _auto_class(transformers: ModuleType, name: str, config: Any, task: str | None) -> Any:
+    """The auto class for the task, which the config decides where only one is possible."""
+    autos = {
+        "image": transformers.AutoModelForImageClassification,
+        "text": transformers.AutoModelForSequenceClassification,
+    }
+    mappings = {
+        "image": transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+        "text": transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    }
+    if task is not None and task not in autos:
+        raise InputError(f"argument 'task' is {task!r}: use one of {', '.join(_HF_TASKS)}")
+    able = [key for key in _HF_TASKS if type(config) in mappings[key]]
+    if not able or (task is not None and task not in able):
+        raise InputError(
+            f"model 'hf:{name}' ({config.model_type}) has no classifier for "
+            f"{task or 'images or texts'}: use another network, or FILE.py:FACTORY"
+        )
+    if task is None and len(able) > 1:
+        raise InputError(
+            f"model 'hf:{name}' classifies images and texts: "
+            "set the argument 'task' to image or text"
+        )
+    return autos[task or able[0]]
+
+
+def _from_timm(name: str, arguments: dict[str, Any]) -> nn.Module:
+    timm = _extra("timm", "zoo")
+    try:
+        network = timm.create_model(name, **arguments)
+    except (RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
+        raise InputError(
+            f"model 'timm:{name}' cannot be built: {_first_line(error)}; see timm.list_models()"
+        ) from error
+    return _require_module(network, f"timm:{name}")
+
+
+def _from_torchvision(name: str, arguments: dict[str, Any]) -> nn.Module:
+    models = _extra("torchvision.models", "zoo")
+    pretrained = arguments.pop("pretrained")
+    try:
+        network = _require_module(
+            models.get_model(name, weights=None, **arguments), f"torchvision:{name}"
+        )
+        if pretrained:
+            # Not through get_model: it would unpickle the download.
+            url = models.get_model_weights(name).DEFAULT.url
+            state = torch.hub.load_state_dict_from_url(
+                url, map_location="cpu", progress=False, check_hash=True, weights_only=True
+            )
+            network.load_state_dict(state)
+    except (RuntimeError, ValueError, TypeError, AttributeError, OSError) as error:
+        raise InputError(
+            f"model 'torchvision:{name}' cannot be built: {_first_line(error)}; "
+            "see torchvision.models.list_models(), or set the argument 'pretrained' to false"
+        ) from error
+    return network
+
+
+def _from_file(model: str, arguments: dict[str, Any]) -> nn.Module:
+    """Call the factory of a user's own file. The file is run: it is trusted as the user's code."""
+    path_text, _, factory_name = model.rpartition(":")
+    if not path_text.endswith(".py") or not factory_name.isidentifier():
+        raise InputError(f"model '{model}' names no factory: write FILE.py:FACTORY")
+    path = Path(path_text)
+    if not path.is_file():
+        raise InputError(
+            f"model '{model}': the file '{path}' does not exist: give an existing file"
+        )
+    module = _import_file(path)
+    factory = getattr(module, factory_name, None)
+    if not callable(factory):
+        own = sorted(
+            key
+            for key, value in vars(module).items()
+            if callable(value) and getattr(value, "__module__", "") == module.__name__
+        )
+        raise InputError(
+            f"model '{model}': '{path}' has no function '{factory_name}': "
+            f"it defines {', '.join(own) or 'none'}"
+        )
+    try:
+        network = factory(**arguments)
+    except Exception as error:  # the user's own code may raise anything
+        raise InputError(
+            f"model '{model}': {factory_name}({', '.join(arguments)}) raised "
+            f"{type(error).__name__}: {_first_line(error)}; mend the file or the arguments"
+        ) from error
+    return _require_module(network, model)
+
+
+def _import_file(path: Path) -> ModuleType:
+    """Run a Python file as a module of its own name, with its folder importable meanwhile."""
+    resolved = path.resolve()
+    name = f"prunus_source_{resolved.stem}_{hashlib.sha256(str(resolved).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, resolved)
+    if spec is None or spec.loader is None:
+        raise InputError(f"'{path}' cannot be imported: give a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and inspect look a class's module up there
+    sys.path.insert(0, str(resolved.parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the user's own code may raise anything
+        del sys.modules[name]
+        raise InputError(
+            f"'{path}' cannot be imported: {type(error).__name__}: {_first_line(error)}; "
+            "mend the file"
+        ) from error
+    finally:
+        sys.path.remove(str(resolved.parent))
+    return module
+
+
+def _require_module(network: object, model: str) -> nn.Module:
+    if not isinstance(network, nn.Module):
+        raise InputError(
+            f"model '{model}' gave {type(network).__name__}: "
+            "the factory must return a torch.nn.Module"
+        )
+    return network
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,157 @@
+"""An exported file computes what the network computes, at any batch size."""
+
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prunus.artifact import export, verify_export
+from prunus.errors import InputError, MissingExtraError
+from tests.artifact.networks import images
+
+FORMATS = ["onnx", "pt2"]
+
+
+class Convolutional(nn.Module):
+    """Batch norm and dropout: eval and train mode differ."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 5, 3)
+        self.bn = nn.BatchNorm2d(5)
+        self.drop = nn.Dropout(0.5)
+        self.fc = nn.Linear(5 * 16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden: Tensor = self.bn(self.conv(x)).relu()
+        out: Tensor = self.fc(self.drop(hidden.flatten(1)))
+        return out
+
+
+class TwoInputs(nn.Module):
+    """Called by keyword, gives a mapping."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(11, 6)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        hidden = self.embedding(ids) * mask.unsqueeze(-1)
+        return {"pooled": hidden.sum(1), "hidden": hidden}
+
+
+class FixedBatch(nn.Module):
+    """Holds for a batch of 4 alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(4, -1) * 2.0
+
+
+class Doubling(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(factor))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+
+def _convolutional() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        network = Convolutional()
+    network.bn.running_mean = torch.linspace(-1, 1, 5)
+    network.bn.running_var = torch.linspace(0.5, 2, 5)
+    return network
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_file_agrees_at_any_batch_size(
+    tmp_path: Path, format: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    network = _convolutional().train()
+    path = tmp_path / f"model.{format}"
+    export(network, path, images(1), format)  # type: ignore[arg-type]  # parametrized
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    for batch in (1, 2, 7):
+        assert verify_export(path, network, images(batch, seed=batch)) < 1e-5
+    assert network.training, "export works on a copy"
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_keyword_inputs_and_several_outputs(tmp_path: Path, format: str) -> None:
+    def batch(n: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(n)
+        ids = torch.randint(11, (n, 4), generator=generator)
+        return {"ids": ids, "mask": (torch.arange(4) < 3).float().expand(n, 4).contiguous()}
+
+    path = tmp_path / f"model.{format}"
+    network = TwoInputs()
+    export(network, path, batch(2), format)  # type: ignore[arg-type]  # parametrized
+    assert verify_export(path, network, batch(5)) < 1e-6
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_difference_is_relative_to_the_network(tmp_path: Path, format: str) -> None:
+    """File: 2x; network asked: 8x. |8x - 2x| / |8x| = 3/4, whatever x."""
+    path = tmp_path / f"model.{format}"
+    x = torch.tensor([[1.0, -4.0], [0.5, 3.0]])
+    export(Doubling(2.0), path, x, format)  # type: ignore[arg-type]  # parametrized
+    assert verify_export(path, Doubling(8.0), x) == pytest.approx(0.75, rel=1e-12)
+    assert verify_export(path, Doubling(2.0), x) == 0.0
+    assert verify_export(path, Doubling(0.0), x) == float("inf")
+    assert verify_export(path, Doubling(float("nan")), x) == float("inf")
+
+
+def test_the_example_inputs_are_not_stored(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt2"
+    x = torch.full((2, 3), 0.123456789)
+    export(Doubling(2.0), path, x, "pt2")
+    needle = x[0, :1].numpy().tobytes() * 3
+    with zipfile.ZipFile(path) as archive:
+        assert archive.namelist()
+        assert not any(needle in archive.read(name) for name in archive.namelist())
+
+
+def test_a_network_of_one_batch_size_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt2"
+    with pytest.raises(InputError, match=r"network cannot be exported: .*try dynamic_batch=False"):
+        export(FixedBatch(), path, torch.ones(4, 3), "pt2")
+    assert not path.exists()
+    export(FixedBatch(), path, torch.ones(4, 3), "pt2", dynamic_batch=False)
+    assert verify_export(path, FixedBatch(), torch.ones(4, 3)) == 0.0
+
+
+def test_format_and_suffix_must_agree(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="format='tflite' is not known"):
+        export(Doubling(1.0), tmp_path / "m.tflite", torch.ones(2, 2), "tflite")  # type: ignore[arg-type]  # the point
+    with pytest.raises(InputError, match=r"must end in '\.onnx'"):
+        export(Doubling(1.0), tmp_path / "m.pt2", torch.ones(2, 2))
+
+
+def test_a_missing_extra_comes_with_its_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(MissingExtraError, match=r"onnxscript: pip install 'prunus\[onnx\]'"):
+        export(Doubling(1.0), tmp_path / "m.onnx", torch.ones(2, 2))
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "m.pt2"])
+def test_a_damaged_or_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        verify_export(tmp_path / name, Doubling(1.0), torch.ones(2, 2))
+    (tmp_path / name).write_bytes(b"not a model")
+    with pytest.raises(InputError, match=f"{name}' cannot be run on these inputs"):
+        verify_export(tmp_path / name, Doubling(1.0), torch.ones(2, 2))
+
+
+def test_other_output_shapes_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "m.pt2"
+    export(Doubling(1.0), path, torch.ones(2, 2), "pt2")
+    with pytest.raises(InputError, match=r"gives outputs \[\[2, 2\]\], the network \[\[2, 1\]\]"):
+        verify_export(path, nn.Sequential(Doubling(1.0), nn.Linear(2, 1)), torch.ones(2, 2))

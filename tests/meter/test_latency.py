@@ -1,0 +1,123 @@
+"""Latency of predictors that sleep a known time."""
+
+import gc
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prunus.errors import InputError
+from prunus.meter import measure_latencies, measure_latency
+
+
+def sleeper(name: str, milliseconds: list[float], log: list[str]) -> Callable[[object], None]:
+    """Sleeps the given times in turn, and logs its name."""
+    calls = iter(milliseconds)
+
+    def predict(_inputs: object) -> None:
+        log.append(name)
+        time.sleep(next(calls) / 1e3)
+
+    return predict
+
+
+def test_candidates_take_turns_and_keep_their_own_times() -> None:
+    log: list[str] = []
+    named = {
+        "slow": (sleeper("slow", [30.0] + [12.0] * 5, log), None),
+        "fast": (sleeper("fast", [30.0] + [2.0] * 5, log), None),
+    }
+    found = measure_latencies(named, batch=1, warmup=1, repeats=5)
+    assert log == ["slow", "fast"] * 6
+    # A sleep is never shorter than asked for.
+    assert found["slow"].median_ms >= 12
+    assert 2 <= found["fast"].median_ms < found["slow"].median_ms
+    assert found["fast"].repeats == 5
+    assert found["fast"].warmup == 1
+
+
+def test_quantiles_of_known_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0
+    spent_ms = iter([100, 13, 1, 17, 5, 9])
+
+    def predict(_inputs: object) -> None:
+        nonlocal now
+        now += next(spent_ms) * 1_000_000
+
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: now)
+    found = measure_latency(predict, None, batch=4, warmup=1, repeats=5)
+    # Linear between the sorted 1, 5, 9, 13, 17: quartiles 5 and 13, 95 % at 13 + 0.8 * 4.
+    assert found.median_ms == pytest.approx(9)
+    assert found.iqr_ms == pytest.approx(8)
+    assert found.p95_ms == pytest.approx(16.2)
+    assert (found.batch, found.device, found.engine) == (4, "cpu", "torch")
+    assert found.threads == torch.get_num_threads()
+
+
+def test_a_network_runs_in_eval_and_inference_mode_and_gets_its_modes_back() -> None:
+    seen = []
+
+    class Spy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.frozen = nn.Linear(1, 1).eval()
+
+        def forward(self, x: Tensor, *, scale: float) -> Tensor:
+            seen.append((self.training, torch.is_inference_mode_enabled(), gc.isenabled(), scale))
+            return x * scale
+
+    network = Spy()
+    assert gc.isenabled()
+    measure_latency(network, {"x": torch.zeros(1), "scale": 2.0}, batch=1, warmup=2, repeats=3)
+    assert seen == [(False, True, False, 2.0)] * 5
+    assert network.training
+    assert not network.frozen.training
+    assert gc.isenabled()
+
+
+def test_threads_are_set_and_given_back_even_after_an_error() -> None:
+    before = torch.get_num_threads()
+    seen = []
+
+    def predict(_inputs: object) -> None:
+        seen.append(torch.get_num_threads())
+        if len(seen) == 3:
+            raise KeyError("broken")
+
+    wanted = before + 1
+    with pytest.raises(KeyError):
+        measure_latency(predict, None, batch=1, warmup=0, repeats=5, threads=wanted)
+    assert seen == [wanted] * 3
+    assert torch.get_num_threads() == before
+    found = measure_latency(lambda _: None, None, batch=1, warmup=0, repeats=1, threads=wanted)
+    assert found.threads == wanted
+
+
+def test_each_candidate_may_name_its_engine() -> None:
+    named = {"a": (lambda _: None, None), "b": (lambda _: None, None)}
+    found = measure_latencies(
+        named, batch=1, warmup=0, repeats=1, engine={"a": "torch", "b": "onnxruntime"}
+    )
+    assert {name: latency.engine for name, latency in found.items()} == {
+        "a": "torch",
+        "b": "onnxruntime",
+    }
+    with pytest.raises(InputError, match=r"engine names none for \['b'\]"):
+        measure_latencies(named, batch=1, engine={"a": "torch"})
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("repeats", 0), ("warmup", -1), ("batch", 0), ("threads", 0)]
+)
+def test_counts_out_of_range_are_refused(setting: str, value: int) -> None:
+    settings = {"batch": 1, "warmup": 0, "repeats": 1, setting: value}
+    with pytest.raises(InputError, match=f"{setting}={value}"):
+        measure_latency(lambda _: None, None, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("device", ["meta", "nonsense"])
+def test_devices_that_cannot_be_timed_are_refused(device: str) -> None:
+    with pytest.raises(InputError, match=device):
+        measure_latency(lambda _: None, None, batch=1, device=device)

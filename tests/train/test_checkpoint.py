@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from prunus.errors import InputError
+from prunus.train import TrainConfig, fit
+from tests.train.fakes import search_digits, small_cnn, train_digits
+
+CONFIG = TrainConfig(epochs=2, lr=0.05, batch_size=32, precision="float32", layout="contiguous")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """The checkpoint of a finished training."""
+    path = tmp_path / "run" / "training.pt"
+    fit(small_cnn(), train_digits(0, 64), search_digits(64, 96), CONFIG, seed=0, checkpoint=path)
+    return path
+
+
+def resume(path: Path, **changes: object) -> None:
+    network = small_cnn(seed=9 if "weights" in changes else 0)
+    config = CONFIG.model_copy(update={k: v for k, v in changes.items() if k == "lr"})
+    train = train_digits(1, 65) if "data" in changes else train_digits(0, 64)
+    seed = 7 if "seed" in changes else 0
+    fit(network, train, search_digits(64, 96), config, seed=seed, checkpoint=path)
+
+
+def test_only_the_file_itself_is_left(path: Path) -> None:
+    assert [file.name for file in path.parent.iterdir()] == ["training.pt"]
+
+
+def test_it_is_loaded_without_unpickling(path: Path) -> None:
+    content = torch.load(path, weights_only=True)
+    assert len(content["history"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"lr": 0.1}, r"config\.lr was 0\.05 and is 0\.1"),
+        ({"seed": 7}, "seed was 0 and is 7"),
+        ({"weights": True}, "starting weights"),
+        ({"data": True}, "train data"),
+    ],
+    ids=["config", "seed", "weights", "data"],
+)
+def test_checkpoint_of_another_training_is_refused(
+    path: Path, changes: dict[str, object], named: str
+) -> None:
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=named) as caught:
+        resume(path, **changes)
+    assert str(path) in str(caught.value)
+    assert "delete" in str(caught.value)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "bits"])
+def test_damaged_file_is_named(path: Path, damage: str) -> None:
+    content = path.read_bytes()
+    middle = len(content) // 2
+    path.write_bytes(
+        {
+            "cut": content[:middle],
+            "empty": b"",
+            "text": b"not a checkpoint\n",
+            "bits": content[:middle] + bytes(64) + content[middle + 64 :],
+        }[damage]
+    )
+    with pytest.raises(InputError, match="damaged") as caught:
+        resume(path)
+    assert str(path) in str(caught.value)
+
+
+def test_weights_of_a_network_are_not_taken_for_a_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(small_cnn().state_dict(), path)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="not a checkpoint of a training"):
+        resume(path)
+    assert path.read_bytes() == before
+
+
+def test_folder_in_place_of_the_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot read checkpoint"):
+        resume(tmp_path)

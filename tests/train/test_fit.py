@@ -1,0 +1,368 @@
+import copy
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prunus.data import SearchSplit, Split, TestSplit, TrainSplit
+from prunus.errors import InputError
+from prunus.progress import Silent
+from prunus.train import TrainConfig, evaluate, fit, lr_at
+from tests.train.fakes import (
+    FloatStore,
+    digits,
+    same_state,
+    samples,
+    search_digits,
+    small_cnn,
+    train_digits,
+)
+
+PINNED = {"precision": "float32", "layout": "contiguous"}
+
+
+def settings(**changes: object) -> TrainConfig:
+    return TrainConfig.model_validate(
+        {"epochs": 4, "lr": 0.05, "batch_size": 32, **PINNED, **changes}
+    )
+
+
+def inputs_of(split: Split) -> Tensor:
+    store = split.samples.store
+    assert isinstance(store, FloatStore)
+    assert isinstance(store.inputs, Tensor)
+    return store.inputs
+
+
+def constant_splits() -> tuple[TrainSplit, SearchSplit]:
+    """Four times input 1 with label 0 of two classes."""
+    one = samples(torch.ones(4, 1), torch.zeros(4, dtype=torch.int64), num_classes=2)
+    return TrainSplit(one), SearchSplit(one)
+
+
+class Steps(Silent):
+    """Counts steps; interrupts the training in the middle of an epoch if asked."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.total = self.done = self.finished = 0
+        self.losses: list[float] = []
+        self.stop_at = stop_at
+
+    def start(self, phase: str, total: int) -> None:
+        self.total = total
+
+    def advance(self, n: int = 1, **values: float) -> None:
+        self.done += n
+        if "loss" in values:
+            self.losses.append(values["loss"])
+        if self.done == self.stop_at:
+            raise KeyboardInterrupt
+
+    def finish(self) -> None:
+        self.finished += 1
+
+
+def test_learns_digits() -> None:
+    network, search = small_cnn(), search_digits(1200, 1797)
+    before = evaluate(network, search).top1
+    result = fit(
+        network, train_digits(0, 1200), search, settings(epochs=6, lr=0.1, augment=False), seed=0
+    )
+    assert before < 0.3
+    assert result.search_top1 > 0.9
+    assert evaluate(network, search).top1 == result.search_top1
+    losses = [point.values["train_loss"] for point in result.history]
+    assert losses[-1] < losses[0] / 2
+
+
+def test_adamw_label_smoothing_and_clipping_learn_too() -> None:
+    config = settings(
+        optimizer="adamw", lr=0.01, label_smoothing=0.1, grad_clip=1.0, epochs=4, augment=False
+    )
+    result = fit(small_cnn(), train_digits(0, 1200), search_digits(1200, 1797), config, seed=0)
+    assert result.search_top1 > 0.85
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("select", ["last", "best"])
+def test_resumed_training_ends_with_the_same_weights(
+    tmp_path: Path, optimizer: str, layout: str, select: str
+) -> None:
+    config = settings(optimizer=optimizer, layout=layout, select=select, lr=0.02)
+    train, search = train_digits(0, 200), search_digits(200, 300)
+
+    straight = small_cnn(dropout=0.3)
+    whole = fit(straight, train, search, config, seed=3)
+
+    steps = Steps(stop_at=2 * 7 + 3)  # 7 steps an epoch: in the middle of the third
+    path = tmp_path / "training.pt"
+    killed = small_cnn(dropout=0.3)
+    with pytest.raises(KeyboardInterrupt):
+        fit(killed, train, search, config, seed=3, checkpoint=path, progress=steps)
+    assert steps.finished == 1
+    assert len(torch.load(path, weights_only=True)["history"]) == 2
+    assert not same_state(killed, straight)
+
+    resumed, rest = small_cnn(dropout=0.3), Steps()
+    torch.rand(5)  # the global random state does not matter
+    result = fit(resumed, train, search, config, seed=3, checkpoint=path, progress=rest)
+    assert len(rest.losses) == 2 * 7
+    assert rest.done == rest.total == 4 * 7
+    assert same_state(resumed, straight)
+    assert [p.values for p in result.history] == [p.values for p in whole.history]
+
+    again = small_cnn(dropout=0.3)
+    done = Steps()
+    assert fit(again, train, search, config, seed=3, checkpoint=path, progress=done) == result
+    assert done.losses == []
+    assert same_state(again, straight)
+
+
+def digest_of_a_training(seed: int) -> str:
+    network = small_cnn(dropout=0.3)
+    fit(network, train_digits(0, 100), search_digits(100, 150), settings(epochs=2), seed=seed)
+    raw = b"".join(t.numpy().tobytes() for t in network.state_dict().values())
+    return hashlib.sha256(raw).hexdigest()
+
+
+def test_same_seed_same_weights_in_another_process() -> None:
+    torch.rand(3)
+    here = digest_of_a_training(5)
+    code = "from tests.train.test_fit import digest_of_a_training as d; print(d(5))"
+    root = Path(__file__).parents[2]
+    prelude = (
+        f"import sys; sys.path[:0] = [{str(root)!r}, {str(root / 'src')!r}]; "
+        f"import torch; torch.set_num_threads({torch.get_num_threads()}); "
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", prelude + code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == here
+    assert digest_of_a_training(6) != here
+
+
+def test_global_random_state_flags_layout_and_gradients_are_given_back() -> None:
+    network = small_cnn(dropout=0.5)
+    network[1].eval()
+    flags = [m.training for m in network.modules()]
+    strides = [t.stride() for t in network.state_dict().values()]
+    state = torch.get_rng_state()
+    fit(
+        network,
+        train_digits(0, 64),
+        search_digits(64, 96),
+        settings(layout="channels_last"),
+        seed=0,
+    )
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [m.training for m in network.modules()] == flags
+    assert [t.stride() for t in network.state_dict().values()] == strides
+    assert all(p.grad is None for p in network.parameters())
+
+
+def test_history_progress_and_schedule() -> None:
+    steps = Steps()
+    config = settings(epochs=3)
+    result = fit(
+        small_cnn(), train_digits(0, 96), search_digits(96, 128), config, seed=0, progress=steps
+    )
+    assert steps.done == steps.total == len(steps.losses) == 9
+    assert [p.step for p in result.history] == [1, 2, 3]
+    for epoch, point in enumerate(result.history):
+        mean = sum(steps.losses[3 * epoch : 3 * epoch + 3]) / 3
+        assert point.values["train_loss"] == pytest.approx(mean)
+        expected = lr_at(3 * epoch + 2, 9, peak=0.05, warmup_fraction=0.15, final_lr_fraction=0.01)
+        assert point.values["lr"] == expected
+    assert (result.precision, result.layout) == ("float32", "contiguous")
+    assert result.seconds == result.history[-1].seconds > 0
+
+
+def test_one_step_of_plain_sgd_by_hand() -> None:
+    # Logits w x with w = 0, x = 1, label 0 of 2: softmax (1/2, 1/2), gradient (-1/2, 1/2).
+    network = nn.Linear(1, 2, bias=False)
+    nn.init.zeros_(network.weight)
+    train, search = constant_splits()
+    config = settings(epochs=1, lr=0.2, momentum=0, weight_decay=0, warmup_fraction=0)
+    fit(network, train, search, config.model_copy(update={"augment": False}), seed=0)
+    torch.testing.assert_close(network.weight.detach(), torch.tensor([[0.1], [-0.1]]))
+
+
+def test_clipping_bounds_a_step() -> None:
+    # The gradient above has norm sqrt(1/2); clipped to 0.01 the step of lr 1 has length 0.01.
+    network = nn.Linear(1, 2, bias=False)
+    nn.init.zeros_(network.weight)
+    train, search = constant_splits()
+    config = settings(
+        epochs=1, lr=1.0, momentum=0, weight_decay=0, warmup_fraction=0, grad_clip=0.01,
+        augment=False,
+    )  # fmt: skip
+    fit(network, train, search, config, seed=0)
+    assert network.weight.norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_after_step_holds_connections_at_zero() -> None:
+    network = small_cnn()
+    kept = torch.zeros(8, 1, 1, 1)
+    kept[::2] = 1
+    calls = []
+
+    def hold(module: nn.Module) -> None:
+        calls.append(module is network)
+        with torch.no_grad():
+            weight = module.get_parameter("0.weight")
+            weight.mul_(kept)
+
+    fit(
+        network,
+        train_digits(0, 96),
+        search_digits(96, 128),
+        settings(epochs=2),
+        seed=0,
+        after_step=hold,
+    )
+    assert calls == [True] * 6
+    weight = network.get_parameter("0.weight")
+    assert not weight[1::2].any()
+    assert weight[::2].all()
+
+
+def test_last_batch_of_one_sample_is_skipped() -> None:
+    class Norm(nn.Sequential):
+        """Batch norm after pooling: refuses a batch of one."""
+
+    network = Norm(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(1), nn.Linear(1, 10))
+    steps = Steps()
+    fit(
+        network,
+        train_digits(0, 33),
+        search_digits(33, 40),
+        settings(epochs=2),
+        seed=0,
+        progress=steps,
+    )
+    assert steps.done == steps.total == 2
+
+
+class Snapshot(Silent):
+    """Keeps a copy of the network as it is after one epoch."""
+
+    def __init__(self, network: nn.Module, epoch: int) -> None:
+        self.network, self.epoch, self.epochs = network, epoch, 0
+        self.copy = network
+
+    def advance(self, n: int = 1, **values: float) -> None:
+        self.epochs += "search_top1" in values
+        if self.epochs == self.epoch and "search_top1" in values:
+            self.copy = copy.deepcopy(self.network)
+
+
+def test_best_epoch_is_restored() -> None:
+    # The answers after the second of four epochs are taken for the labels of the search split.
+    train, search = train_digits(0, 300), search_digits(600, 900)
+    network = small_cnn()
+    snapshot = Snapshot(network, epoch=2)
+    config = settings(batch_size=100)
+    fit(network, train, search, config, seed=1, progress=snapshot)
+    inputs = inputs_of(search)
+    labels = snapshot.copy.eval()(inputs).argmax(dim=1)
+    search = SearchSplit(samples(inputs, labels))
+
+    last, best = small_cnn(), small_cnn()
+    result = fit(last, train, search, config, seed=1)
+    assert result.best_epoch == 2
+    assert result.search_top1 == evaluate(last, search).top1 < 1
+    result = fit(best, train, search, config.model_copy(update={"select": "best"}), seed=1)
+    assert result.best_epoch == 2
+    assert result.search_top1 == evaluate(best, search).top1 == 1
+    assert same_state(best, snapshot.copy)
+    assert same_state(last, network)
+
+
+def test_student_follows_its_teacher_and_not_the_labels() -> None:
+    train, search = train_digits(0, 600), search_digits(600, 900)
+    teacher = small_cnn(seed=4)
+    fit(teacher, train, search, settings(epochs=4, lr=0.1, augment=False), seed=0)
+    twin = copy.deepcopy(teacher)
+    # Labels shifted by one: only a student that hears the teacher alone is right.
+    wrong = TrainSplit(samples(inputs_of(train), (train.labels + 1) % 10))
+    student = small_cnn(seed=5)
+    config = settings(epochs=4, lr=0.1, distill_alpha=1.0, distill_temperature=2.0, augment=False)
+    result = fit(student, wrong, search, config, seed=0, teacher=teacher)
+    assert result.search_top1 > 0.8
+    assert same_state(teacher, twin)
+    assert teacher.training
+
+
+def test_divergence_names_the_learning_rate_and_the_remedy() -> None:
+    with pytest.raises(InputError, match=r"lr=1e\+20; use a smaller lr .* grad_clip"):
+        fit(
+            nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)),
+            train_digits(0, 96), search_digits(96, 128), settings(lr=1e20, warmup_fraction=0), seed=0,
+        )  # fmt: skip
+
+
+def test_inputs_that_are_not_finite_are_not_blamed_on_the_learning_rate() -> None:
+    train = train_digits(0, 64)
+    inputs_of(train)[:] = float("nan")
+    with pytest.raises(InputError, match="before the first step"):
+        fit(small_cnn(), train, search_digits(64, 96), settings(), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"distill_alpha": 0.5}, "needs a teacher"),
+        ({"teacher": "other"}, "would ignore it"),
+        ({"teacher": "same", "distill_alpha": 0.5}, "the network itself"),
+        ({"seed": -1}, "seed=-1"),
+    ],
+)
+def test_settings_that_do_not_fit(changes: dict[str, object], message: str) -> None:
+    network = small_cnn()
+    teacher = {"other": small_cnn(), "same": network}.get(str(changes.pop("teacher", "")))
+    seed = int(str(changes.pop("seed", 0)))
+    with pytest.raises(InputError, match=message):
+        fit(
+            network,
+            train_digits(0, 8),
+            search_digits(8, 16),
+            settings(**changes),
+            seed=seed,
+            teacher=teacher,
+        )
+
+
+def test_splits_in_the_wrong_place_are_refused_unread() -> None:
+    test = TestSplit(digits(8, 16))
+    with pytest.raises(InputError, match="search is a test split"):
+        fit(small_cnn(), train_digits(0, 8), test, settings(), seed=0)  # type: ignore[arg-type]  # so
+    with pytest.raises(InputError, match="train is a test split"):
+        fit(small_cnn(), test, search_digits(0, 8), settings(), seed=0)  # type: ignore[arg-type]  # so
+    assert test.evaluations == 0
+
+
+def test_automatic_choice_is_told_and_can_be_pinned() -> None:
+    train, search = train_digits(0, 64), search_digits(64, 96)
+    first, second = small_cnn(), small_cnn()
+    result = fit(first, train, search, settings(precision="auto", layout="auto"), seed=0)
+    pinned = settings(precision=result.precision, layout=result.layout)
+    fit(second, train, search, pinned, seed=0)
+    assert same_state(first, second)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_learns_and_gives_the_network_back_on_the_cpu() -> None:
+    network = small_cnn()
+    config = settings(precision="auto", layout="auto", epochs=6, lr=0.1, augment=False)
+    result = fit(
+        network, train_digits(0, 1200), search_digits(1200, 1797), config, seed=0, device="cuda"
+    )
+    assert (result.precision, result.layout) == ("bfloat16", "channels_last")
+    assert result.search_top1 > 0.9
+    assert all(p.device.type == "cpu" for p in network.parameters())

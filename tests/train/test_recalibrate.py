@@ -1,0 +1,119 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prunus.data import SearchSplit, TrainSplit
+from prunus.errors import DataError, InputError
+from prunus.train import recalibrate_batch_norm_
+from tests.train.fakes import FloatStore, digits, same_state, samples, small_cnn, train_digits
+
+
+def images(count: int) -> TrainSplit:
+    generator = torch.Generator().manual_seed(1)
+    values = 5 + 3 * torch.randn(count, 2, 3, 3, generator=generator)
+    return TrainSplit(samples(values, torch.zeros(count, dtype=torch.int64)))
+
+
+def values_of(split: TrainSplit) -> Tensor:
+    store = split.samples.store
+    assert isinstance(store, FloatStore)
+    assert isinstance(store.inputs, Tensor)
+    return store.inputs
+
+
+class Head(nn.Module):
+    """A batch norm at the input, then logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(2, momentum=0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(x).mean(dim=(2, 3))
+        return out
+
+
+def test_one_batch_gives_the_mean_and_unbiased_variance_of_the_images() -> None:
+    network, split = Head(), images(20)
+    recalibrate_batch_norm_(network, split, images=20, batch_size=20)
+    values = values_of(split)
+    channels = values.double().transpose(0, 1).reshape(2, -1)
+    assert network.norm.running_mean is not None
+    assert network.norm.running_var is not None
+    torch.testing.assert_close(network.norm.running_mean.double(), channels.mean(1))
+    torch.testing.assert_close(network.norm.running_var.double(), channels.var(1))
+
+
+def test_batches_are_averaged_evenly_and_a_smaller_last_one_is_left_out() -> None:
+    network, split = Head(), images(20)
+    recalibrate_batch_norm_(network, split, images=19, batch_size=8, seed=4)
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(4))
+    values = values_of(split)
+    parts = [
+        values[rows].double().transpose(0, 1).reshape(2, -1) for rows in (order[:8], order[8:16])
+    ]
+    assert network.norm.running_mean is not None
+    assert network.norm.running_var is not None
+    mean = torch.stack([part.mean(1) for part in parts]).mean(0)
+    variance = torch.stack([part.var(1) for part in parts]).mean(0)
+    torch.testing.assert_close(network.norm.running_mean.double(), mean)
+    torch.testing.assert_close(network.norm.running_var.double(), variance)
+
+
+def test_only_running_statistics_change() -> None:
+    network, twin = small_cnn(dropout=0.5), small_cnn(dropout=0.5)
+    norm = network[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    norm.momentum = 0.3
+    norm.eval()
+    flags = [m.training for m in network.modules()]
+    recalibrate_batch_norm_(network, train_digits(0, 64))
+    assert norm.momentum == 0.3
+    assert [m.training for m in network.modules()] == flags
+    theirs = twin.state_dict()
+    changed = {k for k, v in network.state_dict().items() if not torch.equal(v, theirs[k])}
+    assert changed == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+
+
+def test_dropout_before_a_batch_norm_is_off() -> None:
+    network = nn.Sequential(nn.Dropout(0.9), Head())
+    plain = nn.Sequential(nn.Identity(), Head())
+    for one in (network, plain):
+        recalibrate_batch_norm_(one, images(20), batch_size=10)
+    assert same_state(network, plain)
+
+
+def test_seed_chooses_the_images_and_the_global_state_is_untouched() -> None:
+    state = torch.get_rng_state()
+    networks = [Head() for _ in range(3)]
+    for network, seed in zip(networks, (0, 0, 1), strict=True):
+        recalibrate_batch_norm_(network, images(40), images=8, batch_size=8, seed=seed)
+    assert same_state(networks[0], networks[1])
+    assert not same_state(networks[0], networks[2])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_without_tracked_batch_norm_nothing_is_read() -> None:
+    split = images(4)
+    network = nn.Sequential(nn.BatchNorm2d(2, track_running_stats=False), nn.Flatten())
+    recalibrate_batch_norm_(network, split)
+    assert isinstance(split.samples.store, FloatStore)
+    assert split.samples.store.sizes == []
+
+
+def test_momentum_comes_back_after_a_failure() -> None:
+    network = nn.Sequential(nn.BatchNorm2d(3, momentum=0.2))
+    with pytest.raises(RuntimeError):
+        recalibrate_batch_norm_(network, images(4))
+    assert [m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)] == [0.2]
+
+
+def test_too_little_is_refused() -> None:
+    with pytest.raises(InputError, match="batch_size=1"):
+        recalibrate_batch_norm_(Head(), images(4), batch_size=1)
+    with pytest.raises(InputError, match="images=0"):
+        recalibrate_batch_norm_(Head(), images(4), images=0)
+    with pytest.raises(InputError, match="search split"):
+        recalibrate_batch_norm_(Head(), SearchSplit(digits(0, 4)))  # type: ignore[arg-type]  # so
+    with pytest.raises(DataError, match="the split has 1"):
+        recalibrate_batch_norm_(Head(), images(1))

@@ -1,0 +1,250 @@
+"""Every kind of source builds, and each mistake is named."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from prunus.errors import InputError, MissingExtraError
+from prunus.records import Source
+from prunus.zoo import build, load_source
+
+FACTORY = """
+from dataclasses import dataclass
+import torch
+from torch import nn
+from neighbor import WIDTH
+
+@dataclass
+class Size:
+    width: int = WIDTH
+
+def make(outputs=2):
+    return nn.Sequential(nn.Linear(Size().width, outputs), nn.Dropout(0.5))
+
+def broken():
+    raise RuntimeError("no such layer")
+
+def number():
+    return 3
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "neighbor.py").write_text("WIDTH = 5\n")
+    path = tmp_path / "nets.py"
+    path.write_text(FACTORY)
+    return path
+
+
+def test_zoo_name_with_arguments_and_weights(tmp_path: Path) -> None:
+    trained = build("digits_cnn", seed=5, num_classes=4)
+    save_file(trained.state_dict(), tmp_path / "w.safetensors")
+    source = Source(
+        model="digits_cnn",
+        arguments={"num_classes": 4},
+        weights=str(tmp_path / "w.safetensors"),
+    )
+    network = load_source(source)
+    assert not network.training
+    expected = trained.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in network.state_dict().items())
+
+
+def test_file_factory_is_called_with_the_arguments(file: Path) -> None:
+    before, path_before = torch.random.get_rng_state(), list(sys.path)
+    source = Source(model=f"{file}:make", arguments={"outputs": 3})
+    first, second = load_source(source), load_source(source)
+    assert first.get_parameter("0.weight").shape == (3, 5)
+    assert torch.equal(first.get_parameter("0.weight"), second.get_parameter("0.weight"))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert sys.path == path_before
+    assert not first.training
+
+
+@pytest.mark.parametrize(
+    ("factory", "arguments", "message"),
+    [
+        ("nothing", {}, r"has no function 'nothing': it defines Size, broken, make, number"),
+        ("broken", {}, r"broken\(\) raised RuntimeError: no such layer; mend the file"),
+        ("make", {"inputs": 2}, r"make\(inputs\) raised TypeError"),
+        ("number", {}, r"gave int: the factory must return a torch\.nn\.Module"),
+        ("", {}, r"names no factory: write FILE\.py:FACTORY"),
+    ],
+)
+def test_wrong_factories_are_named(
+    file: Path, factory: str, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        load_source(Source(model=f"{file}:{factory}", arguments=arguments))
+
+
+def test_wrong_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"file 'gone\.py' does not exist"):
+        load_source(Source(model="gone.py:make"))
+    with pytest.raises(InputError, match=r"model 'gone\.py' names no factory"):
+        load_source(Source(model="gone.py"))
+    (tmp_path / "bad.py").write_text("import torch\n1 / 0\n")
+    modules = set(sys.modules)
+    with pytest.raises(InputError, match=r"bad\.py' cannot be imported: ZeroDivisionError"):
+        load_source(Source(model=f"{tmp_path / 'bad.py'}:make"))
+    assert not [name for name in set(sys.modules) - modules if "bad" in name]
+
+
+def test_unknown_and_empty_names_are_refused() -> None:
+    with pytest.raises(InputError, match=r"model 'lenet' is unknown: .*resnet20.*hf:NAME"):
+        load_source(Source(model="lenet"))
+    with pytest.raises(InputError, match=r"model 'hf:' names no network: write hf:NAME"):
+        load_source(Source(model="hf:"))
+
+
+@pytest.mark.parametrize(
+    ("model", "package", "extra"),
+    [
+        ("hf:x", "transformers", "text"),
+        ("timm:x", "timm", "zoo"),
+        ("torchvision:x", "torchvision.models", "zoo"),
+    ],
+)
+def test_missing_packages_name_their_extra(
+    monkeypatch: pytest.MonkeyPatch, model: str, package: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=rf"pip install prunus\[{extra}\]"):
+        load_source(Source(model=model))
+
+
+def test_timm_fetches_its_weights_unless_own_ones_are_given(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls: list[tuple[str, dict[str, Any]]] = []
+
+    def create_model(name: str, **arguments: Any) -> nn.Module:
+        if name != "tiny":
+            raise RuntimeError(f"Unknown model ({name})")
+        calls.append((name, arguments))
+        return nn.Linear(2, 2)
+
+    fake = ModuleType("timm")
+    fake.create_model = create_model  # type: ignore[attr-defined]  # a stand-in for the package
+    monkeypatch.setitem(sys.modules, "timm", fake)
+    save_file({"weight": torch.eye(2), "bias": torch.ones(2)}, tmp_path / "w.safetensors")
+    load_source(Source(model="timm:tiny", arguments={"num_classes": 2}))
+    network = load_source(Source(model="timm:tiny", weights=str(tmp_path / "w.safetensors")))
+    assert calls == [
+        ("tiny", {"num_classes": 2, "pretrained": True}),
+        ("tiny", {"pretrained": False}),
+    ]
+    assert torch.equal(network.get_parameter("weight"), torch.eye(2))
+    with pytest.raises(InputError, match=r"'timm:huge' cannot be built: Unknown model \(huge\)"):
+        load_source(Source(model="timm:huge"))
+
+
+def test_torchvision_downloads_are_not_unpickled(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def get_model(name: str, weights: None, **arguments: Any) -> nn.Module:
+        if name != "tiny":
+            raise ValueError(f"Unknown model {name}")
+        return nn.Linear(2, arguments.get("num_classes", 2))
+
+    class Weights:
+        class DEFAULT:  # noqa: N801  (torchvision's name)
+            url = "https://example.org/tiny.pth"
+
+    def download(url: str, **options: Any) -> dict[str, torch.Tensor]:
+        asked.update(options, url=url)
+        return {"weight": torch.eye(2), "bias": torch.ones(2)}
+
+    fake = ModuleType("torchvision.models")
+    fake.get_model = get_model  # type: ignore[attr-defined]  # a stand-in for the package
+    fake.get_model_weights = lambda name: Weights  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torchvision.models", fake)
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", download)
+    network = load_source(Source(model="torchvision:tiny"))
+    assert torch.equal(network.get_parameter("weight"), torch.eye(2))
+    assert asked["weights_only"] is True
+    assert asked["url"] == "https://example.org/tiny.pth"
+    wide = {"pretrained": False, "num_classes": 5}
+    assert load_source(Source(model="torchvision:tiny", arguments=wide)).get_parameter(
+        "weight"
+    ).shape == (5, 2)
+    with pytest.raises(InputError, match=r"'torchvision:huge' cannot be built: Unknown model"):
+        load_source(Source(model="torchvision:huge"))
+
+
+@pytest.fixture(scope="module")
+def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=20,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=8,
+        num_labels=3,
+    )
+    folder = tmp_path_factory.mktemp("bert")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(11)
+        transformers.BertForSequenceClassification(config).half().save_pretrained(folder)
+    return folder
+
+
+def test_hf_folder_loads_in_float32(bert_folder: Path) -> None:
+    from safetensors.torch import load_file
+
+    network = load_source(Source(model=f"hf:{bert_folder}"))
+    stored = load_file(bert_folder / "model.safetensors")
+    loaded = network.state_dict()
+    assert stored.keys() <= loaded.keys()
+    assert all(torch.equal(loaded[name], stored[name].float()) for name in stored)
+    assert loaded["classifier.weight"].dtype == torch.float32
+    logits = network(input_ids=torch.tensor([[1, 2, 3]])).logits
+    assert logits.shape == (1, 3)
+
+
+def test_hf_config_alone_builds_seeded_weights(bert_folder: Path) -> None:
+    source = Source(model=f"hf:{bert_folder}", arguments={"pretrained": False, "num_labels": 5})
+    first, second = load_source(source), load_source(source)
+    weight = first.get_parameter("classifier.weight")
+    assert weight.shape == (5, 8)
+    assert torch.equal(weight, second.get_parameter("classifier.weight"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"task": "sound"}, r"argument 'task' is 'sound': use one of image, text"),
+        ({"task": "image"}, r"\(bert\) has no classifier for image"),
+        ({"trust_remote_code": True}, r"'trust_remote_code' is not allowed"),
+    ],
+)
+def test_hf_mistakes_are_named(bert_folder: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_source(Source(model=f"hf:{bert_folder}", arguments=arguments))
+
+
+def test_hf_image_classifier_is_found_by_its_config(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=8,
+        patch_size=4,
+        num_labels=4,
+    )
+    config.save_pretrained(tmp_path)
+    source = Source(model=f"hf:{tmp_path}", arguments={"pretrained": False})
+    assert load_source(source)(torch.zeros(1, 3, 8, 8)).logits.shape == (1, 4)
+    with pytest.raises(InputError, match=r"cannot be loaded: .*give a hub name or a folder"):
+        load_source(Source(model=f"hf:{tmp_path}"))  # no weights there

@@ -18,13 +18,13 @@ _VISION: dict[str, dict[str, Any]] = {
     "ConvNextV2": {"hidden_sizes": [16, 24, 32, 48], "depths": [1, 1, 2, 1]},
     "MobileNetV1": {"depth_multiplier": 0.25},
     "MobileNetV2": {"depth_multiplier": 0.35},
-    "EfficientNet": {"width_coefficient": 0.35, "depth_coefficient": 0.35, "hidden_dim": 96, "image_size": 64},
+    "EfficientNet": {"width_coefficient": 0.35, "depth_coefficient": 0.35, "hidden_dim": 448, "image_size": 64},
     "MobileViT": {"hidden_sizes": [24, 32, 40], "neck_hidden_sizes": [8, 16, 16, 24, 32, 40, 64], "image_size": 64},
     "Bit": {"embedding_size": 32, "hidden_sizes": [32, 64, 96, 128], "depths": [1, 1, 1, 1], "num_groups": 8},
     "Levit": {"hidden_sizes": [32, 48, 64], "num_attention_heads": [2, 3, 4], "depths": [1, 1, 1], "key_dim": [8, 8, 8], "image_size": 64,
               "down_ops": [["Subsample", 8, 4, 4, 2, 2], ["Subsample", 8, 4, 4, 2, 2]]},
     "PoolFormer": {"hidden_sizes": [16, 24, 32, 48], "depths": [1, 1, 1, 1]},
-    "Cvt": {"embed_dim": [16, 32, 48], "num_heads": [1, 2, 3], "depth": [1, 1, 1]},
+    "Cvt": {"embed_dim": [16, 32, 48], "num_heads": [1, 2, 3], "depth": [1, 2, 3]},
     "Segformer": {"hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 2, 3, 4]},
     "ViT": {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96, "image_size": 64},
     "DeiT": {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96, "image_size": 64},
@@ -107,6 +107,23 @@ def _t5(_: str) -> Built:
 def _zoo(name: str) -> Built:
     shape = (2, 1, 8, 8) if name == "digits_cnn" else (2, 3, 32, 32)
     return build(name), {"x": torch.randn(shape)}
+
+
+def enliven(network: nn.Module, inputs: Mapping[str, torch.Tensor]) -> None:
+    """Give random weights a working network's statistics, in place: else deep ones output a constant.
+
+    Norm scales and biases get random values (a leaked constant must show) and batch-norm statistics
+    come from three passes in train mode.
+    """
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if parameter.dim() == 1:
+                centre = 1.0 if name.endswith("weight") else 0.0
+                parameter.copy_(centre + 0.2 * torch.randn_like(parameter))
+        network.train()
+        for _ in range(3):
+            network(**inputs)
+    network.eval()
 
 
 def architectures() -> dict[str, tuple[str, Callable[[str], Built]]]:

@@ -1,1 +1,97 @@
-"""Prunus makes trained PyTorch networks smaller and faster, and proves it."""
+"""Prunus makes trained PyTorch networks smaller and faster, and proves it.
+
+Names are imported when they are first used: ``import prunus`` alone does not load torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prunus.artifact import export as export
+    from prunus.artifact import load as load
+    from prunus.data import from_datasets as from_datasets
+    from prunus.data import load_data as load_data
+    from prunus.graph import certify as certify
+    from prunus.graph import cut as cut
+    from prunus.graph import trace as trace
+    from prunus.method import Budget as Budget
+    from prunus.plan import Plan as Plan
+    from prunus.recipe import Prune as Prune
+    from prunus.recipe import Recalibrate as Recalibrate
+    from prunus.recipe import Recipe as Recipe
+    from prunus.recipe import Repeat as Repeat
+    from prunus.recipe import Train as Train
+    from prunus.recipe import compare as compare
+    from prunus.recipe import compress as compress
+    from prunus.recipe import load_recipe as load_recipe
+    from prunus.recipe import train_network as train_network
+    from prunus.records import Source as Source
+    from prunus.report import write_report as write_report
+    from prunus.zoo import build as build
+
+    __version__: str
+
+__all__ = [
+    "Budget",
+    "Plan",
+    "Prune",
+    "Recalibrate",
+    "Recipe",
+    "Repeat",
+    "Source",
+    "Train",
+    "__version__",
+    "build",
+    "certify",
+    "compare",
+    "compress",
+    "cut",
+    "export",
+    "from_datasets",
+    "load",
+    "load_data",
+    "load_recipe",
+    "trace",
+    "train_network",
+    "write_report",
+]
+
+_HOMES = {
+    "prunus.artifact": ("export", "load"),
+    "prunus.data": ("from_datasets", "load_data"),
+    "prunus.graph": ("certify", "cut", "trace"),
+    "prunus.method": ("Budget",),
+    "prunus.plan": ("Plan",),
+    "prunus.recipe": (
+        "Prune",
+        "Recalibrate",
+        "Recipe",
+        "Repeat",
+        "Train",
+        "compare",
+        "compress",
+        "load_recipe",
+        "train_network",
+    ),
+    "prunus.records": ("Source",),
+    "prunus.report": ("write_report",),
+    "prunus.zoo": ("build",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home when it is first asked for (PEP 562)."""
+    if name == "__version__":
+        value: Any = import_module("importlib.metadata").version("prunus")
+    elif name in _HOME_OF:
+        value = getattr(import_module(_HOME_OF[name]), name)
+    else:
+        raise AttributeError(f"module 'prunus' has no attribute '{name}'")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """All public names, also those that are not imported yet."""
+    return sorted({*globals(), *__all__})

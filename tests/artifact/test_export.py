@@ -50,6 +50,14 @@ class FixedBatch(nn.Module):
         return x.reshape(4, -1) * 2.0
 
 
+class NoOnnxOperator(nn.Module):
+    """A Bessel function: PyTorch has it, ONNX has not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.special.bessel_j1(x)
+        return out
+
+
 class Doubling(nn.Module):
     def __init__(self, factor: float) -> None:
         super().__init__()
@@ -124,6 +132,13 @@ def test_a_network_of_one_batch_size_is_refused_with_the_remedy(tmp_path: Path) 
     assert not path.exists()
     export(FixedBatch(), path, torch.ones(4, 3), "pt2", dynamic_batch=False)
     assert verify_export(path, FixedBatch(), torch.ones(4, 3)) == 0.0
+
+
+def test_an_operator_that_onnx_lacks_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"to ONNX: .*bessel_j1.*; try format='pt2'") as raised:
+        export(NoOnnxOperator(), tmp_path / "m.onnx", torch.ones(2, 3))
+    assert "\n" not in str(raised.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_format_and_suffix_must_agree(tmp_path: Path) -> None:

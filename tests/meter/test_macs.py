@@ -1,6 +1,5 @@
 """MACs against closed formulas: one multiply-add is one MAC, biases and element-wise work are 0."""
 
-import math
 from dataclasses import dataclass
 
 import pytest
@@ -9,60 +8,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from prunus.errors import InputError
 from prunus.meter import count_macs
+from tests.meter.wrappers import NeedsValues
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-
-
-class NeedsValues(nn.Module):
-    """Cannot run on meta: reads a value, and changes a buffer on the way."""
-
-    seen: Tensor
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-        self.register_buffer("seen", torch.zeros(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.seen += 1
-        if x.sum().item() > 1e9:
-            raise ValueError("too large")
-        out: Tensor = self.inner(x)
-        return out
-
-
-class UnderInferenceMode(nn.Module):
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.inference_mode():
-            out: Tensor = self.inner(x)
-        return out
-
-
-class Attention(nn.Module):
-    """Causal attention of `heads` queries over `key_heads` keys, eager or fused."""
-
-    def __init__(self, heads: int, key_heads: int, *, fused: bool) -> None:
-        super().__init__()
-        self.heads, self.key_heads, self.fused = heads, key_heads, fused
-
-    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        if self.fused:
-            return F.scaled_dot_product_attention(
-                query, key, value, is_causal=True, enable_gqa=self.heads != self.key_heads
-            )
-        key = key.repeat_interleave(self.heads // self.key_heads, -3)
-        value = value.repeat_interleave(self.heads // self.key_heads, -3)
-        weights = (query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])).softmax(-1)
-        return weights @ value
 
 
 @dataclass(frozen=True)
@@ -180,75 +132,6 @@ def test_matrix_products_of_every_spelling() -> None:
     assert counted.uncounted == ()
 
 
-@pytest.mark.parametrize("backend", [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])
-@pytest.mark.parametrize("wrap", [None, NeedsValues, UnderInferenceMode])
-def test_attention_counts_alike_on_every_back_end(
-    backend: SDPBackend, wrap: type[nn.Module] | None
-) -> None:
-    class OneInput(nn.Module):
-        def __init__(self, *, fused: bool) -> None:
-            super().__init__()
-            self.attention = Attention(4, 4, fused=fused)
-
-        def forward(self, x: Tensor) -> Tensor:
-            out: Tensor = self.attention(x, x[..., :5, :], x[..., :5, :6])
-            return out
-
-    x = torch.zeros(2, 4, 7, 6)
-    expected = 2 * 4 * 7 * 5 * (6 + 6)
-    for fused in (True, False):
-        network: nn.Module = OneInput(fused=fused)
-        network = wrap(network) if wrap is not None else network
-        with sdpa_kernel(backend):
-            counted = count_macs(network, x)
-        assert counted.macs == expected
-        assert counted.uncounted == ()
-
-
-@pytest.mark.parametrize("fused", [True, False])
-def test_grouped_queries_count_at_the_heads_of_the_queries(fused: bool) -> None:
-    query, key = torch.zeros(1, 6, 7, 8), torch.zeros(1, 2, 5, 8)
-    counted = count_macs(Attention(6, 2, fused=fused), (query, key, key))
-    assert counted.macs == 6 * 7 * 5 * (8 + 8)
-
-
-@pytest.mark.parametrize("wrap", [None, NeedsValues, UnderInferenceMode])
-@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
-def test_recurrent_layers_follow_the_formula(
-    kind: type[nn.LSTM | nn.GRU | nn.RNN], gates: int, wrap: type[nn.Module] | None
-) -> None:
-    class Output(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layers = kind(4, 5, num_layers=2, bidirectional=True, batch_first=True)
-
-        def forward(self, x: Tensor) -> Tensor:
-            out: Tensor = self.layers(x)[0]
-            return out
-
-    network: nn.Module = Output()
-    network = wrap(network) if wrap is not None else network
-    counted = count_macs(network, torch.zeros(3, 7, 4))
-    one_direction = gates * 5 * (4 + 5) + gates * 5 * (2 * 5 + 5)
-    assert counted.macs == 3 * 7 * 2 * one_direction
-    assert counted.uncounted == ()
-
-
-@pytest.mark.parametrize("wrap", [None, NeedsValues, UnderInferenceMode])
-def test_transformer_layer_is_counted_where_pytorch_has_a_fast_path(
-    wrap: type[nn.Module] | None,
-) -> None:
-    tokens, width, hidden = 3, 8, 16
-    layer: nn.Module = nn.TransformerEncoderLayer(width, 2, hidden, batch_first=True).eval()
-    layer = wrap(layer) if wrap is not None else layer
-    with torch.no_grad():
-        counted = count_macs(layer, torch.zeros(1, tokens, width))
-    projections, attention = 4 * tokens * width**2, 2 * tokens**2 * width
-    assert counted.macs == projections + attention + 2 * tokens * width * hidden
-    assert counted.uncounted == ()
-    assert torch.backends.mha.get_fastpath_enabled()
-
-
 def test_lookups_and_norms_are_free() -> None:
     network = nn.Sequential(nn.Embedding(11, 6), nn.LayerNorm(6), nn.Softmax(-1), nn.Dropout(0.5))
     counted = count_macs(network, torch.zeros(1, 4, dtype=torch.long))
@@ -258,7 +141,8 @@ def test_lookups_and_norms_are_free() -> None:
 def test_contractions_without_a_rule_are_named() -> None:
     class Odd(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return torch.fft.rfft(x).abs().sum() + torch.cdist(x, x).sum() + torch.relu_(x).sum()
+            spectrum: Tensor = torch.fft.rfft(x)
+            return spectrum.abs().sum() + torch.cdist(x, x).sum() + torch.relu_(x).sum()
 
     counted = count_macs(Odd(), torch.zeros(4, 4))
     assert counted.macs == 0
@@ -301,6 +185,18 @@ def test_the_network_is_not_touched(wrap: type[nn.Module]) -> None:
     assert all(p.grad is None and p.requires_grad for p in network.parameters())
     assert torch.equal(torch.get_rng_state(), generator)
     assert torch.equal(x, torch.zeros(1, 2, 5, 5))
+
+
+def test_the_count_is_that_of_eval_mode_and_draws_nothing_from_the_global_generator() -> None:
+    class Noisy(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            out = super().forward(x + torch.rand(1, device=x.device))
+            return super().forward(out) if self.training else out
+
+    for network in (Noisy(3, 3), NeedsValues(Noisy(3, 3))):
+        generator = torch.get_rng_state()
+        assert count_macs(network.train(), torch.zeros(1, 3)).macs == 9
+        assert torch.equal(torch.get_rng_state(), generator)
 
 
 def test_inputs_by_name_and_by_position_agree() -> None:

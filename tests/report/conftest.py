@@ -72,7 +72,11 @@ def make_history(method: str, seed: int) -> tuple[HistoryPoint, ...]:
                 HistoryPoint(phase="search", step=step, seconds=2.0 * step, values=values)
             )
     for epoch in range(1, 9):
-        values = {"loss": 1.5 / epoch + shift + 0.02 * seed, "top1": 0.9 - shift - 0.2 / epoch, "lr": 0.1 / epoch}
+        values = {
+            "loss": 1.5 / epoch + shift + 0.02 * seed,
+            "top1": 0.9 - shift - 0.2 / epoch,
+            "lr": 0.1 / epoch,
+        }
         points.append(HistoryPoint(phase="train", step=epoch, seconds=9.0 * epoch, values=values))
     return tuple(points)
 
@@ -90,7 +94,11 @@ def make_run(method: str = "genetic", seed: int = 0, **changes: Any) -> RunRecor
     times = LATENCY_MS.get(known)
     macs = 20_400_000 if known != "genetic" else (20_300_000, 20_400_000, 20_200_000)[seed % 3]
     widths = [
-        LayerWidth(group=group, before=16 * (1 + i // 3), after=(10 + seed + i * (2 + len(method))) % 16 + 1)
+        LayerWidth(
+            group=group,
+            before=16 * (1 + i // 3),
+            after=(10 + seed + i * (2 + len(method))) % 16 + 1,
+        )
         for i, group in enumerate(GROUPS)
     ]
     refused = LayerWidth(
@@ -146,7 +154,7 @@ def environment_of() -> Callable[..., Environment]:
     return make_environment
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def comparison() -> Comparison:
     """Two methods and a null baseline at half the MACs; one has no latency, all a refused group."""
     runs = [make_run(method, seed) for method in TOP1 for seed in range(3)]

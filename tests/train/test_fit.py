@@ -3,6 +3,7 @@ import hashlib
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -130,6 +131,7 @@ def digest_of_a_training(seed: int) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
+@pytest.mark.slow  # starts a process that imports torch
 def test_same_seed_same_weights_in_another_process() -> None:
     torch.rand(3)
     here = digest_of_a_training(5)
@@ -353,6 +355,55 @@ def test_automatic_choice_is_told_and_can_be_pinned() -> None:
     pinned = settings(precision=result.precision, layout=result.layout)
     fit(second, train, search, pinned, seed=0)
     assert same_state(first, second)
+
+
+def test_bfloat16_computes_coarsely_and_keeps_float32_weights() -> None:
+    trained = []
+    for precision in ("float32", "bfloat16"):
+        network = small_cnn()
+        config = settings(epochs=1, precision=precision, augment=False)
+        result = fit(network, train_digits(0, 96), search_digits(96, 128), config, seed=0)
+        assert result.precision == precision
+        assert all(p.dtype == torch.float32 for p in network.parameters())
+        trained.append(network.get_parameter("6.weight").detach())
+    assert not torch.equal(*trained)
+    torch.testing.assert_close(*trained, rtol=0, atol=2e-2)  # 8 bits of mantissa, three steps
+
+
+class TextNet(nn.Module):
+    """Called by keyword, answers with an object, as the models of Hugging Face do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(20, 8)
+        self.classifier = nn.Linear(8, 2)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
+        mask = attention_mask.unsqueeze(-1)
+        mean = (self.embedding(input_ids) * mask).sum(1) / mask.sum(1)
+        return SimpleNamespace(logits=self.classifier(mean))
+
+
+def test_texts_are_trained_on_with_a_checkpoint(tmp_path: Path) -> None:
+    # Class 1: token 7 stands first; masked positions hold noise.
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(8, 20, (300, 6), generator=generator)
+    labels = torch.randint(2, (300,), generator=generator)
+    tokens[labels == 1, 0] = 7
+    mask = torch.ones(300, 6)
+    mask[:, 4:] = 0
+    part = [
+        samples({"input_ids": tokens[rows], "attention_mask": mask[rows]}, labels[rows], 2)
+        for rows in (slice(0, 200), slice(200, 300))
+    ]
+    config = settings(epochs=5, optimizer="adamw", lr=0.05, augment=False, precision="auto")
+    torch.manual_seed(0)
+    network, path = TextNet(), tmp_path / "text.pt"
+    result = fit(
+        network, TrainSplit(part[0]), SearchSplit(part[1]), config, seed=0, checkpoint=path
+    )
+    assert result.search_top1 == 1.0
+    assert path.exists()
 
 
 @pytest.mark.gpu

@@ -155,7 +155,7 @@ def test_torchvision_downloads_are_not_unpickled(monkeypatch: pytest.MonkeyPatch
         return nn.Linear(2, arguments.get("num_classes", 2))
 
     class Weights:
-        class DEFAULT:  # noqa: N801  (torchvision's name)
+        class DEFAULT:
             url = "https://example.org/tiny.pth"
 
     def download(url: str, **options: Any) -> dict[str, torch.Tensor]:
@@ -164,7 +164,7 @@ def test_torchvision_downloads_are_not_unpickled(monkeypatch: pytest.MonkeyPatch
 
     fake = ModuleType("torchvision.models")
     fake.get_model = get_model  # type: ignore[attr-defined]  # a stand-in for the package
-    fake.get_model_weights = lambda name: Weights  # type: ignore[attr-defined]
+    fake.get_model_weights = {"tiny": Weights}.__getitem__  # type: ignore[attr-defined]  # too
     monkeypatch.setitem(sys.modules, "torchvision.models", fake)
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", download)
     network = load_source(Source(model="torchvision:tiny"))

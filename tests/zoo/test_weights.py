@@ -156,13 +156,16 @@ def test_unreadable_files_are_refused(source: nn.Module, tmp_path: Path) -> None
 )
 def test_shared_checkpoints_load(model: str, file: str) -> None:
     network = build(model)
-    before = network.state_dict()["layer1.0.conv1.weight" if "res" in model else "features.0.weight"]
+    before = network.state_dict()[
+        "layer1.0.conv1.weight" if "res" in model else "features.0.weight"
+    ]
     before = before.clone()
     load_weights(network, file)
     assert not any(torch.equal(before, value) for value in network.state_dict().values())
 
 
 @needs_data
+@pytest.mark.slow
 def test_resnet20_checkpoint_is_as_good_as_published() -> None:
     """91.73 % on the whole test set, in the table of the data: near it on the first 512 images."""
     network = build("resnet20")

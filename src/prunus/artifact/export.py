@@ -93,6 +93,14 @@ def cpu_copy(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network).cpu().eval()
 
 
+def first_line(error: BaseException) -> str:
+    """Kind and cause of an error in one line; exporters wrap theirs in pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 def _trace(network: nn.Module, example_inputs: Inputs, *, dynamic_batch: bool) -> ExportedProgram:
     args, kwargs = arguments(example_inputs)
     args = tuple(_example(tensor, dynamic_batch) for tensor in args)
@@ -105,11 +113,8 @@ def _trace(network: nn.Module, example_inputs: Inputs, *, dynamic_batch: bool) -
         with torch.no_grad():
             program = torch.export.export(cpu_copy(network), args, kwargs, dynamic_shapes=shapes)
     except Exception as error:  # a user's forward may raise anything in the tracer
-        reason = next((line for line in str(error).splitlines() if line.strip()), "")
         remedy = "; try dynamic_batch=False" if dynamic_batch else ""
-        raise InputError(
-            f"network cannot be exported: {type(error).__name__}: {reason.strip()}{remedy}"
-        ) from error
+        raise InputError(f"network cannot be exported: {first_line(error)}{remedy}") from error
     program.example_inputs = None  # they would be stored: a user's data has no place in the file
     return program
 
@@ -124,9 +129,14 @@ def _example(tensor: Tensor, dynamic_batch: bool) -> Tensor:
 
 def _write_onnx(program: ExportedProgram, path: Path) -> None:
     size = sum(t.numel() * t.element_size() for t in program.state_dict.values())
-    onnx_program = torch.onnx.export(program, dynamo=True, verbose=False)
+    try:
+        onnx_program = torch.onnx.export(program, dynamo=True, verbose=False)
+    except Exception as error:  # the exporter's errors are private to it
+        raise InputError(
+            f"network cannot be exported to ONNX: {first_line(error)}; try format='pt2'"
+        ) from error
     if onnx_program is None:
-        raise InputError("network cannot be exported: torch.onnx.export returned no program")
+        raise InputError("network cannot be exported to ONNX; try format='pt2'")
     if size > _LARGEST_ONNX_BYTES:
         onnx_program.save(path, external_data=True)
         return

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.artifact.export import Inputs, arguments, cpu_copy, require_onnx
+from prunus.artifact.export import Inputs, arguments, cpu_copy, first_line, require_onnx
 from prunus.errors import InputError
 
 
@@ -81,10 +81,9 @@ def _run_pt2(path: Path, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) ->
 
 
 def _failed(path: Path, error: Exception) -> str:
-    reason = next((line for line in str(error).splitlines() if line.strip()), "")
     return (
-        f"path={str(path)!r} cannot be run on these inputs: {type(error).__name__}: "
-        f"{reason.strip()}; export the network again"
+        f"path={str(path)!r} cannot be run on these inputs: {first_line(error)}; "
+        "export the network again"
     )
 
 

@@ -20,8 +20,9 @@ def shift_and_flip(images: Tensor, generator: torch.Generator, *, shift: int, fl
         Images of the same shape and type.
 
     References:
-        He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2: 4 pixels
-        padded on each side, a random 32x32 crop, horizontal flip (https://arxiv.org/abs/1512.03385).
+        He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2:
+        4 pixels padded on each side, a random 32x32 crop, horizontal flip
+        (https://arxiv.org/abs/1512.03385).
     """
     batch, _, height, width = images.shape
     top, left = torch.randint(2 * shift + 1, (2, batch), generator=generator)

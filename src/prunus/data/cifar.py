@@ -4,6 +4,7 @@ import importlib
 import io
 import os
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,8 @@ def _from_zips(cifar: _Cifar, folder: Path) -> tuple[_Labeled, _Labeled, str] | 
             f"{cifar.name} in '{folder}' lacks {', '.join(missing)}: add them, or unset "
             "PRUNUS_DATA to load it from the hub"
         )
-    parts = [_read_zip(path) for path in there]
+    with ThreadPoolExecutor(min(_PARTS, os.cpu_count() or 1)) as pool:
+        parts = list(pool.map(_read_zip, there))
     images, labels = (torch.cat(column) for column in zip(*parts, strict=True))
     note = ""
     if missing:

@@ -16,7 +16,7 @@ from prunus.errors import DataError, InputError
 
 
 class SizedDataset(Protocol):
-    """A map-style data set: ``(input, label)`` pairs, or mappings with a label among their items."""
+    """A map-style data set: ``(input, label)`` pairs, or mappings that hold a label."""
 
     def __len__(self) -> int:
         """Number of samples."""

@@ -4,7 +4,7 @@ from prunus.graph.certify import certify, masked_outputs, relative_difference
 from prunus.graph.connections import held_connections, hold_connections_
 from prunus.graph.cut import cut, network_shape
 from prunus.graph.groups import Choice, Group, Trace, UnitAxis
-from prunus.graph.inputs import Inputs, call
+from prunus.graph.inputs import Inputs, call, first_sample
 from prunus.graph.trace import trace
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "call",
     "certify",
     "cut",
+    "first_sample",
     "held_connections",
     "hold_connections_",
     "masked_outputs",

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from prunus.errors import InputError
-from prunus.graph.inputs import Inputs, flat_tensors
+from prunus.graph.inputs import Inputs
 from prunus.graph.labels import PROTECTED, Algebra, Atoms
 from prunus.graph.walk import AttributeUse, Findings
 from prunus.plan import (
@@ -230,7 +230,7 @@ class Trace:
 
     def macs(self, choice: Choice) -> int:
         """Executed MACs of the network that a choice makes, at batch 1."""
-        return self._evaluate(self._mac_table, self.vector(choice)) // self.batch
+        return self._evaluate(self._mac_table, self.vector(choice))
 
     def params(self, choice: Choice) -> int:
         """Parameters of the network that a choice makes."""
@@ -246,12 +246,6 @@ class Trace:
             nonzero_params=params,
             uncounted=tuple(sorted(self.findings.unknown_ops)),
         )
-
-    @cached_property
-    def batch(self) -> int:
-        """Samples in the example inputs."""
-        first = next((t for t in flat_tensors(self.example_inputs) if t.dim()), None)
-        return 1 if first is None else int(first.shape[0])
 
     # -- plans --------------------------------------------------------------------------------
 

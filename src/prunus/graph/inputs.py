@@ -42,6 +42,21 @@ def call(network: nn.Module, inputs: Inputs) -> Any:
         return network(*inputs)
 
 
+def first_sample(inputs: Inputs) -> Inputs:
+    """The first sample of a batch, its batch dim kept; what is no batch passes as it is."""
+    size = next((t.shape[0] for t in flat_tensors(inputs) if t.dim()), 1)
+
+    def one(value: Any) -> Any:
+        batched = isinstance(value, torch.Tensor) and value.dim() and value.shape[0] == size
+        return value[:1] if batched else value
+
+    if isinstance(inputs, torch.Tensor):
+        return one(inputs)  # type: ignore[no-any-return]
+    if isinstance(inputs, Mapping):
+        return {k: one(v) for k, v in inputs.items()}
+    return tuple(one(v) for v in inputs)
+
+
 def cast(inputs: Inputs, dtype: torch.dtype) -> Inputs:
     """Inputs with their floating tensors in another precision."""
 

@@ -37,6 +37,7 @@ class Atoms:
         self._parent = np.zeros(1, dtype=np.int64)
         self._size = 1
         self._fixed: dict[int, str] = {FIXED: "no parameter decides its size"}
+        self._weak = np.zeros(1, dtype=bool)
         self.frozen = False
 
     @property
@@ -44,14 +45,16 @@ class Atoms:
         """How many atoms there are, ``FIXED`` included."""
         return self._size
 
-    def new(self, n: int) -> IntArray:
-        """``n`` fresh atoms, shape ``[n]``."""
+    def new(self, n: int, *, weak: bool = False) -> IntArray:
+        """``n`` fresh atoms, shape ``[n]``; weak ones (a buffer's) never decide how heads collapse."""
         first = self._size
         self._size += n
         if self._size > self._parent.size:
             grown = np.arange(max(self._size, 2 * self._parent.size), dtype=np.int64)
             grown[: self._parent.size] = self._parent
             self._parent = grown
+            self._weak = np.concatenate([self._weak, np.zeros(grown.size - self._weak.size, bool)])
+        self._weak[first : self._size] = weak
         return np.arange(first, first + n, dtype=np.int64)
 
     def find(self, ids: IntArray) -> IntArray:
@@ -65,6 +68,10 @@ class Atoms:
         if not self.frozen:
             self._parent[ids] = roots
         return roots
+
+    def weak(self, ids: IntArray) -> bool:
+        """Whether all these atoms were born on buffers (or are fixed)."""
+        return bool((self._weak[ids] | (ids == FIXED)).all())
 
     def resolve(self, ids: IntArray) -> IntArray:
         """As ``find``, but ``FIXED`` for every class that cannot be cut."""
@@ -169,6 +176,28 @@ class Algebra:
         for factor in labels.factors:
             self.atoms.pin(factor.ids, reason)
 
+    def own_column(self, ids: IntArray) -> IntArray | None:
+        """Labels of a dim (axis 0 of ``ids``); None where another dim of a joint label is the one cut."""
+        roots = self.atoms.resolve(ids)
+        if any(varies(roots, axis) for axis in range(1, roots.ndim)):
+            return None
+        return ids.reshape(roots.shape[0], -1)[:, 0]
+
+    def simplify(self, labels: Labels) -> Labels:
+        """Drop from joint factors the dims along which nothing varies any more."""
+        if all(len(f.dims) == 1 for f in labels.factors):
+            return labels
+        factors = []
+        for f in labels.factors:
+            dims, ids = list(f.dims), f.ids
+            roots = self.atoms.find(ids)
+            for axis in reversed(range(len(dims))):
+                if len(dims) > 1 and not varies(roots, axis):
+                    ids, roots = ids.take(0, axis=axis), roots.take(0, axis=axis)
+                    del dims[axis]
+            factors.append(Factor(tuple(dims), ids))
+        return Labels(tuple(factors), labels.param)
+
     def single(self, labels: Labels, dim: int, reason: str) -> tuple[Labels, IntArray | None]:
         """The labels of ``dim`` alone, shape ``[size]``, collapsing a joint factor onto it."""
         factor = labels.on(dim)
@@ -224,8 +253,9 @@ class Algebra:
             i, factor, onto = clash
             aligned[i] = self.collapse(aligned[i], factor, onto, reason)
 
-    @staticmethod
-    def _find_clash(aligned: list[Labels], big: list[set[int]]) -> tuple[int, Factor, int] | None:
+    def _find_clash(
+        self, aligned: list[Labels], big: list[set[int]]
+    ) -> tuple[int, Factor, int] | None:
         for i, labels in enumerate(aligned):
             for f in (f for f in labels.factors if len(f.dims) > 1):
                 for j, other in enumerate(aligned):
@@ -234,7 +264,8 @@ class Algebra:
                         continue
                     # A lone labelled dim on the other side decides; a lone bare one must stay whole.
                     lone = next(iter(seen)) if len(seen) == 1 else f.dims[0]
-                    if len(seen) == 1 and other.on(lone) is None:
+                    met = other.on(lone)
+                    if len(seen) == 1 and (met is None or self.atoms.weak(met.ids)):
                         lone = next(d for d in f.dims if d not in seen)
                     return i, f, lone
         return None
@@ -245,13 +276,15 @@ class Algebra:
         for inner_old, inner_new in _blocks(old, new):
             touched = [i for i, (at, _) in enumerate(factors) if any(("old", d) in at for d in inner_old)]
             if len(touched) > 1 and (len(inner_old) > 1 or len(inner_new) > 1):
-                # Two independent labellings merged into one dim cannot be told apart: keep the longer.
-                best = max(touched, key=lambda i: factors[i][1].size)
+                # Two independent labellings merged into one dim cannot be told apart: as with heads,
+                # the outer one stays open and the inner one keeps its size.
+                first = min(touched, key=lambda i: min(d for _, d in factors[i][0]))
                 for i in touched:
-                    if i != best:
+                    if i != first:
                         self.atoms.pin(factors[i][1], reason)
-                factors = [f for i, f in enumerate(factors) if i == best or i not in touched]
-                touched = [next(i for i, (at, _) in enumerate(factors) if any(("old", d) in at for d in inner_old))]
+                kept = factors[first]
+                factors = [f for i, f in enumerate(factors) if i == first or i not in touched]
+                touched = [next(i for i, f in enumerate(factors) if f is kept)]
             for i in touched:
                 factors[i] = self._reshape_block(factors[i], inner_old, inner_new, old, new)
         result = []
@@ -279,11 +312,15 @@ class Algebra:
         full = full.reshape(lead + tuple(new[d] for d in inner_new))
         names = outer + [("new", d) for d in inner_new]
         for axis in reversed(range(len(outer), len(names))):
-            roots = self.atoms.find(full)
-            if bool((roots == roots.take([0], axis=axis)).all()):
+            if not varies(self.atoms.find(full), axis):
                 full = full.take(0, axis=axis)
                 del names[axis]
         return {name: k for k, name in enumerate(names)}, full
+
+
+def varies(roots: IntArray, axis: int) -> bool:
+    """Whether any entries differ along an axis."""
+    return bool((roots != roots.take([0], axis=axis)).any())
 
 
 def _blocks(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:

@@ -9,11 +9,15 @@ and its like, and so ties the attribute to the labels of that dimension.
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+
+from prunus.plan import IntArray
+
+Origin = tuple[str, str] | IntArray
 
 # Functions whose size arguments are, in order, the sizes of the result's dims.
 _SIZED = {"view", "reshape", "expand", "new_zeros", "new_ones", "new_full", "new_empty", "zeros", "ones"}
@@ -21,10 +25,25 @@ _SIZED |= {"full", "empty", "broadcast_to", "_unsafe_view"}
 
 
 class TracedInt(int):
-    """An ``int`` that knows the attribute it was read from: ``origin`` is (module path, attribute)."""
+    """An ``int`` that knows where it was read from.
 
-    origin: tuple[str, str]
-    on_scalar_use: Callable[[tuple[str, str]], None]
+    ``origin`` is an attribute (module path, name), or the labels of the dim whose size it is.
+    """
+
+    origin: Origin
+    on_scalar_use: Callable[[Origin], None]
+    on_equal: Callable[[Origin, Origin, int], None]
+
+    __hash__ = int.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, TracedInt) and int(self) == int(other):
+            self.on_equal(self.origin, other.origin, int(self))
+            return True
+        return int(self) == other
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
 
     def __float__(self) -> float:
         self.on_scalar_use(self.origin)
@@ -49,27 +68,64 @@ class TracedInt(int):
         return int, (int(self),)
 
 
+class Listener(Protocol):
+    """Hears what becomes of traced numbers."""
+
+    def dim_labels(self, tensor: torch.Tensor, dim: int) -> IntArray | None:
+        """Labels of one dim, its own axis first; None where it carries none."""
+
+    def size_used(self, use: "SizeUse") -> None:
+        """A dim was made with a traced size."""
+
+    def scalar_used(self, origin: Origin) -> None:
+        """A formula computed with a traced number."""
+
+    def equal_sizes(self, one: Origin, other: Origin, size: int) -> None:
+        """Two traced numbers were compared and are equal."""
+
+    def expect_split(self, sizes: list[int]) -> None:
+        """A split into these sizes follows."""
+
+
+def traced_int(value: int, origin: Origin, listener: Listener) -> TracedInt:
+    """A number that remembers its origin and tells what it is used for."""
+    number = TracedInt(value)
+    number.origin = origin
+    number.on_scalar_use = listener.scalar_used
+    number.on_equal = listener.equal_sizes
+    return number
+
+
 @dataclass(frozen=True)
 class SizeUse:
-    """An attribute used as the size of one dim of one tensor."""
+    """A traced number used as the size of one dim of one tensor."""
 
-    module: str
-    attribute: str
+    origin: Origin
     tensor: torch.Tensor
     dim: int
+    fresh: bool = False
 
 
-def plant(network: nn.Module, on_scalar_use: Callable[[tuple[str, str]], None]) -> None:
+# Layers that keep their own sizes: cutting sets those by type.
+_LAYERS = (
+    nn.modules.conv._ConvNd,
+    nn.modules.batchnorm._NormBase,
+    nn.Linear,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+    nn.Embedding,
+)
+
+
+def plant(network: nn.Module, listener: Listener) -> None:
     """Replace whole numbers on modules by ``TracedInt``, in place (give it a copy).
 
     Layers of ``torch.nn`` are left out: cutting sets their attributes by type.
     """
 
     def traced(value: int, module: str, attribute: str) -> TracedInt:
-        number = TracedInt(value)
-        number.origin = (module, attribute)
-        number.on_scalar_use = on_scalar_use
-        return number
+        return traced_int(value, (module, attribute), listener)
 
     def wrap(value: Any, module: str, attribute: str) -> Any:
         if type(value) is int:
@@ -81,7 +137,7 @@ def plant(network: nn.Module, on_scalar_use: Callable[[tuple[str, str]], None]) 
         return value
 
     for path, module in network.named_modules():
-        if type(module).__module__.startswith("torch.nn."):
+        if type(module).__module__.startswith("torch.nn.") or isinstance(module, _LAYERS):
             continue
         for key, value in list(vars(module).items()):
             if key.startswith("_"):
@@ -130,24 +186,42 @@ def _holder(module: nn.Module, attribute: str) -> tuple[Any, tuple[str, int | No
 
 
 class SizeWatch(TorchFunctionMode):
-    """Reports every ``TracedInt`` that arrives at a torch function."""
+    """Reports every ``TracedInt`` that arrives at a torch function, and makes those of shapes.
 
-    def __init__(
-        self, on_size: Callable[[SizeUse], None], on_scalar_use: Callable[[tuple[str, str]], None]
-    ) -> None:
+    ``batch, tokens, width = x.shape`` followed by ``y.view(batch, tokens, width)`` says that a dim of
+    ``y`` is as long as one of ``x``: numbers read from a shape carry the labels of their dim.
+    """
+
+    def __init__(self, listener: Listener) -> None:
         super().__init__()
-        self._on_size = on_size
-        self._on_scalar = on_scalar_use
+        self._listener = listener
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in ("split", "split_with_sizes"):
+            sizes = args[1] if len(args) > 1 else kwargs.get("split_size_or_sections")
+            if isinstance(sizes, tuple | list):
+                self._listener.expect_split(list(sizes))
         out = func(*args, **kwargs)
+        if func == torch.Tensor.shape.__get__ or (name == "size" and isinstance(out, torch.Size)):  # type: ignore[attr-defined]
+            return self._shape(args[0], out)
+        if name == "size" and isinstance(out, int):
+            dim = args[1] if len(args) > 1 else kwargs["dim"]
+            return self._number(args[0], dim % args[0].dim(), out)
         numbers = list(_traced(args)) + list(_traced(kwargs.values()))
         if numbers:
-            self._report(getattr(func, "__name__", ""), args, kwargs, out, numbers)
+            self._report(name, args, kwargs, out, numbers)
         return out
+
+    def _number(self, tensor: torch.Tensor, dim: int, size: int) -> int:
+        ids = self._listener.dim_labels(tensor, dim)
+        return size if ids is None else traced_int(size, ids, self._listener)
+
+    def _shape(self, tensor: torch.Tensor, shape: torch.Size) -> torch.Size:
+        return torch.Size([self._number(tensor, dim, size) for dim, size in enumerate(shape)])
 
     def _report(
         self, name: str, args: Any, kwargs: dict[str, Any], out: Any, numbers: list[TracedInt]
@@ -156,17 +230,24 @@ class SizeWatch(TorchFunctionMode):
             sizes = _sizes(args, kwargs)
             for dim, size in enumerate(sizes[-out.dim() :] if out.dim() else []):
                 if isinstance(size, TracedInt):
-                    self._on_size(SizeUse(*size.origin, tensor=out, dim=dim))
-        elif name == "split" and isinstance(out, tuple | list):
+                    self._listener.size_used(SizeUse(size.origin, out, dim, name in _FRESH))
+        elif name in ("split", "split_with_sizes") and isinstance(out, tuple | list):
             sizes = args[1] if len(args) > 1 else kwargs.get("split_size_or_sections")
             dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
             parts = sizes if isinstance(sizes, tuple | list) else [sizes] * len(out)
             for part, size in zip(out, parts, strict=False):
                 if isinstance(size, TracedInt):
-                    self._on_size(SizeUse(*size.origin, tensor=part, dim=int(dim) % part.dim()))
+                    self._listener.size_used(SizeUse(size.origin, tensor=part, dim=int(dim) % part.dim()))
         else:
             for number in numbers:
-                self._on_scalar(number.origin)
+                if name not in _HARMLESS:
+                    self._listener.scalar_used(number.origin)
+
+
+# Functions that make dims out of nothing.
+_FRESH = _SIZED - {"view", "reshape", "_unsafe_view"}
+# Functions that take dimension numbers or ranges: a traced number there fixes nothing.
+_HARMLESS = {"__getitem__", "transpose", "permute", "flatten", "unsqueeze", "squeeze", "softmax", "arange"}
 
 
 def _sizes(args: Any, kwargs: dict[str, Any]) -> list[Any]:

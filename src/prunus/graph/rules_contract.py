@@ -281,9 +281,11 @@ def _couple_equal(
     if not found:
         return
     sizes = {int(t.shape[dim]) for t in tensors}
-    if len(found) == len(present) and len(sizes) == 1:
+    if len(found) == len(present) and all(max(sizes) % size == 0 for size in sizes):
+        # Grouped queries: each key and value head serves a run of query heads.
         for other in found[1:]:
-            walk.atoms.union(found[0].ids, other.ids, reason)
+            rows = found[0].ids.reshape(other.ids.size, -1)
+            walk.atoms.union(rows, other.ids[:, None], reason)
     else:
         for factor in found:
             walk.atoms.pin(factor.ids, reason)

@@ -7,6 +7,7 @@ import torch
 
 from prunus.graph.labels import FIXED, LOOKUP, NONE, Factor, Labels
 from prunus.graph.inputs import flat_tensors
+from prunus.graph.provenance import TracedInt
 from prunus.graph.walk import Reindexed, Walk, rule
 
 _POINTWISE = """
@@ -55,6 +56,12 @@ def like(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     out = func(*args, **kwargs)
     walk.mark(out, Labels(walk.labels(args[0]).factors))
     return out
+
+
+@rule("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided")
+def fresh(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A constant that takes only type and device from its model: no labels."""
+    return func(*args, **kwargs)
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "squeeze_")
@@ -175,8 +182,14 @@ def split(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     labels = walk.labels(args[0])
     factor = labels.on(dim)
     sizes = [part.shape[dim] for part in out]
+    expected, walk.split_sizes = walk.split_sizes, []
     if factor is not None and len(factor.dims) == 1 and len(out) > 1:
-        if len(set(sizes)) == 1:
+        if expected == sizes and any(isinstance(size, TracedInt) for size in expected):
+            # Traced sizes follow their dims or attributes (told to the walk); plain ones stay.
+            for start, size in zip(np.cumsum([0, *sizes[:-1]]), expected, strict=True):
+                if not isinstance(size, TracedInt):
+                    walk.atoms.pin(factor.ids[start : start + size], walk.reason("split", "fixed size"))
+        elif len(set(sizes)) == 1:
             rows = factor.ids.reshape(len(out), -1)
             walk.atoms.union(rows[1:], rows[:1], walk.reason("split", "into equal parts"))
         else:
@@ -204,9 +217,14 @@ def cat(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % n
     name = func.overloadpacket.__name__
     reason = walk.reason(name, "meets a dimension whose size cannot change")
+    labels_of = [walk.labels(t) for t in tensors]
+    if name != "stack":
+        joint = _joint_cat(labels_of, dim)
+        if joint is not None:
+            walk.mark(out, joint)
+            return out
     parts = []
-    for tensor in tensors:
-        labels = walk.labels(tensor)
+    for tensor, labels in zip(tensors, labels_of, strict=True):
         if name == "stack":
             labels = labels.moved({d: d + (d >= dim) for d in range(n - 1)}, keep_param=False)
         _, ids = walk.algebra.single(labels, dim, reason)
@@ -220,6 +238,18 @@ def cat(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         labels = Labels((*labels.factors, Factor((dim,), joined)))
     walk.mark(out, labels)
     return out
+
+
+def _joint_cat(parts: list[Labels], dim: int) -> Labels | None:
+    """Parts whose only labels are joint ones over the same dims, the joined dim among them."""
+    dims = {tuple(f.dims for f in labels.factors) for labels in parts}
+    if len(dims) != 1 or any(len(labels.factors) != 1 for labels in parts):
+        return None
+    factors = [labels.factors[0] for labels in parts]
+    if len(factors[0].dims) < 2 or dim not in factors[0].dims:
+        return None
+    axis = factors[0].dims.index(dim)
+    return Labels((Factor(factors[0].dims, np.concatenate([f.ids for f in factors], axis=axis)),))
 
 
 @rule("constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "replication_pad2d", "pad")
@@ -291,7 +321,7 @@ def index_select(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str,
 
 def pick(walk: Walk, labels: Labels, dim: int, index: torch.Tensor) -> Labels:
     """Labels after one dim was replaced by positions ``index`` (one-dimensional) of it."""
-    reason = walk.reason("index", "picks positions by numbers that are not in a buffer")
+    reason = LOOKUP if labels.param else walk.reason("index", "picks positions by number")
     labels, ids = walk.algebra.single(labels, dim, reason)
     buffer = walk.name_of(index)
     if ids is None:
@@ -323,10 +353,10 @@ def index(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     if len(at) == 1 and indices[at[0]].dim() == 1 and indices[at[0]].dtype == torch.int64:
         walk.mark(out, pick(walk, labels, at[0], indices[at[0]]))
         return out
-    reason = walk.reason("index", "picks positions by number")
+    reason = LOOKUP if labels.param else walk.reason("index", "picks positions by number")
     for d in at:
         labels = walk.algebra.keep_size(labels, d, reason)
-        walk.algebra.pin_all(walk.labels(indices[d]), reason)
+        walk.algebra.pin_all(walk.labels(indices[d]), LOOKUP)
     contiguous = at == list(range(at[0], at[-1] + 1)) if at else True
     spread = out.dim() - (source.dim() - len(at))
     if not contiguous or any(i is not None and i.dtype == torch.bool for i in indices):
@@ -362,4 +392,17 @@ def im2col(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
     if ids is not None:
         each = out.shape[1] // ids.size
         walk.mark(out, Labels((Factor((1,), np.repeat(ids, each)),)))
+    return out
+
+
+@rule("as_strided_", "as_strided")
+def as_strided(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The same shape with other strides keeps its labels; anything else is not followed."""
+    shape = tuple(args[0].shape)
+    labels = walk.labels(args[0])
+    out = func(*args, **kwargs)
+    if tuple(out.shape) == shape:
+        walk.mark(out, labels)
+    else:
+        walk.algebra.pin_all(labels, walk.reason("as_strided", "re-reads memory"))
     return out

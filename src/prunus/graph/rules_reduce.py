@@ -247,11 +247,26 @@ def pool(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
     labels = walk.labels(x)
     name = func.overloadpacket.__name__
     spatial = 1 if "1d" in name else 3 if "3d" in name else 2
-    for dim in range(x.dim() - spatial, x.dim()):
+    for k, dim in enumerate(range(x.dim() - spatial, x.dim())):
+        if "adaptive" not in name and "pool" in name and _untouched(args, k):
+            continue
         labels = walk.algebra.keep_size(labels, dim, walk.reason(name, "slides over it"))
     for result in results:
         walk.mark(result, Labels(labels.factors))
     return out
+
+
+def _untouched(args: Args, k: int) -> bool:
+    """Whether a pooling window of size 1, stride 1, without padding leaves spatial dim ``k`` alone."""
+
+    def at(position: int, default: int) -> int:
+        value = args[position] if len(args) > position else None
+        if value is None or (isinstance(value, list | tuple) and not value):
+            return default
+        return int(value[k % len(value)] if isinstance(value, list | tuple) else value)
+
+    kernel = at(1, 0)
+    return kernel == 1 and at(2, kernel) == 1 and at(3, 0) == 0
 
 
 @rule("_fused_rms_norm", "rms_norm")

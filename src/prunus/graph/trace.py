@@ -15,10 +15,10 @@ from prunus.graph import rules_contract, rules_pointwise, rules_reduce
 from prunus.graph.certify import certify
 from prunus.graph.cut import network_shape
 from prunus.graph.groups import Group, Trace, UnitAxis
-from prunus.graph.inputs import Inputs, call, check_inputs, output_tensors
-from prunus.graph.labels import FIXED, IGNORED, KERNEL, LOOKUP, OUTPUT, SINGLE, Algebra
-from prunus.graph.provenance import SizeWatch, plant
-from prunus.graph.walk import RULES, Findings, Walk
+from prunus.graph.inputs import Inputs, call, check_inputs, first_sample, output_tensors
+from prunus.graph.labels import FIXED, IGNORED, KERNEL, LOOKUP, OUTPUT, SINGLE, Algebra, varies
+from prunus.graph.provenance import Origin, SizeWatch, plant
+from prunus.graph.walk import RULES, AttributeUse, Findings, Walk
 from prunus.plan import IntArray
 
 # The rules register themselves; naming the modules here keeps the imports from looking unused.
@@ -76,13 +76,13 @@ def trace(
 def _walk(network: nn.Module, inputs: Inputs) -> tuple[Algebra, Findings]:
     algebra, findings = Algebra(), Findings()
     planted = copy.deepcopy(network).eval()
-    scalars: set[tuple[str, str]] = set()
-    plant(planted, scalars.add)
     walk = Walk(planted, algebra, findings)
-    watch = SizeWatch(walk.size_used, scalars.add)
+    plant(planted, walk)
+    watch = SizeWatch(walk)
     try:
         with torch.no_grad(), walk.follow_modules(), watch, walk:
-            output = call(planted, inputs)
+            # One sample: costs are stated for batch 1, and no label can hide in the batch.
+            output = call(planted, first_sample(inputs))
     except PrunusError:
         raise
     except Exception as error:
@@ -91,10 +91,19 @@ def _walk(network: nn.Module, inputs: Inputs) -> tuple[Algebra, Findings]:
         ) from error
     for tensor in output_tensors(output):
         algebra.pin_all(walk.labels(tensor), OUTPUT)
-    for use in findings.attributes:
-        if (use.module, use.attribute) in scalars and use.ids is not None:
-            algebra.atoms.pin(use.ids, f"'{use.attribute}' of '{use.module}' is used as a number")
+    _note_numbers(findings, walk.scalars)
     return algebra, findings
+
+
+def _note_numbers(findings: Findings, scalars: Sequence[Origin]) -> None:
+    """What a formula computes with must not change: an attribute, or the size of a dim."""
+    sizes = {(u.module, u.attribute): u.value for u in findings.attributes}
+    for origin in scalars:
+        if isinstance(origin, tuple):
+            if origin in sizes:
+                findings.attributes.append(AttributeUse(*origin, sizes[origin], None))
+        else:
+            findings.whole.append(origin)
 
 
 def _settle(algebra: Algebra, findings: Findings) -> None:
@@ -106,19 +115,25 @@ def _settle(algebra: Algebra, findings: Findings) -> None:
         for ids in joints.values():
             _make_rectangular(algebra, ids)
         _agree_on_attributes(algebra, findings)
+        for ids in findings.whole:
+            column = algebra.own_column(ids)
+            if column is not None:
+                algebra.atoms.pin(column, "its size is used as a number in a formula")
+        for left, right in findings.same_size:
+            a, b = algebra.own_column(left), algebra.own_column(right)
+            if a is not None and b is not None:
+                algebra.atoms.union(a, b)
+            elif a is not None or b is not None:
+                algebra.atoms.pin(a if a is not None else b, "is given a size that cannot change")
         after = algebra.atoms.find(np.arange(algebra.atoms.size))
         if np.array_equal(before, after) and fixed == int((algebra.atoms.resolve(after) == FIXED).sum()):
             return
 
 
-def _varies(roots: IntArray, axis: int) -> bool:
-    return bool((roots != roots.take([0], axis=axis)).any())
-
-
 def _make_rectangular(algebra: Algebra, ids: IntArray) -> None:
     """A joint label must end up depending on one dim alone: the longest that varies."""
     roots = algebra.atoms.resolve(ids)
-    varying = [axis for axis in range(ids.ndim) if _varies(roots, axis)]
+    varying = [axis for axis in range(ids.ndim) if varies(roots, axis)]
     if len(varying) < 2:
         return
     stays = max(varying, key=lambda axis: ids.shape[axis])
@@ -129,13 +144,7 @@ def _make_rectangular(algebra: Algebra, ids: IntArray) -> None:
 def _agree_on_attributes(algebra: Algebra, findings: Findings) -> None:
     uses: dict[tuple[str, str], list[IntArray | None]] = {}
     for use in findings.attributes:
-        ids = None
-        if use.ids is not None:
-            roots = algebra.atoms.resolve(use.ids)
-            rest = tuple(range(1, roots.ndim))
-            ids = use.ids.reshape(roots.shape[0], -1)[:, 0]
-            if rest and any(_varies(roots, axis) for axis in rest):
-                ids = None  # the dim is whole for every choice: something else in the view is cut
+        ids = None if use.ids is None else algebra.own_column(use.ids)
         uses.setdefault((use.module, use.attribute), []).append(ids)
     for (module, attribute), arrays in uses.items():
         labelled = [ids for ids in arrays if ids is not None]

@@ -18,7 +18,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from prunus.graph.inputs import flat_tensors
 from prunus.graph.labels import NONE, Algebra, Factor, Labels
-from prunus.graph.provenance import SizeUse
+from prunus.graph.provenance import Origin, SizeUse
 from prunus.plan import BoolArray, IntArray
 
 Rule = Callable[["Walk", Any, tuple[Any, ...], dict[str, Any]], Any]
@@ -75,6 +75,8 @@ class Findings:
     macs: list[MacTerm] = field(default_factory=list)
     attributes: list[AttributeUse] = field(default_factory=list)
     reindexed: list[Reindexed] = field(default_factory=list)
+    same_size: list[tuple[IntArray, IntArray]] = field(default_factory=list)
+    whole: list[IntArray] = field(default_factory=list)
     reduced: list[IntArray] = field(default_factory=list)
     joints: list[IntArray] = field(default_factory=list)
     unknown_ops: set[str] = field(default_factory=set)
@@ -98,6 +100,8 @@ class Walk(TorchDispatchMode):
         self.keep = keep
         self._labels: WeakIdKeyDictionary[Any, Labels] = WeakIdKeyDictionary()
         self._stack: list[str] = [""]
+        self.split_sizes: list[int] = []
+        self.scalars: list[Origin] = []
         self._network = network
         tensors = [*network.named_parameters(), *network.named_buffers()]
         self._names = {id(tensor): name for name, tensor in tensors}
@@ -152,7 +156,7 @@ class Walk(TorchDispatchMode):
             return NONE
         known = self._labels.get(tensor)
         if known is not None:
-            return known
+            return self.algebra.simplify(known)
         name = self._names.get(id(tensor))
         if name is None:
             return NONE
@@ -162,12 +166,15 @@ class Walk(TorchDispatchMode):
 
     def _introduce(self, name: str, tensor: torch.Tensor) -> Labels:
         from_dims = []
-        for dim, size in enumerate(tensor.shape):
+        owner = self._modules.get(name.rpartition(".")[0])
+        channels = 2 if isinstance(owner, nn.modules.conv._ConvNd) else tensor.dim()
+        for dim, size in enumerate(tensor.shape[:channels]):
             if size > 1:
                 if (name, dim) not in self.findings.axes:
                     if self.masked:
                         continue
-                    self.findings.axes[name, dim] = self.atoms.new(size)
+                    weak = not isinstance(tensor, nn.Parameter)
+                    self.findings.axes[name, dim] = self.atoms.new(size, weak=weak)
                     self.findings.owners.append((int(self.findings.axes[name, dim][0]), (name, dim)))
                 from_dims.append((dim, self.findings.axes[name, dim]))
         return Labels(tuple(Factor((d,), ids) for d, ids in from_dims), name)
@@ -179,6 +186,7 @@ class Walk(TorchDispatchMode):
     def mark(self, tensor: Any, labels: Labels) -> None:
         """Attach labels to a result."""
         if isinstance(tensor, torch.Tensor):
+            labels = _without_ones(labels, tensor.shape)
             self._labels[tensor] = labels
             if not self.masked:
                 self.findings.joints += [f.ids for f in labels.factors if len(f.dims) > 1]
@@ -205,17 +213,49 @@ class Walk(TorchDispatchMode):
         if not self.masked:
             self.findings.attributes.append(AttributeUse(module, name, value, ids))
 
+    def dim_labels(self, tensor: torch.Tensor, dim: int) -> IntArray | None:
+        """Labels of one dim, its own axis first; None where it carries none."""
+        factor = self.labels(tensor).on(dim) if tensor.dim() else None
+        return None if factor is None else np.moveaxis(factor.ids, factor.dims.index(dim), 0)
+
     def size_used(self, use: SizeUse) -> None:
-        """A traced number arrived at a function that makes a dim of that size."""
-        labels = self.labels(use.tensor)
-        factor = labels.on(use.dim)
-        size = int(use.tensor.shape[use.dim])
-        ids = None
-        if factor is not None and size > 1:
-            # A joint factor is settled later by what reads it; the first column stands for the dim.
-            axis = factor.dims.index(use.dim)
-            ids = np.moveaxis(factor.ids, axis, 0)
-        self.attribute(use.module, use.attribute, size, ids)
+        """A traced number arrived at a function that made a dim of that size."""
+        ids, size = self.dim_labels(use.tensor, use.dim), int(use.tensor.shape[use.dim])
+        if isinstance(use.origin, tuple):
+            self.attribute(*use.origin, size, ids if size > 1 else None)
+        elif size > 1:
+            self._follow(use, ids)
+
+    def _follow(self, use: SizeUse, ids: IntArray | None) -> None:
+        """A dim was made as long as another labelled one."""
+        origin = use.origin
+        if isinstance(origin, tuple):
+            return
+        column = self.algebra.own_column(origin)
+        if ids is None and use.fresh and column is not None:
+            # A constant (or an expanded one) as long as a labelled dim follows that dim.
+            known = self.labels(use.tensor)
+            self.mark(use.tensor, Labels((*known.factors, Factor((use.dim,), column)), known.param))
+        elif ids is not None and origin.shape[0] == ids.shape[0]:
+            self.findings.same_size.append((origin, ids))
+        else:
+            self.findings.whole.append(origin)
+
+    def equal_sizes(self, one: Origin, other: Origin, size: int) -> None:
+        """The network compared two sizes and found them equal."""
+        if isinstance(one, tuple) == isinstance(other, tuple):
+            return
+        attribute, ids = (one, other) if isinstance(one, tuple) else (other, one)
+        if isinstance(attribute, tuple) and not isinstance(ids, tuple) and size > 1:
+            self.attribute(*attribute, size, ids)
+
+    def scalar_used(self, origin: Origin) -> None:
+        """A formula computed with a traced number."""
+        self.scalars.append(origin)
+
+    def expect_split(self, sizes: list[int]) -> None:
+        """The next split has these sizes, traced ones among them."""
+        self.split_sizes = sizes
 
     # -- masks --------------------------------------------------------------------------------
 
@@ -260,3 +300,16 @@ class Walk(TorchDispatchMode):
     def reason(self, op: str, why: str) -> str:
         """A sentence that names the operation and the module."""
         return f"{op} in '{self.path or 'the network'}': {why}"
+
+
+def _without_ones(labels: Labels, shape: torch.Size) -> Labels:
+    """Dims of size 1 carry no labels."""
+    factors = []
+    for f in labels.factors:
+        axes = [axis for axis, d in enumerate(f.dims) if shape[d] > 1]
+        if len(axes) == len(f.dims):
+            factors.append(f)
+        elif axes:
+            ids = f.ids.squeeze(tuple(a for a in range(len(f.dims)) if a not in axes))
+            factors.append(Factor(tuple(f.dims[a] for a in axes), ids))
+    return Labels(tuple(factors), labels.param)

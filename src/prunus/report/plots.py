@@ -1,4 +1,4 @@
-"""Figures of a comparison: the trade-off, the stages, and the widths of the layers. No torch."""
+"""Figures of a comparison: the trade-off and the stages; all figures together. No torch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,6 +29,7 @@ from prunus.report.style import (
     text,
 )
 from prunus.report.summary import certificate_text
+from prunus.report.widths import width_figure
 
 _AXES = ("macs", "params", "latency_ms", "size_bytes")
 _UNITS = {"macs": 1.0, "params": 1.0, "latency_ms": 1.0, "size_bytes": 1e-6}
@@ -38,7 +39,6 @@ _TITLES = {
     "latency_ms": "Latency, median [ms]",
     "size_bytes": "Model file [MB]",
 }
-_MAX_LABELED_CELLS = 240
 
 
 def figures(comparison: Comparison) -> dict[str, go.Figure]:
@@ -92,7 +92,7 @@ def pareto_figure(comparison: Comparison, rows: Sequence[Row]) -> go.Figure | No
         symbol = "x" if group[0].kind == "dense" else SYMBOLS[position % len(SYMBOLS)]
         means = go.Scatter(
             name=text(method) + (" (null)" if group[0].kind == "null" else ""),
-            legendgroup=method,
+            legendgroup=text(method),
             mode="markers",
             error_y={
                 "type": "data",
@@ -108,7 +108,7 @@ def pareto_figure(comparison: Comparison, rows: Sequence[Row]) -> go.Figure | No
         seeds = [(row, run) for row in group for run in row.runs if len(row.runs) > 1]
         if seeds:
             dots = go.Scatter(
-                legendgroup=method,
+                legendgroup=text(method),
                 showlegend=False,
                 mode="markers",
                 marker={"color": color, "symbol": symbol, "size": 6, "opacity": 0.45},
@@ -172,63 +172,6 @@ def stage_figure(comparison: Comparison, rows: Sequence[Row]) -> go.Figure | Non
         xaxis={"automargin": True}, yaxis=axis(_score_title(comparison), rangemode="tozero")
     )
     return drawn
-
-
-def width_figure(rows: Sequence[Row]) -> go.Figure | None:
-    """Share of the units that stay, per coupled group and row; refused groups are grey."""
-    shown = [row for row in rows if any(run.widths for run in row.runs)]
-    groups = list(dict.fromkeys(w.group for row in shown for run in row.runs for w in run.widths))
-    if not groups:
-        return None
-    cells = [[_width_cell(row, group) for row in shown] for group in groups]
-    names = [series_name(row, rows) for row in shown]
-    labels = [text(group) for group in groups]
-    few = len(groups) * len(shown) <= _MAX_LABELED_CELLS
-    drawn = figure(max(260, 140 + 24 * len(groups)))
-    common: dict[str, Any] = {"x": names, "y": labels, "xgap": 2, "ygap": 2, "hoverinfo": "text"}
-    hover = [[cell[1] for cell in line] for line in cells]
-    drawn.add_trace(
-        go.Heatmap(
-            z=[[None if cell[2] else cell[0] for cell in line] for line in cells],
-            hovertext=hover,
-            texttemplate="%{z:.0%}" if few else "",
-            zmin=0,
-            zmax=1,
-            colorscale="Viridis",
-            colorbar={"title": {"text": "kept"}, "tickformat": ".0%", "thickness": 14},
-            **common,
-        )
-    )
-    if any(cell[2] for line in cells for cell in line):
-        drawn.add_trace(
-            go.Heatmap(
-                z=[[1 if cell[2] else None for cell in line] for line in cells],
-                hovertext=hover,
-                text=[["refused" if cell[2] else "" for cell in line] for line in cells],
-                texttemplate="%{text}" if few else "",
-                colorscale=[[0, DENSE_COLOR], [1, DENSE_COLOR]],
-                showscale=False,
-                **common,
-            )
-        )
-    drawn.update_layout(
-        xaxis={"side": "top", "automargin": True, "type": "category", "showgrid": False},
-        yaxis={"autorange": "reversed", "automargin": True, "type": "category", "showgrid": False},
-    )
-    return drawn
-
-
-def _width_cell(row: Row, group: str) -> tuple[float | None, str, bool]:
-    """Mean kept share over the seeds, the hover text, and whether the group was refused."""
-    found = [(run.seed, w) for run in row.runs for w in run.widths if w.group == group]
-    if not found:
-        return None, "", False
-    shares = [width.after / width.before for _, width in found if width.before]
-    lines = [f"{text(group)}, {text(row.label)}"]
-    lines += [f"seed {seed}: {width.before} → {width.after} units" for seed, width in found]
-    reasons = dict.fromkeys(width.refused for _, width in found if width.refused)
-    lines += [f"refused: {text(reason)}" for reason in reasons]
-    return sum(shares) / len(shares) if shares else None, "<br>".join(lines), bool(reasons)
 
 
 def _front(rows: Sequence[Row], key: str, scale: float) -> dict[str, list[Any]]:

@@ -1,5 +1,6 @@
 """Rows of a report: the dense baseline first, then each method and target. No torch."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -180,13 +181,18 @@ def _certificates(runs: Sequence[RunRecord]) -> CertificateSummary | None:
         for d in (proof.eval_difference_float64, proof.train_difference_float64)
         if d is not None
     ]
-    single = [max(p.eval_difference, p.train_difference or 0.0) for p in proofs]
+    single = [d for p in proofs for d in (p.eval_difference, p.train_difference) if d is not None]
     return CertificateSummary(
         passed=all(proof.passed for proof in proofs),
         count=len(proofs),
-        largest=max(single),
-        largest_float64=max(double, default=None),
+        largest=_largest(single),
+        largest_float64=_largest(double) if double else None,
     )
+
+
+def _largest(differences: Sequence[float]) -> float:
+    """The largest; infinite where one is NaN, which ``max`` may pass over."""
+    return math.inf if any(math.isnan(d) for d in differences) else max(differences)
 
 
 def _warnings(row: Row) -> list[str]:

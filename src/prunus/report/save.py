@@ -1,5 +1,6 @@
 """Write a report to a folder: HTML, Markdown, CSV and JSON, all or nothing. No torch."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -39,7 +40,9 @@ def write_report(comparison: Comparison, folder: Path) -> Path:
             part.replace(path)
     except OSError as error:
         for part in parts.values():
-            part.unlink(missing_ok=True)
+            # What cannot be removed must not hide why it could not be written.
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
         raise InputError(
             f"cannot write the report to folder {folder}: {error.strerror or error}; name a folder "
             "that can be written"
@@ -56,6 +59,7 @@ def report_json(comparison: Comparison) -> str:
         "summary": summary_sentences(comparison, rows),
         "rows": json_rows(comparison),
         "warnings": report_warnings(comparison, rows),
-        "comparison": comparison.model_dump(mode="json"),
+        # Through pydantic's own JSON, which has no NaN: JSON does not know it.
+        "comparison": json.loads(comparison.model_dump_json()),
     }
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

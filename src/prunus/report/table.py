@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -140,7 +141,7 @@ def json_rows(comparison: Comparison) -> list[dict[str, Any]]:
             "values": {key: _plain(row.values[key]) for key in keys},
             "bold": sorted(row.bold),
             "latency_conditions": row.conditions,
-            "certificate": None if row.certificate is None else vars(row.certificate),
+            "certificate": _plain_certificate(row),
             "warnings": list(row.warnings),
         }
         for row in comparison_rows(comparison)
@@ -178,6 +179,16 @@ def cell_text(comparison: Comparison, row: Row, column: Column) -> str:
         other = next(c for c in table_columns(comparison) if c.key == column.beside)
         text += f" ({format_value(Stat(beside.mean, None, 1), other.style)})"
     return text
+
+
+def _plain_certificate(row: Row) -> dict[str, Any] | None:
+    if row.certificate is None:
+        return None
+    # JSON has no infinity: a difference that is not a number is null, and has not passed.
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in vars(row.certificate).items()
+    }
 
 
 def _plain(value: Stat | Missing) -> dict[str, Any]:

@@ -1,0 +1,70 @@
+"""Units ranked by the scale of their batch norm."""
+
+from typing import final
+
+import numpy as np
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from prunus.errors import InputError
+from prunus.graph import Trace
+from prunus.method import Context
+from prunus.prune.base import GlobalOptions, GlobalRanking, Ranked
+from prunus.prune.magnitude import magnitude_scores
+from prunus.prune.scores import Normalize, normalized, unit_scores
+
+
+class BnScaleOptions(GlobalOptions):
+    """As ``GlobalOptions``, but scales are compared as they are unless told otherwise."""
+
+    normalize: Normalize = "none"
+
+
+@final
+class BnScale(GlobalRanking[BnScaleOptions]):
+    """Smallest batch-norm scales go, over the whole network.
+
+    ``I[k] = |gamma[k]|``, one threshold for all layers (Liu et al., "Learning Efficient
+    Convolutional Networks through Network Slimming", ICCV 2017, section 3); the mean where a coupled
+    group has several batch norms. The paper trains with an L1 penalty on gamma first: without it the
+    scales tell less. Groups without a batch norm are ranked by L2 norms relative to their mean, times
+    the mean scale of the network, so that such a unit counts on average as much as any other.
+    """
+
+    name = "bn-scale"
+    summary = "smallest batch-norm scales of the whole network go (Liu et al. 2017)"
+    options_type = BnScaleOptions
+
+    def rank(self, context: Context) -> Ranked:
+        """Mean absolute scale of every unit.
+
+        Raises:
+            InputError: No group that can be cut has a batch norm.
+        """
+        trace, scales = context.trace, _scales(context.network, context.trace)
+        having = [g for g in trace.cuttable if any(a.tensor in scales for a in g.axes)]
+        if not having:
+            raise InputError(
+                f"method '{self.name}' needs batch norms with a scale, and no group that can be cut "
+                "has one; use l2-global or taylor"
+            )
+        scores = unit_scores(trace, scales, groups=having)
+        mean_scale = float(np.concatenate(list(scores.values())).mean())
+        without = [g.name for g in trace.cuttable if g.name not in scores]
+        if not without:
+            return Ranked(scores)
+        norms = magnitude_scores(context.network, trace, norm="l2", axes="out")
+        relative = normalized(norms, "mean")
+        scores |= {name: relative[name] * mean_scale for name in without}
+        return Ranked(scores, (f"no batch norm, ranked by relative L2 norm: {', '.join(without)}",))
+
+
+def _scales(network: nn.Module, trace: Trace) -> dict[str, Tensor]:
+    """|gamma| of every batch norm that has one, by parameter name."""
+    named = {
+        f"{name}.weight" if name else "weight": module.weight
+        for name, module in network.named_modules()
+        if isinstance(module, _BatchNorm) and module.weight is not None
+    }
+    # A scale that two batch norms share goes by its first name alone.
+    return {name: scale.detach().abs() for name, scale in named.items() if name in trace.parameters}

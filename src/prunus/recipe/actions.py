@@ -1,0 +1,209 @@
+"""A recipe laid out flat: every step of every round with its budget, checked before any compute."""
+
+from dataclasses import dataclass, replace
+from math import ceil
+
+import numpy as np
+
+import prunus.prune  # registers the methods
+from prunus.errors import BudgetError, InputError
+from prunus.graph import Trace
+from prunus.method import Budget, Method, make_method, method_class
+from prunus.recipe.recipe import Recipe
+from prunus.recipe.steps import BasicStep, Prune, Recalibrate, Repeat, Step, Train
+from prunus.records import Stage
+
+METHODS_PACKAGE = prunus.prune.__name__
+"""Where the methods of this layer come from; naming it keeps the import from looking unused."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """Which round of how many, and how its budget follows from the last one's."""
+
+    number: int
+    times: int
+    schedule: str | tuple[float, ...]
+
+    def share(self, last: float) -> float:
+        """Budget of this round, given that of the last; both are shares of the dense network."""
+        done = self.number / self.times
+        if isinstance(self.schedule, tuple):
+            return self.schedule[self.number - 1]
+        return last**done if self.schedule == "geometric" else 1 - (1 - last) * done
+
+
+@dataclass(frozen=True)
+class Action:
+    """One thing to do.
+
+    Attributes:
+        index: Position in the flat list.
+        path: Where it stands in the recipe.
+        step: What to do.
+        budget: Of a cut, as the recipe says it: that of the last round.
+        round: Of a repeat.
+        stage: The stage that is looked at on the test split afterwards, if any.
+    """
+
+    index: int
+    path: str
+    step: BasicStep
+    budget: Budget | None = None
+    round: Round | None = None
+    stage: Stage | None = None
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.index + 1:02d}-{self.step.step}"
+
+    def limit(self, dense: int) -> int:
+        """The most that may be left after a cut, given what the dense network has."""
+        if self.budget is None:
+            raise ValueError(f"{self.path} has no budget")
+        last = self.budget.limit(dense)
+        if self.round is None or self.round.number == self.round.times:
+            return last
+        return int(self.round.share(last / dense) * dense)
+
+
+def lay_out(recipe: Recipe) -> tuple[Action, ...]:
+    """All steps of all rounds in order.
+
+    A stage is looked at once: after the last cut, after the recalibrations that follow it at once,
+    and at the end where a training comes after it. What lies before is judged on the search split.
+
+    Raises:
+        InputError: A method, an option, a target or a schedule cannot be used.
+    """
+    flat: list[Action] = []
+    for position, step in enumerate(recipe.steps):
+        path = f"steps[{position}].{step.step}"
+        if not isinstance(step, Repeat):
+            flat.append(_action(len(flat), path, step))
+            continue
+        _check_schedule(step, path)
+        for number in range(1, step.times + 1):
+            for inner_position, inner in enumerate(step.steps):
+                inner_path = f"{path}.steps[{inner_position}].{inner.step}"
+                turn = Round(number, step.times, step.schedule)
+                flat.append(_action(len(flat), inner_path, inner, turn))
+    _check_budgets(flat)
+    stages = _stages([action.step for action in flat])
+    return tuple(replace(a, stage=stages.get(a.index)) for a in flat)
+
+
+def _action(index: int, path: str, step: BasicStep, turn: Round | None = None) -> Action:
+    budget = None
+    if isinstance(step, Prune):
+        build_method(step, path)
+        try:
+            budget = Budget.parse(step.target)
+        except InputError as error:
+            raise InputError(f"{path}.target: {error}") from error
+    return Action(index, path, step, budget, turn)
+
+
+def build_method(step: Prune, path: str) -> Method:
+    """The method of a step, with its options.
+
+    Raises:
+        InputError: No such method or option; names the key's path.
+    """
+    try:
+        method_class(step.method)
+    except InputError as error:
+        raise InputError(f"{path}.method: {error}") from error
+    try:
+        return make_method(step.method, step.options)
+    except InputError as error:
+        raise InputError(f"{path}.options: {error}") from error
+
+
+def _check_schedule(step: Repeat, path: str) -> None:
+    shares = step.schedule
+    if not isinstance(shares, tuple):
+        return
+    where = f"{path}.schedule: {list(shares)}"
+    if len(shares) != step.times:
+        raise InputError(f"{where} has {len(shares)} shares for {step.times} rounds; give one each")
+    falling = all(a >= b for a, b in zip((1.0, *shares), shares, strict=False))
+    if not falling or shares[-1] <= 0:
+        raise InputError(f"{where} must fall from at most 1 and stay above 0")
+    for inner in step.steps:
+        if isinstance(inner, Prune) and (last := Budget.parse(inner.target).value) != shares[-1]:
+            raise InputError(f"{where} ends at {shares[-1]:g}, the target at {last:g}; make them agree")
+
+
+def _check_budgets(actions: list[Action]) -> None:
+    """A later cut must ask for less than an earlier one left."""
+    tightest: dict[str, tuple[float, str]] = {}
+    seen: set[str] = set()
+    for action in actions:
+        budget = action.budget
+        if budget is None or action.path in seen:
+            continue
+        seen.add(action.path)
+        value, where = tightest.get(budget.quantity, (float("inf"), ""))
+        same_kind = (budget.value <= 1) == (value <= 1)
+        if same_kind and budget.value >= value:
+            raise InputError(
+                f"{action.path}.target: {budget.quantity}={budget.value:g} leaves nothing to cut "
+                f"after {where} with {budget.quantity}={value:g}; targets are shares of the dense "
+                "network, give a smaller one"
+            )
+        tightest[budget.quantity] = (budget.value, action.path)
+
+
+def _stages(steps: list[BasicStep]) -> dict[int, Stage]:
+    """Which stage is looked at after which step."""
+    cuts = [i for i, step in enumerate(steps) if isinstance(step, Prune)]
+    last = cuts[-1] if cuts else -1
+    found: dict[int, Stage] = {} if last < 0 else {last: "after_cut"}
+    trained = [i for i in range(last + 1, len(steps)) if isinstance(steps[i], Train)]
+    end = trained[0] if trained else len(steps)
+    between = [i for i in range(last + 1, end) if isinstance(steps[i], Recalibrate)]
+    if between:
+        found[between[-1]] = "after_recalibration"
+    if trained:
+        found[len(steps) - 1] = "after_training"
+    return found
+
+
+def targets(actions: tuple[Action, ...]) -> dict[str, float]:
+    """The tightest target of each quantity."""
+    budgets = [action.budget for action in actions if action.budget is not None]
+    return {budget.quantity: budget.value for budget in budgets}
+
+
+def label(recipe: Recipe) -> str:
+    """Name of the row in a report."""
+    flat: list[Step] = [s for t in recipe.steps for s in (t.steps if isinstance(t, Repeat) else [t])]
+    methods = dict.fromkeys(step.method for step in flat if isinstance(step, Prune))
+    return recipe.name or "+".join(methods) or "train"
+
+
+def require_reachable(actions: tuple[Action, ...], trace: Trace) -> None:
+    """Refuse a target below what is left when every group is cut to its least width.
+
+    Raises:
+        BudgetError: With what is reachable.
+    """
+    smallest = {}
+    for group in trace.cuttable:
+        least = min(group.units, ceil(group.min_units / group.round_to) * group.round_to)
+        smallest[group.name] = np.arange(group.units) < least
+    for action in actions:
+        if action.budget is None:
+            continue
+        quantity = action.budget.quantity
+        dense = action.budget.measure(trace, {})
+        left = action.budget.measure(trace, smallest)
+        if left > action.budget.limit(dense):
+            raise BudgetError(
+                f"{action.path}.target: {quantity}={action.budget.value:g} cannot be reached: "
+                f"{len(trace.cuttable)} of {len(trace.groups)} groups can be cut, and at their "
+                f"least widths {left} of {dense} are left; ask for {quantity}="
+                f"{ceil(1000 * left / dense) / 1000:g} or more"
+            )

@@ -1,0 +1,221 @@
+"""``compare``: several methods on the same network, data and target, each with several seeds."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from prunus.data import DataSplits
+from prunus.errors import InputError, PrunusError
+from prunus.graph import Inputs
+from prunus.progress import Progress, Silent
+from prunus.recipe.actions import lay_out
+from prunus.recipe.dense import trained_first
+from prunus.recipe.folder import RunFolder, require_usable
+from prunus.recipe.measure import LatencyOptions
+from prunus.recipe.recipe import Recipe, make_recipe
+from prunus.recipe.run import (
+    Baseline,
+    Settings,
+    checked_trace,
+    measure_dense,
+    open_folder,
+    pin,
+    run_identity,
+    run_recipe,
+)
+from prunus.recipe.steps import Prune, Recalibrate, Step, Train
+from prunus.recipe.subject import resolve_subject
+from prunus.records import Comparison, RunRecord, Source
+from prunus.train import TrainConfig
+from prunus.train.forward import resolve_device
+
+COMPARISON_FILE = "comparison.json"
+
+
+@dataclass(frozen=True)
+class TraceOptions:
+    """Which groups of the network may be cut, and how far: the same for all methods."""
+
+    ignore: tuple[str, ...] = ()
+    min_units: int = 1
+    round_to: int = 1
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method with one seed."""
+
+    name: str
+    recipe: Recipe
+
+    @property
+    def folder(self) -> str:
+        """Name of its run folder."""
+        return f"{re.sub(r'[^A-Za-z0-9._-]', '_', self.name)}-seed{self.recipe.seed}"
+
+
+def standard_steps(
+    method: str,
+    target: str,
+    *,
+    options: Mapping[str, Any] | None = None,
+    images: int = 256,
+    finetune: Train | None = None,
+) -> tuple[Step, ...]:
+    """Prune, recalibrate, and fine-tune where that is asked for: what a method's bare name means."""
+    first: tuple[Step, ...] = (
+        Prune(method=method, target=target, options=dict(options or {})),
+        Recalibrate(images=images),
+    )
+    return first if finetune is None else (*first, finetune)
+
+
+def compare(  # noqa: PLR0913  # all but four are options, by keyword only
+    network: nn.Module | Source | str,
+    methods: Sequence[str] | Mapping[str, Sequence[Step]],
+    data: DataSplits | str,
+    target: str = "",
+    *,
+    seeds: Sequence[int] = (0,),
+    finetune: Train | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    trace_options: TraceOptions = TraceOptions(),  # noqa: B008  # frozen
+    title: str = "",
+    example_inputs: Inputs | None = None,
+    out: Path | str | None = None,
+    resume: bool = False,
+    device: str = "cpu",
+    progress: Progress | None = None,
+    source: Source | None = None,
+    train_first: TrainConfig | None = None,
+    latency: LatencyOptions | None = LatencyOptions(),  # noqa: B008  # frozen
+) -> Comparison:
+    """Run every method with every seed from the same dense network, which is measured once.
+
+    A cell that fails is told in the notes of the first run, and does not stop the others.
+
+    Args:
+        network: As for ``compress``; not touched.
+        methods: Names (``standard_steps`` each), or a name for each list of steps.
+        data: In three splits, or its name.
+        target: Budget of the methods given by name, such as ``macs=0.5``.
+        seeds: Of search, data order and fine-tuning.
+        finetune: Training after the cut, of the methods given by name.
+        options: Of the methods given by name.
+        trace_options: What may be cut.
+        title: Of the report.
+        example_inputs: A real batch for tracing and certificates.
+        out: Folder: ``comparison.json``, and a run folder in ``cells`` for each method and seed.
+        resume: Go on in ``out``; methods and seeds may be added to a comparison.
+        device: ``"cpu"`` or ``"cuda"``.
+        progress: Told of everything.
+        source: Builds ``network`` where that is given as a module.
+        train_first: Train the dense network first, once, from the weights it has.
+        latency: How latency is measured; None: not at all.
+
+    Raises:
+        InputError: Something given cannot be used; the message names it.
+        PrunusError: No cell succeeded: the first one's error.
+    """
+    if out is not None:
+        require_usable(Path(out), resume=resume)
+    settings = Settings(device, progress or Silent(), latency)
+    cells = make_cells(methods, target, seeds, finetune, options or {}, trace_options)
+    resolve_device(device)
+    subject = resolve_subject(
+        network,
+        data,
+        example_inputs=example_inputs,
+        source=source,
+        untrained=train_first is not None,
+    )
+    actions = [action for cell in cells for action in lay_out(cell.recipe)]
+    found = checked_trace(subject, cells[0].recipe, actions, settings)
+    frame = cells[0].recipe.model_copy(update={"steps": (), "seed": 0})
+    identity = {"kind": "comparison", **run_identity(subject, frame, device, train_first)}
+    with open_folder(out, identity, resume=resume) as folder:
+        place = None if folder is None else folder.path
+        subject = trained_first(subject, train_first, place, device, settings.progress)
+        cells = [replace(c, recipe=pin(c.recipe, subject, folder, device)) for c in cells]
+        baseline = measure_dense(subject, found, place, settings)
+        runs, failures = _run_cells(cells, baseline, folder, settings)
+        if not runs:
+            raise failures[0][1]
+        notes = tuple(f"{cell} failed: {error}" for cell, error in failures)
+        runs[0] = runs[0].model_copy(update={"notes": (*runs[0].notes, *notes)})
+        name = title or f"{subject.source.model} on {subject.data.name}"
+        comparison = Comparison(title=name, runs=tuple(runs))
+        if place is not None:
+            comparison.save(place / COMPARISON_FILE)
+        return comparison
+
+
+def make_cells(  # noqa: PLR0917
+    methods: Sequence[str] | Mapping[str, Sequence[Step]],
+    target: str,
+    seeds: Sequence[int],
+    finetune: Train | None,
+    options: Mapping[str, Mapping[str, Any]],
+    trace_options: TraceOptions,
+) -> list[Cell]:
+    """Every method with every seed, checked.
+
+    Raises:
+        InputError: A method, a target, an option or a seed cannot be used.
+    """
+    if isinstance(methods, str) or not methods:
+        raise InputError(f"methods is {methods!r}; give a list of names, or names with steps")
+    for what, values in (("methods", list(methods)), ("seeds", list(seeds))):
+        if not values or len(set(values)) < len(values):
+            raise InputError(f"{what} is {values}; give at least one, each once")
+    unused = [name for name in options if name not in methods]
+    if unused:
+        raise InputError(f"options are given for '{unused[0]}', which is not among the methods")
+    named: dict[str, Sequence[Step]] = {}
+    for name in methods:
+        if isinstance(methods, Mapping):
+            named[name] = methods[name]
+            continue
+        if not target:
+            raise InputError("target is missing; write one such as macs=0.5")
+        own = options.get(name, {})
+        named[name] = standard_steps(name, target, options=own, finetune=finetune)
+    shared = {
+        "ignore": trace_options.ignore,
+        "min_units": trace_options.min_units,
+        "round_to": trace_options.round_to,
+    }
+    cells = []
+    for name, steps in named.items():
+        for seed in seeds:
+            content = {**shared, "name": name, "seed": seed, "steps": tuple(steps)}
+            cells.append(Cell(name, make_recipe(content, f"method '{name}'")))
+    return cells
+
+
+def _run_cells(
+    cells: Sequence[Cell], baseline: Baseline, folder: RunFolder | None, settings: Settings
+) -> tuple[list[RunRecord], list[tuple[str, PrunusError]]]:
+    runs: list[RunRecord] = []
+    failures: list[tuple[str, PrunusError]] = []
+    progress = settings.progress
+    progress.start("compare", len(cells))
+    try:
+        for cell in cells:
+            place = None if folder is None else folder.path / "cells" / cell.folder
+            identity = run_identity(baseline.subject, cell.recipe, settings.device, None)
+            with open_folder(place, identity, resume=True) as own:
+                try:
+                    done = run_recipe(cell.recipe, baseline, own, settings)
+                except PrunusError as error:
+                    failures.append((f"{cell.name} (seed {cell.recipe.seed})", error))
+                else:
+                    runs.append(done.record)
+            progress.advance()
+    finally:
+        progress.finish()
+    return runs, failures

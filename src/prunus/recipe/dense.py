@@ -1,0 +1,172 @@
+"""Train a network that is not cut: the dense network of a comparison, or one on its own."""
+
+import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from prunus.data import DataSplits
+from prunus.graph import Inputs
+from prunus.meter import measure_cost
+from prunus.plan import Record
+from prunus.progress import Progress, Silent
+from prunus.recipe.folder import load_network, open_run, save_network
+from prunus.recipe.measure import environment, look
+from prunus.recipe.subject import Subject, data_digest, resolve_subject, weights_digest
+from prunus.records import Cost, Environment, Score, Source
+from prunus.train import FitResult, TrainConfig, fit
+
+TRAINING_FILE = "training.json"
+
+
+class TrainingRecord(Record):
+    """What a training did, and what came out.
+
+    Attributes:
+        source: Of the network before the training.
+        data: Its name.
+        seed: Of the training.
+        config: As asked for; ``fit`` says what was picked.
+        fit: History, seconds, precision and layout.
+        test: The only look at the test split; None where the caller looks itself.
+        cost: Of the network.
+        environment: Of the run.
+    """
+
+    source: Source
+    data: str
+    seed: int
+    config: TrainConfig
+    fit: FitResult
+    test: Score | None
+    cost: Cost
+    environment: Environment
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network, on the CPU, in eval mode."""
+
+    network: nn.Module
+    record: TrainingRecord
+    artifact_path: Path | None
+
+
+def train_network(  # noqa: PLR0913  # all but three are options, by keyword only
+    network: nn.Module | Source | str,
+    config: TrainConfig,
+    data: DataSplits | str,
+    *,
+    seed: int = 0,
+    out: Path | str | None = None,
+    resume: bool = False,
+    device: str = "cpu",
+    progress: Progress | None = None,
+    source: Source | None = None,
+    example_inputs: Inputs | None = None,
+) -> Trained:
+    """Train a copy of a network, from the weights it has.
+
+    Args:
+        network: Not touched.
+        config: Of the training.
+        data: In three splits, or its name. The test split is looked at once, at the end.
+        seed: Of data order and dropout.
+        out: Run folder: checkpoint at every epoch, the artifact at the end.
+        resume: Go on in ``out`` where a killed run stopped.
+        device: ``"cpu"`` or ``"cuda"``.
+        progress: Told of every step.
+        source: Builds ``network`` where that is given as a module; without it no artifact is saved.
+        example_inputs: A real batch; taken from the data where left out.
+
+    Raises:
+        PrunusError: Something given cannot be used.
+    """
+    subject = resolve_subject(
+        network, data, example_inputs=example_inputs, source=source, untrained=True
+    )
+    if out is None:
+        return train_into(None, subject, config, seed, device, progress or Silent())
+    identity = {
+        "source": subject.source.model_dump(),
+        "weights": weights_digest(subject.network),
+        "data": subject.data.name,
+        "data samples": data_digest(subject.data),
+        "seed": seed,
+        "device": device,
+        "config": config.model_dump(),
+    }
+    with open_run(out, identity, resume=resume) as folder:
+        return train_into(folder.path, subject, config, seed, device, progress or Silent())
+
+
+def train_into(  # noqa: PLR0913, PLR0917
+    folder: Path | None,
+    subject: Subject,
+    config: TrainConfig,
+    seed: int,
+    device: str,
+    progress: Progress,
+    *,
+    test: bool = True,
+) -> Trained:
+    """Train the subject's network, or read it from a folder where that was done before."""
+    artifact = None if folder is None else folder / "artifact"
+    if folder is not None and artifact is not None and (folder / TRAINING_FILE).exists():
+        network, _ = load_network(artifact, subject.network)
+        record = TrainingRecord.load(folder / TRAINING_FILE)
+        return Trained(network, record, artifact if subject.rebuildable else None)
+    network = copy.deepcopy(subject.network)
+    checkpoint = None if folder is None else folder / "training.ckpt"
+    found = fit(
+        network,
+        subject.data.train,
+        subject.data.search,
+        config,
+        seed=seed,
+        checkpoint=checkpoint,
+        progress=progress,
+        device=device,
+    )
+    network.eval()
+    record = TrainingRecord(
+        source=subject.source,
+        data=subject.data.name,
+        seed=seed,
+        config=config,
+        fit=found,
+        test=look(network, subject.data, "after_training", device).score if test else None,
+        cost=measure_cost(network, subject.one),
+        environment=environment(device),
+    )
+    if folder is not None and artifact is not None and checkpoint is not None:
+        save_network(artifact, network, (), subject.source if subject.rebuildable else None)
+        record.save(folder / TRAINING_FILE)
+        checkpoint.unlink(missing_ok=True)
+    saved = artifact if subject.rebuildable else None
+    return Trained(network, record, saved)
+
+
+def trained_first(
+    subject: Subject,
+    config: TrainConfig | None,
+    folder: Path | None,
+    device: str,
+    progress: Progress,
+) -> Subject:
+    """The subject with its dense network trained, where that is asked for.
+
+    The seed is fixed: runs of different seeds start from the same dense network.
+    """
+    if config is None:
+        return subject
+    place = None if folder is None else folder / "dense"
+    done = train_into(place, subject, config, 0, device, progress, test=False)
+    source = subject.source
+    if done.artifact_path is not None:
+        weights = str(done.artifact_path / "model.safetensors")
+        source = source.model_copy(update={"weights": weights})
+    # What it started from may have seen the search split; what it was trained on here has not.
+    seen = subject.source.weights is not None
+    return replace(subject, network=done.network, source=source, search_seen=seen)

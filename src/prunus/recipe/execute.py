@@ -1,0 +1,227 @@
+"""One step of a run: decide, certify and cut; recalibrate; train."""
+
+import copy
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from prunus.graph import Trace, certify, cut, hold_connections_, trace
+from prunus.method import Budget, Context
+from prunus.plan import Plan, Record
+from prunus.progress import Progress, Silent
+from prunus.recipe.actions import Action, build_method
+from prunus.recipe.fresh import reinitialize_
+from prunus.recipe.measure import Look, accounted_cost, look, phase
+from prunus.recipe.recipe import Recipe
+from prunus.recipe.steps import Prune, Recalibrate, Train
+from prunus.recipe.subject import Subject
+from prunus.records import Certificate, HistoryPoint
+from prunus.train import evaluate, fit, recalibrate_batch_norm_
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What every step may use.
+
+    Attributes:
+        subject: The dense network and its data; also the teacher of a distillation.
+        dense_trace: Of the dense network.
+        recipe: With the seed; its settings of the trace hold for later cuts, too.
+        several_cuts: Whether the recipe cuts more than once.
+        device: ``"cpu"`` or ``"cuda"``.
+        progress: Told of everything.
+    """
+
+    subject: Subject
+    dense_trace: Trace
+    recipe: Recipe
+    several_cuts: bool = False
+    device: str = "cpu"
+    progress: Progress = field(default_factory=Silent)
+
+
+@dataclass(frozen=True)
+class State:
+    """The network as it is now, and how it came from the dense one."""
+
+    network: nn.Module
+    plans: tuple[Plan, ...] = ()
+    fresh: bool = False
+
+
+class Outcome(Record):
+    """What happened in a step: kept beside the network, so that a resumed run need not repeat it."""
+
+    path: str
+    fresh: bool = False
+    seconds: dict[str, float] = {}
+    look: Look | None = None
+    certificate: Certificate | None = None
+    history: tuple[HistoryPoint, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def perform(action: Action, state: State, tools: Tools, checkpoint: Path | None) -> tuple[State, Outcome]:
+    """Do one step. The network of ``state`` is not touched."""
+    step = action.step
+    if isinstance(step, Prune):
+        after, outcome = _prune(action, step, state, tools)
+    elif isinstance(step, Recalibrate):
+        after, outcome = _recalibrate(action, step, state, tools)
+    else:
+        after, outcome = _train(action, step, state, tools, checkpoint)
+    return after, _judge(action, after, outcome, tools)
+
+
+def step_seed(seed: int, index: int) -> int:
+    """Independent seeds for the steps of a run, equal for the same step of runs with one seed.
+
+    >>> step_seed(0, 1) != step_seed(1, 0)
+    True
+    """
+    return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+
+
+def _prune(action: Action, step: Prune, state: State, tools: Tools) -> tuple[State, Outcome]:
+    progress, subject, network = tools.progress, tools.subject, state.network
+    method = build_method(step, action.path)
+    found = tools.dense_trace
+    if state.plans:
+        found = trace_network(network, subject, tools.recipe)
+    budget = _budget(action, tools, dense=not state.plans)
+    begin = time.perf_counter()
+    decision = method.decide(
+        Context(
+            network=copy.deepcopy(network),
+            trace=found,
+            budget=budget,
+            seed=tools.recipe.seed,
+            train=subject.data.train,
+            search=subject.data.search,
+            device=tools.device,
+            progress=progress,
+        )
+    )
+    decided = time.perf_counter()
+    budget.require(found, decision.choice)
+    plan = found.plan(decision.choice, decision.connections)
+    with phase(progress, "certify and cut"):
+        certificate = certify(network, found, plan, subject.inputs)
+        smaller = cut(network, plan).eval()
+        accounted_cost(smaller, subject.one, found.cost(decision.choice), f"the cut of {action.path}")
+    if method.reinitialize:
+        reinitialize_(smaller, step_seed(tools.recipe.seed, action.index))
+        hold_connections_(smaller)
+    notes = [*decision.notes]
+    if decision.evaluations:
+        notes.append(f"{action.path}: {decision.evaluations} evaluations of candidates")
+    after = State(smaller, (*state.plans, plan), state.fresh or method.reinitialize)
+    return after, Outcome(
+        path=action.path,
+        fresh=after.fresh,
+        seconds={"search": decided - begin, "cut": time.perf_counter() - decided},
+        certificate=certificate,
+        history=decision.history,
+        notes=tuple(notes),
+    )
+
+
+def trace_network(network: nn.Module, subject: Subject, recipe: Recipe) -> Trace:
+    """Trace a network on the subject's real inputs, with the recipe's settings."""
+    return trace(
+        network,
+        subject.inputs,
+        ignore=recipe.ignore,
+        min_units=recipe.min_units,
+        round_to=recipe.round_to,
+    )
+
+
+def _budget(action: Action, tools: Tools, *, dense: bool) -> Budget:
+    """The budget of a cut on the network as it is: later shares of dense become absolute limits."""
+    final = action.budget
+    if final is None:
+        raise ValueError(f"{action.path} has no budget")
+    last_round = action.round is None or action.round.number == action.round.times
+    if dense and last_round:
+        return final
+    limit = action.limit(final.measure(tools.dense_trace, {}))
+    return Budget(quantity=final.quantity, value=float(limit))
+
+
+def _recalibrate(
+    action: Action, step: Recalibrate, state: State, tools: Tools
+) -> tuple[State, Outcome]:
+    network = copy.deepcopy(state.network)
+    begin = time.perf_counter()
+    with phase(tools.progress, "recalibrate"):
+        recalibrate_batch_norm_(
+            network,
+            tools.subject.data.train,
+            images=step.images,
+            batch_size=step.batch_size,
+            seed=step_seed(tools.recipe.seed, action.index),
+            device=tools.device,
+        )
+    seconds = {"recalibrate": time.perf_counter() - begin}
+    return (
+        State(network, state.plans, state.fresh),
+        Outcome(path=action.path, fresh=state.fresh, seconds=seconds),
+    )
+
+
+def _train(
+    action: Action, step: Train, state: State, tools: Tools, checkpoint: Path | None
+) -> tuple[State, Outcome]:
+    network = copy.deepcopy(state.network)
+    hold_connections_(network)  # hooks do not survive the copy
+    config = step.config(fresh=state.fresh)
+    teacher = copy.deepcopy(tools.subject.network) if config.distill_alpha else None
+    found = fit(
+        network,
+        tools.subject.data.train,
+        tools.subject.data.search,
+        config,
+        seed=step_seed(tools.recipe.seed, action.index),
+        teacher=teacher,
+        checkpoint=checkpoint,
+        progress=tools.progress,
+        device=tools.device,
+    )
+    notes = []
+    if state.fresh and step.scratch_epochs is None:
+        notes.append(
+            f"{action.path}: the network from scratch had the fine-tuning's {config.epochs} epochs "
+            "only; set scratch_epochs to what the dense network and the fine-tuning had together"
+        )
+    outcome = Outcome(
+        path=action.path,
+        fresh=state.fresh,
+        seconds={"train": found.seconds},
+        history=found.history,
+        notes=tuple(notes),
+    )
+    return State(network.eval(), state.plans, state.fresh), outcome
+
+
+def _judge(action: Action, after: State, outcome: Outcome, tools: Tools) -> Outcome:
+    """Look at the test split where a stage ends; judge what lies between on the search split."""
+    data = tools.subject.data
+    if action.stage is not None:
+        with phase(tools.progress, f"evaluate {action.stage.replace('_', ' ')}"):
+            seen = look(after.network, data, action.stage, tools.device)
+        return outcome.model_copy(update={"look": seen})
+    if not tools.several_cuts:
+        return outcome
+    with phase(tools.progress, "evaluate on search"):
+        found = evaluate(after.network, data.search, device=tools.device)
+    point = HistoryPoint(
+        phase="search split after each step",
+        step=action.index + 1,
+        seconds=sum(outcome.seconds.values()),
+        values={"top1": found.top1},
+    )
+    return outcome.model_copy(update={"history": (*outcome.history, point)})

@@ -1,0 +1,201 @@
+"""The folder of a run: what it is of, which steps are done, and that one process works in it.
+
+run.json             what decides the run's result, and what a trial run picked
+.lock                held while a process works here
+dense.json           measurement of the dense network
+steps/01-prune/      network after a step: plans and weights, as an artifact
+steps/01-prune.json  what happened in it; its presence marks the step as done
+record.json          the run's record; its presence marks the run as done
+artifact/            the final network
+"""
+
+import copy
+import importlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from prunus.artifact import Manifest, read_manifest, save
+from prunus.artifact.manifest import MANIFEST_FILE, WEIGHTS_FILE, plan_file
+from prunus.artifact.weights import file_sha256, fill_, read_weights, write_weights
+from prunus.errors import InputError
+from prunus.graph import cut
+from prunus.plan import Plan, Record
+from prunus.records import Source
+
+RUN_FILE = "run.json"
+LOCK_FILE = ".lock"
+
+
+class RunFile(Record):
+    """Content of ``run.json``: the inputs of the run by name, then what was picked on the machine."""
+
+    version: int = 1
+    identity: dict[str, str]
+    execution: dict[str, str] | None = None
+
+
+@dataclass
+class RunFolder:
+    """A locked folder."""
+
+    path: Path
+    file: RunFile
+
+    def pick(self, execution: Mapping[str, str]) -> None:
+        """Keep what a trial run picked, as an input of the run."""
+        self.file = self.file.model_copy(update={"execution": dict(execution)})
+        self.file.save(self.path / RUN_FILE)
+
+
+def save_network(
+    folder: Path, network: nn.Module, plans: Sequence[Plan], source: Source | None
+) -> None:
+    """Save a network; without a source it can be resumed, but not loaded on its own."""
+    if source is not None:
+        save(folder, network, source=source, plans=plans)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    ties = write_weights(network, folder / WEIGHTS_FILE)
+    files = tuple(plan_file(index) for index in range(len(plans)))
+    for file, plan in zip(files, plans, strict=True):
+        plan.save(folder / file)
+    Manifest(
+        source=Source(model=type(network).__qualname__),
+        plans=files,
+        ties=ties,
+        weights_sha256=file_sha256(folder / WEIGHTS_FILE),
+    ).save(folder / MANIFEST_FILE)
+
+
+def load_network(folder: Path, dense: nn.Module) -> tuple[nn.Module, tuple[Plan, ...]]:
+    """A saved network: cut anew from the dense one, filled with the saved weights."""
+    manifest = read_manifest(folder)
+    plans = tuple(Plan.load(folder / file) for file in manifest.plans)
+    tensors = read_weights(folder / WEIGHTS_FILE, manifest.weights_sha256, manifest.ties)
+    network = copy.deepcopy(dense)
+    for plan in plans:
+        network = cut(network, plan)
+    fill_(network, tensors, manifest.ties)
+    return network.eval(), plans
+
+
+@contextmanager
+def open_run(
+    path: Path | str, identity: Mapping[str, Any], *, resume: bool = False
+) -> Iterator[RunFolder]:
+    """Make a run's folder, or open it again, locked for this process.
+
+    Args:
+        path: New, empty, or of this very run with ``resume``.
+        identity: All that decides the run's result, by name; nested values are compared part by part.
+        resume: Go on with what is there. A folder that is not there yet is made.
+
+    Raises:
+        InputError: The folder holds something else, another run, or is in use.
+    """
+    path = Path(path)
+    flat = dict(_flatten(identity))
+    require_usable(path, resume=resume)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"out='{path}' cannot be made: {error.strerror}; name a folder that can be written"
+        ) from error
+    with _locked(path):
+        file = path / RUN_FILE
+        if file.exists():
+            found = RunFile.load(file)
+            _require_same(path, found.identity, flat)
+        else:
+            found = RunFile(identity=flat)
+            found.save(file)
+        yield RunFolder(path, found)
+
+
+def require_usable(path: Path, *, resume: bool) -> None:
+    """Refuse a folder that a run cannot have. Nothing is written.
+
+    Raises:
+        InputError: It is a file, holds something else, or holds a run and is not to be resumed.
+    """
+    if path.exists() and not path.is_dir():
+        raise InputError(f"out='{path}' is a file; name a new folder")
+    names = {entry.name for entry in path.iterdir()} - {LOCK_FILE} if path.exists() else set()
+    if names and RUN_FILE not in names:
+        raise InputError(
+            f"out='{path}' holds '{min(names)}' and is no run; name a new or an empty folder"
+        )
+    if names and not resume:
+        raise InputError(
+            f"out='{path}' holds a run already; go on with it (--resume), or name a new folder"
+        )
+
+
+def _require_same(path: Path, saved: Mapping[str, str], asked: Mapping[str, str]) -> None:
+    changed = [k for k in (*asked, *(saved.keys() - asked.keys())) if saved.get(k) != asked.get(k)]
+    if not changed:
+        return
+    name = changed[0]
+    more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+    was, now = saved.get(name, "absent"), asked.get(name, "absent")
+    raise InputError(
+        f"out='{path}' holds another run: {name} was {_short(was)} and is {_short(now)}{more}; "
+        "give the same arguments to resume it, or name a new folder"
+    )
+
+
+def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Nested values as ``steps[1].train.lr`` to text."""
+    if isinstance(value, Mapping) and value:
+        for name, inner in value.items():
+            yield from _flatten(inner, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, list | tuple) and value:
+        for index, inner in enumerate(value):
+            yield from _flatten(inner, f"{path}[{index}]")
+    else:
+        yield path, str(value)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else text[:16] + "..."
+
+
+def _lock_module() -> ModuleType | None:
+    """``fcntl``, where the system has it; elsewhere two processes are not kept apart."""
+    try:
+        return importlib.import_module("fcntl")
+    except ImportError:
+        return None
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the folder's lock. The system gives it back when the process ends, however it ends."""
+    fcntl = _lock_module()
+    try:
+        handle = (path / LOCK_FILE).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"out='{path}' cannot be written: {error.strerror}") from error
+    with handle:
+        if fcntl is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                handle.seek(0)
+                owner = handle.read().strip() or "unknown"
+                raise InputError(
+                    f"out='{path}' is in use by process {owner}; wait for it, or name a new folder"
+                ) from error
+        handle.seek(0)
+        handle.truncate()
+        handle.write(str(os.getpid()))
+        handle.flush()
+        yield

@@ -1,0 +1,147 @@
+"""Measurements of a run: looks at the test split, costs that must agree, latencies side by side."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from prunus.data import DataSplits
+from prunus.errors import PrunusError
+from prunus.graph import Inputs
+from prunus.meter import measure_cost, measure_latencies, peak_memory_bytes
+from prunus.plan import Record
+from prunus.progress import Progress
+from prunus.recipe.subject import first_samples
+from prunus.records import Cost, Environment, Latency, Score, Stage
+from prunus.train import evaluate
+
+
+class LatencyOptions(Record):
+    """How latency is measured.
+
+    Attributes:
+        repeats: Timed passes; 30 or more, for a percentile worth reporting.
+        warmup: Untimed passes before.
+        batch: Samples per pass.
+        threads: CPU threads of PyTorch; None leaves them as they are.
+    """
+
+    repeats: int = Field(default=50, ge=30)
+    warmup: int = Field(default=10, ge=1)
+    batch: int = Field(default=1, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+
+
+class Look(Record):
+    """One look at the test split, as the split itself counted it."""
+
+    score: Score
+    evaluations: int
+
+
+def look(network: nn.Module, data: DataSplits, stage: Stage, device: str) -> Look:
+    """Score a network on the test split."""
+    before = data.test.evaluations
+    found = evaluate(network, data.test, device=device)
+    score = Score(
+        value=found.top1, loss=found.loss, samples=found.samples, split="test", stage=stage
+    )
+    return Look(score=score, evaluations=data.test.evaluations - before)
+
+
+def accounted_cost(network: nn.Module, one: Inputs, predicted: Cost, what: str) -> Cost:
+    """Count the cost of a network; the count must be what the trace predicted.
+
+    Where the network runs operations that one of the two cannot count, they may differ: the cost
+    names these operations in ``uncounted``.
+
+    Raises:
+        PrunusError: MACs or parameters differ.
+    """
+    counted = measure_cost(network, one)
+    pairs = (("MACs", predicted.macs, counted.macs), ("parameters", predicted.params, counted.params))
+    for name, expected, found in pairs:
+        known = name == "parameters" or not (predicted.uncounted or counted.uncounted)
+        if known and expected != found:
+            raise PrunusError(
+                f"accounting mismatch: {what} should have {expected} {name}, {found} were counted; "
+                "please report this network, the certificate does not cover its costs"
+            )
+    names = tuple(sorted({*predicted.uncounted, *counted.uncounted}))
+    return counted.model_copy(update={"uncounted": names})
+
+
+def compare_latencies(
+    dense: nn.Module,
+    small: nn.Module,
+    data: DataSplits,
+    inputs: Inputs,
+    *,
+    options: LatencyOptions,
+    device: str,
+) -> tuple[Latency, Latency]:
+    """Time both networks round robin, and measure the peak memory of one pass of each."""
+    batch = inputs
+    if options.batch > _samples(inputs):
+        batch = next(iter(data.train.batches(options.batch)))[0]
+    batch = _to(first_samples(batch, options.batch), device)
+    networks = {
+        "dense": copy.deepcopy(dense).to(device).eval(),
+        "small": copy.deepcopy(small).to(device).eval(),
+    }
+    found = measure_latencies(
+        {name: (network, batch) for name, network in networks.items()},
+        batch=_samples(batch),
+        warmup=options.warmup,
+        repeats=options.repeats,
+        threads=options.threads,
+        device=device,
+    )
+    first, second = (
+        found[name].model_copy(
+            update={"peak_memory_bytes": peak_memory_bytes(network, batch, device)}
+        )
+        for name, network in networks.items()
+    )
+    return first, second
+
+
+def environment(device: str) -> Environment:
+    """The machine, and PyTorch's threads on it."""
+    gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
+    return Environment.capture(torch.get_num_threads(), gpu=gpu)
+
+
+@contextmanager
+def phase(progress: Progress, name: str) -> Iterator[None]:
+    """Tell of work that is one step."""
+    progress.start(name, 1)
+    try:
+        yield
+        progress.advance()
+    finally:
+        progress.finish()
+
+
+def _samples(inputs: Inputs) -> int:
+    values: Any = (
+        [inputs]
+        if isinstance(inputs, Tensor)
+        else list(inputs.values() if isinstance(inputs, dict) else inputs)
+    )
+    return next((len(v) for v in values if isinstance(v, Tensor) and v.ndim), 1)
+
+
+def _to(inputs: Inputs, device: str) -> Inputs:
+    def move(value: Any) -> Any:
+        return value.to(device) if isinstance(value, Tensor) else value
+
+    if isinstance(inputs, Tensor):
+        return inputs.to(device)
+    if isinstance(inputs, tuple | list):
+        return tuple(move(value) for value in inputs)
+    return {name: move(value) for name, value in inputs.items()}

@@ -1,0 +1,185 @@
+"""A recipe: what to do to which network on which data, read from YAML or built in Python."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from prunus.errors import InputError
+from prunus.plan import Record
+from prunus.recipe.steps import STEPS, Repeat, Step, StepItem, Train
+from prunus.train import Execution
+
+_NAME = re.compile(r"[\w-]+")  # of a key; what else stands in a location names a branch of a union
+
+
+class Recipe(Record):
+    """Steps in order, and what they are for.
+
+    Attributes:
+        version: Of this form.
+        name: Of the row in a report; the names of the methods by default.
+        model: As for ``prunus.records.Source``; None where the network is given in Python.
+        arguments: Of the model's constructor.
+        weights: Checkpoint of the dense network.
+        data: As for ``prunus.data.load_data``; None where the data is given in Python.
+        seed: Of search, data order and fine-tuning. The splits of the data do not depend on it.
+        ignore: Glob patterns of modules whose outputs stay whole.
+        min_units: Fewest units that must stay in each group.
+        round_to: Kept units are a multiple of this.
+        steps: In order.
+    """
+
+    version: Literal[1] = 1
+    name: str = ""
+    model: str | None = None
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    weights: str | None = None
+    data: str | None = None
+    seed: int = Field(default=0, ge=0)
+    ignore: tuple[str, ...] = ()
+    min_units: int = Field(default=1, ge=1)
+    round_to: int = Field(default=1, ge=1)
+    steps: tuple[StepItem, ...] = Field(min_length=1)
+
+    def to_yaml(self) -> str:
+        """The recipe as text that ``parse_recipe`` reads back; defaults are left out."""
+        content = {"version": self.version, **self.model_dump(mode="json", exclude_defaults=True)}
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+    @property
+    def wants_execution(self) -> bool:
+        """Whether a training leaves number format or memory layout to be picked."""
+        flat = [s for step in self.steps for s in _flat(step)]
+        trains = [s for s in flat if isinstance(s, Train)]
+        return any("auto" in (train.precision, train.layout) for train in trains)
+
+    def pinned(self, execution: Execution) -> "Recipe":
+        """The recipe with what was picked in the place of every ``auto``."""
+        return self.model_copy(update={"steps": tuple(_pin(step, execution) for step in self.steps)})
+
+
+def make_recipe(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """Build a recipe from plain values.
+
+    Raises:
+        InputError: A key is unknown or missing, or a value cannot be used; names the key's path.
+    """
+    try:
+        return Recipe.model_validate(dict(content))
+    except ValidationError as error:
+        raise InputError(validation_line(error, where)) from error
+
+
+def as_recipe(recipe: Recipe | Sequence[Step]) -> Recipe:
+    """A recipe, or the recipe of some steps."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    return make_recipe({"steps": tuple(recipe)})
+
+
+def parse_recipe(text: str, where: str = "recipe") -> Recipe:
+    """Read a recipe from YAML.
+
+    Raises:
+        InputError: The text is no YAML, or no recipe.
+    """
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = "" if mark is None else f" line {mark.line + 1}, column {mark.column + 1}:"
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise InputError(f"{where}:{line} no valid YAML: {problem}; mend the file") from error
+    if not isinstance(content, dict):
+        kind = "empty" if content is None else f"a {type(content).__name__}"
+        raise InputError(f"{where} is {kind}; write a mapping with the key steps")
+    if any(not isinstance(key, str) for key in content):
+        raise InputError(f"{where} has a key that is no text; keys are {_keys(Recipe)}")
+    return make_recipe(content, where)
+
+
+def load_recipe(path: Path | str) -> Recipe:
+    """Read a recipe from a YAML file.
+
+    Raises:
+        InputError: The file cannot be read, or holds no recipe.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "no UTF-8 text"
+        raise InputError(f"recipe '{path}' cannot be read: {reason}; name a YAML file") from error
+    return parse_recipe(text, str(path))
+
+
+def validation_line(error: ValidationError, where: str) -> str:
+    """The first problem in one line: where, which key, what stands there, what to write."""
+    problems = error.errors()
+    first = problems[0]
+    more = len({_path(p) for p in problems}) - 1
+    rest = f" (and {more} more)" if more else ""
+    return f"{where}: {_path(first) or 'the recipe'}: {_problem(first)}{rest}"
+
+
+def _problem(first: ErrorDetails) -> str:
+    kind, value = first["type"], _short(first["input"])
+    if kind == "extra_forbidden":
+        return f"unknown key; keys are {_keys(_owner(first))}"
+    if kind == "missing":
+        return "missing; add it"
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        tag = first.get("ctx", {}).get("tag", value)
+        return f"no step {tag}; steps are {', '.join(STEPS)}"
+    if kind in ("model_type", "model_attributes_type"):
+        return f"{value} is no step; write one such as 'prune: {{method: l1, target: macs=0.5}}'"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{value}: {message[:1].lower()}{message[1:]}"
+
+
+def _path(problem: ErrorDetails) -> str:
+    """Where a problem is, as ``steps[1].prune.target``."""
+    text = ""
+    for part in problem["loc"]:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif _NAME.fullmatch(part):
+            text += f".{part}" if text else part
+    return text
+
+
+def _owner(problem: ErrorDetails) -> type[Record]:
+    tags = [part for part in problem["loc"][:-1] if isinstance(part, str) and part in STEPS]
+    return STEPS[tags[-1]] if tags else Recipe
+
+
+def _keys(record: type[Record]) -> str:
+    return ", ".join(name for name in record.model_fields if name != "step")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _flat(step: Step) -> tuple[Step, ...]:
+    return step.steps if isinstance(step, Repeat) else (step,)
+
+
+def _pin(step: Any, execution: Execution) -> Any:
+    if isinstance(step, Repeat):
+        steps = tuple(_pin(inner, execution) for inner in step.steps)
+        return step.model_copy(update={"steps": steps})
+    if not isinstance(step, Train):
+        return step
+    changes: dict[str, str] = {}
+    if step.precision == "auto":
+        changes["precision"] = execution.precision
+    if step.layout == "auto":
+        changes["layout"] = execution.layout
+    return step.model_copy(update=changes)

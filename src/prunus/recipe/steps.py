@@ -1,0 +1,120 @@
+"""The steps of a recipe: frozen records, written in YAML as ``- prune: {method: l1, target: macs=0.5}``."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    WrapSerializer,
+)
+
+from prunus.plan import Record
+from prunus.train import TrainConfig
+
+
+class Prune(Record):
+    """Cut: a method decides within a budget, the network is cut by its plan.
+
+    Attributes:
+        method: Name of a registered method.
+        target: Budget such as ``macs=0.5``: a share of the *dense* network, or an absolute limit.
+        options: Of the method.
+    """
+
+    step: Literal["prune"] = "prune"
+    method: str
+    target: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class Recalibrate(Record):
+    """Measure batch-norm statistics anew, without training.
+
+    Attributes:
+        images: Training images used.
+        batch_size: Images per batch.
+    """
+
+    step: Literal["recalibrate"] = "recalibrate"
+    images: int = Field(default=256, ge=2)
+    batch_size: int = Field(default=64, ge=2)
+
+
+class Train(TrainConfig):
+    """Train: fine-tune, or distil from the dense network where ``distill_alpha`` is above 0.
+
+    A small network that starts from fresh weights (method ``scratch``) needs what the others have had
+    before: give it the dense training's epochs plus the fine-tuning's.
+
+    Attributes:
+        scratch_epochs: Epochs of a network with fresh weights; the same as ``epochs`` by default.
+        scratch_lr: Its peak learning rate; the same as ``lr`` by default.
+    """
+
+    step: Literal["train"] = "train"
+    scratch_epochs: int | None = Field(default=None, ge=1)
+    scratch_lr: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+    def config(self, *, fresh: bool) -> TrainConfig:
+        """The settings of the training; ``fresh`` where the weights are fresh."""
+        values = {name: getattr(self, name) for name in TrainConfig.model_fields}
+        if fresh:
+            values["epochs"] = self.scratch_epochs or self.epochs
+            values["lr"] = self.scratch_lr or self.lr
+        return TrainConfig(**values)
+
+
+def _unwrap(value: Any) -> Any:
+    """``{"prune": {...}}`` and ``"recalibrate"`` to the flat form that the records are made from."""
+    if isinstance(value, str):
+        return {"step": value}
+    if not isinstance(value, dict):
+        return value
+    if len(value) != 1:
+        names = ", ".join(map(str, value)) or "nothing"
+        raise ValueError(f"a step is one name with its settings, not {names}")
+    ((name, body),) = value.items()
+    if body is None:
+        body = {}
+    if not isinstance(body, dict) or "step" in body:
+        raise ValueError(f"the settings of step '{name}' must be a mapping of names to values")
+    return {"step": name, **body}
+
+
+def _wrap(value: Any, handler: SerializerFunctionWrapHandler) -> Any:
+    body = dict(handler(value))
+    body.pop("step", None)
+    return {value.step: body}
+
+
+_AsItem = (BeforeValidator(_unwrap), WrapSerializer(_wrap))
+BasicStep = Prune | Recalibrate | Train
+BasicItem = Annotated[BasicStep, Field(discriminator="step"), *_AsItem]
+
+
+class Repeat(Record):
+    """Rounds: the same steps several times, with budgets that tighten (paper K's rounds).
+
+    Attributes:
+        times: Number of rounds.
+        schedule: Budget of round ``k`` of ``n`` as a share ``s`` of dense: ``linear``
+            ``1 - (1 - s) k / n``, ``geometric`` ``s^(k / n)`` (every round removes the same share of
+            what is left), or a list of shares, the last of which is the target's.
+        steps: Of one round; the target of a ``prune`` step is that of the last round.
+    """
+
+    step: Literal["repeat"] = "repeat"
+    times: int = Field(ge=1, le=1000)
+    schedule: Literal["linear", "geometric"] | tuple[float, ...] = "geometric"
+    steps: tuple[BasicItem, ...] = Field(min_length=1)
+
+
+Step = BasicStep | Repeat
+StepItem = Annotated[Step, Field(discriminator="step"), *_AsItem]
+STEPS: dict[str, type[Record]] = {
+    "prune": Prune,
+    "recalibrate": Recalibrate,
+    "train": Train,
+    "repeat": Repeat,
+}

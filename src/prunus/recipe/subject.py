@@ -1,0 +1,179 @@
+"""What a recipe works on: the dense network, where it comes from, its data and some real inputs."""
+
+import copy
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.data import DataSplits, load_data
+from prunus.errors import InputError
+from prunus.graph import Inputs
+from prunus.records import Source
+from prunus.train import forward_logits
+from prunus.zoo import load_source, normalization, zoo_names
+
+CERTIFICATE_SAMPLES = 16
+_OWN_SCHEMES = ("hf:", "timm:", "torchvision:")
+_GRAY_DATA = ("digits",)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The dense network and what it is measured on.
+
+    Attributes:
+        network: A copy of the given one, on the CPU, in eval mode.
+        source: For the record.
+        rebuildable: Whether ``source`` builds it again, so that an artifact can be written.
+        data: In three splits.
+        inputs: Real training inputs (at most 16 samples), or the caller's example.
+        search_seen: Whether its weights may have been trained on the search split.
+    """
+
+    network: nn.Module
+    source: Source
+    rebuildable: bool
+    data: DataSplits
+    inputs: Inputs
+    search_seen: bool
+
+    @property
+    def one(self) -> Inputs:
+        """One sample: what costs are stated for."""
+        return first_samples(self.inputs, 1)
+
+
+def resolve_data(data: DataSplits | str | None, model: str | None) -> DataSplits:
+    """Data sets by name, normalized as the model wants it where that is known.
+
+    The split into train and search does not depend on the seed of a run: the dense network is the
+    same for all seeds, and none may be tested on what another was trained on.
+
+    Raises:
+        InputError: No data is named, or the name is unknown.
+        DataError: The data is missing or broken.
+    """
+    if isinstance(data, DataSplits):
+        return data
+    if not data:
+        raise InputError("data is missing; name digits, cifar10, cifar100 or imagefolder:DIR")
+    if model is None or not (model in zoo_names() or model.startswith(_OWN_SCHEMES)):
+        return load_data(data)
+    mean, std = normalization(model)
+    if len(mean) != (1 if data in _GRAY_DATA else 3):
+        return load_data(data)
+    return load_data(data, mean=mean, std=std)
+
+
+def resolve_subject(
+    network: nn.Module | Source | str | None,
+    data: DataSplits | str | None,
+    *,
+    example_inputs: Inputs | None = None,
+    source: Source | None = None,
+    untrained: bool = False,
+) -> Subject:
+    """Build or copy the network, load the data, and check that they fit.
+
+    Args:
+        network: A network, or the name or source of one.
+        data: The data or its name.
+        example_inputs: A real batch; taken from the training split where left out.
+        source: Builds ``network`` where that is given as a module.
+        untrained: Allow a zoo network without weights, as it will be trained first.
+
+    Raises:
+        InputError: Something is missing, or network and data do not fit.
+    """
+    named = _as_source(network) if not isinstance(network, nn.Module) else source
+    splits = resolve_data(data, None if named is None else named.model)
+    if isinstance(network, nn.Module):
+        dense = copy.deepcopy(network).cpu().eval()
+        where = named or Source(model=f"{type(network).__module__}.{type(network).__qualname__}")
+    else:
+        if named is None:
+            raise InputError("model is missing; name a zoo network, hf:, timm: or FILE.py:FACTORY")
+        where = _with_classes(named, splits.num_classes)
+        if where.model in zoo_names() and where.weights is None and not untrained:
+            raise InputError(
+                f"model '{where.model}' has no weights: name a checkpoint (--weights FILE), or train "
+                "it first (--train-epochs N)"
+            )
+        dense = load_source(where)
+    inputs = example_inputs
+    if inputs is None:
+        inputs = next(iter(splits.train.batches(min(CERTIFICATE_SAMPLES, len(splits.train)))))[0]
+    subject = Subject(dense, where, named is not None, splits, inputs, search_seen=not untrained)
+    _require_fit(subject)
+    return subject
+
+
+def weights_digest(network: nn.Module) -> str:
+    """SHA-256 over names, shapes and bytes of the state, in hex."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        if isinstance(tensor, Tensor):
+            total.update(f"{name}{list(tensor.shape)}{tensor.dtype}".encode())
+            raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            total.update(raw.numpy().tobytes())
+    return total.hexdigest()
+
+
+def data_digest(data: DataSplits) -> str:
+    """SHA-256 over sizes and the first training samples. The test split is not looked at."""
+    inputs, labels = next(iter(data.train.batches(min(32, len(data.train)))))
+    named = {"input": inputs} if isinstance(inputs, Tensor) else inputs
+    total = hashlib.sha256(repr([len(data.train), len(data.search), len(data.test)]).encode())
+    for tensor in (*(named[name] for name in sorted(named)), labels):
+        total.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def first_samples(inputs: Inputs, n: int) -> Inputs:
+    """The first ``n`` samples of a batch."""
+
+    def head(value: Any) -> Any:
+        return value[:n] if isinstance(value, Tensor) and value.ndim else value
+
+    if isinstance(inputs, Tensor):
+        return inputs[:n]
+    if isinstance(inputs, tuple | list):
+        return tuple(head(value) for value in inputs)
+    return {name: head(value) for name, value in inputs.items()}
+
+
+def _as_source(network: Source | str | None) -> Source | None:
+    return Source(model=network) if isinstance(network, str) else network
+
+
+def _with_classes(source: Source, num_classes: int) -> Source:
+    """A zoo network gets the data's number of classes where none is asked for."""
+    if source.model not in zoo_names() or "num_classes" in source.arguments:
+        return source
+    arguments = {**source.arguments, "num_classes": num_classes}
+    return source.model_copy(update={"arguments": arguments})
+
+
+def _require_fit(subject: Subject) -> None:
+    """Refuse a network that does not run on the data, or has too few outputs."""
+    batch = next(iter(subject.data.train.batches(min(2, len(subject.data.train)))))[0]
+    model, data = subject.source.model, subject.data
+    try:
+        with torch.no_grad():
+            classes = forward_logits(subject.network, batch).shape[1]
+    except InputError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a foreign network may raise anything on wrong inputs
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"model '{model}' does not run on data '{data.name}' (inputs {list(data.input_shape)}): "
+            f"{reason}; give arguments or data that fit"
+        ) from error
+    if classes < data.num_classes:
+        raise InputError(
+            f"model '{model}' has {classes} outputs, data '{data.name}' {data.num_classes} classes; "
+            f"build it with num_classes={data.num_classes}"
+        )

@@ -1,0 +1,138 @@
+"""From the outcomes of a run's steps to its record."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from prunus.graph import Choice, Trace
+from prunus.meter import measure_cost
+from prunus.plan import BoolArray
+from prunus.recipe.actions import lay_out, targets
+from prunus.recipe.execute import Outcome, State
+from prunus.recipe.measure import (
+    LatencyOptions,
+    Look,
+    accounted_cost,
+    compare_latencies,
+    environment,
+)
+from prunus.recipe.recipe import Recipe
+from prunus.recipe.subject import Subject
+from prunus.records import Cost, LayerWidth, RunRecord
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All that a record needs beside the networks.
+
+    Attributes:
+        name: Of the row in a report.
+        recipe: As it was run.
+        dense_look: At the dense network.
+        dense_cost: Counted.
+        dense_seconds: Of the dense measurement; no part of a method's time.
+        outcomes: Of all steps.
+        latency: How it is measured, if at all.
+        device: Where everything ran.
+    """
+
+    name: str
+    recipe: Recipe
+    dense_look: Look
+    dense_cost: Cost
+    dense_seconds: float
+    outcomes: tuple[Outcome, ...]
+    latency: LatencyOptions | None
+    device: str
+
+
+def make_record(summary: Summary, subject: Subject, dense: Trace, state: State) -> RunRecord:
+    """Measure what is left to measure, and sum up the run."""
+    looks = [summary.dense_look, *(o.look for o in summary.outcomes if o.look is not None)]
+    dense_latency = latency = None
+    notes = [subject.data.note] if subject.data.note else []
+    notes += [note for outcome in summary.outcomes for note in outcome.notes]
+    if summary.latency is None:
+        notes.append("latency: switched off")
+    else:
+        dense_latency, latency = compare_latencies(
+            subject.network,
+            state.network,
+            subject.data,
+            subject.inputs,
+            options=summary.latency,
+            device=summary.device,
+        )
+    choice = kept_units(dense, state)
+    return RunRecord(
+        method=summary.name,
+        source=subject.source,
+        data=subject.data.name,
+        seed=summary.recipe.seed,
+        target=targets(lay_out(summary.recipe)),
+        recipe=summary.recipe.model_dump(mode="json"),
+        dense_cost=summary.dense_cost,
+        cost=_final_cost(dense, choice, subject, state),
+        dense_latency=dense_latency,
+        latency=latency,
+        scores=tuple(seen.score for seen in looks),
+        certificates=tuple(o.certificate for o in summary.outcomes if o.certificate is not None),
+        widths=_widths(dense, choice),
+        history=tuple(point for outcome in summary.outcomes for point in outcome.history),
+        seconds=_seconds(summary),
+        test_evaluations={seen.score.stage: seen.evaluations for seen in looks},
+        search_seen_in_pretraining=subject.search_seen,
+        plans=tuple(plan.digest for plan in state.plans),
+        environment=environment(summary.device),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def kept_units(dense: Trace, state: State) -> Choice | None:
+    """What all plans together keep of the dense network's units.
+
+    None where a later trace named a group that the dense network does not have.
+    """
+    kept: dict[str, BoolArray] = {}
+    for plan in state.plans:
+        for name, keep in plan.channels.items():
+            group = dense.by_name.get(name)
+            if group is None:
+                return None
+            before = kept.get(name, np.ones(group.units, dtype=bool))
+            if int(before.sum()) != len(keep):
+                return None
+            after = before.copy()
+            after[np.flatnonzero(before)[~keep]] = False
+            kept[name] = after
+    return kept
+
+
+def _final_cost(dense: Trace, choice: Choice | None, subject: Subject, state: State) -> Cost:
+    """Counted on the final network; where all plans compose, it must be what they predict."""
+    if choice is None:
+        return measure_cost(state.network, subject.one)
+    return accounted_cost(state.network, subject.one, dense.cost(choice), "the final network")
+
+
+def _widths(dense: Trace, choice: Choice | None) -> tuple[LayerWidth, ...]:
+    return tuple(
+        LayerWidth(
+            group=group.name,
+            before=group.units,
+            after=int(np.sum(choice[group.name])) if group.name in choice else group.units,
+            refused=group.refused,
+        )
+        for group in dense.groups
+        if choice is not None
+    )
+
+
+def _seconds(summary: Summary) -> dict[str, float]:
+    """Seconds by kind of work; ``total`` is what the method took, measurements left out."""
+    found: dict[str, float] = defaultdict(float)
+    for outcome in summary.outcomes:
+        for name, seconds in outcome.seconds.items():
+            found[name] += seconds
+    return {**found, "total": sum(found.values()), "dense_measurement": summary.dense_seconds}

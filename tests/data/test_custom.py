@@ -1,0 +1,64 @@
+"""The user's own data sets become three splits."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from prunus.data import CustomOptions, from_datasets
+from prunus.errors import DataError, InputError
+
+Rows = list[tuple[torch.Tensor, int]]
+
+
+def rows(n: int, start: int = 0) -> Rows:
+    return [(torch.tensor([float(start + i)]), i % 2) for i in range(n)]
+
+
+def values(split: Any) -> list[float]:
+    return [x for inputs, _ in split.batches(3) for x in inputs.flatten().tolist()]
+
+
+def test_search_is_a_fifth_carved_out_of_train() -> None:
+    data = from_datasets(rows(20), rows(6, start=100))
+    assert (len(data.train), len(data.search), len(data.test)) == (16, 4, 6)
+    assert sorted(values(data.train) + values(data.search)) == [float(i) for i in range(20)]
+    assert torch.bincount(data.search.labels).tolist() == [2, 2]
+    assert data.num_classes == 2
+    assert data.input_shape == (1,)
+    assert data.test.evaluations == 0
+
+
+def test_a_search_set_of_its_own_leaves_train_whole() -> None:
+    train, test, search = rows(10), rows(4, 100), rows(8, 200)
+    data = from_datasets(train, test, search=search)
+    assert (len(data.train), len(data.search)) == (10, 8)
+    assert min(values(data.search)) == 200
+    assert len(from_datasets(train, test, search=search, search_size=4).search) == 4
+
+
+def test_options_are_used() -> None:
+    options = CustomOptions(name="mine", num_classes=5, augmented_train=rows(10, start=50))
+    data = from_datasets(rows(10), rows(4, 100), search_size=2, options=options)
+    assert (data.name, data.num_classes) == ("mine", 5)
+    generator = torch.Generator().manual_seed(0)
+    augmented: list[float] = []
+    for inputs, _ in data.train.batches(3, generator=generator, augment=True):
+        assert isinstance(inputs, torch.Tensor)
+        augmented += (inputs - 50).flatten().tolist()
+    assert sorted(augmented) == values(data.train)
+
+
+def test_mistakes_are_named() -> None:
+    train = rows(10)
+    with pytest.raises(InputError, match=r"train, search and test share a data set"):
+        from_datasets(train, train)
+    with pytest.raises(InputError, match=r"share a data set: give disjoint ones"):
+        from_datasets(train, rows(3), search=train)
+    with pytest.raises(InputError, match=r"search_size is 10: use 1 to 9"):
+        from_datasets(train, rows(3), search_size=10)
+    with pytest.raises(DataError, match=r"custom: num_classes is 2 and the smallest label -1"):
+        from_datasets([(torch.zeros(1), -1), (torch.zeros(1), 1)], rows(3))
+    data = from_datasets(train, [(torch.zeros(1), 7)])
+    with pytest.raises(DataError, match=r"the test split has a label outside 0 to 1: set num"):
+        values(data.test)

@@ -1,0 +1,145 @@
+"""Image folders: classes, crops, and every way a folder can be wrong."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from prunus.data import Split, load_data
+from prunus.errors import DataError, InputError
+
+SIDE = 28
+
+
+def save(path: Path, pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def plain(
+    value: int, height: int = 40, width: int = 30
+) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    return np.full((height, width, 3), value, np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for part, n in (("train", 10), ("test", 3)):
+        for label, name in enumerate(("ant", "bee")):
+            for i in range(n):
+                save(tmp_path / part / name / f"{i:02d}.png", plain(100 * label + i))
+    (tmp_path / "train" / "ant" / "notes.txt").write_text("not an image")
+    (tmp_path / "train" / ".cache").mkdir()
+    return tmp_path
+
+
+def first(split: Split, batch: int = 100) -> tuple[Tensor, list[int]]:
+    inputs, labels = next(split.batches(batch))
+    assert isinstance(inputs, Tensor)
+    return inputs, labels.tolist()
+
+
+def test_a_folder_becomes_three_splits(folder: Path) -> None:
+    data = load_data(f"imagefolder:{folder}", mean=[0.0] * 3, std=[1.0] * 3, image_size=SIDE)
+    assert (len(data.train), len(data.search), len(data.test)) == (16, 4, 6)
+    assert data.num_classes == 2
+    assert data.input_shape == (3, SIDE, SIDE)
+    inputs, labels = first(data.test)
+    assert labels == [0, 0, 0, 1, 1, 1]
+    assert (inputs * 255).round()[:, 2, 5, 5].tolist() == [0, 1, 2, 100, 101, 102]
+    assert torch.bincount(data.search.labels).tolist() == [2, 2]
+    values = [first(split)[0][:, 0, 0, 0] for split in (data.train, data.search)]
+    assert len(torch.unique(torch.cat(values))) == 20  # disjoint, together all
+
+
+def test_evaluation_takes_the_center_of_the_shorter_side_at_256_224(tmp_path: Path) -> None:
+    # 32 x 64, side 28: the shorter side is 32 = 28 * 256 / 224 already; rows 2-29, columns 18-45.
+    pixels = np.zeros((32, 64, 3), np.uint8)
+    pixels[:, :, 0] = np.arange(64)
+    pixels[:, :, 1] = np.arange(32)[:, None]
+    for part in ("train", "val"):
+        for i in range(2):
+            save(tmp_path / part / "one" / f"{i}.png", pixels)
+    data = load_data(f"imagefolder:{tmp_path}", mean=[0.0] * 3, std=[1 / 255] * 3, image_size=28)
+    image = first(data.test)[0][0].round()
+    assert image[0, 0].tolist() == list(range(18, 46))
+    assert image[1, :, 0].tolist() == list(range(2, 30))
+
+
+def test_default_size_and_constants_are_those_of_imagenet(folder: Path) -> None:
+    data = load_data(f"imagefolder:{folder}")
+    image = first(data.test, 1)[0]
+    assert image.shape == (1, 3, 224, 224)
+    expected = torch.tensor([-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225])  # a black image
+    assert torch.allclose(image[0, :, 0, 0], expected)
+
+
+def test_augmented_crops_are_seeded_and_stay_inside(tmp_path: Path) -> None:
+    ramp = np.zeros((50, 60, 3), np.uint8)
+    ramp[:, :, 0] = np.arange(60) + 100
+    for part in ("train", "test"):
+        for i in range(20):
+            save(tmp_path / part / "one" / f"{i:02d}.png", ramp)
+    data = load_data(f"imagefolder:{tmp_path}", mean=[0.0] * 3, std=[1 / 255] * 3, image_size=8)
+    runs = []
+    for seed in (1, 1, 2):
+        generator = torch.Generator().manual_seed(seed)
+        inputs, _ = next(data.train.batches(16, generator=generator, augment=True))
+        assert isinstance(inputs, Tensor)
+        runs.append(inputs)
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+    red = runs[0][:, 0]
+    assert float(red.min()) >= 100
+    assert float(red.max()) <= 159
+    rising = (red[:, 0, -1] > red[:, 0, 0]).float().mean()
+    assert 0 < float(rising) < 1  # some are mirrored
+
+
+def test_val_beside_test_is_the_search_split(folder: Path) -> None:
+    for name in ("ant", "bee"):
+        for i in range(4):
+            save(folder / "val" / name / f"{i}.png", plain(200 + i))
+    name, mean, std = f"imagefolder:{folder}", [0.0] * 3, [1 / 255] * 3
+    data = load_data(name, mean=mean, std=std, image_size=SIDE)
+    assert (len(data.train), len(data.search), len(data.test)) == (20, 8, 6)
+    assert float(first(data.search)[0].min()) >= 199.9
+    few = load_data(name, mean=mean, std=std, image_size=SIDE, search_size=4)
+    assert len(few.search) == 4
+
+
+def test_unreadable_images_are_named(folder: Path) -> None:
+    (folder / "test" / "bee" / "01.png").write_bytes(b"no image")
+    data = load_data(f"imagefolder:{folder}", image_size=SIDE)
+    with pytest.raises(DataError, match=r"bee/01\.png' is no readable image \(UnidentifiedImage"):
+        first(data.test)
+
+
+def test_wrong_folders_are_named(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    empty = tmp_path_factory.mktemp("empty")
+    with pytest.raises(DataError, match=r"lacks train/: give a folder with train/CLASS/"):
+        load_data(f"imagefolder:{empty}")
+    with pytest.raises(DataError, match=r"'no/such/place' lacks train/"):
+        load_data("imagefolder:no/such/place")
+    (empty / "train").mkdir()
+    with pytest.raises(DataError, match=r"lacks test/ \(or val/\)"):
+        load_data(f"imagefolder:{empty}")
+    (empty / "val").mkdir()
+    with pytest.raises(DataError, match=r"train' has no classes: put the images of each class"):
+        load_data(f"imagefolder:{empty}")
+    (empty / "train" / "ant").mkdir()
+    with pytest.raises(DataError, match=r"ant' has no images: add some \(\.bmp, "):
+        load_data(f"imagefolder:{empty}")
+    (folder / "test" / "cat").mkdir()
+    with pytest.raises(DataError, match=r"differ in the class 'cat': give both the same"):
+        load_data(f"imagefolder:{folder}")
+
+
+def test_wrong_image_size_is_named(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"image_size is 0: use at least 1"):
+        load_data(f"imagefolder:{folder}", image_size=0)
+    with pytest.raises(InputError, match=r"for 1 channels, the images have 3"):
+        load_data(f"imagefolder:{folder}", mean=[0.5], std=[0.5])

@@ -1,0 +1,168 @@
+"""Named data sets: their sizes, their constants, and that a seed moves search but never test."""
+
+import io
+import sys
+import zipfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from prunus.data import Split, load_data
+from prunus.errors import DataError, InputError, MissingExtraError
+
+
+def whole(split: Split) -> Tensor:
+    inputs, _ = next(split.batches(len(split)))
+    assert isinstance(inputs, Tensor)
+    return inputs
+
+
+def rows(x: Tensor) -> set[bytes]:
+    return {row.numpy().tobytes() for row in x}
+
+
+def test_digits_are_split_by_fifths_in_proportion() -> None:
+    data = load_data("digits")
+    # 1797 / 5 = 359.4, then 1438 / 5 = 287.6
+    assert (len(data.train), len(data.search), len(data.test)) == (1150, 288, 359)
+    assert data.input_shape == (1, 8, 8)
+    counts = np.bincount(load_digits().target)
+    for split in (data.train, data.search, data.test):
+        share = torch.bincount(split.labels).numpy() / counts
+        assert np.abs(share - len(split) / 1797).max() < 0.012  # two samples of some 178
+    together = torch.cat([data.train.labels, data.search.labels, data.test.labels])
+    assert torch.bincount(together).tolist() == counts.tolist()
+
+
+def test_digits_are_the_pixels_of_scikit_learn() -> None:
+    data = load_data("digits", mean=[0.0], std=[1.0])
+    mine = torch.cat([whole(data.train), whole(data.search), whole(data.test)])
+    assert float((mine * 16 - (mine * 16).round()).abs().max()) <= 16 / 255 / 2 + 1e-6
+    restored = {tuple(image.flatten().int().tolist()) for image in (mine * 16).round()}
+    expected = {tuple(int(v) for v in image.flatten()) for image in load_digits().images}
+    assert restored == expected
+
+
+def test_the_seed_moves_search_and_never_test() -> None:
+    first, again, other = (load_data("digits", seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(whole(first.search), whole(again.search))
+    assert not torch.equal(whole(first.search), whole(other.search))
+    assert torch.equal(whole(first.test), whole(other.test))
+
+
+def test_search_size_is_obeyed() -> None:
+    data = load_data("digits", search_size=100)
+    assert (len(data.search), len(data.train)) == (100, 1338)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("mnist", {}, r"data 'mnist' is unknown: use digits, cifar10, cifar100 or imagefolder"),
+        ("digits", {"mean": [0.5]}, r"mean is \[0\.5\] and std is None: give both or neither"),
+        ("digits", {"mean": [0.5] * 3, "std": [1.0] * 3}, r"3 channels, the images have 1"),
+        ("digits", {"search_size": 1438}, r"search_size is 1438: use 1 to 1437"),
+        ("digits", {"image_size": 32}, r"image_size is 32, but 'digits' has a size of its own"),
+    ],
+)
+def test_wrong_arguments_are_named(name: str, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_data(name, **arguments)
+
+
+def write_zip(path: Path, first_label: int, classes: int) -> None:
+    """A part whose image ``i`` is of one color, ``i % 251``, in every pixel."""
+    values = np.arange(10_000, dtype=np.uint64) % 251
+    images = np.broadcast_to(values.astype(np.uint8)[:, None, None, None], (10_000, 32, 32, 3))
+    with zipfile.ZipFile(path, "w") as archive:
+        for strip in range(100):
+            pixels = images[strip * 100 : (strip + 1) * 100].reshape(3200, 32, 3)
+            buffer = io.BytesIO()
+            Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "png")  # quick to write
+            archive.writestr(f"{strip:02d}.webp", buffer.getvalue())
+        buffer = io.BytesIO()
+        np.save(buffer, ((np.arange(10_000) + first_label) % classes).astype(np.uint8))
+        archive.writestr("labels.npy", buffer.getvalue())
+
+
+@pytest.fixture(scope="module")
+def cifar_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "cifar").mkdir()
+    write_zip(folder / "cifar" / "cifar100_train_1.zip", 0, 100)
+    write_zip(folder / "cifar" / "cifar100_test.zip", 7, 100)
+    write_zip(folder / "cifar" / "cifar10_train_1.zip", 0, 10)
+    return folder
+
+
+def test_cifar_zips_are_read_in_order(cifar_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRUNUS_DATA", str(cifar_folder))
+    data = load_data("cifar100", mean=[0.0] * 3, std=[1.0] * 3)
+    # A fifth of the 10,000 images that are there, as 5000 would be half.
+    assert (len(data.train), len(data.search), len(data.test)) == (8000, 2000, 10_000)
+    assert torch.bincount(data.search.labels).tolist() == [20] * 100
+    assert data.note == "cifar100: 1 of 5 parts of train, 10000 images"
+    inputs, labels = next(data.test.batches(300))
+    assert isinstance(inputs, Tensor)
+    assert labels.tolist() == [(i + 7) % 100 for i in range(300)]
+    expected = torch.tensor([i % 251 for i in range(300)])
+    assert torch.equal((inputs * 255).round(), expected.view(-1, 1, 1, 1).expand(300, 3, 32, 32))
+
+
+def test_incomplete_and_broken_cifar_is_named(
+    cifar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRUNUS_DATA", str(cifar_folder))
+    with pytest.raises(DataError, match=r"lacks cifar10_train_2\.zip, .*cifar10_test\.zip: add"):
+        load_data("cifar10")
+    (tmp_path / "cifar").mkdir()
+    for name in ("cifar100_train_1.zip", "cifar100_test.zip"):
+        (tmp_path / "cifar" / name).write_bytes(b"no zip")
+    monkeypatch.setenv("PRUNUS_DATA", str(tmp_path))
+    with pytest.raises(DataError, match=r"cifar100_train_1\.zip' cannot be read .*fetch it again"):
+        load_data("cifar100")
+
+
+@pytest.mark.parametrize("place", [None, "empty"])
+def test_cifar_comes_from_the_hub_where_no_file_is(
+    place: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PRUNUS_DATA", raising=False)
+    if place is not None:
+        monkeypatch.setenv("PRUNUS_DATA", str(tmp_path))
+    asked: list[tuple[str, str]] = []
+
+    def load_dataset(name: str, split: str) -> dict[str, list[Any]]:
+        asked.append((name, split))
+        gray = [np.full((32, 32, 3), i, np.uint8) for i in range(40)]
+        return {"img": [Image.fromarray(g) for g in gray], "label": [i % 10 for i in range(40)]}
+
+    fake = ModuleType("datasets")
+    fake.load_dataset = load_dataset  # type: ignore[attr-defined]  # a stand-in for the package
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    data = load_data("cifar10", mean=[0.0] * 3, std=[1.0] * 3)
+    assert asked == [("uoft-cs/cifar10", "train"), ("uoft-cs/cifar10", "test")]
+    assert (len(data.train), len(data.search), len(data.test), data.note) == (32, 8, 40, "")
+    assert (whole(data.test)[:, 0, 0, 0] * 255).round().tolist() == list(range(40))
+
+
+def test_an_absent_hub_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(name: str, split: str) -> None:
+        raise ConnectionError("offline")
+
+    monkeypatch.delenv("PRUNUS_DATA", raising=False)
+    fake = ModuleType("datasets")
+    fake.load_dataset = load_dataset  # type: ignore[attr-defined]  # a stand-in for the package
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    with pytest.raises(DataError, match=r"hub \(ConnectionError\): connect .*set PRUNUS_DATA"):
+        load_data("cifar10")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(MissingExtraError, match=r"pip install prunus\[text\]"):
+        load_data("cifar10")

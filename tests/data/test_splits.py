@@ -1,0 +1,157 @@
+"""Splits: drawn in proportion, disjoint, the same for a seed; a look at test is counted."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from prunus.data import (
+    DataSplits,
+    Normalizer,
+    Samples,
+    SearchSplit,
+    TensorStore,
+    TestSplit,
+    TrainSplit,
+    carve_search,
+)
+from prunus.data.stratify import stratified_draw
+from prunus.errors import DataError, InputError
+
+
+def store(labels: list[int], side: int = 2) -> TensorStore:
+    """Images whose every pixel is their position."""
+    images = torch.arange(len(labels), dtype=torch.uint8).view(-1, 1, 1, 1)
+    images = images.expand(-1, 1, side, side).contiguous()
+    normalizer = Normalizer((0.0,), (1 / 255,))
+    return TensorStore(images, torch.tensor(labels), normalizer, shift=1, flip=False)
+
+
+def samples(labels: list[int], num_classes: int = 3, side: int = 2) -> Samples:
+    return Samples("toy", store(labels, side), torch.arange(len(labels)), num_classes)
+
+
+def positions(
+    split: TrainSplit | SearchSplit | TestSplit, generator: torch.Generator | None = None
+) -> list[int]:
+    found: list[int] = []
+    for inputs, _ in split.batches(4, generator=generator):
+        assert isinstance(inputs, Tensor)
+        found += inputs[:, 0, 0, 0].round().int().tolist()
+    return found
+
+
+LABELS = st.lists(st.integers(0, 4), min_size=2, max_size=60)
+
+
+@given(labels=LABELS, share=st.floats(0, 1), seed=st.integers(0, 99))
+def test_every_class_gets_its_share_within_one_sample(
+    labels: list[int], share: float, seed: int
+) -> None:
+    n = round(share * len(labels))
+    drawn = stratified_draw(torch.tensor(labels), n, seed).tolist()
+    assert len(drawn) == n
+    assert drawn == sorted(set(drawn))
+    for label in set(labels):
+        quota = n * labels.count(label) / len(labels)
+        assert abs(sum(labels[i] == label for i in drawn) - quota) < 1
+
+
+@given(labels=LABELS, share=st.floats(0, 1), seed=st.integers(0, 99))
+def test_search_and_the_rest_partition_train(labels: list[int], share: float, seed: int) -> None:
+    train = TrainSplit(samples(labels, 5))
+    n = min(len(labels) - 1, max(1, round(share * len(labels))))
+    rest, search = carve_search(train, n, seed)
+    assert sorted(positions(rest) + positions(search)) == list(range(len(labels)))
+    assert (len(search), len(train)) == (n, len(labels))
+    again = carve_search(train, n, seed)
+    assert positions(again[1]) == positions(search)
+
+
+def test_another_seed_carves_another_search_split() -> None:
+    train = TrainSplit(samples([0, 1, 2] * 20))
+    assert positions(carve_search(train, 15, 0)[1]) != positions(carve_search(train, 15, 1)[1])
+
+
+@pytest.mark.parametrize("n", [0, 6, -1])
+def test_carving_leaves_both_with_samples(n: int) -> None:
+    with pytest.raises(InputError, match=rf"search_size is {n}: use 1 to 5, out of train's 6"):
+        carve_search(TrainSplit(samples([0, 1] * 3)), n, 0)
+
+
+def test_batches_hold_every_sample_once_in_order_or_shuffled() -> None:
+    split = TrainSplit(samples([0, 1, 2] * 5))
+    assert [len(labels) for _, labels in split.batches(4)] == [4, 4, 4, 3]
+    assert positions(split) == list(range(15))
+    shuffled = positions(split, generator=torch.Generator().manual_seed(1))
+    assert shuffled != list(range(15))
+    assert sorted(shuffled) == list(range(15))
+    assert shuffled == positions(split, generator=torch.Generator().manual_seed(1))
+
+
+def test_labels_follow_their_inputs() -> None:
+    labels = [0, 2, 1, 1, 0, 2, 2]
+    split = TrainSplit(samples(labels))
+    for inputs, found in split.batches(3, generator=torch.Generator().manual_seed(2)):
+        assert isinstance(inputs, Tensor)
+        assert found.tolist() == [labels[int(i)] for i in inputs[:, 0, 0, 0].round()]
+    assert split.labels.tolist() == labels
+
+
+def test_batches_leave_the_global_random_state() -> None:
+    split = TrainSplit(samples([0, 1, 2] * 5))
+    before = torch.random.get_rng_state()
+    list(split.batches(4, generator=torch.Generator().manual_seed(1), augment=True))
+    split.subset(3, 0)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_subset_keeps_proportions_and_role() -> None:
+    subset = SearchSplit(samples([0] * 10 + [1] * 20 + [2] * 30)).subset(12, seed=0)
+    assert isinstance(subset, SearchSplit)
+    assert torch.bincount(subset.labels).tolist() == [2, 4, 6]
+    with pytest.raises(InputError, match=r"subset of 61 samples of the search split: use 1 to 60"):
+        SearchSplit(samples([0, 1, 2] * 20)).subset(61, seed=0)
+
+
+def test_test_counts_every_pass_begun_and_those_of_its_subsets() -> None:
+    test = TestSplit(samples([0, 1, 2] * 3))
+    waiting = test.batches(4)
+    assert test.evaluations == 0
+    next(waiting)
+    assert test.evaluations == 1
+    list(waiting)
+    assert test.evaluations == 1
+    list(test.subset(3, 0).batches(2))
+    assert test.evaluations == 2
+    assert len(test) == 9
+    assert test.input_shape == (1, 2, 2)
+    assert test.evaluations == 2
+
+
+def test_wrong_calls_are_named() -> None:
+    train, test = TrainSplit(samples([0, 1, 2])), TestSplit(samples([0, 1, 2]))
+    with pytest.raises(InputError, match=r"batch_size is 0: use at least 1"):
+        train.batches(0)
+    with pytest.raises(InputError, match=r"augment is set without a generator"):
+        train.batches(1, augment=True)
+    with pytest.raises(InputError, match=r"augment is set on the test split: only train"):
+        test.batches(1, augment=True, generator=torch.Generator())
+    with pytest.raises(DataError, match=r"toy: a split has no samples"):
+        TrainSplit(samples([]))
+    with pytest.raises(DataError, match=r"the train split has a label outside 0 to 1: set num_cl"):
+        list(TrainSplit(samples([0, 1, 2], num_classes=2)).batches(3))
+
+
+def test_splits_that_do_not_belong_together_are_refused() -> None:
+    whole = samples([0, 1, 2] * 4)
+    train, search = carve_search(TrainSplit(whole), 3, 0)
+    test = TestSplit(samples([0, 1, 2]))
+    assert DataSplits("toy", train, search, test, 3).input_shape == (1, 2, 2)
+    with pytest.raises(DataError, match=r"toy: 3 samples are in train and in search"):
+        DataSplits("toy", TrainSplit(whole), search, test, 3)
+    with pytest.raises(DataError, match=r"the test split has 4 classes, the data set 3"):
+        DataSplits("toy", train, search, TestSplit(samples([0], num_classes=4)), 3)
+    with pytest.raises(DataError, match=r"inputs of the test split are \[1, 5, 5\], of train"):
+        DataSplits("toy", train, search, TestSplit(samples([0], side=5)), 3)

@@ -1,0 +1,161 @@
+"""Stores normalize, stack and seed; what they cannot take they name."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from prunus.data import DatasetStore, Normalizer, TensorStore
+from prunus.errors import DataError, InputError
+
+
+def read(store: TensorStore | DatasetStore, index: int, augment: int | None = None) -> Tensor:
+    generator = None if augment is None else torch.Generator().manual_seed(augment)
+    inputs, _ = store.read(torch.tensor([index]), generator)
+    assert isinstance(inputs, Tensor)
+    return inputs
+
+
+def test_normalization_is_by_channel() -> None:
+    images = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
+    normalizer = Normalizer((0.5, 0.2, 0.0), (0.5, 1.0, 2.0))
+    # (0 - 0.5) / 0.5, (51 / 255 - 0.2) / 1, (1 - 0) / 2
+    assert torch.allclose(normalizer(images).flatten(), torch.tensor([-1.0, 0.0, 0.5]), atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [
+        ((0.5,), (1.0, 1.0), r"mean \[0\.5\] and std \[1\.0, 1\.0\] differ in length"),
+        ((), (), r"differ in length: give one number per channel"),
+        ((0.5,), (0.0,), r"std \[0\.0\] has a value <= 0: give positive numbers"),
+    ],
+)
+def test_wrong_constants_are_named(
+    mean: tuple[float, ...], std: tuple[float, ...], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        Normalizer(mean, std)
+
+
+def test_wrong_tensors_are_named() -> None:
+    one = Normalizer((0.0,), (1.0,))
+    images, labels = torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.zeros(2)
+    for x, y, normalizer, message in [
+        (images.float(), labels, one, r"images are torch\.float32 \[2, 1, 3, 3\]: give uint8"),
+        (images[0], labels, one, r"images are torch\.uint8 \[1, 3, 3\]"),
+        (images, labels[:1], one, r"\[1\] labels for 2 images"),
+        (images, labels, Normalizer((0.0,) * 3, (1.0,) * 3), r"for 3 channels, the images have 1"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            TensorStore(x, y, normalizer, shift=0, flip=False)
+
+
+class Noisy:
+    """Draws from all three global random states, as users' transforms do."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if index >= 3:
+            raise IndexError(index)
+        noise = torch.rand(()) + random.random() + np.random.rand()  # noqa: NPY002
+        return torch.full((2,), index + float(noise) / 10), index % 2
+
+
+def test_user_transforms_are_seeded_and_global_states_are_restored() -> None:
+    store = DatasetStore(Noisy())
+    before = (torch.random.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist())  # type: ignore[index]  # noqa: NPY002
+    assert torch.equal(read(store, 1), read(store, 1))
+    assert torch.equal(read(store, 1, augment=5), read(store, 1, augment=5))
+    assert not torch.equal(read(store, 1, augment=5), read(store, 1, augment=6))
+    assert store.labels.tolist() == [0, 1, 0]
+    after = (torch.random.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist())  # type: ignore[index]  # noqa: NPY002
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+
+
+def test_global_states_are_restored_when_a_transform_fails() -> None:
+    class Failing(Noisy):
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            super().__getitem__(index)
+            raise KeyError(index)
+
+    before = (torch.random.get_rng_state(), random.getstate())
+    with pytest.raises(KeyError):
+        read(DatasetStore(Failing()), 0)
+    assert torch.equal(before[0], torch.random.get_rng_state())
+    assert before[1] == random.getstate()
+
+
+def test_augmented_samples_are_used_for_augmentation_alone() -> None:
+    plain = [(torch.zeros(1), 0), (torch.ones(1), 1)]
+    augmented = [(x + 10, y) for x, y in plain]
+    store = DatasetStore(plain, augmented=augmented)
+    assert read(store, 1).item() == 1
+    assert read(store, 1, augment=0).item() == 11
+
+
+def test_mappings_become_a_dictionary_of_inputs() -> None:
+    rows = [{"ids": torch.tensor([i, i]), "mask": torch.ones(2), "y": i % 2} for i in range(4)]
+    store = DatasetStore(rows, label_key="y")
+    inputs, labels = store.read(torch.tensor([3, 0]), None)
+    assert isinstance(inputs, dict)
+    assert inputs["ids"].tolist() == [[3, 3], [0, 0]]
+    assert set(inputs) == {"ids", "mask"}
+    assert labels.tolist() == [1, 0]
+    assert store.input_shape == ()
+
+
+def test_arrays_become_float32() -> None:
+    store = DatasetStore([(np.full(3, 0.5), 1)])
+    inputs, labels = store.read(torch.tensor([0]), None)
+    assert isinstance(inputs, Tensor)
+    assert inputs.dtype == torch.float32
+    assert inputs.tolist() == [[0.5, 0.5, 0.5]]
+    assert labels.dtype == torch.int64
+    assert store.input_shape == (3,)
+
+
+def test_given_labels_spare_reading_the_samples() -> None:
+    class Unreadable:
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, index: int) -> Any:
+            raise AssertionError("read")
+
+    assert DatasetStore(Unreadable(), labels=[1, 0]).labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([torch.zeros(2)], r"sample 0 is a Tensor: give \(input, label\) pairs"),
+        ([{"ids": torch.zeros(2)}], r"sample 0 has no 'labels' among ids: set label_key"),
+        ([("text", 0)], r"inputs of the data set are str: give tensors"),
+        ([(torch.zeros(2), 0), (torch.zeros(3), 0)], r"cannot be stacked \(stack expects each"),
+        ([(object(), 0)], r"cannot be stacked \(default_collate"),
+    ],
+)
+def test_wrong_samples_are_named(rows: Sequence[Any], message: str) -> None:
+    store = DatasetStore(rows)
+    with pytest.raises(DataError, match=message):
+        store.read(torch.arange(len(rows)), None)
+
+
+def test_wrong_data_sets_are_named() -> None:
+    rows = [(torch.zeros(1), 0)]
+    with pytest.raises(DataError, match=r"the data set is empty"):
+        DatasetStore([])
+    with pytest.raises(InputError, match=r"augmented has 2 samples, the data set 1"):
+        DatasetStore(rows, augmented=rows * 2)
+    with pytest.raises(InputError, match=r"2 labels for 1 samples: give one per sample"):
+        DatasetStore(rows, labels=[0, 1])
+    with pytest.raises(InputError, match=r"dataset \(generator\) has no length: give a map-style"):
+        DatasetStore(row for row in rows)  # type: ignore[arg-type]  # the mistake itself

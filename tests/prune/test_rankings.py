@@ -1,0 +1,130 @@
+"""Scores of the ranking methods against values computed by hand."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from prunus.errors import InputError
+from prunus.graph import trace
+from prunus.method import Budget, Context, make_method, method_class
+from prunus.prune import L1, L2, BnScale, GroupL2, L1Global, L2Global, Random, Scratch
+from prunus.prune.base import GlobalRanking, UniformRanking
+from tests.prune.networks import two_layers
+
+# The filters are (3, -4), (1, 0), (-5, 12); the linear layer reads them with columns (1, -1),
+# (2, 0), (3, 4); scales are -0.5, 2, 0.25. Biases are large and must not count.
+FILTERS_L1 = [7.0, 1.0, 17.0]
+FILTERS_L2 = [5.0, 1.0, 13.0]
+ALL_L1 = [(7 + 0.5 + 2) / 3, (1 + 2 + 2) / 3, (17 + 0.25 + 7) / 3]
+ALL_SQUARED = [(25 + 0.25 + 2) / 3, (1 + 4 + 4) / 3, (169 + 0.0625 + 25) / 3]
+
+
+def on(network: nn.Module, seed: int = 0) -> Context:
+    found = trace(network, torch.randn(2, 2, 3, 3))
+    return Context(network, found, Budget.parse("params=0.7"), seed)
+
+
+def score(method: UniformRanking | GlobalRanking, context: Context) -> list[float]:  # type: ignore[type-arg]
+    return method.rank(context).scores["0"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        (L1(), FILTERS_L1),
+        (L2(), FILTERS_L2),
+        (L1Global(), FILTERS_L1),
+        (L2Global(), FILTERS_L2),
+        (L1(axes="all"), ALL_L1),
+        (L2Global(axes="all"), np.sqrt(ALL_SQUARED).tolist()),
+        (GroupL2(), ALL_SQUARED),
+        (BnScale(), [0.5, 2.0, 0.25]),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, list) else "",
+)
+def test_scores_by_hand(
+    method: UniformRanking | GlobalRanking,  # type: ignore[type-arg]
+    expected: list[float],
+) -> None:
+    assert score(method, on(two_layers())) == pytest.approx(expected)
+
+
+def test_methods_disagree_where_their_scores_do() -> None:
+    # 3 units cost 9 + 6 + 8 = 23 parameters; 2 units cost 6 + 4 + 6 = 16, which is 0.7 of it.
+    context = on(two_layers())
+    assert context.trace.params({}) == 23
+    kept = {m: make_method(m).decide(context).choice["0"].tolist() for m in ("l1", "bn-scale")}
+    assert kept == {"l1": [True, False, True], "bn-scale": [True, True, False]}
+
+
+class _Mixed(nn.Module):
+    """A convolution with a batch norm after it, and one without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(2, 2, 1, bias=False)
+        self.bn = nn.BatchNorm2d(2)
+        self.b = nn.Conv2d(2, 2, 1, bias=False)
+        self.c = nn.Conv2d(2, 1, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.c(self.b(self.bn(self.a(x)).relu()).relu())
+        return out
+
+
+def test_a_group_without_batch_norm_is_ranked_by_relative_l2_norm() -> None:
+    network = _Mixed().eval()
+    with torch.no_grad():
+        network.bn.weight.copy_(torch.tensor([-0.2, 0.6]))
+        network.b.weight.copy_(torch.tensor([[3.0, 4.0], [0.0, 15.0]]).reshape(2, 2, 1, 1))
+    ranked = BnScale().rank(on(network))
+    assert ranked.scores["a"].tolist() == pytest.approx([0.2, 0.6])
+    # Norms 5 and 15 relative to their mean are 0.5 and 1.5; the mean scale is 0.4.
+    assert ranked.scores["b"].tolist() == pytest.approx([0.2, 0.6])
+    assert ranked.notes == ("no batch norm, ranked by relative L2 norm: b",)
+
+
+def test_bn_scale_refuses_a_network_without_batch_norm() -> None:
+    with pytest.raises(InputError, match="needs batch norms"):
+        BnScale().rank(on(two_layers(norm=False)))
+
+
+def test_random_is_uniform_over_units() -> None:
+    context = on(two_layers())
+    kept = np.zeros(3)
+    for seed in range(600):
+        given = Context(context.network, context.trace, context.budget, seed)
+        kept += Random().decide(given).choice["0"]
+    # 2 of 3 stay: 400 expected each, standard deviation sqrt(600 * 2/9) = 11.5.
+    assert np.abs(kept - 400).max() < 4 * 11.5
+
+
+def test_scratch_keeps_the_first_units_and_asks_for_fresh_weights() -> None:
+    assert Scratch().decide(on(two_layers())).choice["0"].tolist() == [True, True, False]
+    assert method_class("scratch").reinitialize
+
+
+def test_null_baselines_are_marked() -> None:
+    nulls = {"random", "random-search", "scratch"}
+    assert {name for name in nulls if method_class(name).null} == nulls
+    assert not any(method_class(n).null for n in ("l1", "l2", "group-l2", "bn-scale", "taylor"))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: L1(axes="in"), r"option axes='in' of method 'l1'"),
+        (lambda: GroupL2(least_share=1.5), r"option least_share=1\.5 of method 'group-l2'"),
+        (lambda: L2Global(normalize="max"), r"option normalize='max'"),
+        (lambda: L1(axis="out"), r"'l1' has no option 'axis'; its options: axes"),
+        (lambda: Random(seed=1), r"'random' has no option 'seed'; its options: none"),
+        (lambda: make_method("taylor", {"images": 0}), r"option images=0 of method 'taylor'"),
+        (lambda: make_method("random-search", {"jitter": "much"}), r"option jitter='much'"),
+    ],
+)
+def test_options_are_validated_at_construction(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()

@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prunus.data import Samples, TrainSplit
+from prunus.errors import InputError
+from prunus.graph import trace
+from prunus.method import Budget, Context
+from prunus.prune import Taylor
+from prunus.prune.scores import FloatArray
+from tests.prune.networks import weight_of
+from tests.train.fakes import FloatStore
+
+INPUTS = torch.tensor(
+    [[1.0, 2.0, -1.0], [0.5, -1.0, 2.0], [-2.0, 0.3, 1.0], [1.5, 1.0, 0.2]], dtype=torch.float32
+)
+LABELS = torch.tensor([0, 1, 1, 0])
+
+
+def network() -> nn.Sequential:
+    net = nn.Sequential(nn.Linear(3, 4, bias=False), nn.ReLU(), nn.Linear(4, 2, bias=False))
+    generator = torch.Generator().manual_seed(3)
+    for parameter in net.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator)
+    return net
+
+
+def split(inputs: Tensor = INPUTS) -> TrainSplit:
+    return TrainSplit(Samples("points", FloatStore(inputs, LABELS), torch.arange(4), 2))
+
+
+def first_order_terms(net: nn.Module) -> tuple[FloatArray, FloatArray]:
+    """``g * w`` of both layers for each image, by the chain rule: ``[4, 4, 3]`` and ``[4, 2, 4]``."""
+    W, V = (weight_of(net, name).numpy() for name in ("0.weight", "2.weight"))
+    first, second = [], []
+    for x, y in zip(INPUTS.double().numpy(), LABELS.tolist(), strict=True):
+        before = W @ x
+        hidden = np.maximum(before, 0)
+        z = V @ hidden
+        slope = np.exp(z) / np.exp(z).sum() - np.eye(2)[y]  # dL/dz = p - onehot
+        back = (V.T @ slope) * (before > 0)
+        first.append(np.outer(back, x) * W)
+        second.append(np.outer(slope, hidden) * V)
+    return np.array(first), np.array(second)
+
+
+def scores(net: nn.Module, **options: object) -> list[float]:
+    found = trace(net, INPUTS)
+    context = Context(net, found, Budget.parse("params=0.5"), seed=0, train=split())
+    ranked: list[float] = Taylor(**options).rank(context).scores["0"].tolist()
+    return ranked
+
+
+def test_elements_of_the_filter_by_the_chain_rule() -> None:
+    net = network()
+    first, _ = first_order_terms(net)
+    expected = (first**2).sum(axis=2).mean(axis=0)  # one image per gradient
+    assert scores(net, batch_size=1) == pytest.approx(expected.tolist(), rel=1e-5)
+
+
+def test_gradients_are_of_the_mean_loss_of_a_batch() -> None:
+    net = network()
+    first, _ = first_order_terms(net)
+    expected = (first.mean(axis=0) ** 2).sum(axis=1)  # all four images in one gradient
+    assert scores(net, batch_size=64) == pytest.approx(expected.tolist(), rel=1e-5)
+
+
+def test_a_unit_as_a_whole_squares_the_sum_of_its_terms() -> None:
+    net = network()
+    first, second = first_order_terms(net)
+    filters = (first.sum(axis=2) ** 2).mean(axis=0)
+    assert scores(net, batch_size=1, combine="unit") == pytest.approx(filters.tolist(), rel=1e-5)
+    both = ((first.sum(axis=2) + second.sum(axis=1)) ** 2).mean(axis=0)
+    everything = scores(net, batch_size=1, combine="unit", axes="all")
+    assert everything == pytest.approx(both.tolist(), rel=1e-5)
+
+
+def test_frozen_parameters_and_a_caller_without_gradients_make_no_difference() -> None:
+    net = network()
+    expected = scores(net)
+    net.requires_grad_(False)
+    with torch.no_grad():
+        assert scores(net) == expected
+    assert not any(p.requires_grad for p in net.parameters())
+
+
+def test_a_last_smaller_batch_is_left_out_and_images_are_limited() -> None:
+    net = network()
+    context = Context(net, trace(net, INPUTS), Budget.parse("params=0.5"), seed=0, train=split())
+    store = split().samples.store
+    for options, sizes in (({"batch_size": 3}, [3]), ({"images": 2, "batch_size": 1}, [1, 1])):
+        watched = split()
+        store = watched.samples.store
+        assert isinstance(store, FloatStore)
+        given = Context(net, context.trace, context.budget, seed=0, train=watched)
+        Taylor(**options).rank(given)
+        assert [n for n in store.sizes if n][: len(sizes)] == sizes
+
+
+def test_a_diverged_network_is_refused() -> None:
+    net = network()
+    net.get_parameter("0.weight").data.fill_(float("inf"))
+    found = trace(network(), INPUTS)
+    context = Context(net, found, Budget.parse("params=0.5"), seed=0, train=split())
+    with pytest.raises(InputError, match="not finite in 0"):
+        Taylor().rank(context)

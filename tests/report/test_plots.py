@@ -1,0 +1,104 @@
+"""Figures: points where the records put them, and no text of a record read as markup."""
+
+import pytest
+
+from prunus.records import Comparison, HistoryPoint
+from prunus.report import figures
+
+
+def trace(figure, name):
+    found = [t for t in figure.data if t.name == name]
+    assert len(found) >= 1
+    return found[0]
+
+
+def test_all_figures_from_full_records(comparison):
+    assert list(figures(comparison)) == ["pareto", "stages", "widths", "search", "training"]
+
+
+def test_figures_without_records_are_left_out(run_of):
+    bare = Comparison(title="t", runs=(run_of(scores=(), widths=(), history=()),))
+    assert figures(bare) == {}
+
+
+def test_pareto_points_error_bars_and_menu(comparison):
+    figure = figures(comparison)["pareto"]
+    genetic = trace(figure, "genetic")
+    assert genetic.x[0] == pytest.approx(20.3e6)
+    assert genetic.y[0] == pytest.approx(91.2)
+    assert genetic.error_y.array[0] == pytest.approx(0.2)
+    assert "seeds 0, 1, 2" in genetic.hovertext[0] and "6.10 ± 0.10 ms" in genetic.hovertext[0]
+    # geometry and random cost more than genetic and score less: they are not on the front.
+    front = trace(figure, "Pareto front")
+    assert list(front.y) == pytest.approx([91.2, 92.1])
+    assert list(front.x) == pytest.approx([20.3e6, 40.8e6])
+    buttons = figure.layout.updatemenus[0].buttons
+    assert [b.label for b in buttons][:3] == ["MACs", "Parameters", "Latency, median [ms]"]
+    along_latency = buttons[2].args[0]["x"]
+    assert len(along_latency) == len(figure.data)
+    names = [t.name for t in figure.data]
+    assert along_latency[names.index("geometry")] == [None]
+    assert along_latency[names.index("genetic")] == [pytest.approx(6.1)]
+
+
+def test_stage_bars(comparison):
+    genetic = trace(figures(comparison)["stages"], "genetic")
+    assert list(genetic.y) == pytest.approx([92.1, 42.0, 81.0, 91.2])
+    assert list(genetic.error_y.array) == pytest.approx([0.0, 2.0, 1.0, 0.2])
+
+
+def test_widths_are_shares_and_refusals_have_reasons(comparison):
+    kept, refused = figures(comparison)["widths"].data
+    names, groups = list(kept.x), list(kept.y)
+    column = names.index("genetic")
+    # 16 units; 11, 12 and 13 stay: (11 + 12 + 13) / 3 / 16
+    assert kept.z[groups.index("conv1")][column] == pytest.approx(0.75)
+    line = groups.index("view.fixed")
+    assert kept.z[line][column] is None and refused.z[line][column] == 1
+    assert "refused: a reshape with a fixed size" in refused.hovertext[line][column]
+
+
+def test_search_shows_best_and_candidates(comparison):
+    figure = figures(comparison)["search"]
+    lines = [t for t in figure.data if t.visible and t.mode == "lines"]
+    dots = [t for t in figure.data if t.visible and t.mode == "markers"]
+    assert len(lines) == len(dots) == 3
+    assert list(lines[0].y) == sorted(lines[0].y)
+    assert all(d <= b for b, d in zip(lines[0].y, dots[0].y, strict=True))
+
+
+def test_best_so_far_is_computed_where_it_is_not_recorded(run_of):
+    values = [0.3, 0.5, 0.4]
+    history = tuple(
+        HistoryPoint(phase="search", step=i, seconds=i, values={"fitness": value})
+        for i, value in enumerate(values)
+    )
+    figure = figures(Comparison(title="t", runs=(run_of(history=history),)))["search"]
+    best, candidates = figure.data
+    assert list(best.y) == [0.3, 0.5, 0.5] and list(candidates.y) == values
+
+
+def test_training_breaks_between_rounds(run_of):
+    history = tuple(
+        HistoryPoint(phase="train", step=step, seconds=1, values={"loss": 1.0})
+        for step in (1, 2, 1, 2)
+    )
+    figure = figures(Comparison(title="t", runs=(run_of(history=history),)))["training"]
+    assert list(figure.data[0].x) == [1, 2, None, 1, 2]
+
+
+def test_training_panels(comparison):
+    figure = figures(comparison)["training"]
+    assert figure.layout.yaxis.title.text == "loss"
+    assert figure.layout.xaxis2.title.text == "epoch"
+    assert len(figure.data) == 2 * 9
+
+
+def test_hostile_names_are_escaped_in_figures(run_of):
+    hostile = '<a href="https://example.org">x</a>'
+    drawn = figures(Comparison(title="t", runs=(run_of(hostile),)))
+    for figure in drawn.values():
+        # plotly writes < and > of strings as escapes of their own.
+        text = figure.to_json().replace("\\u003c", "<")
+        assert "<a" not in text
+        assert "&lt;a href=" in text

@@ -1,0 +1,232 @@
+"""Rows: mean, spread and count by hand calculation; what is bold; what is refused."""
+
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prunus.errors import InputError
+from prunus.records import Certificate, Comparison, Score
+from prunus.report import (
+    Missing,
+    Stat,
+    clear_winner,
+    comparison_rows,
+    summarize,
+    summary_sentences,
+)
+from prunus.report.spread import summarize_fixed
+
+
+def one(rows, method):
+    (row,) = [row for row in rows if row.method == method]
+    return row
+
+
+def test_dense_baseline_is_first_and_null_baselines_are_marked(comparison):
+    rows = comparison_rows(comparison)
+    assert [row.kind for row in rows] == ["dense", "method", "method", "null"]
+    assert [row.method for row in rows] == ["dense", "genetic", "geometry", "random"]
+
+
+def test_mean_std_n_by_hand(comparison):
+    row = one(comparison_rows(comparison), "genetic")
+    trained = row.values["top1_after_training"]
+    # 0.910, 0.914, 0.912: mean 0.912; deviations -2, 2, 0 (times 1e-3); 8e-6 / (3 - 1) = (2e-3)^2
+    assert trained == Stat(pytest.approx(0.912), pytest.approx(0.002), 3)
+    # 20.3, 20.4, 20.2 million: mean 20.3, std 0.1
+    assert row.values["macs"] == Stat(pytest.approx(20.3e6), pytest.approx(0.1e6), 3)
+    # 6.0, 6.2, 6.1 ms of 10 ms
+    assert row.values["latency_ratio"] == Stat(pytest.approx(0.61), pytest.approx(0.01), 3)
+    # p95 is 1 ms above each median
+    assert row.values["latency_p95_ms"] == Stat(pytest.approx(7.1), pytest.approx(0.1), 3)
+    # search 60, 61, 62 s, training 300 s, total is their sum
+    assert row.values["seconds_total"] == Stat(pytest.approx(361), pytest.approx(1), 3)
+    assert row.values["params_fold"] == Stat(2.0, 0.0, 3)
+    # largest of 1e-7 (seed + 1) in eval and 2e-7 (seed + 1) in train mode
+    assert (row.certificate.passed, row.certificate.count) == (True, 3)
+    assert row.certificate.largest == pytest.approx(6e-7)
+
+
+def test_dense_row_is_one_network_and_not_nine_samples(comparison):
+    dense = comparison_rows(comparison)[0]
+    assert dense.values["top1_dense"] == Stat(0.921, None, 1)
+    assert dense.values["macs"] == Stat(40_800_000, None, 1)
+    assert dense.values["latency_ms"] == Stat(10.0, None, 1)
+    assert dense.values["top1_after_cut"] == Missing()
+
+
+def test_dense_row_for_every_engine(run_of, latency_of):
+    onnx = {"engine": "onnxruntime"}
+    runs = [run_of(seed=seed) for seed in range(3)]
+    runs += [
+        run_of(
+            "geometry",
+            seed,
+            latency=latency_of(2.0, **onnx),
+            dense_latency=latency_of(4.0, **onnx),
+        )
+        for seed in range(2)
+    ]
+    rows = comparison_rows(Comparison(title="two engines", runs=tuple(runs)))
+    assert [row.values["latency_ms"].mean for row in rows[:2]] == [10.0, 4.0]
+    assert "onnxruntime" in rows[1].method
+    assert one(rows, "geometry").values["latency_ratio"].mean == 0.5
+
+
+def test_ratio_needs_dense_on_the_same_engine(run_of, latency_of):
+    run = run_of(latency=latency_of(1.0, engine="onnxruntime"))
+    row = comparison_rows(Comparison(title="t", runs=(run,)))[-1]
+    assert "dense on torch" in row.values["latency_ratio"].reason
+    assert row.values["latency_ms"] == Stat(1.0, None, 1)
+
+
+def test_seeds_measured_differently_are_not_pooled(run_of, latency_of):
+    runs = (run_of(seed=0), run_of(seed=1, latency=latency_of(3.0, threads=2)))
+    row = comparison_rows(Comparison(title="t", runs=runs))[-1]
+    assert "measured differently" in row.values["latency_ms"].reason
+
+
+def test_missing_latency_takes_its_reason_from_the_notes(comparison):
+    row = one(comparison_rows(comparison), "geometry")
+    assert row.values["latency_ms"] == Missing("needs the extra 'openvino'")
+
+
+def test_bold_only_outside_the_spread(comparison, run_of):
+    rows = comparison_rows(comparison)
+    # 91.2 leads 90.0 by 1.2 points; the larger std is 0.4 points
+    assert "top1_after_training" in one(rows, "genetic").bold
+    assert "latency_ms" in one(rows, "genetic").bold
+    assert not one(rows, "geometry").bold and not one(rows, "random").bold
+    assert not any(key.startswith(("macs", "params", "size")) for r in rows for key in r.bold)
+    # Two seeds are too few for the same lead.
+    two = [run for run in comparison.runs if run.seed < 2]
+    rows = comparison_rows(comparison.model_copy(update={"runs": tuple(two)}))
+    assert not any(row.bold for row in rows)
+    # No runner-up, no lead.
+    alone = Comparison(title="t", runs=tuple(run_of(seed=seed) for seed in range(3)))
+    assert not any(row.bold for row in comparison_rows(alone))
+
+
+def test_targets_do_not_compete(comparison, run_of):
+    runs = [run for run in comparison.runs if run.method == "genetic"]
+    runs += [run_of("geometry", seed, target={"macs": 0.25}) for seed in range(3)]
+    rows = comparison_rows(comparison.model_copy(update={"runs": tuple(runs)}))
+    assert not any(row.bold for row in rows)
+    assert len(summary_sentences(comparison, rows)) == 2
+
+
+def test_times_of_different_machines_do_not_compete(comparison, environment_of):
+    runs = [
+        run.model_copy(update={"environment": environment_of(cpu=f"CPU of {run.method}")})
+        for run in comparison.runs
+    ]
+    row = one(comparison_rows(comparison.model_copy(update={"runs": tuple(runs)})), "genetic")
+    assert "latency_ms" not in row.bold and "top1_after_training" in row.bold
+
+
+@pytest.mark.parametrize(
+    ("gap", "stds", "counts", "wins"),
+    [
+        (0.030, (0.010, 0.020), (3, 3), True),
+        (0.020, (0.010, 0.0200001), (3, 3), False),
+        (0.030, (0.010, 0.040), (3, 3), False),
+        (0.030, (0.040, 0.010), (3, 3), False),
+        (0.030, (0.010, 0.010), (2, 3), False),
+        (0.030, (0.010, 0.010), (3, 2), False),
+    ],
+)
+def test_clear_winner(gap, stds, counts, wins):
+    stats = {0: Stat(0.9, stds[0], counts[0]), 1: Stat(0.9 - gap, stds[1], counts[1])}
+    assert clear_winner(stats, "higher") == (0 if wins else None)
+    assert clear_winner(stats, "lower") == (1 if wins else None)
+
+
+NUMBERS = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=8)
+
+
+@given(NUMBERS, st.randoms(use_true_random=False))
+def test_summary_ignores_order_and_keeps_bounds(values, random):
+    stat = summarize(values)
+    shuffled = list(values)
+    random.shuffle(shuffled)
+    again = summarize(shuffled)
+    assert again.mean == stat.mean and math.isclose(again.std, stat.std, abs_tol=1e-9)
+    slack = 1e-9 * max(1.0, max(map(abs, values)))
+    assert min(values) - slack <= stat.mean <= max(values) + slack
+    assert stat.n == len(values) and stat.std >= 0
+
+
+def test_missing_and_not_finite_readings_are_left_out():
+    assert summarize([1.0, Missing("gone"), 3.0]) == Stat(2.0, pytest.approx(math.sqrt(2)), 2)
+    assert summarize([math.nan, 1.0]) == Stat(1.0, None, 1)
+    assert summarize([Missing("gone"), Missing("other")]) == Missing("gone")
+    assert summarize([math.nan]) == Missing("not a finite number")
+    assert summarize_fixed([2.0, Missing("gone"), 2.0]) == Stat(2.0, None, 1)
+    assert summarize_fixed([1.0, 3.0]).n == 2
+
+
+def test_warns_where_macs_fell_but_latency_did_not(comparison, run_of, latency_of):
+    rows = comparison_rows(comparison)
+    assert any("measured latency did not" in text for text in one(rows, "random").warnings)
+    assert not one(rows, "genetic").warnings
+    # A gain of 0.2 ms is within the spread of 0.3 ms, one of 0.4 ms is not.
+    for median, warned in ((9.8, True), (9.6, False)):
+        run = run_of(latency=latency_of(median))
+        row = comparison_rows(Comparison(title="t", runs=(run,)))[-1]
+        assert bool(row.warnings) == warned
+
+
+def test_failed_certificate_is_named(run_of):
+    bad = Certificate(
+        passed=False,
+        eval_difference=0.3,
+        train_difference=None,
+        samples=4,
+        reason="layer2.0.conv1 differs",
+    )
+    row = comparison_rows(Comparison(title="t", runs=(run_of(certificates=(bad,)),)))[-1]
+    assert not row.certificate.passed and row.certificate.largest == 0.3
+    assert any("layer2.0.conv1 differs" in text for text in row.warnings)
+
+
+def test_summary_says_what_the_records_say(comparison):
+    rows = comparison_rows(comparison)
+    (sentence,) = summary_sentences(comparison, rows)
+    assert sentence.startswith("Best method at macs=0.5: genetic, top-1 91.20 ± 0.20 %")
+    assert "dense 92.10 %, -0.90 points" in sentence
+    assert "exceeds the spread" in sentence
+    few = comparison.model_copy(update={"runs": tuple(r for r in comparison.runs if r.seed == 0)})
+    (sentence,) = summary_sentences(few, comparison_rows(few))
+    assert "may be chance" in sentence
+
+
+def test_refuses_what_does_not_belong_together(comparison, run_of):
+    def refused(match, *runs):
+        # model_copy does not validate: the checks must not lean on the record's own.
+        bad = comparison.model_copy(update={"runs": runs})
+        with pytest.raises(InputError, match=match):
+            comparison_rows(bad)
+
+    run = run_of()
+    refused("has no runs")
+    refused("appears twice", run, run)
+    refused("same network and data", run, run_of(seed=1, data="cifar100"))
+    other = run.dense_cost.model_copy(update={"macs": 7})
+    refused("7 dense macs", run, run_of(seed=1, dense_cost=other))
+    refused("more than once", run.model_copy(update={"test_evaluations": {"dense": 2}}))
+    refused("more than once", run.model_copy(update={"scores": run.scores + run.scores[-1:]}))
+    f1 = Score(metric="f1", value=0.5, samples=9, split="search", stage="dense")
+    refused("one metric", run, run_of(seed=1, scores=(f1,)))
+
+
+def test_report_imports_no_torch():
+    code = "import sys, prunus.report; print('torch' in sys.modules, 'plotly' in sys.modules)"
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=path, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "True"]

@@ -51,11 +51,11 @@ _TEXT: dict[str, dict[str, Any]] = {
     "SqueezeBert": {**_TEXT_SMALL, "embedding_size": 48, "q_groups": 2, "k_groups": 2, "v_groups": 2, "post_attention_groups": 1,
                     "intermediate_groups": 2, "output_groups": 2},
     "Funnel": {"block_sizes": [1, 1], "d_model": 48, "n_head": 4, "d_head": 12, "d_inner": 96, "vocab_size": 120},
-    "GPT2": {"n_embd": 48, "n_layer": 2, "n_head": 4, "vocab_size": 120, "n_positions": 64, "pad_token_id": 0},
+    "GPT2": {"n_embd": 48, "n_layer": 2, "n_head": 4, "vocab_size": 120, "n_positions": 64, "pad_token_id": 0, "use_cache": False},
     "OPT": {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 96, "vocab_size": 120,
-            "max_position_embeddings": 64, "word_embed_proj_dim": 48},
-    "Llama": {**_TEXT_SMALL, "num_key_value_heads": 2, "pad_token_id": 0},
-    "Qwen2": {**_TEXT_SMALL, "num_key_value_heads": 2, "pad_token_id": 0},
+            "max_position_embeddings": 64, "word_embed_proj_dim": 48, "use_cache": False},
+    "Llama": {**_TEXT_SMALL, "num_key_value_heads": 2, "pad_token_id": 0, "use_cache": False},
+    "Qwen2": {**_TEXT_SMALL, "num_key_value_heads": 2, "pad_token_id": 0, "use_cache": False},
 }
 
 

@@ -33,7 +33,7 @@ def network() -> nn.Module:
     generator = torch.Generator().manual_seed(1)
     for name, tensor in made.state_dict().items():
         if "bn" in name and name.endswith(("weight", "bias", "running_mean")):
-            tensor += 0.3 * torch.randn(tensor.shape, generator=generator)
+            tensor.add_(0.3 * torch.randn(tensor.shape, generator=generator))
     return made.eval()
 
 

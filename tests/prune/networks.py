@@ -1,5 +1,7 @@
 """Networks small enough to score by hand."""
 
+from itertools import pairwise
+
 from torch import Tensor, nn, tensor
 
 
@@ -23,8 +25,7 @@ def two_layers(norm: bool = True) -> nn.Sequential:
 
 def mlp(sizes: tuple[int, ...]) -> nn.Sequential:
     """Linear layers without bias, no activation in between."""
-    pairs = zip(sizes[:-1], sizes[1:], strict=True)
-    return nn.Sequential(*(nn.Linear(a, b, bias=False) for a, b in pairs)).eval()
+    return nn.Sequential(*(nn.Linear(a, b, bias=False) for a, b in pairwise(sizes))).eval()
 
 
 def weight_of(net: nn.Module, name: str) -> Tensor:

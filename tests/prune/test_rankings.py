@@ -43,7 +43,7 @@ def score(method: UniformRanking | GlobalRanking, context: Context) -> list[floa
         (GroupL2(), ALL_SQUARED),
         (BnScale(), [0.5, 2.0, 0.25]),
     ],
-    ids=lambda value: type(value).__name__ if not isinstance(value, list) else "",
+    ids=["l1", "l2", "l1-global", "l2-global", "l1 all", "l2-global all", "group-l2", "bn-scale"],
 )
 def test_scores_by_hand(
     method: UniformRanking | GlobalRanking,  # type: ignore[type-arg]

@@ -50,11 +50,12 @@ def test_positions_of_one_unit_add_up() -> None:
 
 
 @pytest.mark.parametrize("p", [1, 2])
-@pytest.mark.parametrize("model", ["digits_cnn", "resnet20"])
+@pytest.mark.parametrize("model", ["digits_cnn", "resnet18"])
 @pytest.mark.filterwarnings("ignore")
 def test_group_scores_equal_those_of_torch_pruning(model: str, p: int) -> None:
+    # Elsewhere they differ: it leaves out depthwise filters, and mistakes padded shortcuts.
     tp = pytest.importorskip("torch_pruning")
-    network = build(model).eval()
+    network = build(model, width=0.5).eval()
     inputs = torch.randn(2, 1, 8, 8) if model == "digits_cnn" else torch.randn(2, 3, 32, 32)
     found = trace(network, inputs, verify=False)
     mine = magnitude_scores(network, found, norm="l1" if p == 1 else "l2-squared", axes="all")

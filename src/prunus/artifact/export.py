@@ -111,12 +111,26 @@ def _trace(network: nn.Module, example_inputs: Inputs, *, dynamic_batch: bool) -
         shapes = dict.fromkeys(kwargs, free) if kwargs else tuple(free for _ in args)
     try:
         with torch.no_grad():
-            program = torch.export.export(cpu_copy(network), args, kwargs, dynamic_shapes=shapes)
+            deployed = _written_out(cpu_copy(network))
+            program = torch.export.export(deployed, args, kwargs, dynamic_shapes=shapes)
     except Exception as error:  # a user's forward may raise anything in the tracer
         remedy = "; try dynamic_batch=False" if dynamic_batch else ""
         raise InputError(f"network cannot be exported: {first_line(error)}{remedy}") from error
     program.example_inputs = None  # they would be stored: a user's data has no place in the file
     return program
+
+
+def _written_out(network: nn.Module) -> nn.Module:
+    """Fused attention of ``transformers`` as matrix products, in place: runtimes fuse it themselves.
+
+    The fused operation's strides break ONNX's decomposition where heads were cut (T5, Swin).
+    """
+    for module in network.modules():
+        choose = getattr(module, "set_attn_implementation", None)
+        if choose is not None:
+            choose("eager")
+            break  # the outermost passes it on
+    return network
 
 
 def _example(tensor: Tensor, dynamic_batch: bool) -> Tensor:

@@ -105,7 +105,8 @@ class GroupL2(GlobalRanking[GlobalOptions]):
 
     ``I[k] = mean over the slices of sum w^2``: filters, norm scales and the kernel slices that read
     the unit, but no biases; then divided by the group's mean. As ``GroupMagnitudeImportance`` of
-    torch-pruning has it (Fang et al., "DepGraph", CVPR 2023, section 3.3).
+    torch-pruning has it (Fang et al., "DepGraph", CVPR 2023, section 3.3), which however leaves out
+    depthwise filters; here they count.
     """
 
     name = "group-l2"

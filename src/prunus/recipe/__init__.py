@@ -1,6 +1,6 @@
 """Recipes: steps in order, checked before any compute, run, resumed, compared."""
 
-from prunus.recipe.compare import COMPARISON_FILE, TraceOptions, compare, standard_steps
+from prunus.recipe.comparison import COMPARISON_FILE, TraceOptions, compare, standard_steps
 from prunus.recipe.dense import TRAINING_FILE, Trained, TrainingRecord, train_network
 from prunus.recipe.measure import LatencyOptions
 from prunus.recipe.recipe import Recipe, load_recipe, make_recipe, parse_recipe

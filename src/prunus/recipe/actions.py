@@ -133,7 +133,9 @@ def _check_schedule(step: Repeat, path: str) -> None:
         raise InputError(f"{where} must fall from at most 1 and stay above 0")
     for inner in step.steps:
         if isinstance(inner, Prune) and (last := Budget.parse(inner.target).value) != shares[-1]:
-            raise InputError(f"{where} ends at {shares[-1]:g}, the target at {last:g}; make them agree")
+            raise InputError(
+                f"{where} ends at {shares[-1]:g}, the target at {last:g}; make them agree"
+            )
 
 
 def _check_budgets(actions: list[Action]) -> None:
@@ -179,7 +181,9 @@ def targets(actions: tuple[Action, ...]) -> dict[str, float]:
 
 def label(recipe: Recipe) -> str:
     """Name of the row in a report."""
-    flat: list[Step] = [s for t in recipe.steps for s in (t.steps if isinstance(t, Repeat) else [t])]
+    flat: list[Step] = [
+        s for t in recipe.steps for s in (t.steps if isinstance(t, Repeat) else [t])
+    ]
     methods = dict.fromkeys(step.method for step in flat if isinstance(step, Prune))
     return recipe.name or "+".join(methods) or "train"
 

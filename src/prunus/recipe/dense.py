@@ -101,7 +101,7 @@ def train_network(  # noqa: PLR0913  # all but three are options, by keyword onl
         return train_into(folder.path, subject, config, seed, device, progress or Silent())
 
 
-def train_into(  # noqa: PLR0913, PLR0917
+def train_into(
     folder: Path | None,
     subject: Subject,
     config: TrainConfig,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from pydantic import Field
 from torch import nn
 
 from prunus.graph import Trace, certify, cut, hold_connections_, trace
@@ -57,14 +58,16 @@ class Outcome(Record):
 
     path: str
     fresh: bool = False
-    seconds: dict[str, float] = {}
+    seconds: dict[str, float] = Field(default_factory=dict)
     look: Look | None = None
     certificate: Certificate | None = None
     history: tuple[HistoryPoint, ...] = ()
     notes: tuple[str, ...] = ()
 
 
-def perform(action: Action, state: State, tools: Tools, checkpoint: Path | None) -> tuple[State, Outcome]:
+def perform(
+    action: Action, state: State, tools: Tools, checkpoint: Path | None
+) -> tuple[State, Outcome]:
     """Do one step. The network of ``state`` is not touched."""
     step = action.step
     if isinstance(step, Prune):
@@ -111,7 +114,9 @@ def _prune(action: Action, step: Prune, state: State, tools: Tools) -> tuple[Sta
     with phase(progress, "certify and cut"):
         certificate = certify(network, found, plan, subject.inputs)
         smaller = cut(network, plan).eval()
-        accounted_cost(smaller, subject.one, found.cost(decision.choice), f"the cut of {action.path}")
+        accounted_cost(
+            smaller, subject.one, found.cost(decision.choice), f"the cut of {action.path}"
+        )
     if method.reinitialize:
         reinitialize_(smaller, step_seed(tools.recipe.seed, action.index))
         hold_connections_(smaller)

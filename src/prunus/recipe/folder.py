@@ -140,7 +140,7 @@ def require_usable(path: Path, *, resume: bool) -> None:
 
 
 def _require_same(path: Path, saved: Mapping[str, str], asked: Mapping[str, str]) -> None:
-    changed = [k for k in (*asked, *(saved.keys() - asked.keys())) if saved.get(k) != asked.get(k)]
+    changed = [k for k in dict.fromkeys((*asked, *saved)) if saved.get(k) != asked.get(k)]
     if not changed:
         return
     name = changed[0]

@@ -63,7 +63,10 @@ def accounted_cost(network: nn.Module, one: Inputs, predicted: Cost, what: str) 
         PrunusError: MACs or parameters differ.
     """
     counted = measure_cost(network, one)
-    pairs = (("MACs", predicted.macs, counted.macs), ("parameters", predicted.params, counted.params))
+    pairs = (
+        ("MACs", predicted.macs, counted.macs),
+        ("parameters", predicted.params, counted.params),
+    )
     for name, expected, found in pairs:
         known = name == "parameters" or not (predicted.uncounted or counted.uncounted)
         if known and expected != found:

@@ -60,7 +60,9 @@ class Recipe(Record):
 
     def pinned(self, execution: Execution) -> "Recipe":
         """The recipe with what was picked in the place of every ``auto``."""
-        return self.model_copy(update={"steps": tuple(_pin(step, execution) for step in self.steps)})
+        return self.model_copy(
+            update={"steps": tuple(_pin(step, execution) for step in self.steps)}
+        )
 
 
 def make_recipe(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
@@ -135,7 +137,7 @@ def _problem(first: ErrorDetails) -> str:
         return "missing; add it"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         tag = first.get("ctx", {}).get("tag", value)
-        return f"no step {tag}; steps are {', '.join(STEPS)}"
+        return f"no step '{tag}'; steps are {', '.join(STEPS)}"
     if kind in ("model_type", "model_attributes_type"):
         return f"{value} is no step; write one such as 'prune: {{method: l1, target: macs=0.5}}'"
     message = first["msg"].removeprefix("Value error, ")

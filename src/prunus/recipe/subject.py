@@ -166,7 +166,7 @@ def _require_fit(subject: Subject) -> None:
             classes = forward_logits(subject.network, batch).shape[1]
     except InputError:
         raise
-    except Exception as error:  # noqa: BLE001 - a foreign network may raise anything on wrong inputs
+    except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
             f"model '{model}' does not run on data '{data.name}' (inputs {list(data.input_shape)}): "

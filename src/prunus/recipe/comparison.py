@@ -83,7 +83,7 @@ def compare(  # noqa: PLR0913  # all but four are options, by keyword only
     seeds: Sequence[int] = (0,),
     finetune: Train | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
-    trace_options: TraceOptions = TraceOptions(),  # noqa: B008  # frozen
+    trace_options: TraceOptions = TraceOptions(),  # frozen
     title: str = "",
     example_inputs: Inputs | None = None,
     out: Path | str | None = None,
@@ -154,7 +154,7 @@ def compare(  # noqa: PLR0913  # all but four are options, by keyword only
         return comparison
 
 
-def make_cells(  # noqa: PLR0917
+def make_cells(
     methods: Sequence[str] | Mapping[str, Sequence[Step]],
     target: str,
     seeds: Sequence[int],

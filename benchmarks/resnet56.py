@@ -1,0 +1,233 @@
+"""ResNet-56 on CIFAR-10 at 2.10 x fewer MACs: every method and Torch-Pruning, same fine-tuning.
+
+    python benchmarks/resnet56.py tune                       # once: the recipe, on L1, by the search split
+    python benchmarks/resnet56.py run --epochs 20            # the queue; killed and started again, it goes on
+    python benchmarks/resnet56.py run --epochs 1 --images 20000   # a scale that fits a small machine
+    python benchmarks/resnet56.py table                      # summary and README table from the cells
+
+In-block channels only: the residual stream keeps its width. A cell is one method and one seed at one
+scale (epochs, images of an epoch); its record is written when it ends, with one look at the test split
+right after the cut and batch-norm recalibration and one after fine-tuning. The seed varies data order,
+augmentation and the methods' own draws; cells of one seed see the same order, so seeds are paired.
+"""
+
+import argparse
+import copy
+import json
+import statistics
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from peers import prune_with_torch_pruning
+from record import RESULTS, write_results
+from torch import nn
+
+import prunus.prune  # noqa: F401 - registers the methods
+from prunus.data import DataSplits, load_data
+from prunus.graph import Trace, certify, cut, trace
+from prunus.meter import count_macs, count_params
+from prunus.method import Budget, Context, make_method
+from prunus.records import Environment
+from prunus.train import TrainConfig, evaluate, fit, recalibrate_batch_norm_
+from prunus.zoo import build, load_weights, normalization
+
+SPEED_UP = 2.10
+IGNORED = ["conv1", "layer*.conv2"]
+PEERS = {"tp-magnitude": "magnitude", "tp-taylor": "taylor"}
+# Most telling first: a queue that is cut short still compares the best of both sides.
+METHODS = [
+    "taylor", "tp-taylor", "group-l2", "tp-magnitude", "l1", "random", "l2-global", "bn-scale",
+    "random-search", "l2", "l1-global", "scratch",
+]
+FOLDER = RESULTS / "resnet56"
+RECIPE = FOLDER / "recipe.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("command", choices=["tune", "run", "table"])
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--images", type=int, default=0, help="train images used; 0: all 45,000")
+    parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.command == "table":
+        table()
+        return
+    bench = Bench(options.device, options.images)
+    if options.command == "tune":
+        bench.tune(options.epochs)
+        return
+    for seed in options.seeds:
+        for method in options.methods:
+            bench.cell(method, seed, options.epochs)
+    table()
+
+
+class Bench:
+    """The dense network, its data and trace, shared by all cells."""
+
+    def __init__(self, device: str, images: int) -> None:
+        mean, std = normalization("resnet56")
+        data = load_data("cifar10", mean=mean, std=std, seed=0)
+        self.images = images or len(data.train)
+        self.data: DataSplits = data
+        self.train = data.train if not images else data.train.subset(images, seed=0)
+        self.device = device
+        self.dense = build("resnet56")
+        load_weights(self.dense, "resnet56-4bfd9763.th")
+        self.dense.eval()
+        self.example = next(iter(self.train.batches(8)))[0]
+        self.trace: Trace = trace(self.dense, self.example, ignore=IGNORED)
+        self.budget = Budget(quantity="macs", value=1 / SPEED_UP)
+
+    def recipe(self, epochs: int) -> TrainConfig:
+        """The frozen fine-tuning recipe."""
+        if not RECIPE.exists():
+            raise SystemExit("no recipe yet: run 'python benchmarks/resnet56.py tune' first")
+        return TrainConfig(epochs=epochs, **json.loads(RECIPE.read_text())["config"])
+
+    def cut(self, method: str, seed: int) -> tuple[nn.Module, dict[str, Any]]:
+        """The cut network, not yet trained, with what is known of the cut."""
+        started = time.perf_counter()
+        if method in PEERS:
+            ignored = [n for n, _ in self.dense.named_modules() if n == "conv1" or n.endswith(".conv2")]
+            limit = self.budget.limit(self.trace.macs({}))
+            small = prune_with_torch_pruning(
+                self.dense, self.example[:1], PEERS[method], [*ignored, "linear"], limit, self.train, seed
+            )
+            certificate = None
+        else:
+            maker = make_method(method)
+            context = Context(self.dense, self.trace, self.budget, seed, self.train, self.data.search)
+            choice = maker.decide(context).choice
+            plan = self.trace.plan(choice)
+            proof = certify(self.dense, self.trace, plan, self.example)
+            certificate = proof.model_dump()
+            small = cut(self.dense, plan)
+            if self.trace.macs(choice) != count_macs(small, self.example[:1]).macs:
+                raise RuntimeError(f"{method}: predicted and counted MACs differ")
+            if maker.reinitialize:
+                small = _fresh(small, seed)
+        macs, dense = count_macs(small, self.example[:1]).macs, self.trace.macs({})
+        return small, {
+            "macs": macs,
+            "macs_ratio": dense / macs,
+            "params": count_params(small),
+            "certificate": certificate,
+            "seconds_search": time.perf_counter() - started,
+        }
+
+    def cell(self, method: str, seed: int, epochs: int) -> None:
+        """Run one cell, unless its record is there."""
+        config = self.recipe(epochs)
+        scale = f"epochs{epochs}-images{self.images}"
+        path = FOLDER / scale / f"{method}-seed{seed}.json"
+        if path.exists():
+            return
+        small, record = self.cut(method, seed)
+        recalibrate_batch_norm_(small, self.train, images=1024, seed=seed)
+        test_looks = {}
+        if method != "scratch":
+            before = evaluate(small, self.data.test, device=self.device)
+            test_looks["after_recalibration"] = 1
+            record["top1_after_recalibration"] = before.top1
+        started = time.perf_counter()
+        checkpoint = path.with_suffix(".part.pt")
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        result = fit(
+            small, self.train, self.data.search, config, seed=seed, checkpoint=checkpoint,
+            teacher=copy.deepcopy(self.dense) if config.distill_alpha else None, device=self.device,
+        )
+        after = evaluate(small, self.data.test, device=self.device)
+        test_looks["after_training"] = 1
+        record |= {
+            "method": method, "seed": seed, "finetune_epochs": epochs, "train_images": self.images,
+            "top1": after.top1, "loss": after.loss, "test_samples": after.samples,
+            "search_top1": result.search_top1, "seconds_training": time.perf_counter() - started,
+            "test_evaluations": test_looks, "search_seen_in_pretraining": True,
+            "config": config.model_dump(), "precision": result.precision, "layout": result.layout,
+            "environment": Environment.capture(
+                torch.get_num_threads(), torch.cuda.get_device_name() if self.device == "cuda" else None
+            ).model_dump(),
+        }
+        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        checkpoint.unlink(missing_ok=True)
+        print(f"{scale} {method} seed {seed}: {after.top1:.4f} ({record['seconds_training']:.0f} s)", flush=True)
+
+    def tune(self, epochs: int) -> None:
+        """Choose learning rate and distillation on the L1 baseline, by the search split, and freeze them."""
+        trials = []
+        for lr in (0.01, 0.03, 0.1):
+            for alpha in (0.0, 0.5):
+                # One draw for all trials: only the settings differ.
+                small, _ = self.cut("l1", seed=100)
+                config = {"lr": lr, "distill_alpha": alpha, "weight_decay": 5e-4, "batch_size": 128}
+                teacher = copy.deepcopy(self.dense) if alpha else None
+                result = fit(
+                    small, self.train, self.data.search, TrainConfig(epochs=epochs, **config), seed=100,
+                    teacher=teacher, device=self.device,
+                )
+                trials.append({"config": config, "search_top1": result.search_top1})
+                print(trials[-1], flush=True)
+        best = max(trials, key=lambda t: t["search_top1"])
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        frozen = {
+            **best, "trials": trials, "tuned_on": "l1, seed 100, search split", "epochs": epochs,
+            "train_images": self.images,
+        }
+        RECIPE.write_text(json.dumps(frozen, indent=1) + "\n", encoding="utf-8")
+
+
+def _fresh(network: nn.Module, seed: int) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for module in network.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+    return network
+
+
+def table() -> None:
+    """Write ``results/resnet56.json`` from the cells: the fullest scale with any cells, all its methods."""
+    scales: dict[tuple[int, int], list[dict[str, Any]]] = defaultdict(list)
+    for path in sorted(FOLDER.glob("epochs*/*.json")):
+        cell = json.loads(path.read_text(encoding="utf-8"))
+        scales[cell["finetune_epochs"], cell["train_images"]].append(cell)
+    rows = []
+    for (epochs, images), cells in sorted(scales.items(), key=lambda s: -s[0][0] * s[0][1]):
+        by_method: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for cell in cells:
+            by_method[cell["method"]].append(cell)
+        rows += [_row(method, mine, epochs, images) for method, mine in by_method.items()]
+    rows.sort(key=lambda r: (-r["finetune_epochs"] * r["train_images"], -r["top1_mean"]))
+    write_results("resnet56", rows, speed_up=SPEED_UP, recipe=json.loads(RECIPE.read_text()))
+    for row in rows:
+        spread = f" ± {row['top1_std']:.4f}" if row["top1_std"] is not None else ""
+        print(f"{row['method']:>14} {row['top1_mean']:.4f}{spread} n={row['seeds']} {row['macs_ratio']:.2f}x")
+
+
+def _row(method: str, cells: list[dict[str, Any]], epochs: int, images: int) -> dict[str, Any]:
+    tops = [c["top1"] for c in cells]
+    early = [c["top1_after_recalibration"] for c in cells if "top1_after_recalibration" in c]
+    return {
+        "method": method,
+        "macs_ratio": round(statistics.mean(c["macs_ratio"] for c in cells), 4),
+        "params": round(statistics.mean(c["params"] for c in cells)),
+        "top1_mean": round(statistics.mean(tops), 5),
+        "top1_std": round(statistics.stdev(tops), 5) if len(tops) > 1 else None,
+        "seeds": len(tops),
+        "finetune_epochs": epochs,
+        "train_images": images,
+        "top1_after_recalibration_mean": round(statistics.mean(early), 5) if early else None,
+    }
+
+
+if __name__ == "__main__":
+    main()

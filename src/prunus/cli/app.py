@@ -1,0 +1,251 @@
+"""The commands and their help. What they run is imported when it runs: help must not pay for torch."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from prunus.cli import options as o
+from prunus.cli.given import Cut, Subject, Training, Where
+from prunus.errors import PrunusError
+
+INTERRUPTED = 130
+USER_ERROR = 2
+
+
+class _Commands(TyperGroup):
+    """Ends errors of the user in one line; all others keep their traceback, for they are bugs."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except PrunusError as error:
+            typer.echo(f"prunus: error: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(USER_ERROR) from error
+        except KeyboardInterrupt as error:
+            typer.echo(
+                "\nprunus: interrupted; with --out nothing is lost: run the same command with "
+                "--resume to go on",
+                err=True,
+            )
+            raise typer.Exit(INTERRUPTED) from error
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Make trained PyTorch networks smaller and faster, and prove it.",
+)
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed  # noqa: PLC0415 (for this alone)
+
+        typer.echo(f"prunus {installed('prunus')}")
+        raise typer.Exit
+
+
+@app.command(
+    epilog="Example: prunus compress --model digits_cnn --train-epochs 20 --data digits "
+    "--method l1 --target macs=0.5 --epochs 5 --out runs/l1"
+)
+def compress(  # noqa: PLR0913, PLR0917  # one parameter an option
+    model: o.Model = None,
+    arguments: o.Arguments = None,
+    weights: o.Weights = None,
+    data: o.Data = None,
+    method: Annotated[
+        str | None, typer.Option(help="See prunus methods.", rich_help_panel="Cut")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="key=value for the method; repeatable.", rich_help_panel="Cut"),
+    ] = None,
+    target: o.Target = None,
+    ignore: o.Ignore = None,
+    min_units: o.MinUnits = 1,
+    round_to: o.RoundTo = 1,
+    seed: Annotated[
+        int | None, typer.Option(help="Of search and training.", rich_help_panel="Run")
+    ] = None,
+    epochs: o.Epochs = None,
+    lr: o.LearningRate = 0.02,
+    batch_size: o.BatchSize = 128,
+    distill: o.Distill = 0.0,
+    train_epochs: o.TrainEpochs = None,
+    train_lr: o.TrainLearningRate = 0.1,
+    scratch_epochs: o.ScratchEpochs = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="YAML with the steps, instead of --method and --epochs."),
+    ] = None,
+    out: o.Out = None,
+    resume: o.Resume = False,
+    device: o.Device = "cpu",
+    threads: o.Threads = None,
+    latency: o.Latency = True,
+) -> None:
+    """Compress a network to a budget: decide, cut, certify, fine-tune, measure."""
+    from prunus.cli.work import run_compress  # noqa: PLC0415 (imports torch)
+
+    run_compress(
+        Subject(model, tuple(arguments or ()), weights, data),
+        method,
+        Cut(target, tuple(option or ()), tuple(ignore or ()), min_units, round_to),
+        Training(epochs, lr, batch_size, distill, train_epochs, train_lr, scratch_epochs),
+        Where(out, resume, device, threads, latency),
+        recipe=recipe,
+        seed=seed,
+    )
+
+
+@app.command(
+    epilog="Example: prunus compare --model digits_cnn --train-epochs 20 --data digits "
+    "--target macs=0.5 --epochs 5 --batch-size 32 --seeds 0,1,2 --out runs/demo"
+)
+def compare(  # noqa: PLR0913, PLR0917  # one parameter an option
+    model: o.Model = None,
+    arguments: o.Arguments = None,
+    weights: o.Weights = None,
+    data: o.Data = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Repeatable; random, l1, l2-global, bn-scale, taylor, random-search and scratch "
+            "by default.",
+            rich_help_panel="Cut",
+        ),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="METHOD.key=value; repeatable.", rich_help_panel="Cut"),
+    ] = None,
+    target: o.Target = None,
+    ignore: o.Ignore = None,
+    min_units: o.MinUnits = 1,
+    round_to: o.RoundTo = 1,
+    seeds: Annotated[
+        str, typer.Option(help="Separated by commas; 3 for a spread.", rich_help_panel="Run")
+    ] = "0",
+    epochs: o.Epochs = None,
+    lr: o.LearningRate = 0.02,
+    batch_size: o.BatchSize = 128,
+    distill: o.Distill = 0.0,
+    train_epochs: o.TrainEpochs = None,
+    train_lr: o.TrainLearningRate = 0.1,
+    scratch_epochs: o.ScratchEpochs = None,
+    recipe: Annotated[
+        list[Path] | None,
+        typer.Option(help="YAML whose steps are a method of their own; repeatable."),
+    ] = None,
+    out: o.Out = None,
+    resume: o.Resume = False,
+    device: o.Device = "cpu",
+    threads: o.Threads = None,
+    latency: o.Latency = True,
+) -> None:
+    """Compare methods at one budget, each with several seeds, and write the report."""
+    from prunus.cli.work import run_compare  # noqa: PLC0415 (imports torch)
+
+    run_compare(
+        Subject(model, tuple(arguments or ()), weights, data),
+        tuple(method or ()),
+        Cut(target, tuple(option or ()), tuple(ignore or ()), min_units, round_to),
+        Training(epochs, lr, batch_size, distill, train_epochs, train_lr, scratch_epochs),
+        Where(out, resume, device, threads, latency),
+        recipes=tuple(recipe or ()),
+        seeds=seeds,
+    )
+
+
+@app.command(
+    epilog="Example: prunus train --model resnet20 --data cifar10 --epochs 30 --out runs/resnet20"
+)
+def train(  # noqa: PLR0913, PLR0917  # one parameter an option
+    model: o.Model = None,
+    arguments: o.Arguments = None,
+    weights: o.Weights = None,
+    data: o.Data = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 30,
+    lr: o.LearningRate = 0.1,
+    batch_size: o.BatchSize = 128,
+    seed: Annotated[int, typer.Option(min=0, help="Of data order.", rich_help_panel="Run")] = 0,
+    out: o.Out = None,
+    resume: o.Resume = False,
+    device: o.Device = "cpu",
+    threads: o.Threads = None,
+) -> None:
+    """Train a network from scratch, or on from weights, and save it as an artifact."""
+    from prunus.cli.work import run_train  # noqa: PLC0415 (imports torch)
+
+    run_train(
+        Subject(model, tuple(arguments or ()), weights, data),
+        Training(epochs, lr, batch_size, 0.0, None, lr, None),
+        Where(out, resume, device, threads, latency=False),
+        seed=seed,
+    )
+
+
+@app.command(epilog="Example: prunus measure --model resnet56 --shape 3,32,32")
+def measure(  # noqa: PLR0913, PLR0917  # one parameter an option
+    model: o.Model = None,
+    arguments: o.Arguments = None,
+    weights: o.Weights = None,
+    data: o.Data = None,
+    shape: Annotated[
+        str | None, typer.Option(help="Of one input, instead of --data: 3,32,32.")
+    ] = None,
+    ignore: o.Ignore = None,
+    min_units: o.MinUnits = 1,
+    round_to: o.RoundTo = 1,
+    device: o.Device = "cpu",
+    threads: o.Threads = None,
+    latency: o.Latency = True,
+) -> None:
+    """Measure a network, and list what can be cut from it. Nothing is changed."""
+    from prunus.cli.inspect import run_measure  # noqa: PLC0415 (imports torch)
+
+    run_measure(
+        Subject(model, tuple(arguments or ()), weights, data),
+        Cut(None, (), tuple(ignore or ()), min_units, round_to),
+        Where(None, False, device, threads, latency),
+        shape=shape,
+    )
+
+
+@app.command()
+def methods() -> None:
+    """List the methods, what they need, and which are null baselines."""
+    from prunus.cli.inspect import run_methods  # noqa: PLC0415 (imports torch)
+
+    run_methods()
+
+
+@app.command(epilog="Example: prunus report runs/demo")
+def report(
+    path: Annotated[Path, typer.Argument(help="Run folder, or a JSON file with records.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the report; beside the records by default.")
+    ] = None,
+) -> None:
+    """Draw the report of a run or a comparison again from its records."""
+    from prunus.cli.show import run_report  # noqa: PLC0415 (imports plotly)
+
+    run_report(path, out)
+
+
+def main() -> None:
+    """Run the command line on the arguments of this process."""
+    app(args=sys.argv[1:], prog_name="prunus")

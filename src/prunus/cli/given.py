@@ -1,0 +1,104 @@
+"""What was given on the command line, in records of related options. No torch."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prunus.errors import InputError
+
+_SHAPE = re.compile(r"[1-9][0-9]*([,x][1-9][0-9]*)*")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Network and data."""
+
+    model: str | None
+    arguments: tuple[str, ...]
+    weights: str | None
+    data: str | None
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What may be cut, and how far."""
+
+    target: str | None
+    options: tuple[str, ...]
+    ignore: tuple[str, ...]
+    min_units: int
+    round_to: int
+
+
+@dataclass(frozen=True)
+class Training:
+    """Training after the cut, and before everything else."""
+
+    epochs: int | None
+    lr: float
+    batch_size: int
+    distill: float
+    train_epochs: int | None
+    train_lr: float
+    scratch_epochs: int | None
+
+
+@dataclass(frozen=True)
+class Where:
+    """Folder and machine."""
+
+    out: Path | None
+    resume: bool
+    device: str
+    threads: int | None
+    latency: bool
+
+
+def read_pairs(pairs: Iterable[str], option: str) -> dict[str, Any]:
+    """``key=value`` texts as a mapping; values are read as in YAML: 3, 0.5, true, text.
+
+    Raises:
+        InputError: A text is no pair, or a key comes twice.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, text = pair.partition("=")
+        if not separator or not key:
+            raise InputError(f"{option} '{pair}' is not understood; write {option} key=value")
+        if key in found:
+            raise InputError(f"{option} '{key}' is given twice; give it once")
+        try:
+            found[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"{option} '{pair}' has a value that cannot be read") from error
+    return found
+
+
+def read_seeds(text: str) -> tuple[int, ...]:
+    """Whole numbers, separated by commas.
+
+    Raises:
+        InputError: Something else stands there.
+
+    >>> read_seeds("0,1,2")
+    (0, 1, 2)
+    """
+    parts = text.replace(",", " ").split()
+    if not parts or not all(part.isdecimal() for part in parts):
+        raise InputError(f"--seeds '{text}' is not understood; write whole numbers such as 0,1,2")
+    return tuple(map(int, parts))
+
+
+def read_shape(text: str) -> tuple[int, ...]:
+    """Sizes of one input, separated by commas.
+
+    Raises:
+        InputError: Something else stands there.
+    """
+    if not _SHAPE.fullmatch(text):
+        raise InputError(f"--shape '{text}' is not understood; write sizes such as 3,32,32")
+    return tuple(map(int, re.split("[,x]", text)))

@@ -1,0 +1,130 @@
+"""What the commands measure and methods do: look, and change nothing."""
+
+import torch
+from rich import box
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor, nn
+
+import prunus.prune  # registers the methods
+from prunus.cli.given import Cut, Subject, Where, read_pairs, read_shape
+from prunus.cli.show import console
+from prunus.cli.work import set_threads
+from prunus.errors import InputError
+from prunus.graph import Inputs, Trace, trace
+from prunus.meter import (
+    file_size_bytes,
+    format_bytes,
+    measure_cost,
+    measure_latency,
+    peak_memory_bytes,
+)
+from prunus.method import method_class, method_names
+from prunus.recipe import resolve_subject
+from prunus.records import Source
+from prunus.train.forward import resolve_device
+from prunus.zoo import load_source
+
+METHODS_PACKAGE = prunus.prune.__name__
+_SAMPLES = 2  # so that train mode can be checked
+
+
+def run_measure(subject: Subject, cut: Cut, where: Where, *, shape: str | None) -> None:
+    """Print what a network costs, and its groups."""
+    set_threads(where)
+    device = resolve_device(where.device)
+    network, inputs = _network(subject, shape)
+    found = trace(
+        network, inputs, ignore=cut.ignore, min_units=cut.min_units, round_to=cut.round_to
+    )
+    one = inputs[:1] if isinstance(inputs, Tensor) else {k: v[:1] for k, v in dict(inputs).items()}
+    cost = measure_cost(network, one)
+    facts = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
+    facts.add_row("parameters", f"{cost.params:,}")
+    facts.add_row("MACs (batch 1)", f"{cost.macs:,}")
+    facts.add_row("file", format_bytes(file_size_bytes(network)))
+    if cost.uncounted:
+        facts.add_row("not counted", ", ".join(cost.uncounted))
+    if where.latency:
+        placed = network.to(device)
+        moved = (
+            one.to(device) if isinstance(one, Tensor) else {k: v.to(device) for k, v in one.items()}
+        )
+        time = measure_latency(placed, moved, batch=1, repeats=50, device=device)
+        facts.add_row(
+            "latency (batch 1)",
+            f"{time.median_ms:.3f} ms median, {time.p95_ms:.3f} ms p95, {time.threads} threads, "
+            f"{time.device}",
+        )
+        facts.add_row("peak memory", format_bytes(peak_memory_bytes(placed, moved, device)))
+    screen = console()
+    screen.print(facts)
+    screen.print(_groups(found))
+    share = _smallest_share(found)
+    screen.print(
+        f"{len(found.cuttable)} of {len(found.groups)} groups can be cut; {share}", highlight=False
+    )
+
+
+def run_methods() -> None:
+    """Print all methods."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for head in ("method", "needs", "null", "what it does"):
+        table.add_column(head)
+    for name in method_names():
+        method = method_class(name)
+        needs = ", ".join(sorted(method.needs)) or "-"
+        table.add_row(Text(name), needs, "yes" if method.null else "", Text(method.summary))
+    screen = console()
+    screen.print(table)
+    screen.print(
+        "null: a baseline that every method has to beat. needs: splits of the data that it reads."
+    )
+
+
+def _network(subject: Subject, shape: str | None) -> tuple[nn.Module, Inputs]:
+    """The network, and a batch of real or random inputs."""
+    if subject.model is None:
+        raise InputError(
+            "--model is missing; name a zoo network, hf:NAME, timm:NAME or FILE.py:FACTORY"
+        )
+    arguments = read_pairs(subject.arguments, "--arguments")
+    source = Source(model=subject.model, arguments=arguments, weights=subject.weights)
+    if (shape is None) == (subject.data is None):
+        raise InputError("give --data or --shape, one of them: a network is measured on its inputs")
+    if shape is not None:
+        generator = torch.Generator().manual_seed(0)
+        return load_source(source), torch.randn(_SAMPLES, *read_shape(shape), generator=generator)
+    found = resolve_subject(source, subject.data, untrained=True)
+    return found.network, found.inputs
+
+
+def _groups(found: Trace) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for head, side in (
+        ("group", "left"),
+        ("channels", "right"),
+        ("tensors", "right"),
+        ("", "left"),
+    ):
+        table.add_column(head, justify=side)  # type: ignore[arg-type]
+    for group in found.groups:
+        tensors = len({axis.tensor for axis in group.axes})
+        reason = Text(f"stays whole: {group.refused}" if group.refused else "can be cut")
+        table.add_row(Text(group.name), str(group.units), str(tensors), reason)
+    return table
+
+
+def _smallest_share(found: Trace) -> str:
+    """How much of the parameters lies in groups that can be cut."""
+    free = {axis.tensor for group in found.cuttable for axis in group.axes}
+    sizes = {name: _size(shape) for name, shape in found.parameters.items()}
+    share = sum(size for name, size in sizes.items() if name in free) / max(1, sum(sizes.values()))
+    return f"they touch {100 * share:.1f} % of the parameters"
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    total = 1
+    for length in shape:
+        total *= length
+    return total

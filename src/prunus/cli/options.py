@@ -1,0 +1,103 @@
+"""The options that commands share: name, type and help text. No torch."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_NETWORK, _CUT, _TRAIN, _RUN = "Network and data", "Cut", "Training", "Run"
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Zoo name, hf:NAME, timm:NAME, torchvision:NAME or FILE.py:FACTORY.",
+        rich_help_panel=_NETWORK,
+    ),
+]
+Arguments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--arguments",
+        help="key=value for the model's constructor, such as width=0.5; repeatable.",
+        rich_help_panel=_NETWORK,
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="Checkpoint (.safetensors, or .pt, .pth, .th with plain tensors).",
+        rich_help_panel=_NETWORK,
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(help="digits, cifar10, cifar100 or imagefolder:DIR.", rich_help_panel=_NETWORK),
+]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        help="Budget: macs=0.5 (share of dense), params=500000, size=2e6 (bytes).",
+        rich_help_panel=_CUT,
+    ),
+]
+Ignore = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Glob of modules whose outputs stay whole; repeatable.", rich_help_panel=_CUT
+    ),
+]
+MinUnits = Annotated[
+    int, typer.Option(help="Fewest channels that stay in a group.", rich_help_panel=_CUT)
+]
+RoundTo = Annotated[
+    int, typer.Option(help="Kept channels are a multiple of this.", rich_help_panel=_CUT)
+]
+Epochs = Annotated[
+    int | None,
+    typer.Option(
+        help="Epochs of fine-tuning after the cut; none by default.", rich_help_panel=_TRAIN
+    ),
+]
+LearningRate = Annotated[
+    float, typer.Option("--lr", help="Peak learning rate.", rich_help_panel=_TRAIN)
+]
+BatchSize = Annotated[int, typer.Option(help="Samples per step.", rich_help_panel=_TRAIN)]
+Distill = Annotated[
+    float,
+    typer.Option(
+        help="Weight of the dense network as teacher, 0 to 1; 0: labels alone.",
+        rich_help_panel=_TRAIN,
+    ),
+]
+TrainEpochs = Annotated[
+    int | None,
+    typer.Option(help="Train the dense network first, so long.", rich_help_panel=_TRAIN),
+]
+TrainLearningRate = Annotated[
+    float, typer.Option("--train-lr", help="Its peak learning rate.", rich_help_panel=_TRAIN)
+]
+ScratchEpochs = Annotated[
+    int | None,
+    typer.Option(
+        help="Epochs of method scratch; by default --train-epochs plus --epochs.",
+        rich_help_panel=_TRAIN,
+    ),
+]
+Out = Annotated[
+    Path | None, typer.Option(help="Run folder: steps, artifact, report.", rich_help_panel=_RUN)
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on in --out where a run stopped; a folder that is not there yet is made.",
+        rich_help_panel=_RUN,
+    ),
+]
+Device = Annotated[str, typer.Option(help="cpu or cuda.", rich_help_panel=_RUN)]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads of PyTorch.", rich_help_panel=_RUN)
+]
+Latency = Annotated[
+    bool, typer.Option("--latency/--no-latency", help="Measure latency.", rich_help_panel=_RUN)
+]

@@ -1,0 +1,109 @@
+"""A recipe laid out flat: budgets of rounds, looks at the test split, checks before any compute."""
+
+import pytest
+import torch
+
+from prunus.errors import BudgetError, InputError
+from prunus.graph import trace
+from prunus.recipe import Prune, Recalibrate, Repeat, Step, Train
+from prunus.recipe.actions import label, lay_out, require_reachable, targets
+from prunus.recipe.recipe import as_recipe
+from prunus.zoo import build
+
+CUT = Prune(method="l1", target="macs=0.25")
+TRAIN = Train(epochs=1, lr=0.1)
+CALM = Recalibrate()
+
+
+def _limits(*steps: Step, dense: int = 1000) -> list[int]:
+    actions = lay_out(as_recipe(steps))
+    return [action.limit(dense) for action in actions if action.budget is not None]
+
+
+def test_rounds_tighten_by_their_schedule() -> None:
+    # geometric: 0.25^(1/2) = 0.5; linear: 1 - 0.75 / 2 = 0.625
+    assert _limits(Repeat(times=2, steps=(CUT,))) == [500, 250]
+    assert _limits(Repeat(times=2, schedule="linear", steps=(CUT,))) == [625, 250]
+    assert _limits(Repeat(times=3, schedule=(0.9, 0.3, 0.25), steps=(CUT,))) == [900, 300, 250]
+
+
+def test_an_absolute_target_has_rounds_too() -> None:
+    absolute = Prune(method="l1", target="params=250")
+    assert _limits(Repeat(times=2, steps=(absolute,))) == [500, 250]
+
+
+@pytest.mark.parametrize(
+    ("steps", "stages"),
+    [
+        ([CUT], ["after_cut"]),
+        ([CUT, CALM], ["after_cut", "after_recalibration"]),
+        ([CUT, CALM, TRAIN], ["after_cut", "after_recalibration", "after_training"]),
+        ([TRAIN, CUT, CALM], [None, "after_cut", "after_recalibration"]),
+        ([CUT, TRAIN, CALM], ["after_cut", None, "after_training"]),
+        ([CUT, TRAIN, TRAIN], ["after_cut", None, "after_training"]),
+        ([TRAIN], ["after_training"]),
+        (
+            [Repeat(times=2, steps=(CUT, CALM, TRAIN))],
+            [None, None, None, "after_cut", "after_recalibration", "after_training"],
+        ),
+    ],
+)
+def test_each_stage_is_looked_at_once_and_last(steps: list[Step], stages: list[str | None]) -> None:
+    assert [action.stage for action in lay_out(as_recipe(steps))] == stages
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        (Prune(method="l9", target="macs=0.5"), "steps[0].prune.method: no method 'l9'"),
+        (Prune(method="l1", target="mac=0.5"), "steps[0].prune.target: target 'mac=0.5'"),
+        (
+            Prune(method="l1", target="macs=0.5", options={"x": 1}),
+            "steps[0].prune.options: method 'l1' has no option 'x'",
+        ),
+        (
+            Repeat(times=2, schedule=(0.5,), steps=(CUT,)),
+            "steps[0].repeat.schedule: [0.5] has 1 shares for 2 rounds",
+        ),
+        (
+            Repeat(times=2, schedule=(0.5, 0.6), steps=(CUT,)),
+            "steps[0].repeat.schedule: [0.5, 0.6] must fall",
+        ),
+        (
+            Repeat(times=1, schedule=(0.5,), steps=(CUT,)),
+            "steps[0].repeat.schedule: [0.5] ends at 0.5, the target at 0.25",
+        ),
+    ],
+)
+def test_a_step_that_cannot_run_is_named(step: Step, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        lay_out(as_recipe([step]))
+    assert str(caught.value).startswith(said)
+
+
+def test_a_later_cut_must_ask_for_less() -> None:
+    weaker = Prune(method="l1", target="macs=0.5")
+    with pytest.raises(InputError, match=r"steps\[1\]\.prune\.target: macs=0\.5 leaves nothing"):
+        lay_out(as_recipe([CUT, weaker]))
+    assert len(lay_out(as_recipe([weaker, CUT]))) == 2
+
+
+def test_an_unreachable_target_is_refused_with_what_is_reachable() -> None:
+    network = build("digits_cnn")
+    found = trace(network, torch.randn(2, 1, 8, 8), min_units=12)
+    actions = lay_out(as_recipe([Prune(method="l1", target="macs=0.01")]))
+    with pytest.raises(
+        BudgetError, match=r"macs=0\.01 cannot be reached.*macs=0\.\d+ or more"
+    ) as e:
+        require_reachable(actions, found)
+    share = float(str(e.value).rpartition("macs=")[2].split()[0])
+    again = lay_out(as_recipe([Prune(method="l1", target=f"macs={share}")]))
+    require_reachable(again, found)
+
+
+def test_a_row_is_named_after_its_methods() -> None:
+    assert label(as_recipe([Repeat(times=2, steps=(CUT,)), TRAIN])) == "l1"
+    assert label(as_recipe([TRAIN])) == "train"
+    assert targets(lay_out(as_recipe([Prune(method="l1", target="macs=0.5"), CUT]))) == {
+        "macs": 0.25
+    }

@@ -1,0 +1,157 @@
+"""Several methods and seeds: one dense measurement, cells that stand alone, null baselines shown."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prunus.errors import BudgetError, InputError, PrunusError
+from prunus.method import Context, Decision, Method, method_class, method_names
+from prunus.prune import L1
+from prunus.recipe import COMPARISON_FILE, Prune, Train, compare, compress, standard_steps
+from prunus.records import Comparison
+from prunus.report import NULL_BASELINES, comparison_rows, write_report
+from prunus.train import TrainConfig
+from tests.recipe.subjects import Killed, Killer, few_digits, trained_cnn
+
+SHORT = Train(epochs=1, lr=0.02, batch_size=32, precision="float32", layout="contiguous")
+
+
+def test_the_dense_network_is_measured_once() -> None:
+    data = few_digits()
+    found = compare(trained_cnn(), ["random", "l1"], data, "macs=0.5", seeds=(0, 1), latency=None)
+    keys = [(run.method, run.seed) for run in found.runs]
+    assert keys == [("random", 0), ("random", 1), ("l1", 0), ("l1", 1)]
+    assert data.test.evaluations == 1 + 4 * 2  # dense, then cut and recalibrated in each cell
+    assert all(run.test_evaluations["dense"] == 1 for run in found.runs)
+    assert len({run.score("dense") for run in found.runs}) == 1
+    random_plans = {run.plans for run in found.runs if run.method == "random"}
+    assert len(random_plans) == 2
+
+
+def test_a_cell_is_what_compress_makes() -> None:
+    found = compare(
+        trained_cnn(), ["l1"], few_digits(), "macs=0.5", seeds=(1,), finetune=SHORT, latency=None
+    )
+    steps = standard_steps("l1", "macs=0.5", finetune=SHORT)
+    alone = compress(trained_cnn(), steps, few_digits(), seed=1, latency=None)
+    assert found.runs[0].plans == alone.record.plans
+    assert found.runs[0].scores == alone.record.scores
+
+
+def test_null_baselines_are_shown_as_such() -> None:
+    null = {name for name in method_names() if method_class(name).null}
+    assert null <= NULL_BASELINES, "the report does not know these null baselines"
+    found = compare(trained_cnn(), ["random", "l1"], few_digits(), "macs=0.5", latency=None)
+    kinds = {row.method: row.kind for row in comparison_rows(found)}
+    assert kinds == {"dense": "dense", "random": "null", "l1": "method"}
+
+
+def test_own_steps_are_a_row_of_their_own() -> None:
+    steps = {
+        "mine": (Prune(method="l1", target="macs=0.5"),),
+        "gentle": (Prune(method="l1", target="macs=0.8"),),
+    }
+    found = compare(trained_cnn(), steps, few_digits(), latency=None)
+    assert [(run.method, run.target) for run in found.runs] == [
+        ("mine", {"macs": 0.5}),
+        ("gentle", {"macs": 0.8}),
+    ]
+
+
+def test_a_failing_cell_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Method, context: Context) -> Decision:
+        raise BudgetError("nothing fits")
+
+    monkeypatch.setattr(L1, "decide", fail)
+    found = compare(
+        trained_cnn(), ["l1", "l2"], few_digits(), "macs=0.5", out=tmp_path / "c", latency=None
+    )
+    assert [run.method for run in found.runs] == ["l2"]
+    assert "l1 (seed 0) failed: nothing fits" in found.runs[0].notes
+    with pytest.raises(BudgetError, match="nothing fits"):
+        compare(trained_cnn(), ["l1"], few_digits(), "macs=0.5", latency=None)
+    monkeypatch.undo()
+    again = compare(
+        trained_cnn(),
+        ["l1", "l2"],
+        few_digits(),
+        "macs=0.5",
+        out=tmp_path / "c",
+        resume=True,
+        latency=None,
+    )
+    assert [run.method for run in again.runs] == ["l1", "l2"]
+    assert not any("failed" in note for run in again.runs for note in run.notes)
+
+
+def test_a_killed_comparison_resumes_and_may_grow(tmp_path: Path) -> None:
+    first = TrainConfig(epochs=2, lr=0.1, batch_size=32, precision="float32", layout="contiguous")
+
+    def run(methods: list[str], out: Path | None, killer: Killer | None = None) -> Comparison:
+        return compare(
+            "digits_cnn",
+            methods,
+            few_digits(),
+            "macs=0.5",
+            seeds=(0,),
+            finetune=SHORT,
+            out=out,
+            resume=True,
+            train_first=first,
+            progress=killer,
+            latency=None,
+        )
+
+    whole = run(["l1", "random"], None)
+    out = tmp_path / "c"
+    for death in (("train", 9), ("compare", 1), ("evaluate after cut", 1)):
+        with pytest.raises(Killed):
+            run(["l1", "random"], out, Killer(*death))
+    resumed = run(["l1", "random"], out)
+    assert [r.plans for r in resumed.runs] == [r.plans for r in whole.runs]
+    assert [r.scores for r in resumed.runs] == [r.scores for r in whole.runs]
+    weights = resumed.runs[0].source.weights
+    assert weights is not None
+    assert Path(weights).is_file()
+    grown = run(["l1", "random", "l2"], out)
+    assert grown.runs[:2] == resumed.runs
+    assert Comparison.load(out / COMPARISON_FILE) == grown
+    report = json.loads(
+        (write_report(grown, out).parent / "report.json").read_text(encoding="utf-8")
+    )
+    assert [row["method"] for row in report["rows"]] == ["dense", "l1", "random", "l2"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"methods": []}, "methods is []"),
+        ({"methods": "l1"}, "give a list"),
+        ({"methods": ["l1", "l1"]}, "each once"),
+        ({"methods": ["l9"]}, "no method 'l9'"),
+        ({"seeds": ()}, "seeds is []"),
+        ({"seeds": (-1,)}, "seed"),
+        ({"target": ""}, "target is missing"),
+        ({"target": "macs=0.001"}, "cannot be reached"),
+        ({"options": {"l2": {}}}, "'l2', which is not among the methods"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_look(change: dict[str, object], said: str) -> None:
+    data = few_digits()
+    given = {"methods": ["l1"], "target": "macs=0.5", **change}
+    with pytest.raises(PrunusError) as caught:
+        compare(trained_cnn(), data=data, latency=None, **given)  # type: ignore[arg-type]
+    assert said in str(caught.value)
+    assert data.test.evaluations == 0
+
+
+def test_another_target_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "c"
+    compare(trained_cnn(), ["l1"], few_digits(), "macs=0.5", out=out, latency=None)
+    with pytest.raises(InputError, match="holds a run already"):
+        compare(trained_cnn(), ["l1"], few_digits(), "macs=0.5", out=out)
+    with pytest.raises(InputError, match=r"target was macs=0\.5 and is macs=0\.6"):
+        compare(trained_cnn(), ["l1"], few_digits(), "macs=0.6", out=out, resume=True)

@@ -1,0 +1,282 @@
+"""One run: costs that agree, one look per stage, an input that stays as it was."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from prunus.artifact import load
+from prunus.data import from_datasets
+from prunus.errors import BudgetError, InputError, PrunusError
+from prunus.graph import Trace, cut, trace
+from prunus.meter import count_macs, count_params
+from prunus.recipe import (
+    Prune,
+    Recalibrate,
+    Recipe,
+    Repeat,
+    Step,
+    Train,
+    compress,
+    make_recipe,
+)
+from prunus.recipe.fresh import reinitialize_
+from prunus.records import Cost, Source
+from prunus.train import TrainConfig, evaluate
+from tests.recipe.subjects import FAST, STEPS, few_digits, same_state, trained_cnn
+
+SHORT = Train(epochs=1, lr=0.02, batch_size=32, precision="float32", layout="contiguous")
+
+
+def test_the_given_network_stays_as_it_was() -> None:
+    network = trained_cnn().train()
+    before = copy.deepcopy(network)
+    random_state = torch.random.get_rng_state()
+    done = compress(network, STEPS, few_digits(), latency=None)
+    assert network.training
+    assert same_state(network, before)
+    assert torch.equal(torch.random.get_rng_state(), random_state)
+    assert not done.network.training
+
+
+def test_costs_are_those_counted_and_those_predicted() -> None:
+    network, data = trained_cnn(), few_digits()
+    done = compress(network, STEPS, data, latency=None)
+    found = trace(network, torch.randn(2, 1, 8, 8))
+    predicted = found.cost(done.plans[0].channels)
+    counted = count_macs(done.network, torch.zeros(1, 1, 8, 8)).macs
+    assert done.record.cost.macs == predicted.macs == counted
+    assert done.record.cost.params == predicted.params == count_params(done.network)
+    assert 0.49 * done.record.dense_cost.macs <= counted <= 0.5 * done.record.dense_cost.macs
+
+
+def test_the_test_split_is_looked_at_once_a_stage() -> None:
+    data = few_digits()
+    record = compress(trained_cnn(), STEPS, data, latency=None).record
+    stages = ["dense", "after_cut", "after_recalibration", "after_training"]
+    assert data.test.evaluations == 4
+    assert record.test_evaluations == dict.fromkeys(stages, 1)
+    assert [score.stage for score in record.scores] == stages
+    assert {score.split for score in record.scores} == {"test"}
+
+
+def test_the_last_score_is_that_of_the_network_returned() -> None:
+    done = compress(trained_cnn(), STEPS, few_digits(), latency=None)
+    score = done.record.score("after_training")
+    assert score is not None
+    assert score.value == evaluate(done.network, few_digits().test).top1
+
+
+def test_rounds_look_once_and_end_at_the_target() -> None:
+    data = few_digits()
+    inner = (Prune(method="l2-global", target="macs=0.4"), Recalibrate(images=64), SHORT)
+    done = compress(trained_cnn(), [Repeat(times=2, steps=inner)], data, latency=None)
+    record = done.record
+    assert data.test.evaluations == 4
+    assert len(done.plans) == len(record.certificates) == 2
+    assert all(certificate.passed for certificate in record.certificates)
+    assert 0.39 * record.dense_cost.macs <= record.cost.macs <= 0.4 * record.dense_cost.macs
+    # geometric: the first round leaves sqrt(0.4) = 63.2 % of dense, less one channel
+    first = count_macs(cut(trained_cnn(), done.plans[0]), torch.zeros(1, 1, 8, 8)).macs
+    assert 0.6 <= first / record.dense_cost.macs <= 0.4**0.5
+    widths = {w.group: (w.before, w.after) for w in record.widths}
+    assert widths["conv2"] == (24, done.network.conv2.out_channels)
+    judged = [p.step for p in record.history if p.phase == "search split after each step"]
+    assert judged == [1, 2, 3]
+
+
+def test_a_cut_that_costs_other_than_predicted_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Trace.cost
+
+    def off_by_one(self: Trace, choice: dict[str, object]) -> Cost:
+        cost = honest(self, choice)  # type: ignore[arg-type]
+        return cost.model_copy(update={"macs": cost.macs + 1}) if choice else cost
+
+    monkeypatch.setattr(Trace, "cost", off_by_one)
+    with pytest.raises(PrunusError, match="accounting mismatch: the cut of steps.0..prune"):
+        compress(trained_cnn(), STEPS, few_digits(), latency=None)
+
+
+def test_a_method_above_its_budget_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prunus.prune.base.uniform_choice", lambda *_: {})
+    with pytest.raises(BudgetError, match="allows"):
+        compress(trained_cnn(), STEPS, few_digits(), latency=None)
+
+
+def test_scratch_keeps_no_weight_and_trains_its_own_epochs() -> None:
+    steps: list[Step] = [
+        Prune(method="scratch", target="macs=0.5"),
+        Train(**{**SHORT.model_dump(exclude={"step"}), "scratch_epochs": 3}),
+    ]
+    done = compress(trained_cnn(), steps, few_digits(), latency=None)
+    assert len([p for p in done.record.history if p.phase == "train"]) == 3
+    plain = compress(trained_cnn(), [steps[0]], few_digits(), latency=None)
+    dense = trained_cnn().get_parameter("conv2.weight").flatten()
+    fresh = plain.network.get_parameter("conv2.weight").flatten()
+    assert not torch.isin(fresh, dense).any()
+    again = compress(trained_cnn(), [steps[0]], few_digits(), latency=None)
+    assert same_state(plain.network, again.network)
+    other = compress(trained_cnn(), [steps[0]], few_digits(), seed=1, latency=None)
+    assert not same_state(plain.network, other.network)
+
+
+class _Scaled(nn.Module):
+    """Parameters of its own beside a layer that resets itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.token = nn.Parameter(torch.full((1, 50, 50), 7.0))
+        self.scale = nn.Parameter(torch.full((4,), 7.0))
+        self.own_bias = nn.Parameter(torch.full((4,), 7.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+def test_fresh_weights_of_modules_that_cannot_reset_themselves() -> None:
+    network, state = _Scaled(), torch.random.get_rng_state()
+    nn.init.constant_(network.layer.weight, 7.0)
+    reinitialize_(network, 0)
+    assert float(network.token.detach().std()) == pytest.approx(0.02, rel=0.1)
+    assert network.scale.tolist() == [1.0] * 4
+    assert network.own_bias.tolist() == [0.0] * 4
+    assert (
+        float(network.layer.weight.detach().abs().max()) <= 3**-0.5
+    )  # torch.nn.Linear: U(-1/sqrt(n), .)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_seeds_change_the_training_and_nothing_else() -> None:
+    first = compress(trained_cnn(), STEPS, few_digits(), seed=0, latency=None)
+    same = compress(trained_cnn(), STEPS, few_digits(), seed=0, latency=None)
+    other = compress(trained_cnn(), STEPS, few_digits(), seed=1, latency=None)
+    assert same_state(first.network, same.network)
+    assert first.record.plans == same.record.plans == other.record.plans
+    assert not same_state(first.network, other.network)
+    assert (first.record.seed, other.record.seed) == (0, 1)
+
+
+def test_the_dense_network_teaches(monkeypatch: pytest.MonkeyPatch) -> None:
+    taught: list[nn.Module | None] = []
+    honest: Callable[..., object] = __import__("prunus.train", fromlist=["fit"]).fit
+
+    def spy(*args: object, **kwargs: object) -> object:
+        taught.append(kwargs["teacher"])  # type: ignore[arg-type]
+        return honest(*args, **kwargs)
+
+    monkeypatch.setattr("prunus.recipe.execute.fit", spy)
+    distil = SHORT.model_copy(update={"distill_alpha": 0.5})
+    compress(trained_cnn(), [STEPS[0], SHORT, distil], few_digits(), latency=None)
+    plain, teacher = taught
+    assert plain is None
+    assert teacher is not None
+    assert same_state(teacher, trained_cnn())
+
+
+def test_an_artifact_holds_the_network_and_the_record(tmp_path: Path) -> None:
+    out, weights = tmp_path / "run", tmp_path / "dense.pt"
+    torch.save(trained_cnn().state_dict(), weights)
+    source = Source(model="digits_cnn", weights=str(weights))
+    done = compress(source, STEPS, few_digits(), out=out, latency=FAST)
+    assert done.artifact_path == out / "artifact"
+    again = load(out / "artifact")
+    inputs = torch.randn(4, 1, 8, 8)
+    assert torch.equal(again(inputs), done.network(inputs))
+    assert load(out / "steps" / "01-prune").get_parameter("conv2.weight").shape[0] < 24
+    record = done.record
+    assert record.search_seen_in_pretraining
+    assert record.latency is not None
+    assert record.dense_latency is not None
+    assert record.latency.repeats == record.dense_latency.repeats == 30
+    assert record.latency.threads == torch.get_num_threads()
+    assert record.latency.peak_memory_bytes
+    # the record's recipe says all that is needed to run it again
+    assert make_recipe(record.recipe).model == "digits_cnn"
+    assert make_recipe(record.recipe).weights == str(weights)
+
+
+class _Own(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 16)
+        self.second = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x).relu())
+
+
+def test_own_modules_and_data_sets_work(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(90, 6, generator=generator)
+    labels = points[:, :3].argmax(1)
+    data = from_datasets(
+        TensorDataset(points[:60], labels[:60]), TensorDataset(points[60:], labels[60:])
+    )
+    steps = [Prune(method="l1", target="params=0.5"), SHORT.model_copy(update={"augment": False})]
+    done = compress(_Own(), steps, data, out=tmp_path / "run", latency=FAST)
+    assert done.record.cost.params <= 0.5 * (6 * 16 + 16 + 16 * 3 + 3)
+    assert done.artifact_path is None
+    assert done.record.source.model.endswith("_Own")
+    again = compress(_Own_like(), steps, data, out=tmp_path / "other", latency=None)
+    assert again.record.data == "custom"
+
+
+def _Own_like() -> nn.Module:  # noqa: N802
+    return _Own()
+
+
+def test_a_network_trained_here_has_not_seen_the_search_split() -> None:
+    first = TrainConfig(epochs=1, lr=0.1, batch_size=32, precision="float32", layout="contiguous")
+    data = few_digits()
+    done = compress("digits_cnn", STEPS[:1], data, train_first=first, latency=None)
+    assert not done.record.search_seen_in_pretraining
+    assert compress(
+        trained_cnn(), STEPS[:1], few_digits(), latency=None
+    ).record.search_seen_in_pretraining
+    assert data.test.evaluations == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"network": "digits_cnn"}, "model 'digits_cnn' has no weights"),
+        ({"network": None}, "model is missing"),
+        ({"data": None}, "data is missing"),
+        ({"data": "digitz"}, "data 'digitz' is unknown"),
+        ({"device": "tpu"}, "device='tpu'"),
+        ({"recipe": [Prune(method="l1", target="macs=0.0001")]}, "cannot be reached"),
+        ({"recipe": []}, "steps"),
+        ({"seed": -1}, "seed"),
+        ({"network": nn.Sequential(nn.Flatten(), nn.Linear(64, 3))}, "3 outputs"),
+        ({"network": nn.Linear(3, 10)}, "does not run on data 'digits'"),
+        (
+            {"recipe": Recipe(steps=STEPS, ignore=("none*",))},
+            "ignore pattern 'none*' matches no module",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_look(change: dict[str, object], said: str) -> None:
+    data = few_digits()
+    given = {"network": trained_cnn(), "recipe": STEPS, "data": data, **change}
+    with pytest.raises(PrunusError) as caught:
+        compress(**given, latency=None)  # type: ignore[arg-type]
+    assert said in str(caught.value)
+    assert data.test.evaluations == 0
+
+
+def test_a_zoo_network_gets_the_classes_of_the_data() -> None:
+    first = TrainConfig(epochs=1, lr=0.1, precision="float32", layout="contiguous")
+    done = compress("digits_cnn", STEPS[:1], few_digits(), train_first=first, latency=None)
+    assert done.record.source.arguments == {"num_classes": 10}
+    with pytest.raises(InputError, match="num_classes=10"):
+        compress(
+            Source(model="digits_cnn", arguments={"num_classes": 2}),
+            STEPS,
+            few_digits(),
+            train_first=first,
+        )

@@ -1,0 +1,155 @@
+"""Recipes read from YAML: what is written comes back, and what is wrong is named by its key path."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prunus.errors import InputError
+from prunus.recipe import (
+    Prune,
+    Recalibrate,
+    Recipe,
+    Repeat,
+    Train,
+    load_recipe,
+    make_recipe,
+    parse_recipe,
+)
+from prunus.train import Execution
+
+TEXT = """
+version: 1
+model: digits_cnn
+arguments: {width: 0.5}
+weights: dense.safetensors
+data: digits
+seed: 3
+ignore: [conv1, "conv*"]
+min_units: 2
+round_to: 4
+steps:
+  - repeat:
+      times: 2
+      schedule: [0.7, 0.5]
+      steps:
+        - prune: {method: taylor, target: macs=0.5, options: {images: 64}}
+        - recalibrate
+        - train: {epochs: 1, lr: 1e-2}
+  - train: {epochs: 2, lr: 0.01, distill_alpha: 0.5, scratch_epochs: 9}
+"""
+
+
+def test_a_yaml_recipe_says_what_it_says() -> None:
+    recipe = parse_recipe(TEXT)
+    round_steps = (
+        Prune(method="taylor", target="macs=0.5", options={"images": 64}),
+        Recalibrate(),
+        Train(epochs=1, lr=0.01),
+    )
+    assert recipe.steps == (
+        Repeat(times=2, schedule=(0.7, 0.5), steps=round_steps),
+        Train(epochs=2, lr=0.01, distill_alpha=0.5, scratch_epochs=9),
+    )
+    assert (recipe.seed, recipe.ignore, recipe.round_to) == (3, ("conv1", "conv*"), 4)
+
+
+def test_yaml_json_and_plain_values_go_both_ways() -> None:
+    recipe = parse_recipe(TEXT)
+    assert parse_recipe(recipe.to_yaml()) == recipe
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+    assert make_recipe(recipe.model_dump()) == recipe
+    assert list(recipe.model_dump()["steps"][0]) == ["repeat"]
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.builds(
+                Prune,
+                method=st.sampled_from(["l1", "random"]),
+                target=st.sampled_from(["macs=0.5", "params=1000"]),
+            ),
+            st.builds(Recalibrate, images=st.integers(2, 999)),
+            st.builds(Train, epochs=st.integers(1, 9), lr=st.floats(1e-6, 1.0)),
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    st.integers(1, 5),
+)
+def test_any_recipe_survives_yaml(steps: list[Prune | Recalibrate | Train], times: int) -> None:
+    recipe = make_recipe({"steps": (*steps, Repeat(times=times, steps=tuple(steps)))})
+    assert parse_recipe(recipe.to_yaml()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("seed: 3", "sead: 3", ["sead", "unknown key", "seed"]),
+        ("seed: 3", "seed: many", ["seed", "'many'", "integer"]),
+        ("version: 1", "version: 2", ["version", "2"]),
+        ("target: macs=0.5, ", "", ["steps[0].repeat.steps[0].prune.target", "missing"]),
+        ("options: {images: 64}", "option: {}", ["prune.option", "unknown key", "options"]),
+        ("epochs: 2", "epochs: 0", ["steps[1].train.epochs", "0", "greater than or equal to 1"]),
+        ("- recalibrate", "- rest", ["steps[0].repeat.steps[1]", "'rest'", "recalibrate"]),
+        ("- recalibrate", "- 7", ["steps[0].repeat.steps[1]", "7"]),
+        ("- recalibrate", "- recalibrate: 7", ["recalibrate", "mapping"]),
+        ("- recalibrate", "- {train: {}, prune: {}}", ["one name", "train, prune"]),
+        ("schedule: [0.7, 0.5]", "schedule: fast", ["steps[0].repeat.schedule", "fast"]),
+    ],
+)
+def test_a_wrong_key_is_named_with_path_value_and_remedy(
+    old: str, new: str, said: list[str]
+) -> None:
+    assert old in TEXT
+    with pytest.raises(InputError) as caught:
+        parse_recipe(TEXT.replace(old, new), "my.yaml")
+    message = str(caught.value)
+    assert message.startswith("my.yaml: ")
+    assert "\n" not in message
+    for part in said:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("steps: [", "line 1"),
+        ("", "empty"),
+        ("- 1", "a list"),
+        ("steps: []", "steps"),
+        ("!!python/object/apply:os.system [ls]", "no valid YAML"),
+        ("1: 2", "no text"),
+    ],
+)
+def test_what_is_no_recipe_is_refused(text: str, said: str) -> None:
+    with pytest.raises(InputError, match="r.yaml") as caught:
+        parse_recipe(text, "r.yaml")
+    assert said in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.yaml.*No such file"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_picked_execution_replaces_auto_alone() -> None:
+    recipe = make_recipe(
+        {
+            "steps": [
+                Repeat(times=1, steps=(Train(epochs=1, lr=1.0, layout="contiguous"),)),
+                Train(epochs=1, lr=1.0),
+            ]
+        }
+    )
+    assert recipe.wants_execution
+    pinned = recipe.pinned(Execution("bfloat16", "channels_last"))
+    inner, outer = pinned.steps
+    assert isinstance(inner, Repeat)
+    assert isinstance(inner.steps[0], Train)
+    assert (inner.steps[0].precision, inner.steps[0].layout) == ("bfloat16", "contiguous")
+    assert isinstance(outer, Train)
+    assert (outer.precision, outer.layout) == ("bfloat16", "channels_last")
+    assert not pinned.wants_execution

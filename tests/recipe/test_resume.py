@@ -1,0 +1,192 @@
+"""Run folders: a killed run ends as an uninterrupted one; another run's folder is refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from prunus.errors import InputError
+from prunus.recipe import Prune, Recalibrate, Repeat, Step, Train, compress, train_network
+from prunus.recipe.folder import open_run
+from prunus.records import RunRecord
+from prunus.train import TrainConfig
+from tests.recipe.subjects import (
+    FAST,
+    STEPS,
+    Killed,
+    Killer,
+    few_digits,
+    same_state,
+    trained_cnn,
+)
+
+ROUNDS: tuple[Step, ...] = (
+    Repeat(
+        times=2,
+        steps=(
+            Prune(method="random", target="macs=0.4"),
+            Recalibrate(images=64),
+            Train(epochs=2, lr=0.02, batch_size=32, precision="float32", layout="contiguous"),
+        ),
+    ),
+)
+# Phases of STEPS on 256 samples in batches of 32: 8 steps an epoch.
+DEATHS = [
+    ("evaluate dense", 1),
+    ("certify and cut", 1),
+    ("evaluate after cut", 1),
+    ("recalibrate", 1),
+    ("train", 5),
+    ("train", 20),
+    ("evaluate after training", 1),
+    ("measure", 1),
+]
+
+
+def _facts(record: RunRecord) -> tuple[object, ...]:
+    """What must not depend on how often a run was interrupted: all but times."""
+    history = [(p.phase, p.step, p.values) for p in record.history]
+    return (
+        record.plans,
+        record.scores,
+        record.cost,
+        record.certificates,
+        record.widths,
+        record.test_evaluations,
+        record.notes,
+        history,
+    )
+
+
+@pytest.mark.parametrize(("phase", "advance"), DEATHS)
+def test_a_killed_run_ends_as_an_uninterrupted_one(
+    tmp_path: Path, phase: str, advance: int
+) -> None:
+    whole = compress(trained_cnn(), STEPS, few_digits(), latency=None)
+    out = tmp_path / "run"
+    with pytest.raises(Killed):
+        compress(
+            trained_cnn(),
+            STEPS,
+            few_digits(),
+            out=out,
+            progress=Killer(phase, advance),
+            latency=None,
+        )
+    resumed = compress(trained_cnn(), STEPS, few_digits(), out=out, resume=True, latency=None)
+    assert same_state(resumed.network, whole.network)
+    assert resumed.plans == whole.plans
+    assert _facts(resumed.record) == _facts(whole.record)
+
+
+def test_a_run_killed_again_and_again_in_its_rounds(tmp_path: Path) -> None:
+    whole = compress(trained_cnn(), ROUNDS, few_digits(), latency=None)
+    out = tmp_path / "run"
+    # each life does one step more than the last, or dies within a training
+    for phase in ("recalibrate", "train", "certify and cut", "train", "evaluate after training"):
+        with pytest.raises(Killed):
+            compress(
+                trained_cnn(),
+                ROUNDS,
+                few_digits(),
+                out=out,
+                resume=True,
+                progress=Killer(phase, 12 if phase == "train" else 1),
+                latency=None,
+            )
+            pytest.fail(f"no {phase} was left to die in")
+    resumed = compress(trained_cnn(), ROUNDS, few_digits(), out=out, resume=True, latency=None)
+    assert same_state(resumed.network, whole.network)
+    assert _facts(resumed.record) == _facts(whole.record)
+
+
+def test_finished_work_is_not_done_again(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    first = compress(trained_cnn(), STEPS, few_digits(), out=out, latency=FAST)
+    watch, data = Killer(), few_digits()
+    again = compress(trained_cnn(), STEPS, data, out=out, resume=True, progress=watch, latency=FAST)
+    assert watch.phases == ["trace"]
+    assert data.test.evaluations == 0
+    assert again.record == first.record
+    assert same_state(again.network, first.network)
+    assert not list(out.rglob("*.ckpt"))
+
+
+def test_a_training_picks_its_format_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = [STEPS[0], Train(epochs=2, lr=0.02, batch_size=32)]
+    out = tmp_path / "run"
+    with pytest.raises(Killed):
+        compress(
+            trained_cnn(), steps, few_digits(), out=out, progress=Killer("train", 3), latency=None
+        )
+
+    def forbidden(*_: object) -> None:
+        pytest.fail("the trial was run again")
+
+    monkeypatch.setattr("prunus.recipe.run.choose_execution", forbidden)
+    done = compress(trained_cnn(), steps, few_digits(), out=out, resume=True, latency=None)
+    train = done.record.recipe["steps"][1]["train"]
+    assert train["precision"] in ("float32", "bfloat16")
+    assert train["layout"] in ("contiguous", "channels_last")
+
+
+def _changed_weight() -> nn.Module:
+    network = trained_cnn()
+    with torch.no_grad():
+        network.get_parameter("fc.bias").add_(1e-3)
+    return network
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"recipe": [Prune(method="l1", target="macs=0.4"), *STEPS[1:]]}, "steps[0].prune.target"),
+        ({"recipe": STEPS[:2]}, "recipe.steps[2].train.epochs was 3 and is absent (and"),
+        ({"seed": 1}, "recipe.seed was 0 and is 1"),
+        ({"network": _changed_weight}, "weights was"),
+        ({"data": "digits"}, "data samples was"),
+    ],
+)
+def test_another_run_is_refused_naming_what_changed(
+    tmp_path: Path, change: dict[str, object], said: str
+) -> None:
+    out = tmp_path / "run"
+    compress(trained_cnn(), STEPS, few_digits(), out=out, latency=None)
+    given = {"network": trained_cnn, "recipe": STEPS, "data": few_digits(), **change}
+    network = given.pop("network")()  # type: ignore[operator]
+    with pytest.raises(InputError, match="holds another run") as caught:
+        compress(network, **given, out=out, resume=True, latency=None)  # type: ignore[arg-type]
+    assert said in str(caught.value)
+
+
+def test_a_folder_in_use_or_of_something_else_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with open_run(out, {"a": 1}), pytest.raises(InputError, match="in use by process"):  # noqa: SIM117
+        with open_run(out, {"a": 1}, resume=True):
+            pass
+    with open_run(out, {"a": 1}, resume=True) as folder:
+        assert folder.file.identity == {"a": "1"}
+    with pytest.raises(InputError, match="holds a run already"), open_run(out, {"a": 1}):
+        pass
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("x", encoding="utf-8")
+    with pytest.raises(InputError, match=r"thesis\.txt"):
+        compress(trained_cnn(), STEPS, few_digits(), out=tmp_path / "other", resume=True)
+    assert [p.name for p in (tmp_path / "other").iterdir()] == ["thesis.txt"]
+    with pytest.raises(InputError, match="is a file"):
+        compress(trained_cnn(), STEPS, few_digits(), out=tmp_path / "other" / "thesis.txt")
+
+
+def test_a_killed_training_resumes(tmp_path: Path) -> None:
+    config = TrainConfig(epochs=3, lr=0.1, batch_size=32, precision="float32", layout="contiguous")
+    whole = train_network("digits_cnn", config, few_digits())
+    out = tmp_path / "run"
+    with pytest.raises(Killed):
+        train_network("digits_cnn", config, few_digits(), out=out, progress=Killer("train", 12))
+    done = train_network("digits_cnn", config, few_digits(), out=out, resume=True)
+    assert same_state(done.network, whole.network)
+    assert done.record.test == whole.record.test
+    again = train_network("digits_cnn", config, few_digits(), out=out, resume=True)
+    assert same_state(again.network, whole.network)
+    assert again.record == done.record

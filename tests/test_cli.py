@@ -1,0 +1,345 @@
+"""The command line: what it makes, and that every wrong input ends in one line and exit code 2."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from prunus.artifact import load
+from prunus.cli import app, show
+from prunus.cli.app import INTERRUPTED, USER_ERROR
+from prunus.cli.given import read_pairs, read_seeds, read_shape
+from prunus.errors import InputError
+from prunus.recipe import COMPARISON_FILE, RECORD_FILE, load_recipe
+from prunus.records import Comparison
+from prunus.zoo import build
+from tests.recipe.subjects import trained_cnn
+
+RUNNER = CliRunner()
+RECIPE = """
+model: digits_cnn
+data: digits
+steps:
+  - prune: {method: l1, target: macs=0.5}
+  - recalibrate: {images: 64}
+"""
+
+
+def _run(*arguments: str | Path) -> tuple[int, str, str]:
+    done = RUNNER.invoke(app, [str(a) for a in arguments], catch_exceptions=True)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.exit_code, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "dense.pt"
+    torch.save(trained_cnn().state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def good(weights: Path) -> list[str]:
+    """A command that works."""
+    return [
+        *("compress", "--model", "digits_cnn", "--weights", str(weights), "--data", "digits"),
+        *("--method", "l1", "--target", "macs=0.5", "--no-latency"),
+    ]
+
+
+def test_compress_saves_an_artifact_and_a_report(good: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    code, screen, _ = _run(*good, "--epochs", "1", "--batch-size", "64", "--out", out)
+    assert code == 0
+    assert "digits_cnn on digits" in screen
+    assert load(out / "artifact").get_parameter("conv2.weight").shape[0] < 24
+    assert (out / "report.html").is_file()
+    assert re.search(r"\bl1\b", (out / "report.md").read_text(encoding="utf-8"))
+    before = (out / RECORD_FILE).read_bytes()
+    again = (*good, "--epochs", "1", "--batch-size", "64", "--out", out, "--resume")
+    assert _run(*again)[0] == 0
+    assert (out / RECORD_FILE).read_bytes() == before
+
+
+def test_compress_by_a_recipe_file(weights: Path, tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text(RECIPE, encoding="utf-8")
+    out = tmp_path / "run"
+    code, _, _ = _run(
+        "compress",
+        "--recipe",
+        file,
+        "--weights",
+        weights,
+        "--seed",
+        "4",
+        "--out",
+        out,
+        "--no-latency",
+    )
+    assert code == 0
+    record = show.read_records(out)[0].runs[0]
+    assert (record.seed, record.source.weights) == (4, str(weights))
+    assert len(record.recipe["steps"]) == len(load_recipe(file).steps) == 2
+
+
+def test_compare_trains_the_dense_network_first_and_draws_the_report(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    command: tuple[str | Path, ...] = (
+        *("compare", "--model", "digits_cnn", "--data", "digits", "--target", "macs=0.5"),
+        *("--train-epochs", "2", "--epochs", "1", "--batch-size", "64", "--seeds", "0,1"),
+        *("--method", "random", "--method", "taylor", "--option", "taylor.images=64"),
+        *("--method", "scratch", "--no-latency", "--out", out, "--resume"),
+    )
+    code, screen, log = _run(*command)
+    assert code == 0
+    assert "Null baselines" in screen
+    assert "compare: 6 of 6" in log
+    comparison = Comparison.load(out / COMPARISON_FILE)
+    assert [(r.method, r.seed) for r in comparison.runs] == [
+        (method, seed) for method in ("random", "taylor", "scratch") for seed in (0, 1)
+    ]
+    assert (out / "report.html").is_file()
+    taylor = next(r for r in comparison.runs if r.method == "taylor")
+    assert taylor.recipe["steps"][0]["prune"]["options"] == {"images": 64}
+    scratch = next(r for r in comparison.runs if r.method == "scratch")
+    assert len([p for p in scratch.history if p.phase == "train"]) == 2 + 1
+    start = time.perf_counter()
+    assert _run(*command)[0] == 0  # again, as `make demo` does: nothing is computed anew
+    assert Comparison.load(out / COMPARISON_FILE) == comparison
+    assert time.perf_counter() - start < 20
+    code, screen, _ = _run("report", out, "--out", tmp_path / "again")
+    assert code == 0
+    assert "taylor" in screen
+    assert _run("report", out / "report.json", "--out", tmp_path / "third")[0] == 0
+    first, third = (tmp_path / name / "report.md" for name in ("again", "third"))
+    assert first.read_bytes() == third.read_bytes()
+
+
+def test_train_saves_weights_that_compress_takes(tmp_path: Path) -> None:
+    out = tmp_path / "dense"
+    code, screen, _ = _run(
+        *("train", "--model", "digits_cnn", "--arguments", "width=0.5", "--data", "digits"),
+        *("--epochs", "1", "--out", out),
+    )
+    assert code == 0
+    assert "on test" in screen
+    assert load(out / "artifact").get_parameter("conv2.weight").shape[0] == 12
+    code, _, _ = _run(
+        *("compress", "--model", "digits_cnn", "--arguments", "width=0.5", "--data", "digits"),
+        *("--weights", out / "artifact" / "model.safetensors", "--method", "random"),
+        *("--target", "params=0.6", "--no-latency"),
+    )
+    assert code == 0
+
+
+def test_measure_says_what_can_be_cut() -> None:
+    code, screen, _ = _run("measure", "--model", "digits_cnn", "--shape", "1,8,8")
+    assert code == 0
+    assert "12,170" in screen  # parameters: 144+32 + 3456+48 + 3456+32 + 4608+64 + 330
+    assert "525,632" in screen  # MACs: 64 (144+3456+3456) + 16 * 4608 + 320
+    assert "3 of 4 groups can be cut" in screen
+    assert "stays whole" in screen
+    code, screen, _ = _run(
+        *("measure", "--model", "digits_cnn", "--data", "digits", "--ignore", "conv1"),
+        "--no-latency",
+    )
+    assert code == 0
+    assert "2 of 4 groups can be cut" in screen
+
+
+def test_methods_are_listed_with_needs_and_nulls() -> None:
+    code, screen, _ = _run("methods")
+    assert code == 0
+    lines = {line.split()[0]: line for line in screen.splitlines() if line.strip()}
+    assert "train" in lines["taylor"]
+    assert " yes " in lines["random"]
+    assert " yes " not in lines["l1"]
+
+
+def _replace(command: list[str], option: str, value: str | None) -> list[str]:
+    at = command.index(option)
+    return command[:at] + ([] if value is None else [option, value]) + command[at + 2 :]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--model", "digits_dnn", "model 'digits_dnn' is unknown"),
+        ("--model", "nowhere.py:make", "the file 'nowhere.py' does not exist"),
+        ("--model", "resnet20", "weights"),
+        ("--model", None, "model is missing"),
+        ("--data", "digitz", "data 'digitz' is unknown"),
+        ("--data", None, "data is missing"),
+        ("--method", "l9", "no method 'l9'"),
+        ("--method", None, "--method is missing"),
+        ("--target", "half", "target 'half' is not understood"),
+        ("--target", "macs=0.00001", "cannot be reached"),
+        ("--target", None, "--target is missing"),
+        ("--weights", "none.pt", "weights 'none.pt' not found"),
+        ("--weights", None, "has no weights"),
+    ],
+)
+def test_a_wrong_value_ends_in_one_line(
+    good: list[str], option: str, value: str | None, said: str
+) -> None:
+    _ends(_replace(good, option, value), said)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--epochs", "0"], "train.epochs: 0"),
+        (["--epochs", "1", "--lr", "-1"], "train.lr: -1"),
+        (["--ignore", "nothing*"], "ignore pattern 'nothing*' matches no module"),
+        (["--option", "images=3"], "has no option 'images'"),
+        (["--option", "images"], "write --option key=value"),
+        (["--arguments", "depth=3"], "argument 'depth'"),
+        (["--round-to", "0"], "round_to: 0"),
+        (["--device", "tpu"], "device='tpu'"),
+        (["--recipe", "r.yaml"], "beside --recipe"),
+    ],
+)
+def test_a_wrong_option_ends_in_one_line(good: list[str], more: list[str], said: str) -> None:
+    _ends([*good, *more], said)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("steps: [", "no valid YAML"),
+        (RECIPE.replace("method", "methods"), "steps[0].prune.method"),
+        (RECIPE.replace("images: 64", "images: all"), "steps[1].recalibrate.images: 'all'"),
+        (RECIPE.replace("macs=0.5", "macs=half"), "steps[0].prune.target: target 'macs=half'"),
+    ],
+)
+def test_a_wrong_recipe_ends_in_one_line(
+    text: str, said: str, weights: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text(text, encoding="utf-8")
+    _ends(["compress", "--recipe", str(file), "--weights", str(weights)], said)
+
+
+def test_folders_and_files_that_cannot_be_used(good: list[str], tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "thesis.txt").write_text("x", encoding="utf-8")
+    _ends([*good, "--out", str(full)], "holds 'thesis.txt' and is no run")
+    out = tmp_path / "run"
+    assert _run(*good, "--out", out)[0] == 0
+    _ends([*good, "--out", str(out)], "go on with it (--resume)")
+    other = _replace(good, "--target", "macs=0.6")
+    _ends([*other, "--out", str(out), "--resume"], "recipe.steps[0].prune.target was macs=0.5")
+    _ends(["report", str(full)], "holds no comparison.json")
+    (full / "plan.json").write_text('{"version": 1}', encoding="utf-8")
+    _ends(["report", str(full / "plan.json")], "is no record of Prunus")
+    _ends(["report", str(full / "thesis.txt")], "is no JSON")
+    _ends(["report", str(tmp_path / "none.json")], "No such file")
+
+
+def test_weights_of_another_network(good: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "other.pt"
+    torch.save(build("digits_cnn", width=0.5).state_dict(), path)
+    _ends(_replace(good, "--weights", str(path)), "of shape")
+
+
+def test_a_missing_extra_names_its_command(
+    good: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    command = _replace(_replace(good, "--weights", None), "--model", "timm:resnet10t")
+    _ends(command, "pip install prunus[zoo]")
+
+
+def test_comparisons_that_cannot_run(good: list[str]) -> None:
+    base = ["compare", *_replace(good, "--method", None)[1:]]
+    _ends([*base, "--method", "l1", "--method", "l9"], "no method 'l9'")
+    _ends([*base, "--seeds", "0,x"], "--seeds '0,x'")
+    _ends([*base, "--seeds", "0,0"], "each once")
+    _ends([*base, "--option", "images=3"], "write --option METHOD.key=value")
+    _ends(_replace(base, "--target", None), "--target is missing")
+
+
+def test_measurements_that_cannot_be_taken() -> None:
+    _ends(["measure", "--model", "digits_cnn"], "--data or --shape")
+    _ends(["measure", "--model", "digits_cnn", "--shape", "1,x"], "--shape '1,x'")
+    _ends(["measure", "--model", "digits_cnn", "--shape", "3,8,8"], "does not run")
+
+
+@pytest.mark.parametrize("command", [["compres"], ["compress", "--modell", "x"], ["report"]])
+def test_usage_errors_end_with_the_same_code(command: list[str]) -> None:
+    assert RUNNER.invoke(app, command).exit_code == USER_ERROR
+
+
+def test_a_bug_keeps_its_traceback(good: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("prunus.cli.work.compress", broken)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        _run(*good)
+
+
+def test_an_interrupted_run_says_how_to_go_on(
+    good: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("prunus.cli.work.compress", interrupted)
+    code, _, log = _run(*good)
+    assert code == INTERRUPTED
+    assert "--resume" in log
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_ctrl_c_loses_nothing(weights: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [
+        *(sys.executable, "-m", "prunus", "compress", "--model", "digits_cnn"),
+        *("--weights", str(weights), "--data", "digits", "--method", "l1", "--threads", "1"),
+        *("--target", "macs=0.5", "--epochs", "500", "--no-latency", "--out", str(out)),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    checkpoint = out / "steps" / "03-train.ckpt"
+    for _ in range(600):
+        if checkpoint.exists() or process.poll() is not None:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == INTERRUPTED, log
+    assert "--resume" in log
+    assert checkpoint.exists()
+    assert json.loads((out / "steps" / "02-recalibrate.json").read_text(encoding="utf-8"))
+
+
+def test_values_of_pairs_are_read_as_yaml() -> None:
+    pairs = read_pairs(["a=1", "b=0.5", "c=true", "d=text", "e=[1, 2]"], "--x")
+    assert pairs == {"a": 1, "b": 0.5, "c": True, "d": "text", "e": [1, 2]}
+    for wrong in (["a"], ["=1"], ["a=1", "a=2"], ["a=["]):
+        with pytest.raises(InputError, match="--x"):
+            read_pairs(wrong, "--x")
+    assert read_seeds("0, 7") == (0, 7)
+    assert read_shape("3x32x32") == (3, 32, 32)
+    assert (show.COMPARISON_FILE, show.RECORD_FILE) == (COMPARISON_FILE, RECORD_FILE)
+
+
+def _ends(command: list[str], said: str) -> None:
+    """Refused in one line that says so, with nothing computed or printed."""
+    code, screen, log = _run(*command)
+    lines = [line for line in log.splitlines() if line.startswith("prunus: error: ")]
+    assert code == USER_ERROR, log
+    assert len(lines) == 1
+    assert log.splitlines()[-1] == lines[0]
+    assert said in lines[0]
+    assert screen == ""

@@ -37,8 +37,13 @@ def main() -> None:
             counted = count_macs(small, first_sample(example)).macs
             wrong += (counted, count_params(small)) != (cost.macs, cost.params)
             ratios.append(cost.macs / found.cost({}).macs)
-        row = {"network": name, "plans": PLANS, "mismatches": wrong,
-               "macs_ratio_min": round(min(ratios), 4), "macs_ratio_max": round(max(ratios), 4)}
+        row = {
+            "network": name,
+            "plans": PLANS,
+            "mismatches": wrong,
+            "macs_ratio_min": round(min(ratios), 4),
+            "macs_ratio_max": round(max(ratios), 4),
+        }
         rows.append(row)
         print(row, flush=True)
     write_results("accounting", rows, seed=0)

@@ -48,15 +48,26 @@ def main(names: list[str]) -> None:
 def measure(name: str, source: str, build: Any) -> dict[str, Any]:
     torch.manual_seed(SEED)
     row: dict[str, Any] = {
-        "name": name, "source": source, "traced": False, "certified": False, "groups_total": 0,
-        "groups_refused": 0, "refused": {}, "params_in_cuttable_groups": 0.0, "params_ratio": None,
-        "macs_ratio": None, "predicted_equals_counted": None, "max_relative_difference": None,
-        "backward": False, "onnx_max_difference": None, "reason": "",
+        "name": name,
+        "source": source,
+        "traced": False,
+        "certified": False,
+        "groups_total": 0,
+        "groups_refused": 0,
+        "refused": {},
+        "params_in_cuttable_groups": 0.0,
+        "params_ratio": None,
+        "macs_ratio": None,
+        "predicted_equals_counted": None,
+        "max_relative_difference": None,
+        "backward": False,
+        "onnx_max_difference": None,
+        "reason": "",
     }
     try:
         network, inputs = build(name)
         enliven(network, inputs)
-        given: Inputs = inputs["x"] if "x" in inputs else inputs
+        given: Inputs = inputs.get("x", inputs)
         found = trace(network, given)
     except Exception as error:  # noqa: BLE001 - whatever stops an architecture is its result
         row["reason"] = f"{type(error).__name__}: {error}"[:300]

@@ -17,7 +17,6 @@ import json
 import statistics
 import time
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,15 +38,27 @@ IGNORED = ["conv1", "layer*.conv2"]
 PEERS = {"tp-magnitude": "magnitude", "tp-taylor": "taylor"}
 # Most telling first: a queue that is cut short still compares the best of both sides.
 METHODS = [
-    "taylor", "tp-taylor", "group-l2", "tp-magnitude", "l1", "random", "l2-global", "bn-scale",
-    "random-search", "l2", "l1-global", "scratch",
+    "taylor",
+    "tp-taylor",
+    "group-l2",
+    "tp-magnitude",
+    "l1",
+    "random",
+    "l2-global",
+    "bn-scale",
+    "random-search",
+    "l2",
+    "l1-global",
+    "scratch",
 ]
 FOLDER = RESULTS / "resnet56"
 RECIPE = FOLDER / "recipe.json"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("command", choices=["tune", "run", "table"])
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--images", type=int, default=0, help="train images used; 0: all 45,000")
@@ -97,15 +108,25 @@ class Bench:
         """The cut network, not yet trained, with what is known of the cut."""
         started = time.perf_counter()
         if method in PEERS:
-            ignored = [n for n, _ in self.dense.named_modules() if n == "conv1" or n.endswith(".conv2")]
+            ignored = [
+                n for n, _ in self.dense.named_modules() if n == "conv1" or n.endswith(".conv2")
+            ]
             limit = self.budget.limit(self.trace.macs({}))
             small = prune_with_torch_pruning(
-                self.dense, self.example[:1], PEERS[method], [*ignored, "linear"], limit, self.train, seed
+                self.dense,
+                self.example[:1],
+                PEERS[method],
+                [*ignored, "linear"],
+                limit,
+                self.train,
+                seed,
             )
             certificate = None
         else:
             maker = make_method(method)
-            context = Context(self.dense, self.trace, self.budget, seed, self.train, self.data.search)
+            context = Context(
+                self.dense, self.trace, self.budget, seed, self.train, self.data.search
+            )
             choice = maker.decide(context).choice
             plan = self.trace.plan(choice)
             proof = certify(self.dense, self.trace, plan, self.example)
@@ -142,24 +163,43 @@ class Bench:
         checkpoint = path.with_suffix(".part.pt")
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         result = fit(
-            small, self.train, self.data.search, config, seed=seed, checkpoint=checkpoint,
-            teacher=copy.deepcopy(self.dense) if config.distill_alpha else None, device=self.device,
+            small,
+            self.train,
+            self.data.search,
+            config,
+            seed=seed,
+            checkpoint=checkpoint,
+            teacher=copy.deepcopy(self.dense) if config.distill_alpha else None,
+            device=self.device,
         )
         after = evaluate(small, self.data.test, device=self.device)
         test_looks["after_training"] = 1
         record |= {
-            "method": method, "seed": seed, "finetune_epochs": epochs, "train_images": self.images,
-            "top1": after.top1, "loss": after.loss, "test_samples": after.samples,
-            "search_top1": result.search_top1, "seconds_training": time.perf_counter() - started,
-            "test_evaluations": test_looks, "search_seen_in_pretraining": True,
-            "config": config.model_dump(), "precision": result.precision, "layout": result.layout,
+            "method": method,
+            "seed": seed,
+            "finetune_epochs": epochs,
+            "train_images": self.images,
+            "top1": after.top1,
+            "loss": after.loss,
+            "test_samples": after.samples,
+            "search_top1": result.search_top1,
+            "seconds_training": time.perf_counter() - started,
+            "test_evaluations": test_looks,
+            "search_seen_in_pretraining": True,
+            "config": config.model_dump(),
+            "precision": result.precision,
+            "layout": result.layout,
             "environment": Environment.capture(
-                torch.get_num_threads(), torch.cuda.get_device_name() if self.device == "cuda" else None
+                torch.get_num_threads(),
+                torch.cuda.get_device_name() if self.device == "cuda" else None,
             ).model_dump(),
         }
         path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         checkpoint.unlink(missing_ok=True)
-        print(f"{scale} {method} seed {seed}: {after.top1:.4f} ({record['seconds_training']:.0f} s)", flush=True)
+        print(
+            f"{scale} {method} seed {seed}: {after.top1:.4f} ({record['seconds_training']:.0f} s)",
+            flush=True,
+        )
 
     def tune(self, epochs: int) -> None:
         """Choose learning rate and distillation on the L1 baseline, by the search split, and freeze them."""
@@ -171,15 +211,23 @@ class Bench:
                 config = {"lr": lr, "distill_alpha": alpha, "weight_decay": 5e-4, "batch_size": 128}
                 teacher = copy.deepcopy(self.dense) if alpha else None
                 result = fit(
-                    small, self.train, self.data.search, TrainConfig(epochs=epochs, **config), seed=100,
-                    teacher=teacher, device=self.device,
+                    small,
+                    self.train,
+                    self.data.search,
+                    TrainConfig(epochs=epochs, **config),
+                    seed=100,
+                    teacher=teacher,
+                    device=self.device,
                 )
                 trials.append({"config": config, "search_top1": result.search_top1})
                 print(trials[-1], flush=True)
         best = max(trials, key=lambda t: t["search_top1"])
         FOLDER.mkdir(parents=True, exist_ok=True)
         frozen = {
-            **best, "trials": trials, "tuned_on": "l1, seed 100, search split", "epochs": epochs,
+            **best,
+            "trials": trials,
+            "tuned_on": "l1, seed 100, search split",
+            "epochs": epochs,
             "train_images": self.images,
         }
         RECIPE.write_text(json.dumps(frozen, indent=1) + "\n", encoding="utf-8")
@@ -210,7 +258,9 @@ def table() -> None:
     write_results("resnet56", rows, speed_up=SPEED_UP, recipe=json.loads(RECIPE.read_text()))
     for row in rows:
         spread = f" ± {row['top1_std']:.4f}" if row["top1_std"] is not None else ""
-        print(f"{row['method']:>14} {row['top1_mean']:.4f}{spread} n={row['seeds']} {row['macs_ratio']:.2f}x")
+        print(
+            f"{row['method']:>14} {row['top1_mean']:.4f}{spread} n={row['seeds']} {row['macs_ratio']:.2f}x"
+        )
 
 
 def _row(method: str, cells: list[dict[str, Any]], epochs: int, images: int) -> dict[str, Any]:

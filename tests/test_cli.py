@@ -33,7 +33,7 @@ steps:
 
 
 def _run(*arguments: str | Path) -> tuple[int, str, str]:
-    done = RUNNER.invoke(app, [str(a) for a in arguments], catch_exceptions=True)
+    done = RUNNER.invoke(app, list(map(str, arguments)), catch_exceptions=True)
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     return done.exit_code, done.stdout, done.stderr
@@ -64,7 +64,7 @@ def test_compress_saves_an_artifact_and_a_report(good: list[str], tmp_path: Path
     assert (out / "report.html").is_file()
     assert re.search(r"\bl1\b", (out / "report.md").read_text(encoding="utf-8"))
     before = (out / RECORD_FILE).read_bytes()
-    again = (*good, "--epochs", "1", "--batch-size", "64", "--out", out, "--resume")
+    again = [*good, "--epochs", "1", "--batch-size", "64", "--out", str(out), "--resume"]
     assert _run(*again)[0] == 0
     assert (out / RECORD_FILE).read_bytes() == before
 
@@ -275,7 +275,7 @@ def test_measurements_that_cannot_be_taken() -> None:
     _ends(["measure", "--model", "digits_cnn", "--shape", "3,8,8"], "does not run")
 
 
-@pytest.mark.parametrize("command", [["compres"], ["compress", "--modell", "x"], ["report"]])
+@pytest.mark.parametrize("command", [["press"], ["compress", "--modell", "x"], ["report"]])
 def test_usage_errors_end_with_the_same_code(command: list[str]) -> None:
     assert RUNNER.invoke(app, command).exit_code == USER_ERROR
 

@@ -60,7 +60,7 @@ class Budget(Record):
                 f"target '{text}' is not understood; write macs=0.5 (a share of the dense network) "
                 "or an absolute limit such as params=500000; quantities are macs, params, size (bytes)"
             )
-        return cls(quantity=quantity, value=number)  # type: ignore[arg-type]
+        return cls(quantity=quantity, value=number)
 
     def limit(self, dense: int) -> int:
         """The largest allowed value, given the dense network's."""
@@ -81,7 +81,9 @@ class Budget(Record):
         """
         limit, cost = self.limit(self.measure(trace, {})), self.measure(trace, choice)
         if cost > limit:
-            raise BudgetError(f"target {self.quantity}={self.value:g} allows {limit}, the choice costs {cost}")
+            raise BudgetError(
+                f"target {self.quantity}={self.value:g} allows {limit}, the choice costs {cost}"
+            )
 
 
 @dataclass(frozen=True)

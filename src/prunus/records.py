@@ -130,7 +130,15 @@ class Environment(Record):
     @classmethod
     def capture(cls, threads: int, gpu: str | None = None, packages: Sequence[str] = ()) -> Self:
         """Read the environment of this process. ``dirty`` ignores untracked files."""
-        names = ["torch", "numpy", "torch-pruning", "transformers", "onnxruntime", "prunus", *packages]
+        names = [
+            "torch",
+            "numpy",
+            "torch-pruning",
+            "transformers",
+            "onnxruntime",
+            "prunus",
+            *packages,
+        ]
         versions = {}
         for name in names:
             try:
@@ -200,7 +208,11 @@ class Comparison(Record):
 def _git(*arguments: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+            ["git", *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=Path(__file__).parent,
         )
     except (OSError, subprocess.CalledProcessError):
         return None

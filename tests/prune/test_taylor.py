@@ -85,17 +85,23 @@ def test_frozen_parameters_and_a_caller_without_gradients_make_no_difference() -
     assert not any(p.requires_grad for p in net.parameters())
 
 
+def test_gradients_are_those_of_eval_mode_and_modes_are_given_back() -> None:
+    net = network()
+    dropping = nn.Sequential(net[0], net[1], net[2], nn.Dropout(0.5)).train()
+    assert scores(dropping) == pytest.approx(scores(net))
+    assert all(module.training for module in dropping.modules())
+
+
 def test_a_last_smaller_batch_is_left_out_and_images_are_limited() -> None:
     net = network()
     context = Context(net, trace(net, INPUTS), Budget.parse("params=0.5"), seed=0, train=split())
-    store = split().samples.store
     for options, sizes in (({"batch_size": 3}, [3]), ({"images": 2, "batch_size": 1}, [1, 1])):
         watched = split()
         store = watched.samples.store
         assert isinstance(store, FloatStore)
         given = Context(net, context.trace, context.budget, seed=0, train=watched)
         Taylor(**options).rank(given)
-        assert [n for n in store.sizes if n][: len(sizes)] == sizes
+        assert store.sizes == sizes
 
 
 def test_a_diverged_network_is_refused() -> None:

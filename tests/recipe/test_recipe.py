@@ -125,7 +125,7 @@ def test_a_wrong_key_is_named_with_path_value_and_remedy(
     ],
 )
 def test_what_is_no_recipe_is_refused(text: str, said: str) -> None:
-    with pytest.raises(InputError, match="r.yaml") as caught:
+    with pytest.raises(InputError, match=r"r\.yaml") as caught:
         parse_recipe(text, "r.yaml")
     assert said in str(caught.value)
 

@@ -85,6 +85,7 @@ def test_a_run_killed_again_and_again_in_its_rounds(tmp_path: Path) -> None:
     out = tmp_path / "run"
     # each life does one step more than the last, or dies within a training
     for phase in ("recalibrate", "train", "certify and cut", "train", "evaluate after training"):
+        killer = Killer(phase, 12 if phase == "train" else 1)
         with pytest.raises(Killed):
             compress(
                 trained_cnn(),
@@ -92,10 +93,9 @@ def test_a_run_killed_again_and_again_in_its_rounds(tmp_path: Path) -> None:
                 few_digits(),
                 out=out,
                 resume=True,
-                progress=Killer(phase, 12 if phase == "train" else 1),
+                progress=killer,
                 latency=None,
             )
-            pytest.fail(f"no {phase} was left to die in")
     resumed = compress(trained_cnn(), ROUNDS, few_digits(), out=out, resume=True, latency=None)
     assert same_state(resumed.network, whole.network)
     assert _facts(resumed.record) == _facts(whole.record)
@@ -124,7 +124,7 @@ def test_a_training_picks_its_format_once(tmp_path: Path, monkeypatch: pytest.Mo
     def forbidden(*_: object) -> None:
         pytest.fail("the trial was run again")
 
-    monkeypatch.setattr("prunus.recipe.run.choose_execution", forbidden)
+    monkeypatch.setattr("prunus.recipe.prepare.choose_execution", forbidden)
     done = compress(trained_cnn(), steps, few_digits(), out=out, resume=True, latency=None)
     train = done.record.recipe["steps"][1]["train"]
     assert train["precision"] in ("float32", "bfloat16")

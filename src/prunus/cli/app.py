@@ -1,4 +1,4 @@
-"""The commands and their help. What they run is imported when it runs: help must not pay for torch."""
+"""The commands and their help; what they run is imported then, as help must not pay for torch."""
 
 import sys
 from pathlib import Path

@@ -7,7 +7,8 @@ from rich.text import Text
 from torch import Tensor, nn
 
 import prunus.prune  # registers the methods
-from prunus.cli.given import Cut, Subject, Where, read_pairs, read_shape
+from prunus.cli.build import make_source
+from prunus.cli.given import Cut, Subject, Where, read_shape
 from prunus.cli.show import console
 from prunus.cli.work import set_threads
 from prunus.errors import InputError
@@ -21,7 +22,6 @@ from prunus.meter import (
 )
 from prunus.method import method_class, method_names
 from prunus.recipe import resolve_subject
-from prunus.records import Source
 from prunus.train.forward import resolve_device
 from prunus.zoo import load_source
 
@@ -84,12 +84,7 @@ def run_methods() -> None:
 
 def _network(subject: Subject, shape: str | None) -> tuple[nn.Module, Inputs]:
     """The network, and a batch of real or random inputs."""
-    if subject.model is None:
-        raise InputError(
-            "--model is missing; name a zoo network, hf:NAME, timm:NAME or FILE.py:FACTORY"
-        )
-    arguments = read_pairs(subject.arguments, "--arguments")
-    source = Source(model=subject.model, arguments=arguments, weights=subject.weights)
+    source = make_source(subject)
     if (shape is None) == (subject.data is None):
         raise InputError("give --data or --shape, one of them: a network is measured on its inputs")
     if shape is not None:

@@ -37,7 +37,7 @@ def hold_connections_(network: nn.Module) -> None:
         with torch.no_grad():
             weight.mul_(mask.to(weight.dtype))
         if not getattr(weight, "_prunus_hooked", False):
-            weight.register_hook(_silence(mask))
+            weight.register_hook(_silence(mask))  # type: ignore[no-untyped-call]  # torch leaves it bare
             weight._prunus_hooked = True  # type: ignore[attr-defined]
 
 

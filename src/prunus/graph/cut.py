@@ -137,7 +137,9 @@ def _load_(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     for name, value in tensors.items():
         if name not in own or own[name].shape != value.shape:
             shape = list(own[name].shape) if name in own else "no such tensor"
-            raise GraphError(f"tensor '{name}' {list(value.shape)} does not fit the cut network ({shape})")
+            raise GraphError(
+                f"tensor '{name}' {list(value.shape)} does not fit the cut network ({shape})"
+            )
         with torch.no_grad():
             own[name].copy_(value)
 

@@ -184,7 +184,9 @@ class Trace:
                     columns.append(unit)
                     values.append(count)
         shape = (len(arrays), total)
-        return _Sizes(fixed, sparse.csr_matrix((values, (rows, columns)), shape=shape, dtype=np.int64))
+        return _Sizes(
+            fixed, sparse.csr_matrix((values, (rows, columns)), shape=shape, dtype=np.int64)
+        )
 
     @cached_property
     def _mac_table(self) -> tuple[_Sizes, list[tuple[int, list[int]]]]:
@@ -195,7 +197,9 @@ class Trace:
         terms = []
         for name, shape in self.parameters.items():
             known = {d: self.findings.axes.get((name, d)) for d in range(len(shape))}
-            constant = int(np.prod([s for d, s in enumerate(shape) if known[d] is None], dtype=np.int64))
+            constant = int(
+                np.prod([s for d, s in enumerate(shape) if known[d] is None], dtype=np.int64)
+            )
             terms.append((constant, [ids for ids in known.values() if ids is not None]))
         return self._table(terms)
 
@@ -223,9 +227,10 @@ class Trace:
         size = (sizes.fixed + sizes.counts @ keep.astype(np.int64)).tolist()
         total = 0
         for constant, at in products:
+            term = constant
             for row in at:
-                constant *= size[row]
-            total += constant
+                term *= size[row]
+            total += term
         return total
 
     def macs(self, choice: Choice) -> int:
@@ -268,10 +273,11 @@ class Trace:
             if group.name in cutting:
                 edits.append(self._channel_edit(group, np.asarray(cutting[group.name], bool), axes))
         edits += self._attribute_edits(keep)
-        for item in self.findings.reindexed:
-            stays = keep[item.ids]
-            if not stays.all():
-                edits.append(ReindexBuffer(buffer=item.buffer, keep=Bits.pack(stays)))
+        edits += [
+            ReindexBuffer(buffer=item.buffer, keep=Bits.pack(keep[item.ids]))
+            for item in self.findings.reindexed
+            if not keep[item.ids].all()
+        ]
         result = dict(self.shape.tensors)
         for (tensor, dim), stays in axes.items():
             size = list(result[tensor])

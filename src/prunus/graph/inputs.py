@@ -24,8 +24,10 @@ def check_inputs(inputs: Any) -> Inputs:
             f"example_inputs is a {type(inputs).__name__}; give a tensor, a tuple of positional "
             "or a dict of keyword arguments"
         )
-    values = [inputs] if isinstance(inputs, torch.Tensor) else list(
-        inputs.values() if isinstance(inputs, Mapping) else inputs
+    values = (
+        [inputs]
+        if isinstance(inputs, torch.Tensor)
+        else list(inputs.values() if isinstance(inputs, Mapping) else inputs)
     )
     if not any(isinstance(v, torch.Tensor) for v in values):
         raise InputError("example_inputs holds no tensor; give the network one real batch")

@@ -193,7 +193,7 @@ class Algebra:
             roots = self.atoms.find(ids)
             for axis in reversed(range(len(dims))):
                 if len(dims) > 1 and not varies(roots, axis):
-                    ids, roots = ids.take(0, axis=axis), roots.take(0, axis=axis)
+                    ids, roots = _first(ids, axis), _first(roots, axis)
                     del dims[axis]
             factors.append(Factor(tuple(dims), ids))
         return Labels(tuple(factors), labels.param)
@@ -223,7 +223,9 @@ class Algebra:
         big: list[set[int]] = []
         for labels, shape in operands:
             shift = n - len(shape)
-            aligned.append(labels.moved({d: d + shift for d in range(len(shape))}, keep_param=False))
+            aligned.append(
+                labels.moved({d: d + shift for d in range(len(shape))}, keep_param=False)
+            )
             big.append({d + shift for d, size in enumerate(shape) if size > 1})
         self._settle_joint(aligned, big, reason)
         result: list[Factor] = []
@@ -270,11 +272,15 @@ class Algebra:
                     return i, f, lone
         return None
 
-    def reshape(self, labels: Labels, old: Sequence[int], new: Sequence[int], reason: str) -> Labels:
+    def reshape(
+        self, labels: Labels, old: Sequence[int], new: Sequence[int], reason: str
+    ) -> Labels:
         """Labels after a view from shape ``old`` to shape ``new``."""
         factors = [({("old", d): k for k, d in enumerate(f.dims)}, f.ids) for f in labels.factors]
         for inner_old, inner_new in _blocks(old, new):
-            touched = [i for i, (at, _) in enumerate(factors) if any(("old", d) in at for d in inner_old)]
+            touched = [
+                i for i, (at, _) in enumerate(factors) if any(("old", d) in at for d in inner_old)
+            ]
             if len(touched) > 1 and (len(inner_old) > 1 or len(inner_new) > 1):
                 # Two independent labellings merged into one dim cannot be told apart: as with heads,
                 # the outer one stays open and the inner one keeps its size.
@@ -291,7 +297,9 @@ class Algebra:
         for at, ids in factors:
             names = sorted(at, key=lambda name: name[1])
             if names:
-                result.append(Factor(tuple(n[1] for n in names), ids.transpose([at[n] for n in names])))
+                result.append(
+                    Factor(tuple(n[1] for n in names), ids.transpose([at[n] for n in names]))
+                )
         return Labels(tuple(result), labels.param)
 
     def _reshape_block(
@@ -313,7 +321,7 @@ class Algebra:
         names = outer + [("new", d) for d in inner_new]
         for axis in reversed(range(len(outer), len(names))):
             if not varies(self.atoms.find(full), axis):
-                full = full.take(0, axis=axis)
+                full = _first(full, axis)
                 del names[axis]
         return {name: k for k, name in enumerate(names)}, full
 
@@ -321,6 +329,11 @@ class Algebra:
 def varies(roots: IntArray, axis: int) -> bool:
     """Whether any entries differ along an axis."""
     return bool((roots != roots.take([0], axis=axis)).any())
+
+
+def _first(ids: IntArray, axis: int) -> IntArray:
+    moved: IntArray = np.moveaxis(ids, axis, 0)
+    return np.asarray(moved[0])
 
 
 def _blocks(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:

@@ -7,7 +7,7 @@ and its like, and so ties the attribute to the labels of that dimension.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,7 +20,17 @@ from prunus.plan import IntArray
 Origin = tuple[str, str] | IntArray
 
 # Functions whose size arguments are, in order, the sizes of the result's dims.
-_SIZED = {"view", "reshape", "expand", "new_zeros", "new_ones", "new_full", "new_empty", "zeros", "ones"}
+_SIZED = {
+    "view",
+    "reshape",
+    "expand",
+    "new_zeros",
+    "new_ones",
+    "new_full",
+    "new_empty",
+    "zeros",
+    "ones",
+}
 _SIZED |= {"full", "empty", "broadcast_to", "_unsafe_view"}
 
 
@@ -57,7 +67,7 @@ class TracedInt(int):
         self.on_scalar_use(self.origin)
         return other / int(self)
 
-    def __pow__(self, other: Any, modulo: None = None) -> Any:
+    def __pow__(self, other: Any, modulo: None = None) -> Any:  # type: ignore[override]  # no modulo
         self.on_scalar_use(self.origin)
         return int(self) ** other
 
@@ -123,40 +133,34 @@ def plant(network: nn.Module, listener: Listener) -> None:
 
     Layers of ``torch.nn`` are left out: cutting sets their attributes by type.
     """
-
-    def traced(value: int, module: str, attribute: str) -> TracedInt:
-        return traced_int(value, (module, attribute), listener)
-
-    def wrap(value: Any, module: str, attribute: str) -> Any:
-        if type(value) is int:
-            return traced(value, module, attribute)
-        if type(value) in (tuple, list) and value and all(type(v) is int for v in value):
-            return type(value)(
-                traced(v, module, f"{attribute}[{i}]") for i, v in enumerate(value)
-            )
-        return value
-
     for path, module in network.named_modules():
         if type(module).__module__.startswith("torch.nn.") or isinstance(module, _LAYERS):
             continue
         for key, value in list(vars(module).items()):
-            if key.startswith("_"):
-                continue
             if key == "config" and hasattr(value, "__dict__"):
-                module.__dict__[key] = own = copy.copy(value)
-                own.__dict__ = dict(vars(value))
-                for name, held in vars(value).items():
-                    if not name.startswith("_"):
-                        own.__dict__[name] = wrap(held, path, f"config.{name}")
-            else:
-                module.__dict__[key] = wrap(value, path, key)
+                module.__dict__[key] = _traced_config(value, path, listener)
+            elif not key.startswith("_"):
+                module.__dict__[key] = _wrap(value, (path, key), listener)
 
 
-def read_attribute(module: nn.Module, attribute: str) -> int:
-    """The number behind ``name``, ``config.name`` or ``name[i]``."""
-    holder, key = _holder(module, attribute)
-    value = getattr(holder, key[0])
-    return int(value if key[1] is None else value[key[1]])
+def _traced_config(config: Any, path: str, listener: Listener) -> Any:
+    """A copy of a shared config, the module's own, with its whole numbers traced."""
+    own = copy.copy(config)
+    own.__dict__ = {
+        name: value if name.startswith("_") else _wrap(value, (path, f"config.{name}"), listener)
+        for name, value in vars(config).items()
+    }
+    return own
+
+
+def _wrap(value: Any, origin: tuple[str, str], listener: Listener) -> Any:
+    if type(value) is int:
+        return traced_int(value, origin, listener)
+    if type(value) in (tuple, list) and value and all(type(v) is int for v in value):
+        path, name = origin
+        items = (traced_int(v, (path, f"{name}[{i}]"), listener) for i, v in enumerate(value))
+        return type(value)(items)
+    return value
 
 
 def write_attribute(module: nn.Module, attribute: str, value: int) -> None:
@@ -231,23 +235,34 @@ class SizeWatch(TorchFunctionMode):
             for dim, size in enumerate(sizes[-out.dim() :] if out.dim() else []):
                 if isinstance(size, TracedInt):
                     self._listener.size_used(SizeUse(size.origin, out, dim, name in _FRESH))
-        elif name in ("split", "split_with_sizes") and isinstance(out, tuple | list):
-            sizes = args[1] if len(args) > 1 else kwargs.get("split_size_or_sections")
-            dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
-            parts = sizes if isinstance(sizes, tuple | list) else [sizes] * len(out)
-            for part, size in zip(out, parts, strict=False):
-                if isinstance(size, TracedInt):
-                    self._listener.size_used(SizeUse(size.origin, tensor=part, dim=int(dim) % part.dim()))
-        else:
+        elif name in ("split", "split_with_sizes"):
+            self._report_split(args, kwargs, out)
+        elif name not in _HARMLESS:
             for number in numbers:
-                if name not in _HARMLESS:
-                    self._listener.scalar_used(number.origin)
+                self._listener.scalar_used(number.origin)
+
+    def _report_split(self, args: Any, kwargs: dict[str, Any], out: Sequence[torch.Tensor]) -> None:
+        given: Any = args[1] if len(args) > 1 else kwargs.get("split_size_or_sections")
+        dim = int(args[2] if len(args) > 2 else kwargs.get("dim", 0))
+        sizes = given if isinstance(given, tuple | list) else [given] * len(out)
+        for part, size in zip(out, sizes, strict=False):
+            if isinstance(size, TracedInt):
+                self._listener.size_used(SizeUse(size.origin, part, dim % part.dim()))
 
 
 # Functions that make dims out of nothing.
 _FRESH = _SIZED - {"view", "reshape", "_unsafe_view"}
 # Functions that take dimension numbers or ranges: a traced number there fixes nothing.
-_HARMLESS = {"__getitem__", "transpose", "permute", "flatten", "unsqueeze", "squeeze", "softmax", "arange"}
+_HARMLESS = {
+    "__getitem__",
+    "transpose",
+    "permute",
+    "flatten",
+    "unsqueeze",
+    "squeeze",
+    "softmax",
+    "arange",
+}
 
 
 def _sizes(args: Any, kwargs: dict[str, Any]) -> list[Any]:

@@ -39,7 +39,7 @@ def convolution(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
     elif groups == 1:
         labels, out_ids = _ordinary(walk, labels, w)
     elif weight.shape[1] == 1:
-        labels, out_ids = _depthwise(walk, labels, w, weight, x.shape[1])
+        labels, out_ids = _depthwise(walk, labels, w, x.shape[1])
     else:
         labels, out_ids = _grouped(walk, labels, w, groups)
     if bias is not None:
@@ -105,9 +105,7 @@ def _transposed(walk: Walk, x: Labels, w: Labels, groups: int) -> tuple[Labels, 
     return x, _ids(w, 1)
 
 
-def _depthwise(
-    walk: Walk, x: Labels, w: Labels, weight: torch.Tensor, channels: int
-) -> tuple[Labels, IntArray | None]:
+def _depthwise(walk: Walk, x: Labels, w: Labels, channels: int) -> tuple[Labels, IntArray | None]:
     """A channel and the ``out / in`` filters that read it are one unit; ``groups`` follows."""
     reason = walk.reason("depthwise convolution", "reads channels that cannot be cut")
     x, ids = walk.algebra.single(x, 1, reason)

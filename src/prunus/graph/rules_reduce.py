@@ -172,7 +172,20 @@ def softmax(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
     return out
 
 
-@rule("mean", "sum", "amax", "amin", "var", "std", "var_mean", "linalg_vector_norm", "norm", "max", "min", "prod")
+@rule(
+    "mean",
+    "sum",
+    "amax",
+    "amin",
+    "var",
+    "std",
+    "var_mean",
+    "linalg_vector_norm",
+    "norm",
+    "max",
+    "min",
+    "prod",
+)
 def reduce(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """Reductions over some dims, kept positions only."""
     x = args[0]
@@ -288,4 +301,3 @@ def rms_norm(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
     _reduced(walk, labels, [last])
     walk.mark(out[0] if isinstance(out, tuple) else out, Labels(labels.factors))
     return out
-

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from prunus.errors import CertificateError, GraphError, InputError, PrunusError
-from prunus.graph import rules_contract, rules_pointwise, rules_reduce
+from prunus.graph import rules_contract, rules_index, rules_pointwise, rules_reduce, rules_view
 from prunus.graph.certify import certify
 from prunus.graph.cut import network_shape
 from prunus.graph.groups import Group, Trace, UnitAxis
@@ -22,7 +22,7 @@ from prunus.graph.walk import RULES, AttributeUse, Findings, Walk
 from prunus.plan import IntArray
 
 # The rules register themselves; naming the modules here keeps the imports from looking unused.
-RULE_MODULES = (rules_contract, rules_pointwise, rules_reduce)
+RULE_MODULES = (rules_contract, rules_index, rules_pointwise, rules_reduce, rules_view)
 
 
 def trace(
@@ -120,14 +120,23 @@ def _settle(algebra: Algebra, findings: Findings) -> None:
             if column is not None:
                 algebra.atoms.pin(column, "its size is used as a number in a formula")
         for left, right in findings.same_size:
-            a, b = algebra.own_column(left), algebra.own_column(right)
-            if a is not None and b is not None:
-                algebra.atoms.union(a, b)
-            elif a is not None or b is not None:
-                algebra.atoms.pin(a if a is not None else b, "is given a size that cannot change")
+            _make_equal(algebra, left, right)
         after = algebra.atoms.find(np.arange(algebra.atoms.size))
-        if np.array_equal(before, after) and fixed == int((algebra.atoms.resolve(after) == FIXED).sum()):
+        if np.array_equal(before, after) and fixed == int(
+            (algebra.atoms.resolve(after) == FIXED).sum()
+        ):
             return
+
+
+def _make_equal(algebra: Algebra, left: IntArray, right: IntArray) -> None:
+    """Two dims of one size stay of one size: the same positions go, or none."""
+    a, b = algebra.own_column(left), algebra.own_column(right)
+    if a is not None and b is not None:
+        algebra.atoms.union(a, b)
+    elif a is not None:
+        algebra.atoms.pin(a, "is given a size that cannot change")
+    elif b is not None:
+        algebra.atoms.pin(b, "is given a size that cannot change")
 
 
 def _make_rectangular(algebra: Algebra, ids: IntArray) -> None:
@@ -180,18 +189,21 @@ def _groups(algebra: Algebra, findings: Findings, network: nn.Module) -> list[Gr
             units = np.array([unit.get(r, -1) for r in atoms.find(findings.axes[axis]).tolist()])
             role = "in" if axis in findings.contracted else "out"
             mine.append(UnitAxis(axis[0], axis[1], units, role))  # type: ignore[arg-type]
-        if not reason and len(order) < 2:
-            reason = SINGLE
+        refused = SINGLE if not reason and len(order) < 2 else reason
         if reason in (KERNEL, LOOKUP) or (reason and all(a.role == "in" for a in mine)):
             continue
         name = _unique_name(_producer(mine, parameters), names)
         over = any(r in reduced for r in roots)
-        groups.append(Group(name, len(order), tuple(mine), reason, reduced=over))
+        groups.append(Group(name, len(order), tuple(mine), refused, reduced=over))
     return groups
 
 
 def _producer(axes: Sequence[UnitAxis], parameters: set[str]) -> str:
-    makers = [a for a in axes if a.role == "out" and a.tensor in parameters and a.tensor.endswith("weight")]
+    makers = [
+        a
+        for a in axes
+        if a.role == "out" and a.tensor in parameters and a.tensor.endswith("weight")
+    ]
     name = (makers or list(axes))[0].tensor
     return name.removesuffix(".weight")
 
@@ -223,9 +235,7 @@ def _ignored(groups: list[Group], ignore: Sequence[str], network: nn.Module) -> 
             for pattern in ignore
         )
 
-    return [
-        replace(g, refused=IGNORED) if not g.refused and hit(g) else g for g in groups
-    ]
+    return [replace(g, refused=IGNORED) if not g.refused and hit(g) else g for g in groups]
 
 
 def _probe(network: nn.Module, found: Trace) -> Trace:
@@ -262,7 +272,10 @@ def _probe(network: nn.Module, found: Trace) -> Trace:
         refused |= bad(rest)
     if not refused:
         return found
-    groups = tuple(replace(g, refused=f"probe failed: {refused[g.name]}") if g.name in refused else g for g in found.groups)
+    groups = tuple(
+        replace(g, refused=f"probe failed: {refused[g.name]}") if g.name in refused else g
+        for g in found.groups
+    )
     return replace(found, groups=groups)
 
 

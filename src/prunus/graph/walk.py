@@ -5,7 +5,7 @@ is given which atoms stay: it changes no label, and multiplies by zero (or leave
 whatever the plan removes, at full width. See ``certify``.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,7 +83,7 @@ class Findings:
     owners: list[tuple[int, tuple[str, int]]] = field(default_factory=list)
 
 
-class Walk(TorchDispatchMode):
+class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it bare
     """Walks labels through whatever runs inside the ``with`` block on ``network``'s tensors."""
 
     def __init__(
@@ -93,12 +93,12 @@ class Walk(TorchDispatchMode):
         findings: Findings,
         keep: BoolArray | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it bare
         self.algebra = algebra
         self.atoms = algebra.atoms
         self.findings = findings
         self.keep = keep
-        self._labels: WeakIdKeyDictionary[Any, Labels] = WeakIdKeyDictionary()
+        self._labels: MutableMapping[torch.Tensor, Labels] = WeakIdKeyDictionary()
         self._stack: list[str] = [""]
         self.split_sizes: list[int] = []
         self.scalars: list[Origin] = []
@@ -141,7 +141,8 @@ class Walk(TorchDispatchMode):
     @property
     def module(self) -> nn.Module:
         """The innermost module."""
-        return self._modules[self.path]
+        innermost: nn.Module = self._modules[self.path]
+        return innermost
 
     @property
     def masked(self) -> bool:
@@ -175,7 +176,9 @@ class Walk(TorchDispatchMode):
                         continue
                     weak = not isinstance(tensor, nn.Parameter)
                     self.findings.axes[name, dim] = self.atoms.new(size, weak=weak)
-                    self.findings.owners.append((int(self.findings.axes[name, dim][0]), (name, dim)))
+                    self.findings.owners.append(
+                        (int(self.findings.axes[name, dim][0]), (name, dim))
+                    )
                 from_dims.append((dim, self.findings.axes[name, dim]))
         return Labels(tuple(Factor((d,), ids) for d, ids in from_dims), name)
 

@@ -16,8 +16,7 @@ from prunus.recipe.actions import lay_out
 from prunus.recipe.dense import trained_first
 from prunus.recipe.folder import RunFolder, require_usable
 from prunus.recipe.measure import LatencyOptions
-from prunus.recipe.recipe import Recipe, make_recipe
-from prunus.recipe.run import (
+from prunus.recipe.prepare import (
     Baseline,
     Settings,
     checked_trace,
@@ -25,10 +24,11 @@ from prunus.recipe.run import (
     open_folder,
     pin,
     run_identity,
-    run_recipe,
 )
+from prunus.recipe.recipe import Recipe, make_recipe
+from prunus.recipe.run import run_recipe
 from prunus.recipe.steps import Prune, Recalibrate, Step, Train
-from prunus.recipe.subject import resolve_subject
+from prunus.recipe.subject import Subject, resolve_subject
 from prunus.records import Comparison, RunRecord, Source
 from prunus.train import TrainConfig
 from prunus.train.forward import resolve_device
@@ -133,25 +133,39 @@ def compare(  # noqa: PLR0913  # all but four are options, by keyword only
         source=source,
         untrained=train_first is not None,
     )
+    place = None if out is None else Path(out)
+    runs = _compare(cells, subject, place, settings, resume=resume, train_first=train_first)
+    name = title or f"{subject.source.model} on {subject.data.name}"
+    comparison = Comparison(title=name, runs=runs)
+    if place is not None:
+        comparison.save(place / COMPARISON_FILE)
+    return comparison
+
+
+def _compare(
+    cells: Sequence[Cell],
+    subject: Subject,
+    out: Path | None,
+    settings: Settings,
+    *,
+    resume: bool,
+    train_first: TrainConfig | None,
+) -> tuple[RunRecord, ...]:
+    """Train and measure the dense network, run all cells."""
     actions = [action for cell in cells for action in lay_out(cell.recipe)]
     found = checked_trace(subject, cells[0].recipe, actions, settings)
-    frame = cells[0].recipe.model_copy(update={"steps": (), "seed": 0})
-    identity = {"kind": "comparison", **run_identity(subject, frame, device, train_first)}
-    with open_folder(out, identity, resume=resume) as folder:
-        place = None if folder is None else folder.path
-        subject = trained_first(subject, train_first, place, device, settings.progress)
-        cells = [replace(c, recipe=pin(c.recipe, subject, folder, device)) for c in cells]
-        baseline = measure_dense(subject, found, place, settings)
+    frame = cells[0].recipe.model_copy(update={"name": "", "steps": (), "seed": 0})
+    shared = run_identity(subject, frame, settings.device, train_first)
+    with open_folder(out, {"kind": "comparison", **shared}, resume=resume) as folder:
+        subject = trained_first(subject, train_first, out, settings.device, settings.progress)
+        cells = [replace(c, recipe=pin(c.recipe, subject, folder, settings.device)) for c in cells]
+        baseline = measure_dense(subject, found, out, settings)
         runs, failures = _run_cells(cells, baseline, folder, settings)
         if not runs:
             raise failures[0][1]
         notes = tuple(f"{cell} failed: {error}" for cell, error in failures)
         runs[0] = runs[0].model_copy(update={"notes": (*runs[0].notes, *notes)})
-        name = title or f"{subject.source.model} on {subject.data.name}"
-        comparison = Comparison(title=name, runs=tuple(runs))
-        if place is not None:
-            comparison.save(place / COMPARISON_FILE)
-        return comparison
+        return tuple(runs)
 
 
 def make_cells(

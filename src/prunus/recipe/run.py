@@ -1,8 +1,6 @@
 """``compress``: run a recipe on a network, and write down what happened."""
 
-import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,22 +9,31 @@ from torch import nn
 
 from prunus.artifact import save
 from prunus.data import DataSplits
-from prunus.graph import Inputs, Trace
-from prunus.plan import Plan, Record
+from prunus.graph import Inputs
+from prunus.plan import Plan
 from prunus.progress import Progress, Silent
-from prunus.recipe.actions import Action, label, lay_out, require_reachable
+from prunus.recipe.actions import Action, label, lay_out
 from prunus.recipe.dense import trained_first
-from prunus.recipe.execute import Outcome, State, Tools, perform, trace_network
-from prunus.recipe.folder import RunFolder, load_network, open_run, require_usable, save_network
-from prunus.recipe.measure import LatencyOptions, Look, accounted_cost, look, phase
+from prunus.recipe.execute import Outcome, State, Tools, perform
+from prunus.recipe.folder import RunFolder, load_network, require_usable, save_network
+from prunus.recipe.measure import LatencyOptions, phase
+from prunus.recipe.prepare import (
+    Baseline,
+    Settings,
+    checked_trace,
+    measure_dense,
+    open_folder,
+    pin,
+    recipe_source,
+    run_identity,
+)
 from prunus.recipe.recipe import Recipe, as_recipe, make_recipe
 from prunus.recipe.steps import Step
-from prunus.recipe.subject import Subject, data_digest, resolve_subject, weights_digest
+from prunus.recipe.subject import Subject, resolve_subject
 from prunus.recipe.summarize import Summary, make_record
-from prunus.records import Cost, RunRecord, Source
-from prunus.train import Execution, TrainConfig
+from prunus.records import RunRecord, Source
+from prunus.train import TrainConfig
 from prunus.train.forward import resolve_device
-from prunus.train.precision import TRIAL_SAMPLES, choose_execution
 
 RECORD_FILE = "record.json"
 
@@ -46,32 +53,6 @@ class Compressed:
     plans: tuple[Plan, ...]
     record: RunRecord
     artifact_path: Path | None = None
-
-
-class DenseFile(Record):
-    """Measurement of the dense network, kept so that it is looked at once."""
-
-    look: Look
-    cost: Cost
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """The dense network as every run of a comparison shares it."""
-
-    subject: Subject
-    trace: Trace
-    measured: DenseFile
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How runs are done, whatever their recipe."""
-
-    device: str = "cpu"
-    progress: Progress = Silent()  # noqa: RUF009  # it holds nothing
-    latency: LatencyOptions | None = LatencyOptions()  # noqa: RUF009  # frozen
 
 
 def compress(  # noqa: PLR0913  # all but three are options, by keyword only
@@ -134,77 +115,6 @@ def compress(  # noqa: PLR0913  # all but three are options, by keyword only
         pinned = pin(asked, subject, folder, device)
         baseline = measure_dense(subject, found, place, settings)
         return run_recipe(pinned, baseline, folder, settings)
-
-
-def recipe_source(recipe: Recipe) -> Source | None:
-    """The network that a recipe names."""
-    if recipe.model is None:
-        return None
-    return Source(model=recipe.model, arguments=recipe.arguments, weights=recipe.weights)
-
-
-def checked_trace(
-    subject: Subject, recipe: Recipe, actions: Sequence[Action], settings: Settings
-) -> Trace:
-    """Trace the dense network, and refuse targets that cannot be reached."""
-    with phase(settings.progress, "trace"):
-        found = trace_network(subject.network, subject, recipe)
-    require_reachable(tuple(actions), found)
-    return found
-
-
-def run_identity(
-    subject: Subject, recipe: Recipe, device: str, train_first: TrainConfig | None
-) -> dict[str, Any]:
-    """All that decides the result of a run."""
-    return {
-        "recipe": recipe.model_dump(mode="json", exclude={"model", "arguments", "weights", "data"}),
-        "source": subject.source.model_dump(mode="json"),
-        "weights": weights_digest(subject.network),
-        "data": subject.data.name,
-        "data samples": data_digest(subject.data),
-        "device": device,
-        "train_first": None if train_first is None else train_first.model_dump(mode="json"),
-    }
-
-
-def open_folder(
-    out: Path | str | None, identity: Mapping[str, Any], *, resume: bool
-) -> AbstractContextManager[RunFolder | None]:
-    """The run folder, or nothing where none is asked for."""
-    return nullcontext() if out is None else open_run(out, identity, resume=resume)
-
-
-def pin(recipe: Recipe, subject: Subject, folder: RunFolder | None, device: str) -> Recipe:
-    """Pick number format and memory layout once for all trainings, as an input of the run."""
-    if not recipe.wants_execution:
-        return recipe
-    if folder is not None and folder.file.execution is not None:
-        kept = folder.file.execution
-        return recipe.pinned(Execution(kept["precision"], kept["layout"]))  # type: ignore[arg-type]
-    sample = next(iter(subject.data.train.batches(TRIAL_SAMPLES)))
-    anything = TrainConfig(epochs=1, lr=1.0)
-    picked = choose_execution(subject.network, sample, anything, resolve_device(device))
-    if folder is not None:
-        folder.pick({"precision": picked.precision, "layout": picked.layout})
-    return recipe.pinned(picked)
-
-
-def measure_dense(
-    subject: Subject, found: Trace, folder: Path | None, settings: Settings
-) -> Baseline:
-    """Score and cost of the dense network; one look at the test split, also over resumptions."""
-    file = None if folder is None else folder / "dense.json"
-    if file is not None and file.exists():
-        return Baseline(subject, found, DenseFile.load(file))
-    begin = time.perf_counter()
-    with phase(settings.progress, "evaluate dense"):
-        cost = accounted_cost(subject.network, subject.one, found.cost({}), "the dense network")
-        seen = look(subject.network, subject.data, "dense", settings.device)
-    measured = DenseFile(look=seen, cost=cost, seconds=time.perf_counter() - begin)
-    if file is not None:
-        measured.save(file)
-    return Baseline(subject, found, measured)
 
 
 def run_recipe(

@@ -1,0 +1,163 @@
+"""From the options of the command line to the sources, recipes and trainings they ask for."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from prunus.cli.given import Cut, Subject, Training, Where, read_pairs
+from prunus.errors import InputError
+from prunus.recipe import LatencyOptions, Recipe, Step, Train, load_recipe, make_recipe
+from prunus.records import Source
+from prunus.train import TrainConfig
+
+DEFAULT_METHODS = (
+    "random",
+    "l1",
+    "l2-global",
+    "bn-scale",
+    "taylor",
+    "random-search",
+    "scratch",
+)
+_HERE = "command line"
+
+
+def make_source(subject: Subject) -> Source:
+    """The network that is asked for.
+
+    Raises:
+        InputError: None is.
+    """
+    if subject.model is None:
+        raise InputError(
+            "--model is missing; name a zoo network, hf:NAME, timm:NAME or FILE.py:FACTORY"
+        )
+    return Source(
+        model=subject.model,
+        arguments=read_pairs(subject.arguments, "--arguments"),
+        weights=subject.weights,
+    )
+
+
+def make_finetune(training: Training) -> Train:
+    """The training after a cut; wrong values end in an error that names them."""
+    values: dict[str, Any] = {
+        "epochs": training.epochs,
+        "lr": training.lr,
+        "batch_size": training.batch_size,
+        "distill_alpha": training.distill,
+    }
+    if training.scratch_epochs is not None:
+        values["scratch_epochs"] = training.scratch_epochs
+    elif training.train_epochs is not None and training.epochs is not None:
+        values["scratch_epochs"] = training.train_epochs + training.epochs
+    if training.train_epochs is not None:
+        values["scratch_lr"] = training.train_lr
+    step = make_recipe({"steps": [{"train": values}]}, _HERE).steps[0]
+    if not isinstance(step, Train):
+        raise TypeError(type(step).__name__)
+    return step
+
+
+def make_train_first(training: Training) -> TrainConfig | None:
+    """The training of the dense network, before everything else."""
+    if training.train_epochs is None:
+        return None
+    first = replace(
+        training,
+        epochs=training.train_epochs,
+        lr=training.train_lr,
+        distill=0.0,
+        train_epochs=None,
+        scratch_epochs=None,
+    )
+    return make_finetune(first).config(fresh=False)
+
+
+def own_recipe(method: str | None, cut: Cut, training: Training) -> Recipe:
+    """Prune, recalibrate, train, as the options say."""
+    if method is None:
+        raise InputError("--method is missing; see prunus methods, or give --recipe FILE.yaml")
+    if cut.target is None:
+        raise InputError("--target is missing; write one such as --target macs=0.5")
+    options = read_pairs(cut.options, "--option")
+    return make_recipe({"steps": _steps(method, cut.target, options, training)}, _HERE)
+
+
+def _steps(method: str, target: str, options: Mapping[str, Any], training: Training) -> list[Any]:
+    steps: list[Any] = [
+        {"prune": {"method": method, "target": target, "options": dict(options)}},
+        {"recalibrate": {}},
+    ]
+    return steps if training.epochs is None else [*steps, make_finetune(training)]
+
+
+def refuse_with_recipe(method: str | None, cut: Cut, training: Training) -> None:
+    """Refuse options that a recipe file says itself.
+
+    Raises:
+        InputError: One is given.
+    """
+    given = {
+        "--method": method,
+        "--target": cut.target,
+        "--option": cut.options,
+        "--epochs": training.epochs,
+    }
+    for name, value in given.items():
+        if value:
+            raise InputError(
+                f"{name} is given beside --recipe, which says it; leave one of them out"
+            )
+
+
+def overridden(recipe: Recipe, subject: Subject, cut: Cut, seed: int | None) -> Recipe:
+    """The recipe with what the command line says of network, data and seed."""
+    content = dict(recipe.model_dump())
+    given: dict[str, Any] = {
+        "model": subject.model,
+        "arguments": read_pairs(subject.arguments, "--arguments") or None,
+        "weights": subject.weights,
+        "data": subject.data,
+        "seed": seed,
+        "ignore": cut.ignore or None,
+        "min_units": cut.min_units if cut.min_units != 1 else None,
+        "round_to": cut.round_to if cut.round_to != 1 else None,
+    }
+    content |= {name: value for name, value in given.items() if value is not None}
+    return make_recipe(content, _HERE)
+
+
+def method_steps(
+    methods: tuple[str, ...], recipes: tuple[Path, ...], cut: Cut, training: Training
+) -> dict[str, tuple[Step, ...]]:
+    """Every row of the comparison with its steps."""
+    names = methods or (() if recipes else DEFAULT_METHODS)
+    if names and cut.target is None:
+        raise InputError("--target is missing; write one such as --target macs=0.5")
+    options: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for key, value in read_pairs(cut.options, "--option").items():
+        name, dot, option = key.partition(".")
+        if not dot or name not in options:
+            raise InputError(
+                f"--option '{key}' names none of the methods {', '.join(names)}; write "
+                "--option METHOD.key=value"
+            )
+        options[name][option] = value
+    found: dict[str, tuple[Step, ...]] = {}
+    for name in names:
+        content = {"steps": _steps(name, cut.target or "", options[name], training)}
+        found[name] = make_recipe(content, _HERE).steps
+    for path in recipes:
+        recipe = load_recipe(path)
+        name = recipe.name or path.stem
+        if name in found:
+            raise InputError(f"--recipe '{path}': the name '{name}' is taken; set its key name")
+        found[name] = recipe.steps
+    return found
+
+
+def make_latency(where: Where) -> LatencyOptions | None:
+    """How latency is measured, if it is."""
+    return LatencyOptions(threads=where.threads) if where.latency else None

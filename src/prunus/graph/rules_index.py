@@ -1,0 +1,131 @@
+"""Label rules of operations that pick positions by number."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from prunus.graph.inputs import flat_tensors
+from prunus.graph.labels import FIXED, LOOKUP, NONE, Factor, Labels
+from prunus.graph.walk import Reindexed, Walk, rule
+
+
+@rule(
+    "tril",
+    "triu",
+    "cumsum",
+    "sort",
+    "topk",
+    "argmax",
+    "argmin",
+    "diagonal",
+    "argsort",
+    "any",
+    "all",
+)
+def whole(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Operations that mix positions in ways we do not follow: labelled inputs stay whole."""
+    out = func(*args, **kwargs)
+    name = func.overloadpacket.__name__
+    for tensor in flat_tensors(args):
+        walk.algebra.pin_all(walk.labels(tensor), walk.reason(name, "mixes positions"))
+    return out
+
+
+@rule("embedding")
+def embedding(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Rows are looked up by number and stay; columns are channels."""
+    out = func(*args, **kwargs)
+    weight, ids = args[0], args[1]
+    table = walk.algebra.keep_size(walk.labels(weight), 0, LOOKUP)
+    walk.algebra.pin_all(walk.labels(ids), LOOKUP)
+    column = table.on(1)
+    walk.mark(out, NONE if column is None else Labels((Factor((out.dim() - 1,), column.ids),)))
+    return out
+
+
+@rule("index_select")
+def index_select(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Positions picked by an index; an index kept in a buffer follows the cut (``Reindexed``)."""
+    out = func(*args, **kwargs)
+    source, dim, index = args[0], args[1] % args[0].dim(), args[2]
+    walk.mark(out, pick(walk, walk.labels(source), dim, index))
+    return out
+
+
+def pick(walk: Walk, labels: Labels, dim: int, index: torch.Tensor) -> Labels:
+    """Labels after one dim was replaced by positions ``index`` (one-dimensional) of it."""
+    reason = LOOKUP if labels.param else walk.reason("index", "picks positions by number")
+    labels, ids = walk.algebra.single(labels, dim, reason)
+    buffer = walk.name_of(index)
+    if ids is None:
+        walk.algebra.pin_all(walk.labels(index), reason)
+        return Labels(labels.factors)
+    rest = tuple(f for f in labels.factors if dim not in f.dims)
+    if buffer is None:
+        walk.atoms.pin(ids, reason)
+        return Labels(rest)
+    entries = walk.labels(index).on(0)
+    if entries is None:
+        walk.atoms.pin(ids, reason)
+        return Labels(rest)
+    picked = ids[index.cpu().numpy()]
+    free = walk.atoms.resolve(picked) != FIXED
+    walk.atoms.union(entries.ids[free], picked[free])
+    if not walk.masked:
+        walk.findings.reindexed.append(Reindexed(buffer, ids))
+    return Labels((*rest, Factor((dim,), entries.ids)))
+
+
+@rule("index")
+def index(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Advanced indexing: indexed dims stay whole (one-dim buffer indices excepted), others pass."""
+    out = func(*args, **kwargs)
+    source, indices = args[0], list(args[1])
+    labels = walk.labels(source)
+    at = [d for d, i in enumerate(indices) if i is not None]
+    if len(at) == 1 and indices[at[0]].dim() == 1 and indices[at[0]].dtype == torch.int64:
+        walk.mark(out, pick(walk, labels, at[0], indices[at[0]]))
+        return out
+    reason = LOOKUP if labels.param else walk.reason("index", "picks positions by number")
+    for d in at:
+        labels = walk.algebra.keep_size(labels, d, reason)
+        walk.algebra.pin_all(walk.labels(indices[d]), LOOKUP)
+    contiguous = at == list(range(at[0], at[-1] + 1)) if at else True
+    spread = out.dim() - (source.dim() - len(at))
+    if not contiguous or any(i is not None and i.dtype == torch.bool for i in indices):
+        walk.algebra.pin_all(labels, reason)
+        return out
+    new_dim = {
+        d: (d if d < at[0] else d - len(at) + spread) for d in range(source.dim()) if d not in at
+    }
+    walk.mark(out, labels.moved(new_dim, keep_param=False))
+    return out
+
+
+@rule("gather", "scatter", "scatter_")
+def gather(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Positions of one dim picked element by element: that dim stays, others are coupled."""
+    out = func(*args, **kwargs)
+    source, dim, index = args[0], args[1] % args[0].dim(), args[2]
+    reason = walk.reason(func.overloadpacket.__name__, "picks positions by number")
+    labels = walk.algebra.keep_size(walk.labels(source), dim, reason)
+    where = walk.algebra.keep_size(walk.labels(index), dim, reason)
+    operands = [(labels, _one(source.shape, dim)), (where, _one(index.shape, dim))]
+    walk.mark(out, walk.algebra.elementwise(operands, _one(out.shape, dim), reason))
+    return out
+
+
+def _one(shape: Any, dim: int) -> list[int]:
+    return [1 if d == dim else int(size) for d, size in enumerate(shape)]
+
+
+@rule("im2col")
+def im2col(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Unfolded patches: channel c becomes the rows c*k … c*k + k - 1."""
+    out = func(*args, **kwargs)
+    _, ids = walk.algebra.single(walk.labels(args[0]), 1, walk.reason("im2col", "unfolds"))
+    if ids is not None:
+        each = out.shape[1] // ids.size
+        walk.mark(out, Labels((Factor((1,), np.repeat(ids, each)),)))
+    return out

@@ -1,0 +1,249 @@
+"""Label rules of views: operations that only arrange positions anew."""
+
+from typing import Any
+
+import numpy as np
+
+from prunus.graph.labels import FIXED, Factor, Labels
+from prunus.graph.provenance import TracedInt
+from prunus.graph.walk import Walk, rule
+
+
+@rule("view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "squeeze_")
+def view(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Any change of shape that keeps the order of elements."""
+    out = func(*args, **kwargs)
+    labels = walk.labels(args[0])
+    if labels.factors and tuple(out.shape) != tuple(args[0].shape):
+        reason = walk.reason("view", "merges two dimensions that could both be cut")
+        labels = walk.algebra.reshape(labels, args[0].shape, out.shape, reason)
+    walk.mark(out, labels)
+    return out
+
+
+@rule("t", "transpose", "permute", "transpose_", "movedim")
+def permute(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Dims change places."""
+    out = func(*args, **kwargs)
+    n = args[0].dim()
+    order = list(range(n))
+    name = func.overloadpacket.__name__
+    if name == "permute":
+        order = [d % n for d in args[1]]
+    elif n > 1:
+        a, b = (0, 1) if name == "t" else (args[1] % n, args[2] % n)
+        order[a], order[b] = order[b], order[a]
+    walk.mark(out, walk.labels(args[0]).moved({old: new for new, old in enumerate(order)}))
+    return out
+
+
+@rule("expand", "broadcast_to")
+def expand(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """New leading dims; dims of size 1 grow and carry no labels."""
+    out = func(*args, **kwargs)
+    shift = out.dim() - args[0].dim()
+    walk.mark(out, walk.labels(args[0]).moved({d: d + shift for d in range(args[0].dim())}))
+    return out
+
+
+@rule("repeat")
+def repeat(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Copies along dims: positions repeat their labels."""
+    out = func(*args, **kwargs)
+    labels, times = walk.labels(args[0]), args[1]
+    shift = len(times) - args[0].dim()
+    factors = []
+    for f in labels.factors:
+        tiles = [times[d + shift] for d in f.dims]
+        factors.append(Factor(tuple(d + shift for d in f.dims), np.tile(f.ids, tiles)))
+    walk.mark(out, Labels(tuple(factors)))
+    return out
+
+
+@rule("select")
+def select(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """One position of a dim."""
+    out = func(*args, **kwargs)
+    dim = args[1] % args[0].dim()
+    walk.mark(out, _take_position(walk, walk.labels(args[0]), dim, args[2], args[0].dim()))
+    return out
+
+
+@rule("unbind")
+def unbind(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """All positions of a dim, one tensor each."""
+    out = func(*args, **kwargs)
+    dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % args[0].dim()
+    labels = walk.labels(args[0])
+    for position, part in enumerate(out):
+        walk.mark(part, _take_position(walk, labels, dim, position, args[0].dim()))
+    return out
+
+
+def _take_position(walk: Walk, labels: Labels, dim: int, position: int, n: int) -> Labels:
+    factor = labels.on(dim)
+    if factor is not None:
+        if len(factor.dims) == 1:
+            walk.algebra.pin_all(
+                Labels((factor,)), walk.reason("select", "picks positions by number")
+            )
+            rest: tuple[Factor, ...] = ()
+        else:
+            axis = factor.dims.index(dim)
+            dims = tuple(d for d in factor.dims if d != dim)
+            rest = (Factor(dims, np.moveaxis(factor.ids, axis, 0)[position]),)
+        labels = Labels(tuple(f for f in labels.factors if f is not factor) + rest, labels.param)
+    return labels.moved({d: d - (d > dim) for d in range(n) if d != dim})
+
+
+@rule("slice")
+def slice_(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A range of positions of a dim."""
+    out = func(*args, **kwargs)
+    dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % args[0].dim()
+    start = args[2] if len(args) > 2 else kwargs.get("start")
+    step = args[4] if len(args) > 4 else kwargs.get("step", 1)
+    size = args[0].shape[dim]
+    first = min(max((start or 0) + (size if (start or 0) < 0 else 0), 0), size)
+    picked = np.arange(first, size, step or 1)[: out.shape[dim]]
+    walk.mark(out, _take_range(walk, walk.labels(args[0]), dim, picked, size))
+    return out
+
+
+def _take_range(walk: Walk, labels: Labels, dim: int, picked: Any, size: int) -> Labels:
+    factor = labels.on(dim)
+    if factor is None or len(picked) == size:
+        return labels
+    if len(factor.dims) == 1:
+        return walk.algebra.keep_size(labels, dim, walk.reason("slice", "cuts a range by numbers"))
+    part = Factor(factor.dims, factor.ids.take(picked, axis=factor.dims.index(dim)))
+    return Labels(tuple(part if f is factor else f for f in labels.factors), labels.param)
+
+
+@rule("split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk")
+def split(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Equal parts lose the same positions, so that they stay equal; unequal parts stay whole."""
+    out = func(*args, **kwargs)
+    n = args[0].dim()
+    dim = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % n
+    labels = walk.labels(args[0])
+    factor = labels.on(dim)
+    sizes = [part.shape[dim] for part in out]
+    expected, walk.split_sizes = walk.split_sizes, []
+    if factor is not None and len(factor.dims) == 1 and len(out) > 1:
+        if expected == sizes and any(isinstance(size, TracedInt) for size in expected):
+            # Traced sizes follow their dims or attributes (told to the walk); plain ones stay.
+            for start, size in zip(np.cumsum([0, *sizes[:-1]]), expected, strict=True):
+                if not isinstance(size, TracedInt):
+                    walk.atoms.pin(
+                        factor.ids[start : start + size], walk.reason("split", "fixed size")
+                    )
+        elif len(set(sizes)) == 1:
+            rows = factor.ids.reshape(len(out), -1)
+            walk.atoms.union(rows[1:], rows[:1], walk.reason("split", "into equal parts"))
+        else:
+            reason = walk.reason("split", "into unequal parts")
+            labels = walk.algebra.keep_size(labels, dim, reason)
+    start = 0
+    for part, size in zip(out, sizes, strict=True):
+        picked = np.arange(start, start + size)
+        here = labels.on(dim)
+        if here is not None and len(out) > 1:
+            cut = Factor(here.dims, here.ids.take(picked, axis=here.dims.index(dim)))
+            walk.mark(part, Labels(tuple(cut if f is here else f for f in labels.factors)))
+        else:
+            walk.mark(part, labels)
+        start += size
+    return out
+
+
+@rule("cat", "concat", "stack")
+def cat(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Along the joined dim labels are joined; along all others the parts are coupled."""
+    out = func(*args, **kwargs)
+    tensors = [t for t in args[0] if t.numel() or t.dim() > 1]
+    n = out.dim()
+    dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % n
+    name = func.overloadpacket.__name__
+    reason = walk.reason(name, "meets a dimension whose size cannot change")
+    labels_of = [walk.labels(t) for t in tensors]
+    if name != "stack":
+        joint = _joint_cat(labels_of, dim)
+        if joint is not None:
+            walk.mark(out, joint)
+            return out
+    parts = []
+    if name == "stack":
+        shift = {d: d + (d >= dim) for d in range(n - 1)}
+        labels_of = [labels.moved(shift, keep_param=False) for labels in labels_of]
+    for tensor, labels in zip(tensors, labels_of, strict=True):
+        _, ids = walk.algebra.single(labels, dim, reason)
+        rest = Labels(tuple(f for f in labels.factors if dim not in f.dims))
+        shape = [1 if d == dim else size for d, size in enumerate(out.shape)]
+        length = 1 if name == "stack" else tensor.shape[dim]
+        parts.append((rest, shape, np.full(length, FIXED) if ids is None else ids))
+    labels = walk.algebra.elementwise([(r, s) for r, s, _ in parts], out.shape, reason)
+    joined = np.concatenate([ids for _, _, ids in parts])
+    if joined.any():
+        labels = Labels((*labels.factors, Factor((dim,), joined)))
+    walk.mark(out, labels)
+    return out
+
+
+def _joint_cat(parts: list[Labels], dim: int) -> Labels | None:
+    """Parts whose only labels are joint ones over the same dims, the joined dim among them."""
+    dims = {tuple(f.dims for f in labels.factors) for labels in parts}
+    if len(dims) != 1 or any(len(labels.factors) != 1 for labels in parts):
+        return None
+    factors = [labels.factors[0] for labels in parts]
+    if len(factors[0].dims) < 2 or dim not in factors[0].dims:
+        return None
+    axis = factors[0].dims.index(dim)
+    return Labels((Factor(factors[0].dims, np.concatenate([f.ids for f in factors], axis=axis)),))
+
+
+@rule("constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "replication_pad2d", "pad")
+def pad(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Padded positions of a labelled dim are constants that cannot be cut."""
+    out = func(*args, **kwargs)
+    labels, n = walk.labels(args[0]), out.dim()
+    padding = list(args[1])
+    for k in range(len(padding) // 2):
+        dim, (before, after) = n - 1 - k, padding[2 * k : 2 * k + 2]
+        if (before or after) and labels.on(dim) is not None:
+            reason = walk.reason("pad", "crops or pads by fixed numbers")
+            labels, ids = walk.algebra.single(labels, dim, reason)
+            if min(before, after) < 0 or ids is None:
+                labels = walk.algebra.keep_size(labels, dim, reason)
+                continue
+            padded = np.concatenate([np.zeros(before, int), ids, np.zeros(after, int)])
+            others = tuple(f for f in labels.factors if dim not in f.dims)
+            labels = Labels((*others, Factor((dim,), padded)))
+    walk.mark(out, Labels(labels.factors))
+    return out
+
+
+@rule("flip", "roll")
+def reorder(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Positions change places along some dims: those keep their sizes if labelled."""
+    out = func(*args, **kwargs)
+    labels = walk.labels(args[0])
+    name = func.overloadpacket.__name__
+    dims = args[1] if name == "flip" else (args[2] if len(args) > 2 else range(args[0].dim()))
+    for dim in dims:
+        labels = walk.algebra.keep_size(labels, dim % out.dim(), walk.reason(name, "reorders"))
+    walk.mark(out, Labels(labels.factors))
+    return out
+
+
+@rule("as_strided_", "as_strided")
+def as_strided(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The same shape with other strides keeps its labels; anything else is not followed."""
+    shape = tuple(args[0].shape)
+    labels = walk.labels(args[0])
+    out = func(*args, **kwargs)
+    if tuple(out.shape) == shape:
+        walk.mark(out, labels)
+    else:
+        walk.algebra.pin_all(labels, walk.reason("as_strided", "re-reads memory"))
+    return out

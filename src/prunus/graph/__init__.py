@@ -3,9 +3,10 @@
 from prunus.graph.certify import certify, masked_outputs, relative_difference
 from prunus.graph.connections import held_connections, hold_connections_
 from prunus.graph.cut import cut, network_shape
-from prunus.graph.groups import Choice, Group, Trace, UnitAxis
+from prunus.graph.groups import Trace
 from prunus.graph.inputs import Inputs, call, first_sample
 from prunus.graph.trace import trace
+from prunus.graph.units import Choice, Group, UnitAxis
 
 __all__ = [
     "Choice",

@@ -7,10 +7,14 @@ momentum, weight decay and Adam alike. Hooks do not survive ``copy.deepcopy``; w
 calls ``hold_connections_`` first, as Prunus's own training does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import nn
+
+from prunus.graph.units import Group
+from prunus.plan import BoolArray, ZeroConnections
 
 _SUFFIX = "_prunus_held"
 
@@ -39,6 +43,34 @@ def hold_connections_(network: nn.Module) -> None:
         if not getattr(weight, "_prunus_hooked", False):
             weight.register_hook(_silence(mask))  # type: ignore[no-untyped-call]  # torch leaves it bare
             weight._prunus_hooked = True  # type: ignore[attr-defined]
+
+
+def held_name(tensor: str) -> str:
+    """Name of the buffer that holds a parameter's mask."""
+    return tensor + _SUFFIX
+
+
+def unread_units(
+    groups: Iterable[Group], connections: Sequence[ZeroConnections]
+) -> dict[str, BoolArray]:
+    """Units that nothing reads once these connections are zero, by group; groups without any left out.
+
+    A unit whose every consuming slice is zero changes no output, unless a normalization runs over
+    its channel: such groups are left alone.
+    """
+    masks = {c.tensor: c.keep.unpack().reshape(c.shape) for c in connections}
+    found = {}
+    for group in groups:
+        readers = [axis for axis in group.axes if axis.role == "in"]
+        if group.reduced or not readers or any(axis.tensor not in masks for axis in readers):
+            continue
+        read = np.zeros(group.units, dtype=bool)
+        for axis in readers:
+            alive = np.moveaxis(masks[axis.tensor], axis.dim, 0).reshape(len(axis.units), -1).any(1)
+            read[axis.units[alive & (axis.units >= 0)]] = True
+        if not read.all():
+            found[group.name] = ~read
+    return found
 
 
 def _silence(mask: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:

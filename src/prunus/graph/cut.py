@@ -9,7 +9,12 @@ import torch
 from torch import nn
 
 from prunus.errors import GraphError
-from prunus.graph.connections import hold_connections_, register_held
+from prunus.graph.connections import (
+    held_connections,
+    held_name,
+    hold_connections_,
+    register_held,
+)
 from prunus.graph.provenance import write_attribute
 from prunus.plan import (
     BoolArray,
@@ -24,13 +29,9 @@ from prunus.plan import (
 
 def network_shape(network: nn.Module) -> NetworkShape:
     """Names and shapes of all parameters and buffers of the state dict; tied ones once."""
-    held = {name for name, _ in _held_buffers(network)}
+    held = {held_name(name) for name in held_connections(network)}
     named = [*network.named_parameters(), *network.named_buffers()]
     return NetworkShape(tensors={n: tuple(t.shape) for n, t in named if n not in held})
-
-
-def _held_buffers(network: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    return [(n, b) for n, b in network.named_buffers() if n.endswith("_prunus_held")]
 
 
 def cut(
@@ -92,8 +93,10 @@ def _slice_(network: nn.Module, keep: Mapping[str, Mapping[int, BoolArray]]) -> 
     """Replace every cut tensor, also where it is tied under other names."""
     tensors = dict([*network.named_parameters(), *network.named_buffers()])
     replaced: dict[int, torch.Tensor] = {}
-    for name, dims in keep.items():
-        tensor = tensors[name]
+    for name, dims in [*keep.items(), *((held_name(n), d) for n, d in keep.items())]:
+        tensor = tensors.get(name)
+        if tensor is None:  # no mask of held connections beside this one
+            continue
         data = tensor.detach()
         for dim, stays in dims.items():
             index = torch.from_numpy(np.flatnonzero(stays)).to(data.device)

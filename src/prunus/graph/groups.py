@@ -3,14 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 from scipy import sparse
 
 from prunus.errors import InputError
+from prunus.graph.connections import unread_units
 from prunus.graph.inputs import Inputs
-from prunus.graph.labels import PROTECTED, Algebra, Atoms
+from prunus.graph.labels import Algebra, Atoms
+from prunus.graph.units import Choice, Group
 from prunus.graph.walk import AttributeUse, Findings
 from prunus.plan import (
     Axis,
@@ -26,54 +27,6 @@ from prunus.plan import (
     ZeroConnections,
 )
 from prunus.records import Cost
-
-Choice = Mapping[str, BoolArray]
-
-
-@dataclass(frozen=True)
-class UnitAxis:
-    """One dim of one tensor, and which unit of a group each of its positions belongs to.
-
-    Attributes:
-        tensor: Name of a parameter or buffer.
-        dim: Its dimension.
-        units: Unit of every position along the dim; -1 where the position is not this group's.
-        role: ``in`` where slices consume the unit (kernel slices that read it), ``out`` where they
-            produce it (filters, biases, norm scales, running statistics).
-    """
-
-    tensor: str
-    dim: int
-    units: IntArray
-    role: Literal["in", "out"]
-
-
-@dataclass(frozen=True)
-class Group:
-    """Channels that can only be cut together: unit ``u`` is one set of slices over all axes.
-
-    Attributes:
-        name: The layer that produces the channels (its weight's name without ``.weight``).
-        units: How many units there are.
-        axes: Every tensor dim the units touch.
-        refused: Why it cannot be cut; empty when it can.
-        min_units: Fewest units that must stay.
-        round_to: Kept units are a multiple of this (the whole group excepted).
-        reduced: Whether a normalisation or another reduction runs over the channels.
-    """
-
-    name: str
-    units: int
-    axes: tuple[UnitAxis, ...]
-    refused: str = ""
-    min_units: int = 1
-    round_to: int = 1
-    reduced: bool = False
-
-    @property
-    def protected(self) -> bool:
-        """Whether it stays whole by design (an output, a single unit, ignored), not by a failure."""
-        return self.refused in PROTECTED
 
 
 @dataclass(frozen=True)
@@ -259,19 +212,27 @@ class Trace:
 
         Args:
             choice: Kept units by group; groups left out stay whole.
-            connections: Connections to hold at zero, in shapes of this (uncut) network.
+            connections: Connections to hold at zero, in shapes of this (uncut) network. A unit that
+                nothing reads any more is cut as well.
 
         Raises:
             InputError: The choice cannot be cut (see ``check``).
         """
         self.check(choice)
-        cutting = {n: k for n, k in choice.items() if not np.all(k)}
+        read = {n: np.asarray(k, dtype=bool) for n, k in choice.items()}
+        for name, unread in unread_units(self.cuttable, connections).items():
+            left = read.get(name, np.ones(unread.size, dtype=bool)) & ~unread
+            if left.sum() >= self.by_name[name].min_units:
+                read[name] = left
+        cutting = {n: k for n, k in read.items() if not k.all()}
         keep = self.keep_by_atom(cutting)
         edits: list[Edit] = [*connections]
         axes: dict[tuple[str, int], BoolArray] = {}
-        for group in self.groups:
-            if group.name in cutting:
-                edits.append(self._channel_edit(group, np.asarray(cutting[group.name], bool), axes))
+        edits += [
+            self._channel_edit(group, cutting[group.name], axes)
+            for group in self.groups
+            if group.name in cutting
+        ]
         edits += self._attribute_edits(keep)
         edits += [
             ReindexBuffer(buffer=item.buffer, keep=Bits.pack(keep[item.ids]))

@@ -14,10 +14,11 @@ from prunus.errors import CertificateError, GraphError, InputError, PrunusError
 from prunus.graph import rules_contract, rules_index, rules_pointwise, rules_reduce, rules_view
 from prunus.graph.certify import certify
 from prunus.graph.cut import network_shape
-from prunus.graph.groups import Group, Trace, UnitAxis
+from prunus.graph.groups import Trace
 from prunus.graph.inputs import Inputs, call, check_inputs, first_sample, output_tensors
 from prunus.graph.labels import FIXED, IGNORED, KERNEL, LOOKUP, OUTPUT, SINGLE, Algebra, varies
 from prunus.graph.provenance import Origin, SizeWatch, plant
+from prunus.graph.units import Group, UnitAxis
 from prunus.graph.walk import RULES, AttributeUse, Findings, Walk
 from prunus.plan import IntArray
 

@@ -6,8 +6,8 @@
     python benchmarks/resnet56.py table                      # summary and README table from the cells
 
 In-block channels only: the residual stream keeps its width. A cell is one method and one seed at one
-scale (epochs, images of an epoch); its record is written when it ends, with one look at the test split
-right after the cut and batch-norm recalibration and one after fine-tuning. The seed varies data order,
+scale (epochs, images of an epoch); its record is written when it ends, with one look at the test split,
+after fine-tuning. The seed varies data order,
 augmentation and the methods' own draws; cells of one seed see the same order, so seeds are paired.
 """
 
@@ -52,7 +52,7 @@ METHODS = [
     "scratch",
 ]
 FOLDER = RESULTS / "resnet56"
-RECIPE = FOLDER / "recipe.json"
+RECIPE = "recipe.json"
 
 
 def main() -> None:
@@ -100,9 +100,17 @@ class Bench:
 
     def recipe(self, epochs: int) -> TrainConfig:
         """The frozen fine-tuning recipe."""
-        if not RECIPE.exists():
-            raise SystemExit("no recipe yet: run 'python benchmarks/resnet56.py tune' first")
-        return TrainConfig(epochs=epochs, **json.loads(RECIPE.read_text())["config"])
+        path = FOLDER / self.scale(epochs) / RECIPE
+        if not path.exists():
+            raise SystemExit(
+                "no recipe at this scale: run 'python benchmarks/resnet56.py tune' first"
+            )
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["config"]
+        return TrainConfig(epochs=epochs, **config)
+
+    def scale(self, epochs: int) -> str:
+        """Name of the folder of cells that share a budget of training; recipes are tuned for each."""
+        return f"epochs{epochs}-images{self.images}"
 
     def cut(self, method: str, seed: int) -> tuple[nn.Module, dict[str, Any]]:
         """The cut network, not yet trained, with what is known of the cut."""
@@ -148,17 +156,14 @@ class Bench:
     def cell(self, method: str, seed: int, epochs: int) -> None:
         """Run one cell, unless its record is there."""
         config = self.recipe(epochs)
-        scale = f"epochs{epochs}-images{self.images}"
+        scale = self.scale(epochs)
         path = FOLDER / scale / f"{method}-seed{seed}.json"
         if path.exists():
             return
         small, record = self.cut(method, seed)
         recalibrate_batch_norm_(small, self.train, images=1024, seed=seed)
-        test_looks = {}
-        if method != "scratch":
-            before = evaluate(small, self.data.test, device=self.device)
-            test_looks["after_recalibration"] = 1
-            record["top1_after_recalibration"] = before.top1
+        before = evaluate(small, self.data.search, device=self.device)
+        record["search_top1_after_recalibration"] = before.top1
         started = time.perf_counter()
         checkpoint = path.with_suffix(".part.pt")
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -173,7 +178,6 @@ class Bench:
             device=self.device,
         )
         after = evaluate(small, self.data.test, device=self.device)
-        test_looks["after_training"] = 1
         record |= {
             "method": method,
             "seed": seed,
@@ -184,7 +188,7 @@ class Bench:
             "test_samples": after.samples,
             "search_top1": result.search_top1,
             "seconds_training": time.perf_counter() - started,
-            "test_evaluations": test_looks,
+            "test_evaluations": {"after_training": 1},
             "search_seen_in_pretraining": True,
             "config": config.model_dump(),
             "precision": result.precision,
@@ -204,7 +208,7 @@ class Bench:
     def tune(self, epochs: int) -> None:
         """Choose learning rate and distillation on the L1 baseline, by the search split, and freeze them."""
         trials = []
-        for lr in (0.01, 0.03, 0.1):
+        for lr in (0.01, 0.03):
             for alpha in (0.0, 0.5):
                 # One draw for all trials: only the settings differ.
                 small, _ = self.cut("l1", seed=100)
@@ -222,7 +226,8 @@ class Bench:
                 trials.append({"config": config, "search_top1": result.search_top1})
                 print(trials[-1], flush=True)
         best = max(trials, key=lambda t: t["search_top1"])
-        FOLDER.mkdir(parents=True, exist_ok=True)
+        path = FOLDER / self.scale(epochs) / RECIPE
+        path.parent.mkdir(parents=True, exist_ok=True)
         frozen = {
             **best,
             "trials": trials,
@@ -230,7 +235,7 @@ class Bench:
             "epochs": epochs,
             "train_images": self.images,
         }
-        RECIPE.write_text(json.dumps(frozen, indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(frozen, indent=1) + "\n", encoding="utf-8")
 
 
 def _fresh(network: nn.Module, seed: int) -> nn.Module:
@@ -245,7 +250,7 @@ def _fresh(network: nn.Module, seed: int) -> nn.Module:
 def table() -> None:
     """Write ``results/resnet56.json`` from the cells: the fullest scale with any cells, all its methods."""
     scales: dict[tuple[int, int], list[dict[str, Any]]] = defaultdict(list)
-    for path in sorted(FOLDER.glob("epochs*/*.json")):
+    for path in sorted(FOLDER.glob("epochs*/*-seed*.json")):
         cell = json.loads(path.read_text(encoding="utf-8"))
         scales[cell["finetune_epochs"], cell["train_images"]].append(cell)
     rows = []
@@ -255,7 +260,7 @@ def table() -> None:
             by_method[cell["method"]].append(cell)
         rows += [_row(method, mine, epochs, images) for method, mine in by_method.items()]
     rows.sort(key=lambda r: (-r["finetune_epochs"] * r["train_images"], -r["top1_mean"]))
-    write_results("resnet56", rows, speed_up=SPEED_UP, recipe=json.loads(RECIPE.read_text()))
+    write_results("resnet56", rows, speed_up=SPEED_UP, cells=sum(r["seeds"] for r in rows))
     for row in rows:
         spread = f" ± {row['top1_std']:.4f}" if row["top1_std"] is not None else ""
         print(
@@ -265,7 +270,11 @@ def table() -> None:
 
 def _row(method: str, cells: list[dict[str, Any]], epochs: int, images: int) -> dict[str, Any]:
     tops = [c["top1"] for c in cells]
-    early = [c["top1_after_recalibration"] for c in cells if "top1_after_recalibration" in c]
+    early = [
+        c["search_top1_after_recalibration"]
+        for c in cells
+        if "search_top1_after_recalibration" in c
+    ]
     return {
         "method": method,
         "macs_ratio": round(statistics.mean(c["macs_ratio"] for c in cells), 4),
@@ -275,7 +284,7 @@ def _row(method: str, cells: list[dict[str, Any]], epochs: int, images: int) -> 
         "seeds": len(tops),
         "finetune_epochs": epochs,
         "train_images": images,
-        "top1_after_recalibration_mean": round(statistics.mean(early), 5) if early else None,
+        "search_top1_after_recalibration_mean": round(statistics.mean(early), 5) if early else None,
     }
 
 

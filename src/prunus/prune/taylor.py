@@ -15,12 +15,12 @@ from prunus.graph import Trace
 from prunus.method import Context, Need
 from prunus.progress import Progress, Silent
 from prunus.prune.base import GlobalOptions, GlobalRanking, Ranked, train_split
-from prunus.prune.scores import Axes, FloatArray, Normalize, unit_scores
+from prunus.prune.scores import Axes, FloatArray, unit_scores
 from prunus.train import classification_loss, forward_logits
 
 
 class TaylorOptions(GlobalOptions):
-    """As ``GlobalOptions``, but scores are compared as they are unless told otherwise.
+    """As ``GlobalOptions``.
 
     ``images``: Training images the gradients are taken on, rounded down to whole batches.
     ``batch_size``: Images per gradient.
@@ -28,7 +28,6 @@ class TaylorOptions(GlobalOptions):
     ``axes``: ``out`` scores the filters that produce a unit, ``all`` every slice of it.
     """
 
-    normalize: Normalize = "none"
     images: int = Field(default=1024, ge=1)
     batch_size: int = Field(default=64, ge=1)
     combine: Literal["elements", "unit"] = "elements"

@@ -1,0 +1,109 @@
+"""Write the tables of README.md from the records in benchmarks/results; ``--check`` only compares.
+
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; nobody types a figure there.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+_MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+Rows = list[dict[str, Any]]
+
+
+def coverage(rows: Rows) -> str:
+    """One line a source, then what was not certified."""
+    lines = [
+        "| networks | traced | certified | groups | refused | ONNX parity within 1e-4 |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for source in sorted({row["source"] for row in rows}):
+        mine = [row for row in rows if row["source"] == source]
+        parity = sum((row["onnx_max_difference"] or 1.0) <= 1e-4 for row in mine)
+        lines.append(
+            f"| {source}: {len(mine)} | {sum(r['traced'] for r in mine)} "
+            f"| {sum(r['certified'] for r in mine)} | {sum(r['groups_total'] for r in mine)} "
+            f"| {sum(r['groups_refused'] for r in mine)} | {parity} |"
+        )
+    failed = [f"{row['name']} ({row['reason']})" for row in rows if not row["certified"]]
+    if failed:
+        lines += ["", f"Not certified: {'; '.join(failed)}."]
+    return "\n".join(lines)
+
+
+def accounting(rows: Rows) -> str:
+    """Plans checked and mismatches, over all networks."""
+    plans, wrong = sum(r["plans"] for r in rows), sum(r["mismatches"] for r in rows)
+    low, high = min(r["macs_ratio_min"] for r in rows), max(r["macs_ratio_max"] for r in rows)
+    return (
+        f"{plans:,} random plans over {len(rows)} networks, MACs kept from {low:.0%} to {high:.0%}: "
+        f"{wrong} differ between prediction and count."
+    )
+
+
+def resnet56(rows: Rows) -> str:
+    """The fullest scale that has cells."""
+    fullest = max(rows, key=lambda r: r["finetune_epochs"] * r["train_images"])
+    mine = [
+        r
+        for r in rows
+        if (r["finetune_epochs"], r["train_images"])
+        == (fullest["finetune_epochs"], fullest["train_images"])
+    ]
+    lines = [
+        f"Fine-tuned {fullest['finetune_epochs']} epoch(s) of {fullest['train_images']:,} images.",
+        "",
+        "| method | MACs | parameters | top-1 on test | seeds |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for row in sorted(mine, key=lambda r: -r["top1_mean"]):
+        spread = "" if row["top1_std"] is None else f" ± {row['top1_std']:.2%}"
+        lines.append(
+            f"| {row['method']} | ÷ {row['macs_ratio']:.2f} | {row['params']:,} "
+            f"| {row['top1_mean']:.2%}{spread} | {row['seeds']} |"
+        )
+    return "\n".join(lines)
+
+
+TABLES: dict[str, Callable[[Rows], str]] = {
+    "accounting": accounting,
+    "coverage": coverage,
+    "resnet56": resnet56,
+}
+
+
+def rendered(text: str, results: Path) -> str:
+    """A page with every marked table drawn anew."""
+
+    def table(found: re.Match[str]) -> str:
+        path = results / f"{found[2]}.json"
+        rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        body = TABLES[found[2]](rows) if rows else "Not measured yet."
+        return f"{found[1]}{body}\n{found[3]}"
+
+    return _MARKED.sub(table, text)
+
+
+def main(arguments: list[str]) -> int:
+    """Draw the tables; with ``--check``, 1 where a page is not what its records say."""
+    stale = 0
+    for page in (ROOT / "README.md", ROOT / "benchmarks" / "README.md"):
+        text = page.read_text(encoding="utf-8")
+        fresh = rendered(text, RESULTS)
+        if fresh != text:
+            stale += 1
+            if "--check" in arguments:
+                print(f"{page}: tables differ from the records; run python tools/render_tables.py")
+            else:
+                page.write_text(fresh, encoding="utf-8")
+    return int(bool(stale) and "--check" in arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -4,7 +4,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
 WORKERS ?= 2
-DEMO ?= $(BIN)/prunus compare --model digits_cnn --data digits --target macs=0.5 --out runs/demo
+DEMO ?= $(BIN)/prunus compare --model digits_cnn --data digits --target macs=0.5 --train-epochs 15 \
+	--epochs 4 --batch-size 32 --seeds 0,1,2 --out runs/demo --resume
 BENCH ?= $(BIN)/python -m pytest tests -m bench -n 0 -q
 
 # Data and checkpoints for machines that cannot download them; tests that need them skip without.

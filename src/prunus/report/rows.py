@@ -26,7 +26,7 @@ from prunus.report.spread import (
     summarize_fixed,
 )
 
-NULL_BASELINES = frozenset({"random", "uniform", "scratch", "random_search"})
+NULL_BASELINES = frozenset({"random", "uniform", "scratch", "random-search"})
 """Methods that know nothing of the network: what every other method has to beat."""
 
 Kind = Literal["dense", "method", "null"]

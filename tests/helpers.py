@@ -55,7 +55,8 @@ class GroupedQueries(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         batch, tokens, _ = x.shape
         q, k, v = (
-            layer(x).view(batch, tokens, -1, 3).transpose(1, 2) for layer in (self.q, self.k, self.v)
+            layer(x).view(batch, tokens, -1, 3).transpose(1, 2)
+            for layer in (self.q, self.k, self.v)
         )
         y = functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
         out: Tensor = self.out(y.transpose(1, 2).reshape(batch, tokens, -1)).mean(dim=1)

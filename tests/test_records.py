@@ -35,7 +35,14 @@ def run(**changes: Any) -> RunRecord:
         "dense_cost": COST,
         "cost": COST,
         "latency": Latency(
-            median_ms=1.5, p95_ms=2.0, iqr_ms=0.1, repeats=30, warmup=5, batch=1, threads=1, device="cpu"
+            median_ms=1.5,
+            p95_ms=2.0,
+            iqr_ms=0.1,
+            repeats=30,
+            warmup=5,
+            batch=1,
+            threads=1,
+            device="cpu",
         ),
         "scores": (
             Score(value=0.9, loss=0.3, samples=360, split="test", stage="dense"),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
 from torch import nn
 
 from prunus.data import SearchSplit, TrainSplit
@@ -41,7 +42,7 @@ class Budget(Record):
     """
 
     quantity: Quantity
-    value: float
+    value: float = Field(gt=0, allow_inf_nan=False)
 
     @classmethod
     def parse(cls, text: str) -> "Budget":

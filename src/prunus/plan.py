@@ -25,7 +25,8 @@ IntArray = npt.NDArray[np.int64]
 class Record(BaseModel):
     """Base of all records: frozen, closed, JSON both ways."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Infinities and NaN survive as strings: as null they could not be read back.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     def save(self, path: Path) -> None:
         """Write the record as indented JSON, replacing the file in one step."""
@@ -45,6 +46,8 @@ class Record(BaseModel):
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is no text file: byte {error.start} is not UTF-8") from error
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the file"

@@ -1,6 +1,5 @@
 """Small transformers from random configs, built where the transformers package is installed."""
 
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 

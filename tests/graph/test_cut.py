@@ -138,9 +138,7 @@ CASES: dict[str, Case] = {
         {"1.normalized_shape": (3,)},
     ),
     "group norm": (
-        lambda: pooled(
-            nn.Sequential(nn.Conv2d(3, 6, 1), nn.GroupNorm(3, 6), nn.Conv2d(6, 2, 1))
-        ),
+        lambda: pooled(nn.Sequential(nn.Conv2d(3, 6, 1), nn.GroupNorm(3, 6), nn.Conv2d(6, 2, 1))),
         IMAGES,
         "0.0",
         all_but(3, 1),
@@ -188,9 +186,7 @@ CASES: dict[str, Case] = {
         {".heads": 3, ".head_width": 2, "qkv.out_features": 18, "out.in_features": 6},
     ),
     "index shortcut": (
-        lambda: pooled(
-            nn.Sequential(nn.Conv2d(3, 4, 1), PadShortcut(4, 6), nn.Conv2d(6, 2, 1))
-        ),
+        lambda: pooled(nn.Sequential(nn.Conv2d(3, 4, 1), PadShortcut(4, 6), nn.Conv2d(6, 2, 1))),
         IMAGES,
         "0.0",
         all_but(4, 1),
@@ -212,9 +208,7 @@ CASES: dict[str, Case] = {
     ),
     "group norm without scale": (
         lambda: pooled(
-            nn.Sequential(
-                nn.Conv2d(3, 6, 1), nn.GroupNorm(3, 6, affine=False), nn.Conv2d(6, 2, 1)
-            )
+            nn.Sequential(nn.Conv2d(3, 6, 1), nn.GroupNorm(3, 6, affine=False), nn.Conv2d(6, 2, 1))
         ),
         IMAGES,
         "0.0",
@@ -232,7 +226,9 @@ STALE = {
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(n, marks=[pytest.mark.xfail(strict=True, reason=STALE[n])] if n in STALE else [])
+        pytest.param(
+            n, marks=[pytest.mark.xfail(strict=True, reason=STALE[n])] if n in STALE else []
+        )
         for n in CASES
     ],
 )
@@ -300,11 +296,11 @@ def test_two_cuts_in_a_row_equal_one(model: str) -> None:
     halfway = cut(network, found.plan(first))
     again = trace(halfway, x, verify=False)
     rest = {
-        name: keep[first[name]] for name, keep in second.items() if again.by_name.get(name) is not None
+        name: keep[first[name]]
+        for name, keep in second.items()
+        if again.by_name.get(name) is not None
     }
-    both = {
-        name: first[name] & second[name] if name in rest else first[name] for name in first
-    }
+    both = {name: first[name] & second[name] if name in rest else first[name] for name in first}
     step_by_step = cut(halfway, again.plan({n: k for n, k in rest.items() if not k.all()}))
     at_once = cut(network, found.plan(both))
     assert same(step_by_step, at_once)
@@ -327,7 +323,7 @@ def test_plan_for_another_network_is_refused_by_name_and_shape() -> None:
     plan = trace(build("digits_cnn"), x).plan({"conv2": all_but(24, 0)})
     with pytest.raises(PlanMismatchError, match=r"'bn1.bias' should be \[16\] but is \[8\]"):
         cut(build("digits_cnn", width=0.5), plan)
-    with pytest.raises(PlanMismatchError, match="should be absent but is"):
+    with pytest.raises(PlanMismatchError, match=r"should be \[24\] but is absent"):
         cut(build("resnet20"), plan)
     once = cut(build("digits_cnn"), plan)
     with pytest.raises(PlanMismatchError, match=r"should be \[24\] but is \[23\]"):

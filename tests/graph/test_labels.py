@@ -226,7 +226,11 @@ def test_union_find_against_sets(pairs: list[tuple[int, int]]) -> None:
         mine = next(g for g in groups if a in g)
         assert (atoms.resolve(np.array([a]))[0] == FIXED) == (mine is fixed)
         if mine is not fixed:
-            same = [b for b in range(1, 10) if atoms.find(np.array([b]))[0] == atoms.find(np.array([a]))[0]]
+            same = [
+                b
+                for b in range(1, 10)
+                if atoms.find(np.array([b]))[0] == atoms.find(np.array([a]))[0]
+            ]
             assert set(same) == mine
 
 

@@ -1,5 +1,6 @@
 """The commands and their help; what they run is imported then, as help must not pay for torch."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,8 +51,10 @@ def _root(
         bool, typer.Option("--version", help="Print the version and end.", is_eager=True)
     ] = False,
 ) -> None:
+    # The memory meter's profiler writes its own log to stderr otherwise; read when torch is loaded.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     if version:
-        from importlib.metadata import version as installed  # noqa: PLC0415 (for this alone)
+        from importlib.metadata import version as installed
 
         typer.echo(f"prunus {installed('prunus')}")
         raise typer.Exit
@@ -98,7 +101,7 @@ def compress(  # noqa: PLR0913, PLR0917  # one parameter an option
     latency: o.Latency = True,
 ) -> None:
     """Compress a network to a budget: decide, cut, certify, fine-tune, measure."""
-    from prunus.cli.work import run_compress  # noqa: PLC0415 (imports torch)
+    from prunus.cli.work import run_compress
 
     run_compress(
         Subject(model, tuple(arguments or ()), weights, data),
@@ -157,7 +160,7 @@ def compare(  # noqa: PLR0913, PLR0917  # one parameter an option
     latency: o.Latency = True,
 ) -> None:
     """Compare methods at one budget, each with several seeds, and write the report."""
-    from prunus.cli.work import run_compare  # noqa: PLC0415 (imports torch)
+    from prunus.cli.work import run_compare
 
     run_compare(
         Subject(model, tuple(arguments or ()), weights, data),
@@ -188,7 +191,7 @@ def train(  # noqa: PLR0913, PLR0917  # one parameter an option
     threads: o.Threads = None,
 ) -> None:
     """Train a network from scratch, or on from weights, and save it as an artifact."""
-    from prunus.cli.work import run_train  # noqa: PLC0415 (imports torch)
+    from prunus.cli.work import run_train
 
     run_train(
         Subject(model, tuple(arguments or ()), weights, data),
@@ -215,7 +218,7 @@ def measure(  # noqa: PLR0913, PLR0917  # one parameter an option
     latency: o.Latency = True,
 ) -> None:
     """Measure a network, and list what can be cut from it. Nothing is changed."""
-    from prunus.cli.inspect import run_measure  # noqa: PLC0415 (imports torch)
+    from prunus.cli.inspect import run_measure
 
     run_measure(
         Subject(model, tuple(arguments or ()), weights, data),
@@ -228,7 +231,7 @@ def measure(  # noqa: PLR0913, PLR0917  # one parameter an option
 @app.command()
 def methods() -> None:
     """List the methods, what they need, and which are null baselines."""
-    from prunus.cli.inspect import run_methods  # noqa: PLC0415 (imports torch)
+    from prunus.cli.inspect import run_methods
 
     run_methods()
 
@@ -241,7 +244,7 @@ def report(
     ] = None,
 ) -> None:
     """Draw the report of a run or a comparison again from its records."""
-    from prunus.cli.show import run_report  # noqa: PLC0415 (imports plotly)
+    from prunus.cli.show import run_report
 
     run_report(path, out)
 

@@ -43,7 +43,7 @@ class Taylor(GlobalRanking[TaylorOptions]):
     in Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019, section 3.1.
     The paper takes gradients while training, prunes a little at a time and compares scores as they
     are; here they are taken once, in eval mode, on training images without augmentation, from a copy
-    of the network, and compared relative to their group's mean: in one shot, raw scores emptied the
+    of the network, and compared relative to their group's mean: in one shot, raw scores halved the
     last layers of a CIFAR ResNet-20 (``normalize="none"`` has the paper's).
     """
 

@@ -43,10 +43,8 @@ def certificate_section(comparison: Comparison) -> str:
     """Every certificate of every run."""
     lines = [
         "<tr>"
-        + f"<th>{_text(run.method)}</th><td>{_text(_target(run.target))}</td>"
-        + f'<td class="number">{run.seed}</td>'
-        + _certificate_cells(proof)
-        + "</tr>"
+        f"<th>{_text(run.method)}</th><td>{_text(_target(run.target))}</td>"
+        f'<td class="number">{run.seed}</td>' + _certificate_cells(proof) + "</tr>"
         for run in comparison.runs
         for proof in run.certificates
     ]

@@ -12,7 +12,7 @@ from prunus.report.columns import (
     table_columns,
 )
 from prunus.report.formats import DASH, Style, format_difference, format_value, printable
-from prunus.report.rows import Row
+from prunus.report.rows import NO_FASTER, Row
 from prunus.report.spread import MIN_SEEDS, Missing, Stat, clear_winner
 
 RULES = (
@@ -34,7 +34,7 @@ def summary_sentences(comparison: Comparison, rows: Sequence[Row]) -> tuple[str,
 
 def report_warnings(comparison: Comparison, rows: Sequence[Row]) -> tuple[str, ...]:
     """What the numbers do not say themselves, each a full sentence."""
-    found = [printable(warning) for row in rows for warning in row.warnings]
+    found = _gathered([printable(warning) for row in rows for warning in row.warnings])
     found += _missing(comparison, rows)
     found += _uncounted(rows)
     nulls = dict.fromkeys(row.method for row in rows if row.kind == "null")
@@ -65,6 +65,20 @@ def report_warnings(comparison: Comparison, rows: Sequence[Row]) -> tuple[str, .
             "Latencies were measured in different ways: " + "; ".join(sorted(settings)) + "."
         )
     return tuple(found)
+
+
+def _gathered(warnings: Sequence[str]) -> list[str]:
+    """One sentence for a finding that several rows share: who, and their figures."""
+    idle = [warning for warning in warnings if NO_FASTER in warning]
+    if len(idle) < 2:
+        return list(warnings)
+    rest = [warning for warning in warnings if NO_FASTER not in warning]
+    parts = []
+    for warning in idle:
+        row, _, figures = warning.partition(": ")
+        fold = figures.split(",")[0].removeprefix("MACs fell ")
+        parts.append(f"{row} {fold}, {figures.partition('(')[2].rstrip('.').rstrip(')')}")
+    return [f"MACs fell, but the measured latency did not: {'; '.join(parts)}.", *rest]
 
 
 def distinct_environments(comparison: Comparison) -> tuple[Environment, ...]:

@@ -112,7 +112,6 @@ def test_environment_names_the_machine_and_versions() -> None:
     assert (here.commit is None) == (here.dirty is None)
 
 
-@pytest.mark.xfail(strict=True, reason="JSON writes nan and infinity as null, which does not load")
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_history_of_a_diverged_training_loads_again(value: float, tmp_path: Path) -> None:
     path = tmp_path / "point.json"
@@ -121,7 +120,6 @@ def test_history_of_a_diverged_training_loads_again(value: float, tmp_path: Path
     assert again == value or (math.isnan(again) and math.isnan(value))
 
 
-@pytest.mark.xfail(strict=True, reason="JSON writes infinity as null, which does not load")
 def test_failed_certificate_loads_again(tmp_path: Path) -> None:
     path = tmp_path / "certificate.json"
     failed = Certificate(passed=False, eval_difference=math.inf, train_difference=None, samples=2)

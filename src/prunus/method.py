@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from fractions import Fraction
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -65,7 +66,8 @@ class Budget(Record):
 
     def limit(self, dense: int) -> int:
         """The largest allowed value, given the dense network's."""
-        return int(self.value * dense) if self.value <= 1 else int(self.value)
+        # As written: 0.29 of 100 is 29, though 0.29 * 100 is a little less in binary.
+        return int(Fraction(repr(self.value)) * dense) if self.value <= 1 else int(self.value)
 
     def measure(self, trace: Trace, choice: Choice) -> int:
         """What a choice costs in this quantity. Size is that of the float32 parameters."""

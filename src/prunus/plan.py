@@ -68,8 +68,11 @@ class Bits(Record):
 
     @model_validator(mode="after")
     def _length(self) -> Self:
-        if len(base64.b64decode(self.packed, validate=True)) != (self.size + 7) // 8:
+        raw = base64.b64decode(self.packed, validate=True)
+        if len(raw) != (self.size + 7) // 8:
             raise ValueError(f"{self.size} bits need {(self.size + 7) // 8} bytes")
+        if self.size % 8 and raw[-1] & (0xFF >> self.size % 8):
+            raise ValueError("bits beyond the size are set: equal flags must have one packing")
         return self
 
     @classmethod

@@ -369,7 +369,7 @@ def test_certificate_on_other_inputs_than_the_example() -> None:
 
 
 def test_plan_of_another_network_is_refused() -> None:
-    network, found, plan = chain_plan(2)
+    network, _, plan = chain_plan(2)
     small = cut(network, plan)
     with pytest.raises(PlanMismatchError):
         certify(small, trace(small, IMAGES), plan)
@@ -424,7 +424,7 @@ def test_network_that_returns_only_nan_certifies_nothing() -> None:
     found = trace(network, TOKENS)
     plan = found.plan({"0": np.array([True, True, False, False])})
     with torch.no_grad():
-        network[0].weight.fill_(float("nan"))  # type: ignore[operator, union-attr]
+        network.get_parameter("0.weight").fill_(float("nan"))
     with pytest.raises(CertificateError):
         certify(network, found, rolled_axis(plan, "2.weight", 1))
 

@@ -86,7 +86,7 @@ def test_network_that_is_cut_stays_as_it_was() -> None:
             tensor.zero_()  # shares no memory with the original
     assert all(torch.equal(network.state_dict()[k], v) for k, v in before.items())
     assert [id(p) for p in network.parameters()] == held
-    assert (network[0].out_channels, network[1].num_features) == (3, 3)
+    assert str(network) == str(by_hand())  # and its attributes are the old ones
 
 
 Case = tuple[Callable[[], nn.Module], Tensor, str, BoolArray, dict[str, Any]]
@@ -255,25 +255,55 @@ def test_index_buffer_is_renumbered() -> None:
     assert small.get_buffer("0.1.source").tolist() == [3, 0, 1, 2, 3]
 
 
-def test_transformers_config_of_the_cut_module_follows(architectures: Any) -> None:
-    network, inputs = architectures("Bert")
+def test_numbers_of_a_transformer_module_follow(architectures: Any) -> None:
+    """GPT-2 splits its fused projection by numbers on two modules, each of its own layer."""
+    network, inputs = architectures("GPT2")
     found = trace(network, inputs)
-    group = next(g for g in found.cuttable if g.name.endswith("layer.0.attention.self.query"))
+    group = next(g for g in found.cuttable if g.name.endswith("h.0.attn.c_attn"))
+    assert group.units == 4  # heads of width 12
     small = cut(network, found.plan({group.name: all_but(4, 2)}))
-    layers = [small.get_submodule(f"bert.encoder.layer.{k}.attention.self") for k in (0, 1)]
-    assert [layer.num_attention_heads for layer in layers] == [3, 4]
-    assert network.config.num_attention_heads == 4
-    assert network.get_submodule("bert.encoder.layer.0.attention.self").num_attention_heads == 4
+    sizes = []
+    for net in (small, network):
+        for k in (0, 1):
+            layer = net.get_submodule(f"transformer.h.{k}.attn")
+            sizes.append((layer.split_size, layer.get_submodule("c_attn").nf))
+    assert sizes == [(36, 108), (48, 144), (48, 144), (48, 144)]
+
+
+def test_config_is_copied_before_it_is_changed() -> None:
+    """Modules share one config: the cut layer gets its own, the other keeps the old one."""
+
+    class Config:
+        def __init__(self) -> None:
+            self.heads = 4
+
+    class Layer(nn.Module):
+        def __init__(self, config: Config) -> None:
+            super().__init__()
+            self.config = config
+            self.qkv, self.out = nn.Linear(6, 24), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            split = self.qkv(x).view(*x.shape[:2], 3, self.config.heads, 2)
+            q, k, v = split.permute(2, 0, 3, 1, 4)
+            y = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+            out: Tensor = self.out(y.reshape(*x.shape[:2], -1)).mean(1)
+            return out
+
+    config = Config()
+    network = Wired(lambda n, x: n.one(x) + n.two(x), one=Layer(config), two=Layer(config))
+    small = cut(network, trace(network, TOKENS).plan({"one.qkv": all_but(4, 0)}))
+    heads = [small.get_submodule(name).config.heads for name in ("one", "two")]  # type: ignore[union-attr]
+    assert (heads, config.heads) == ([3, 4], 4)
+    assert small(TOKENS).shape == (2, 3)
 
 
 def test_tied_weights_stay_tied() -> None:
+    embed, head = nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)
+    head.weight = embed.weight
     network = Wired(
-        lambda n, x: n.head(n.mid(n.embed(x)).mean(1)),
-        embed=nn.Embedding(7, 4),
-        mid=nn.Linear(4, 4),
-        head=nn.Linear(4, 7, bias=False),
+        lambda n, x: n.head(n.mid(n.embed(x)).mean(1)), embed=embed, mid=nn.Linear(4, 4), head=head
     )
-    network.head.weight = network.embed.weight
     small = cut(network, trace(network, torch.arange(6).reshape(2, 3)).plan({"mid": all_but(4, 1)}))
     assert small.get_parameter("head.weight") is small.get_parameter("embed.weight")
     assert small.get_parameter("head.weight").shape == (7, 3)
@@ -377,7 +407,7 @@ def test_cut_network_stays_on_its_device() -> None:
     plan = trace(network, IMAGES).plan({"0": all_but(4, 0)})
     small = cut(network.to("meta"), plan)
     assert {p.device.type for p in small.parameters()} == {"meta"}
-    assert small[0].weight.shape == (3, 3, 3, 3)  # type: ignore[index, union-attr]
+    assert small.get_parameter("0.weight").shape == (3, 3, 3, 3)
 
 
 def test_cut_network_trains() -> None:

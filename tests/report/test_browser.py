@@ -60,7 +60,9 @@ def dom(comparison, tmp_path_factory):
 
 
 def section(dom, name):
-    return re.search(rf'<section id="{name}">.*?</section>', dom, flags=re.DOTALL).group()
+    found = re.search(rf'<section id="{name}">.*?</section>', dom, flags=re.DOTALL)
+    assert found is not None, f"the page has no section {name}"
+    return found.group()
 
 
 def test_every_figure_is_drawn(comparison, dom):

@@ -99,9 +99,9 @@ def test_json_rows_are_json(comparison):
 
 
 def render(comparison, width):
-    console = Console(width=width, file=io.StringIO(), legacy_windows=False)
-    console.print(rich_table(comparison))
-    return console.file.getvalue().splitlines()
+    written = io.StringIO()
+    Console(width=width, file=written, legacy_windows=False).print(rich_table(comparison))
+    return written.getvalue().splitlines()
 
 
 @pytest.mark.parametrize("width", [100, 120])

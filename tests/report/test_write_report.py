@@ -19,7 +19,7 @@ def test_writes_four_files(comparison, tmp_path):
     assert sorted(p.name for p in path.parent.iterdir()) == NAMES
     content = json.loads((path.parent / "report.json").read_text(encoding="utf-8"))
     assert Comparison.model_validate(content["comparison"]) == comparison
-    assert [row["method"] for row in content["rows"]][0] == "dense"
+    assert content["rows"][0]["method"] == "dense"
     with (path.parent / "report.csv").open(encoding="utf-8", newline="") as lines:
         assert len(list(csv.DictReader(lines))) == 4
 

@@ -186,7 +186,7 @@ def test_normalization_of_the_digits_makes_them_standard() -> None:
     ("model", "arguments", "message"),
     [
         ("resnet19", {}, r"model 'resnet19' is unknown: use one of digits_cnn, .*vgg16_bn"),
-        ("resnet20", {"widht": 1}, r"argument 'widht' .*arguments are num_classes, width"),
+        ("resnet20", {"breadth": 1}, r"argument 'breadth' .*arguments are num_classes, width"),
         ("resnet20", {"width": 0}, r"argument 'width' of model 'resnet20' is 0: .*greater than 0"),
         ("resnet20", {"width": float("nan")}, r"argument 'width' of model 'resnet20' is nan"),
         ("resnet20", {"num_classes": 0}, r"argument 'num_classes' .* is 0: .*greater than"),

@@ -23,7 +23,7 @@ def test_digits_cnn_learns_to_97_percent() -> None:
         for inputs, labels in data.train.batches(64, generator=generator, augment=True):
             assert isinstance(inputs, Tensor)
             optimizer.zero_grad()
-            functional.cross_entropy(network(inputs), labels).backward()  # type: ignore[no-untyped-call]  # torch's
+            functional.cross_entropy(network(inputs), labels).backward()
             optimizer.step()
             schedule.step()
     network.eval()

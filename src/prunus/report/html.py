@@ -30,8 +30,10 @@ _POLICY = (
 _PLOTS = {
     "pareto": (
         "Trade-off",
-        "Means over seeds with one sample standard deviation (vertical bars); small marks are "
-        "single seeds. The dotted line joins the means that no other mean beats both ways.",
+        (
+            "Means over seeds with one sample standard deviation (vertical bars); small marks are "
+            "single seeds. The dotted line joins the means that no other mean beats both ways."
+        ),
     ),
     "stages": (
         "Stages",
@@ -39,8 +41,10 @@ _PLOTS = {
     ),
     "widths": (
         "Widths",
-        "Share of the units that stay in each coupled group, mean over seeds; grey groups cannot "
-        "be cut (point at one for the reason).",
+        (
+            "Share of the units that stay in each coupled group, mean over seeds; grey groups cannot "
+            "be cut (point at one for the reason)."
+        ),
     ),
     "search": ("Search history", "Every seed is a line of its own. Point at it for all values."),
     "training": (

@@ -72,49 +72,25 @@ def pareto_figure(comparison: Comparison, rows: Sequence[Row]) -> go.Figure | No
     scale = _percent(comparison)
     tint = colors(rows)
     drawn = figure(520, legend={"title": {"text": ""}})
+    front = go.Scatter(
+        name="Pareto front",
+        mode="lines",
+        line={"color": DENSE_COLOR, "width": 1.5, "dash": "dot", "shape": "hv"},
+        hoverinfo="skip",
+    )
     # Each trace with the points that it takes along each of the cost axes.
     traces: list[tuple[go.Scatter, dict[str, dict[str, list[Any]]]]] = []
-    traces.append(
-        (
-            go.Scatter(
-                name="Pareto front",
-                mode="lines",
-                line={"color": DENSE_COLOR, "width": 1.5, "dash": "dot", "shape": "hv"},
-                hoverinfo="skip",
-            ),
-            {key: _front(scored, key, scale) for key in keys},
-        )
-    )
+    traces.append((front, {key: _front(scored, key, scale) for key in keys}))
     methods = list(dict.fromkeys(row.method for row in scored))
     for position, method in enumerate(methods):
         group = [row for row in scored if row.method == method]
-        color = tint.get(method, DENSE_COLOR)
         symbol = "x" if group[0].kind == "dense" else SYMBOLS[position % len(SYMBOLS)]
-        means = go.Scatter(
-            name=text(method) + (" (null)" if group[0].kind == "null" else ""),
-            legendgroup=text(method),
-            mode="markers",
-            error_y={
-                "type": "data",
-                "array": [_std(row.final) * scale for row in group],
-                "color": color,
-                "thickness": 1.5,
-            },
-            marker={"color": color, "symbol": symbol, "size": 12},
-            hovertext=[_hover(comparison, row) for row in group],
-            hoverinfo="text",
-        )
+        marker = {"color": tint.get(method, DENSE_COLOR), "symbol": symbol}
+        means = _mean_marks(comparison, group, marker)
         traces.append((means, {key: _means(group, key, scale) for key in keys}))
         seeds = [(row, run) for row in group for run in row.runs if len(row.runs) > 1]
         if seeds:
-            dots = go.Scatter(
-                legendgroup=text(method),
-                showlegend=False,
-                mode="markers",
-                marker={"color": color, "symbol": symbol, "size": 6, "opacity": 0.45},
-                hovertext=[f"{text(row.label)}, seed {run.seed}" for row, run in seeds],
-                hoverinfo="text",
-            )
+            dots = _seed_marks(method, seeds, marker)
             traces.append((dots, {key: _dots(seeds, columns[key], scale) for key in keys}))
     for trace, points in traces:
         drawn.add_trace(trace.update(points[keys[0]]))
@@ -188,6 +164,39 @@ def _front(rows: Sequence[Row], key: str, scale: float) -> dict[str, list[Any]]:
             x.append(cost * _UNITS[key])
             y.append(-negative * scale)
     return {"x": x, "y": y}
+
+
+def _mean_marks(comparison: Comparison, group: Sequence[Row], marker: dict[str, Any]) -> go.Scatter:
+    """The large marks of one method, still without points."""
+    scale = _percent(comparison)
+    return go.Scatter(
+        name=text(group[0].method) + (" (null)" if group[0].kind == "null" else ""),
+        legendgroup=text(group[0].method),
+        mode="markers",
+        error_y={
+            "type": "data",
+            "array": [_std(row.final) * scale for row in group],
+            "color": marker["color"],
+            "thickness": 1.5,
+        },
+        marker={**marker, "size": 12},
+        hovertext=[_hover(comparison, row) for row in group],
+        hoverinfo="text",
+    )
+
+
+def _seed_marks(
+    method: str, seeds: Sequence[tuple[Row, RunRecord]], marker: dict[str, Any]
+) -> go.Scatter:
+    """The small marks of one method, still without points."""
+    return go.Scatter(
+        legendgroup=text(method),
+        showlegend=False,
+        mode="markers",
+        marker={**marker, "size": 6, "opacity": 0.45},
+        hovertext=[f"{text(row.label)}, seed {run.seed}" for row, run in seeds],
+        hoverinfo="text",
+    )
 
 
 def _means(rows: Sequence[Row], key: str, scale: float) -> dict[str, list[Any]]:

@@ -233,6 +233,8 @@ def _latency_warning(row: Row) -> list[str]:
         format_value(Stat(t, None, 1), Style.MILLISECONDS) for t in (mine_ms, dense_ms, spread_ms)
     ]
     return [
-        f"{row.label}: MACs fell {fold.mean:.2f}×, {NO_FASTER} "
-        f"({times[0]}, dense {times[1]}, spread {times[2]})."
+        (
+            f"{row.label}: MACs fell {fold.mean:.2f}×, {NO_FASTER} "
+            f"({times[0]}, dense {times[1]}, spread {times[2]})."
+        )
     ]

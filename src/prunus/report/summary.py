@@ -16,13 +16,19 @@ from prunus.report.rows import NO_FASTER, Row
 from prunus.report.spread import MIN_SEEDS, Missing, Stat, clear_winner
 
 RULES = (
-    "± is the sample standard deviation over the seeds of a row; a number without ± stands "
-    "for one seed, or is equal for all.",
-    "Bold: the best mean at a target, if its gap to the runner-up exceeds the larger of their two "
-    f"standard deviations and both have at least {MIN_SEEDS} seeds. Costs are never bold: the "
-    "budget asks for them.",
-    "One multiply-add is one MAC, at batch 1; MACs and parameters with × say how many times fewer "
-    "than dense. Size is the model file, in MB of 10⁶ bytes.",
+    (
+        "± is the sample standard deviation over the seeds of a row; a number without ± stands "
+        "for one seed, or is equal for all."
+    ),
+    (
+        "Bold: the best mean at a target, if its gap to the runner-up exceeds the larger of their two "
+        f"standard deviations and both have at least {MIN_SEEDS} seeds. Costs are never bold: the "
+        "budget asks for them."
+    ),
+    (
+        "One multiply-add is one MAC, at batch 1; MACs and parameters with × say how many times fewer "
+        "than dense. Size is the model file, in MB of 10⁶ bytes."
+    ),
 )
 
 

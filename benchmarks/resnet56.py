@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=0, help="train images used; 0: all 45,000")
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--shard", default="1/1", help="2/8: the second of eight processes' cells")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
@@ -75,10 +76,12 @@ def main() -> None:
     if options.command == "tune":
         bench.tune(options.epochs)
         return
-    for seed in options.seeds:
-        for method in options.methods:
-            bench.cell(method, seed, options.epochs)
-    table()
+    shard, shards = (int(part) for part in options.shard.split("/"))
+    queue = [(method, seed) for seed in options.seeds for method in options.methods]
+    for method, seed in queue[shard - 1 :: shards]:
+        bench.cell(method, seed, options.epochs)
+    if shards == 1:
+        table()
 
 
 class Bench:

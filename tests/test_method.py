@@ -50,7 +50,6 @@ def test_share_is_of_the_dense_network_and_rounds_down(text: str, dense: int, li
     assert Budget.parse(text).limit(dense) == limit
 
 
-@pytest.mark.xfail(strict=True, reason="0.29 * 100 is 28.999999999999996 and is cut to 28")
 def test_share_of_a_whole_number_is_exact() -> None:
     assert Budget.parse("macs=0.29").limit(100) == 29
 

@@ -68,7 +68,6 @@ def test_bits_of_another_length_or_alphabet_are_refused(size: int, packed: str) 
         Bits(size=size, packed=packed)
 
 
-@pytest.mark.xfail(strict=True, reason="the unused low bits of the last byte are not checked")
 def test_equal_flags_have_one_packing() -> None:
     with pytest.raises(ValidationError):
         Bits(size=3, packed="/w==")  # 1111 1111

@@ -38,10 +38,10 @@ def zoo(model: str, **arguments: Any) -> tuple[nn.Module, Tensor]:
 
 
 ZOO: dict[str, tuple[dict[str, Any], int]] = {
-    "digits_cnn": ({}, 12),
-    "resnet20": ({}, 5),
+    "digits_cnn": ({}, 8),
+    "resnet20": ({}, 3),
     "mobilenet_v2": ({"width": 0.25}, 2),
-    "vgg16_bn": ({"width": 0.125}, 4),
+    "vgg16_bn": ({"width": 0.125}, 3),
     "resnet18": ({"width": 0.25}, 3),
     "resnet50": ({"width": 0.125}, 1),
 }
@@ -391,7 +391,6 @@ def test_certifying_changes_neither_network_nor_random_state(training: bool) -> 
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.xfail(strict=True, reason="the trial run in train mode draws from the global state")
 def test_random_train_mode_leaves_the_random_state_alone() -> None:
     network = Wired(
         lambda n, x: n.b(n.a(x) + torch.randn(4) if n.training else n.a(x)),
@@ -404,7 +403,6 @@ def test_random_train_mode_leaves_the_random_state_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.xfail(strict=True, reason="one scale for all outputs hides the small ones")
 def test_wrong_small_output_beside_a_large_one_is_caught() -> None:
     network = Wired(
         lambda n, x: (1e8 * n.large(x), n.b(n.a(x).relu())),
@@ -418,7 +416,6 @@ def test_wrong_small_output_beside_a_large_one_is_caught() -> None:
         certify(network, found, rolled_axis(plan, "b.weight", 1))
 
 
-@pytest.mark.xfail(strict=True, reason="two outputs of nothing but NaN count as equal")
 def test_network_that_returns_only_nan_certifies_nothing() -> None:
     network = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2))
     found = trace(network, TOKENS)

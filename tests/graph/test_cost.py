@@ -27,11 +27,11 @@ def agree(network: nn.Module, found: Trace, x: Any, seed: int) -> None:
 ZOO: dict[str, tuple[dict[str, Any], int]] = {
     "digits_cnn": ({}, 20),
     "resnet20": ({}, 20),
-    "resnet56": ({"width": 0.5}, 5),
-    "mobilenet_v2": ({"width": 0.5}, 6),
-    "vgg16_bn": ({"width": 0.25}, 10),
-    "resnet18": ({"width": 0.25}, 10),
-    "resnet50": ({"width": 0.125}, 4),
+    "resnet56": ({"width": 0.5}, 2),
+    "mobilenet_v2": ({"width": 0.5}, 3),
+    "vgg16_bn": ({"width": 0.25}, 5),
+    "resnet18": ({"width": 0.25}, 4),
+    "resnet50": ({"width": 0.125}, 2),
 }
 
 

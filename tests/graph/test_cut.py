@@ -216,21 +216,11 @@ CASES: dict[str, Case] = {
         {"0.1.num_groups": 2, "0.1.num_channels": 4},
     ),
 }
-STALE = {
-    "PReLU": "num_parameters is not set",
-    "instance norm": "num_features is not set without running statistics: forward warns",
-    "group norm without scale": "num_channels is not set",
-}
 
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(
-            n, marks=[pytest.mark.xfail(strict=True, reason=STALE[n])] if n in STALE else []
-        )
-        for n in CASES
-    ],
+    list(CASES),
 )
 def test_sizes_kept_on_modules_follow(name: str) -> None:
     make, x, group, keep, expected = CASES[name]
@@ -360,7 +350,6 @@ def test_plan_for_another_network_is_refused_by_name_and_shape() -> None:
         cut(once, plan)
 
 
-@pytest.mark.xfail(strict=True, reason="SetAttribute.before is recorded and never compared")
 def test_plan_for_a_network_with_other_numbers_is_refused() -> None:
     """Two heads of width 4 have the tensors of four heads of width 2."""
     plan = trace(FusedAttention(4), TOKENS).plan({"qkv": all_but(4, 0)})

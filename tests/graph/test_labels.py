@@ -85,6 +85,16 @@ def test_reshape_of_several_factors_keeps_each_right_or_fixes_it(
         assert labels.factors, "the outermost of merged factors stays open"
 
 
+def test_of_two_merged_dims_the_outer_one_stays_open() -> None:
+    algebra = Algebra()
+    outer, inner = algebra.atoms.new(2), algebra.atoms.new(3)
+    both = Labels((Factor((0,), outer), Factor((1,), inner)))
+    merged = algebra.reshape(both, (2, 3), (6,), "")
+    assert [f.dims for f in merged.factors] == [(0,)]
+    assert merged.factors[0].ids.tolist() == outer.repeat(3).tolist()
+    assert (algebra.atoms.resolve(inner) == FIXED).all()
+
+
 def test_heads_split_and_merge_back() -> None:
     algebra = Algebra()
     ids = algebra.atoms.new(6)

@@ -49,6 +49,13 @@ def certify(
         CertificateError: The outputs disagree, or the cut network does not run.
     """
     given = trace.example_inputs if inputs is None else inputs
+    with torch.random.fork_rng(devices=[]):  # a train mode may draw random numbers
+        return _certify(network, trace, plan, given, train=train)
+
+
+def _certify(
+    network: nn.Module, trace: Trace, plan: Plan, given: Inputs, *, train: bool
+) -> Certificate:
     samples = next((t.shape[0] for t in flat_tensors(given) if t.dim()), 1)
     single = _differences(network, trace, plan, given, torch.float32, train=train)
     double: tuple[float, float | None] | None = None
@@ -108,8 +115,8 @@ def masked_outputs(network: nn.Module, trace: Trace, plan: Plan, inputs: Inputs)
 
 
 def relative_difference(reference: Any, other: Any) -> float:
-    """``max|a - b| / max|a|`` over all floating outputs; infinite when shapes or NaNs differ."""
-    largest, scale = 0.0, 0.0
+    """The largest ``max|a - b| / max|a|`` of the floating outputs; infinite when shapes or NaNs differ."""
+    largest = 0.0
     pairs = list(_paired(reference, other))
     if not pairs:
         return float("inf")
@@ -119,10 +126,12 @@ def relative_difference(reference: Any, other: Any) -> float:
         finite = a.isfinite() & b.isfinite()
         if not torch.equal(a[~finite].nan_to_num(), b[~finite].nan_to_num()):
             return float("inf")
-        if finite.any():
-            largest = max(largest, float((a - b)[finite].abs().max()))
-            scale = max(scale, float(a[finite].abs().max()))
-    return largest / scale if scale > 0 else largest
+        if not finite.any():
+            return float("inf")  # nothing to compare proves nothing
+        scale = float(a[finite].abs().max())
+        difference = float((a - b)[finite].abs().max())
+        largest = max(largest, difference / scale if scale > 0 else difference)
+    return largest
 
 
 def _paired(a: Any, b: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from prunus.errors import GraphError
 from prunus.graph.units import Group
 from prunus.plan import BoolArray, ZeroConnections
 
@@ -21,6 +22,8 @@ _SUFFIX = "_prunus_held"
 
 def register_held(module: nn.Module, leaf: str, mask: torch.Tensor) -> None:
     """Lay a boolean mask (same shape as the weight; False = held at zero) beside a weight."""
+    before = getattr(module, leaf + _SUFFIX, None)
+    mask = mask if before is None else mask & before
     module.register_buffer(leaf + _SUFFIX, mask, persistent=False)
 
 
@@ -35,19 +38,37 @@ def held_connections(network: nn.Module) -> dict[str, torch.Tensor]:
 
 def hold_connections_(network: nn.Module) -> None:
     """Zero what is held, now and in the gradient of every later backward pass."""
-    parameters = dict(network.named_parameters())
-    for name, mask in held_connections(network).items():
-        weight = parameters[name]
+    for path, mask in held_connections(network).items():
+        owner, _, leaf = path.rpartition(".")
+        module = network.get_submodule(owner)
+        weight = module.get_parameter(leaf)
         with torch.no_grad():
             weight.mul_(mask.to(weight.dtype))
-        if not getattr(weight, "_prunus_hooked", False):
-            weight.register_hook(_silence(mask))  # type: ignore[no-untyped-call]  # torch leaves it bare
+        if weight.requires_grad and not getattr(weight, "_prunus_hooked", False):
+            hook = _silence(module, leaf)
+            weight.register_hook(hook)  # type: ignore[no-untyped-call]  # torch leaves it bare
             weight._prunus_hooked = True  # type: ignore[attr-defined]
 
 
 def held_name(tensor: str) -> str:
     """Name of the buffer that holds a parameter's mask."""
     return tensor + _SUFFIX
+
+
+def require_fit(connections: ZeroConnections, shape: Sequence[int] | None) -> None:
+    """Refuse connections of another weight than the network's.
+
+    Raises:
+        GraphError: There is no such tensor, or its shape is another.
+    """
+    if shape is None:
+        raise GraphError(f"connections of '{connections.tensor}': the network has no such tensor")
+    wanted = tuple(shape[:2]) if connections.level == "kernel" else tuple(shape)
+    if tuple(connections.shape) != wanted:
+        raise GraphError(
+            f"connections of '{connections.tensor}' have the shape {list(connections.shape)}, "
+            f"its {connections.level}s are {list(wanted)}"
+        )
 
 
 def unread_units(
@@ -73,8 +94,9 @@ def unread_units(
     return found
 
 
-def _silence(mask: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+def _silence(module: nn.Module, leaf: str) -> Callable[[torch.Tensor], torch.Tensor]:
     def hook(gradient: torch.Tensor) -> torch.Tensor:
+        mask: torch.Tensor = getattr(module, leaf + _SUFFIX)
         return gradient * mask.to(gradient)
 
     return hook

@@ -8,14 +8,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from prunus.errors import GraphError
+from prunus.errors import GraphError, PlanMismatchError
 from prunus.graph.connections import (
     held_connections,
     held_name,
     hold_connections_,
     register_held,
+    require_fit,
 )
-from prunus.graph.provenance import write_attribute
+from prunus.graph.provenance import read_attribute, write_attribute
 from prunus.plan import (
     BoolArray,
     KeepChannels,
@@ -56,13 +57,20 @@ def cut(
     for edit in plan.edits:
         if isinstance(edit, ReindexBuffer):
             _renumber_(smaller, edit)
-    masks = {e.tensor: e for e in plan.edits if isinstance(e, ZeroConnections)}
-    for name, zeroed in masks.items():
-        _zero_(smaller, name, zeroed)
+    for edit in plan.edits:
+        if isinstance(edit, ZeroConnections):
+            _zero_(smaller, edit)
     _slice_(smaller, _keep_by_axis(plan))
     for edit in plan.edits:
         if isinstance(edit, SetAttribute):
-            write_attribute(smaller.get_submodule(edit.module), edit.attribute, edit.after)
+            module = smaller.get_submodule(edit.module)
+            now = read_attribute(module, edit.attribute)
+            if now != edit.before:
+                raise PlanMismatchError(
+                    f"the plan is for another network: '{edit.attribute}' of '{edit.module}' should "
+                    f"be {edit.before} but is {now}; use the arguments that the plan was made for"
+                )
+            write_attribute(module, edit.attribute, edit.after)
     for module in smaller.modules():
         _sync_sizes_(module)
     if tensors:
@@ -123,11 +131,11 @@ def _renumber_(network: nn.Module, edit: ReindexBuffer) -> None:
     owner._buffers[leaf] = rank[buffer.long()].to(buffer.dtype)
 
 
-def _zero_(network: nn.Module, name: str, edit: ZeroConnections) -> None:
-    owner, leaf = _owner(network, name)
-    weight = owner._parameters[leaf]
-    if weight is None:
-        raise GraphError(f"the plan zeroes '{name}', which is not a parameter")
+def _zero_(network: nn.Module, edit: ZeroConnections) -> None:
+    weight = dict(network.named_parameters()).get(edit.tensor)
+    require_fit(edit, None if weight is None else weight.shape)
+    owner, leaf = _owner(network, edit.tensor)
+    weight = owner.get_parameter(leaf)
     mask = torch.from_numpy(edit.keep.unpack().reshape(edit.shape)).to(weight.device)
     mask = mask.reshape(mask.shape + (1,) * (weight.dim() - mask.dim()))
     with torch.no_grad():
@@ -155,17 +163,24 @@ def _sync_sizes_(module: nn.Module) -> None:
         if isinstance(module, nn.modules.batchnorm._NormBase) and running is not None:
             module.num_features = running.shape[0]
         return
+    if isinstance(module, nn.modules.batchnorm._NormBase):
+        module.num_features = weight.shape[0]
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        module.normalized_shape = tuple(weight.shape)
+    elif isinstance(module, nn.GroupNorm):
+        module.num_channels = weight.shape[0]
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = weight.shape[0]
+    elif isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        module.num_embeddings, module.embedding_dim = weight.shape
+    else:
+        _sync_channels_(module, weight)
+
+
+def _sync_channels_(module: nn.Module, weight: torch.Tensor) -> None:
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = weight.shape
     elif isinstance(module, nn.modules.conv._ConvTransposeNd):
         module.in_channels, module.out_channels = weight.shape[0], weight.shape[1] * module.groups
     elif isinstance(module, nn.modules.conv._ConvNd):
         module.out_channels, module.in_channels = weight.shape[0], weight.shape[1] * module.groups
-    elif isinstance(module, nn.modules.batchnorm._NormBase):
-        module.num_features = weight.shape[0]
-    elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
-        module.normalized_shape = tuple(weight.shape)
-    elif isinstance(module, nn.GroupNorm):
-        module.num_channels = weight.shape[0]
-    elif isinstance(module, nn.Embedding | nn.EmbeddingBag):
-        module.num_embeddings, module.embedding_dim = weight.shape

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from prunus.errors import InputError
-from prunus.graph.connections import unread_units
+from prunus.graph.connections import require_fit, unread_units
 from prunus.graph.inputs import Inputs
 from prunus.graph.labels import Algebra, Atoms
 from prunus.graph.units import Choice, Group
@@ -85,6 +85,10 @@ class Trace:
                 raise InputError(f"group '{name}' cannot be cut: {group.refused}")
             if kept < min(group.min_units, group.units):
                 raise InputError(f"group '{name}' must keep {group.min_units} units, not {kept}")
+            if kept < group.units and kept % group.round_to:
+                raise InputError(
+                    f"group '{name}' keeps multiples of {group.round_to} units, not {kept}"
+                )
 
     @cached_property
     def _unit_index(self) -> tuple[Mapping[int, int], Mapping[str, slice], int]:
@@ -107,6 +111,8 @@ class Trace:
         _, ranges, total = self._unit_index
         keep = np.ones(total, dtype=bool)
         for name, mine in choice.items():
+            if name not in ranges:
+                raise InputError(f"no group '{name}'; groups are {', '.join(self.by_name)}")
             keep[ranges[name]] = mine
         return keep
 
@@ -219,11 +225,12 @@ class Trace:
             InputError: The choice cannot be cut (see ``check``).
         """
         self.check(choice)
+        for connection in connections:
+            require_fit(connection, self.shape.tensors.get(connection.tensor))
         read = {n: np.asarray(k, dtype=bool) for n, k in choice.items()}
         for name, unread in unread_units(self.cuttable, connections).items():
-            left = read.get(name, np.ones(unread.size, dtype=bool)) & ~unread
-            if left.sum() >= self.by_name[name].min_units:
-                read[name] = left
+            before = read.get(name, np.ones(unread.size, dtype=bool))
+            read[name] = _without(self.by_name[name], before, unread)
         cutting = {n: k for n, k in read.items() if not k.all()}
         keep = self.keep_by_atom(cutting)
         edits: list[Edit] = [*connections]
@@ -234,11 +241,11 @@ class Trace:
             if group.name in cutting
         ]
         edits += self._attribute_edits(keep)
-        edits += [
+        edits += dict.fromkeys(
             ReindexBuffer(buffer=item.buffer, keep=Bits.pack(keep[item.ids]))
             for item in self.findings.reindexed
             if not keep[item.ids].all()
-        ]
+        )
         result = dict(self.shape.tensors)
         for (tensor, dim), stays in axes.items():
             size = list(result[tensor])
@@ -267,6 +274,18 @@ class Trace:
                     module=use.module, attribute=use.attribute, before=use.value, after=after
                 )
         return list(edits.values())
+
+
+def _without(group: Group, keep: BoolArray, unread: BoolArray) -> BoolArray:
+    """Kept units less the unread ones, but for as many as the group's limits ask to stay."""
+    left = keep & ~unread
+    least = max(group.min_units, -(-int(left.sum()) // group.round_to) * group.round_to)
+    spare = np.flatnonzero(keep & unread)
+    back = least - int(left.sum())
+    if back > spare.size:
+        return keep
+    left[spare[:back]] = True
+    return left
 
 
 def attribute_size(use: AttributeUse, keep: BoolArray) -> int:

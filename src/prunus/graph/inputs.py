@@ -1,6 +1,6 @@
 """Example inputs: a tensor, a tuple of positional or a dict of keyword arguments."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -35,7 +35,8 @@ def check_inputs(inputs: Any) -> Inputs:
 
 
 def call(network: nn.Module, inputs: Inputs) -> Any:
-    """Run a network on its inputs, without gradients."""
+    """Run a network on a copy of its inputs (it may work in place), without gradients."""
+    inputs = _each(inputs, torch.Tensor.clone)
     with torch.no_grad():
         if isinstance(inputs, torch.Tensor):
             return network(inputs)
@@ -48,12 +49,17 @@ def first_sample(inputs: Inputs) -> Inputs:
     """The first sample of a batch, its batch dim kept; what is no batch passes as it is."""
     size = next((t.shape[0] for t in flat_tensors(inputs) if t.dim()), 1)
 
+    return _each(inputs, lambda t: t[:1] if t.dim() and t.shape[0] == size else t)
+
+
+def _each(inputs: Inputs, change: Callable[[torch.Tensor], torch.Tensor]) -> Inputs:
+    """The same inputs with every tensor at the top level changed."""
+
     def one(value: Any) -> Any:
-        batched = isinstance(value, torch.Tensor) and value.dim() and value.shape[0] == size
-        return value[:1] if batched else value
+        return change(value) if isinstance(value, torch.Tensor) else value
 
     if isinstance(inputs, torch.Tensor):
-        return one(inputs)  # type: ignore[no-any-return]
+        return change(inputs)
     if isinstance(inputs, Mapping):
         return {k: one(v) for k, v in inputs.items()}
     return tuple(one(v) for v in inputs)
@@ -61,16 +67,7 @@ def first_sample(inputs: Inputs) -> Inputs:
 
 def cast(inputs: Inputs, dtype: torch.dtype) -> Inputs:
     """Inputs with their floating tensors in another precision."""
-
-    def one(value: Any) -> Any:
-        floating = isinstance(value, torch.Tensor) and value.is_floating_point()
-        return value.to(dtype) if floating else value
-
-    if isinstance(inputs, torch.Tensor):
-        return one(inputs)  # type: ignore[no-any-return]
-    if isinstance(inputs, Mapping):
-        return {k: one(v) for k, v in inputs.items()}
-    return tuple(one(v) for v in inputs)
+    return _each(inputs, lambda t: t.to(dtype) if t.is_floating_point() else t)
 
 
 def flat_tensors(values: Any) -> Iterator[torch.Tensor]:
@@ -87,6 +84,8 @@ def flat_tensors(values: Any) -> Iterator[torch.Tensor]:
 
 def output_tensors(output: Any) -> list[torch.Tensor]:
     """All tensors a network returned, also inside mappings and plain objects."""
-    if isinstance(output, torch.Tensor | tuple | list | dict):
-        return list(flat_tensors(dict(output) if isinstance(output, Mapping) else output))
-    return list(flat_tensors(dict(output) if isinstance(output, Mapping) else vars(output)))
+    if isinstance(output, Mapping):
+        return list(flat_tensors(dict(output)))
+    if isinstance(output, torch.Tensor | tuple | list):
+        return list(flat_tensors(output))
+    return list(flat_tensors(getattr(output, "__dict__", {})))

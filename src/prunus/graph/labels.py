@@ -35,9 +35,11 @@ class Atoms:
 
     def __init__(self) -> None:
         self._parent = np.zeros(1, dtype=np.int64)
-        self._size = 1
-        self._fixed: dict[int, str] = {FIXED: "no parameter decides its size"}
         self._weak = np.zeros(1, dtype=bool)
+        # Per representative: 0 while its class is free, else the number of the reason that fixed it.
+        self._why = np.ones(1, dtype=np.int64)
+        self._reasons = ["", "no parameter decides its size"]
+        self._size = 1
         self.frozen = False
 
     @property
@@ -52,8 +54,10 @@ class Atoms:
         if self._size > self._parent.size:
             grown = np.arange(max(self._size, 2 * self._parent.size), dtype=np.int64)
             grown[: self._parent.size] = self._parent
+            more = grown.size - self._parent.size
             self._parent = grown
-            self._weak = np.concatenate([self._weak, np.zeros(grown.size - self._weak.size, bool)])
+            self._weak = np.concatenate([self._weak, np.zeros(more, dtype=bool)])
+            self._why = np.concatenate([self._why, np.zeros(more, dtype=np.int64)])
         self._weak[first : self._size] = weak
         return np.arange(first, first + n, dtype=np.int64)
 
@@ -76,35 +80,39 @@ class Atoms:
     def resolve(self, ids: IntArray) -> IntArray:
         """As ``find``, but ``FIXED`` for every class that cannot be cut."""
         roots = self.find(ids)
-        fixed = np.fromiter(self._fixed, dtype=np.int64)
-        return np.where(np.isin(roots, fixed), FIXED, roots)
+        return np.where(self._why[roots] > 0, FIXED, roots)
 
     def reason(self, atom: int) -> str:
         """Why the class of this atom is fixed; empty when it is not."""
-        return self._fixed.get(self._root(atom), "")
+        return self._reasons[int(self._why[self._root(atom)])]
 
     def union(self, a: IntArray, b: IntArray, reason: str = "") -> None:
         """Unite element by element (shapes broadcast); what meets ``FIXED`` becomes fixed."""
         if self.frozen:
             return
         left, right = np.broadcast_arrays(a, b)
-        pairs = np.stack([self.find(left.ravel()), self.find(right.ravel())])
-        pairs = np.unique(pairs[:, pairs[0] != pairs[1]], axis=1)
+        roots = np.sort(np.stack([self.find(left.ravel()), self.find(right.ravel())]), axis=0)
+        fixing = roots[0] == FIXED
+        if fixing.any():
+            self._fix(np.unique(roots[1, fixing]), reason or "meets a size that cannot change")
+        pairs = np.unique(roots[:, ~fixing & (roots[0] != roots[1])], axis=1)
         for x, y in pairs.T.tolist():
             low, high = sorted((self._root(x), self._root(y)))
-            if low == high:
-                continue
-            if low == FIXED:
-                self._fixed.setdefault(high, reason or "meets a size that cannot change")
-                continue
-            self._parent[high] = low
-            why = self._fixed.pop(high, None)
-            if why is not None:
-                self._fixed.setdefault(low, why)
+            if low != high:
+                self._parent[high] = low
+                if not self._why[low]:
+                    self._why[low] = self._why[high]
 
     def pin(self, ids: IntArray, reason: str) -> None:
         """Declare that these atoms cannot be cut."""
         self.union(ids, np.zeros(1, dtype=np.int64), reason)
+
+    def _fix(self, roots: IntArray, reason: str) -> None:
+        free = roots[self._why[roots] == 0]
+        if free.size:
+            if reason not in self._reasons:
+                self._reasons.append(reason)
+            self._why[free] = self._reasons.index(reason)
 
     def _root(self, atom: int) -> int:
         while self._parent[atom] != atom:

@@ -163,6 +163,13 @@ def _wrap(value: Any, origin: tuple[str, str], listener: Listener) -> Any:
     return value
 
 
+def read_attribute(module: nn.Module, attribute: str) -> int:
+    """The number behind ``name``, ``config.name`` or ``name[i]``."""
+    holder, (name, index) = _holder(module, attribute)
+    value = getattr(holder, name)
+    return int(value if index is None else value[index])
+
+
 def write_attribute(module: nn.Module, attribute: str, value: int) -> None:
     """Set the number behind ``name``, ``config.name`` or ``name[i]``; a config is copied first."""
     if attribute.startswith("config."):

@@ -149,6 +149,8 @@ def _product(walk: Walk, a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, op
     walk.contracted(lb, _ids(lb, n - 2))
     la, lb = _settle(walk, la, n - 1, reason), _settle(walk, lb, n - 2, reason)
     _couple(walk, la, n - 1, lb, n - 2, reason)
+    if la.param is None and lb.param is None:
+        walk.note_mixed(_ids(la, n - 1))
     factors = []
     for dim in range(n - 2):
         fa, fb = la.on(dim), lb.on(dim)
@@ -194,7 +196,7 @@ def mm(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
     return out
 
 
-@rule("addmm", "baddbmm", "_addmm_activation", "addbmm")
+@rule("addmm", "baddbmm", "_addmm_activation")
 def addmm(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """A matrix product with something added."""
     bias, a, b = args[0], args[1], args[2]
@@ -250,8 +252,13 @@ def attention(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
         lq = walk.algebra.keep_size(lq, 3, walk.reason("attention", "scale follows the head width"))
         lk = walk.algebra.keep_size(lk, 3, walk.reason("attention", "scale follows the head width"))
     _couple(walk, lq, 3, lk, 3, reason)
+    if _ids(lq, 3) is not None:
+        walk.note_mixed(_ids(lq, 3))
     for dim in (0, 1):
         _couple_equal(walk, [lq, lk, lv], [q, k, v], dim, reason)
+    mask = kwargs.get("attn_mask", args[3] if "efficient" in func.overloadpacket.__name__ else None)
+    if isinstance(mask, torch.Tensor):
+        _couple_mask(walk, mask, lq, q)
     factors = [f for f in lq.factors if f.dims in ((0,), (1,))]
     wide = lv.on(3)
     result = Labels((*factors, *(() if wide is None else (wide,))))
@@ -261,6 +268,18 @@ def attention(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
     walk.count("attention", [*rows, tokens, (int(q.shape[3]), _ids(lq, 3))])
     walk.count("attention", [*rows, tokens, (int(v.shape[3]), _ids(lv, 3))])
     return out
+
+
+def _couple_mask(walk: Walk, mask: torch.Tensor, heads: Labels, q: torch.Tensor) -> None:
+    """A mask or bias of one row per head follows the heads; its other dims are tokens."""
+    reason = walk.reason("attention", "its mask has a size that cannot change")
+    head = mask.dim() - 3
+    labels = walk.labels(mask)
+    for dim in range(mask.dim()):
+        if dim != head:
+            labels = walk.algebra.keep_size(labels, dim, reason)
+    if head >= 0 and mask.shape[head] > 1 and q.shape[1] > 1:
+        _couple(walk, labels, head, heads, 1, reason)
 
 
 def _heads(walk: Walk, labels: Labels, reason: str) -> Labels:

@@ -93,6 +93,10 @@ def batch_norm(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
         out = func(*args, **kwargs)
     reason = walk.reason("batch norm", "its size cannot change")
     labels = _vectors(walk, walk.labels(x), 1, args[1:5], reason)
+    channel = labels.on(1)
+    bare = not any(isinstance(vector, torch.Tensor) for vector in args[1:5])
+    if bare and channel is not None and isinstance(walk.module, nn.modules.batchnorm._NormBase):
+        walk.attribute(walk.path, "num_features", walk.module.num_features, channel.ids)
     _reduced(walk, labels, others)
     walk.mark(out if isinstance(out, torch.Tensor) else out[0], labels)
     return out
@@ -137,6 +141,8 @@ def group_norm(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
     reason = walk.reason("group norm", "groups go whole")
     labels = _vectors(walk, walk.labels(x), 1, (weight, bias), reason)
     channel = labels.on(1)
+    if weight is None and channel is not None and isinstance(walk.module, nn.GroupNorm):
+        walk.attribute(walk.path, "num_channels", walk.module.num_channels, channel.ids)
     kept = _kept(walk, x, [1]) if groups == 1 else {}
     if kept:
         short = _narrow(x, kept)

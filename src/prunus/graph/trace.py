@@ -4,7 +4,7 @@ import copy
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from prunus.graph.inputs import Inputs, call, check_inputs, first_sample, output
 from prunus.graph.labels import FIXED, IGNORED, KERNEL, LOOKUP, OUTPUT, SINGLE, Algebra, varies
 from prunus.graph.provenance import Origin, SizeWatch, plant
 from prunus.graph.units import Group, UnitAxis
-from prunus.graph.walk import RULES, AttributeUse, Findings, Walk
+from prunus.graph.walk import AttributeUse, Findings, Walk
 from prunus.plan import IntArray
 
 # The rules register themselves; naming the modules here keeps the imports from looking unused.
@@ -90,7 +90,10 @@ def _walk(network: nn.Module, inputs: Inputs) -> tuple[Algebra, Findings]:
         raise GraphError(
             f"the network does not run on example_inputs: {type(error).__name__}: {error}"
         ) from error
-    for tensor in output_tensors(output):
+    returned = output_tensors(output)
+    if not returned:
+        raise GraphError(f"the network returns a {type(output).__name__} without any tensor in it")
+    for tensor in returned:
         algebra.pin_all(walk.labels(tensor), OUTPUT)
     _note_numbers(findings, walk.scalars)
     return algebra, findings
@@ -133,7 +136,9 @@ def _make_equal(algebra: Algebra, left: IntArray, right: IntArray) -> None:
     """Two dims of one size stay of one size: the same positions go, or none."""
     a, b = algebra.own_column(left), algebra.own_column(right)
     if a is not None and b is not None:
-        algebra.atoms.union(a, b)
+        # The same units in another order are equally many whatever is cut.
+        if not np.array_equal(np.sort(algebra.atoms.resolve(a)), np.sort(algebra.atoms.resolve(b))):
+            algebra.atoms.union(a, b)
     elif a is not None:
         algebra.atoms.pin(a, "is given a size that cannot change")
     elif b is not None:
@@ -181,17 +186,21 @@ def _groups(algebra: Algebra, findings: Findings, network: nn.Module) -> list[Gr
     groups: list[Group] = []
     names: set[str] = set()
     for (axes, reason), roots in members.items():
+        if reason in (KERNEL, LOOKUP):
+            continue
         first = atoms.find(findings.axes[axes[0]])
         _, at = np.unique(first, return_index=True)
-        order = [r for r in first[np.sort(at)].tolist() if r in set(roots)]
-        unit = {root: k for k, root in enumerate(order)}
+        mine_roots = set(roots)
+        order = [r for r in first[np.sort(at)].tolist() if r in mine_roots]
+        unit = np.full(atoms.size, -1, dtype=np.int64)
+        unit[order] = np.arange(len(order))
         mine = []
         for axis in axes:
-            units = np.array([unit.get(r, -1) for r in atoms.find(findings.axes[axis]).tolist()])
-            role = "in" if axis in findings.contracted else "out"
-            mine.append(UnitAxis(axis[0], axis[1], units, role))  # type: ignore[arg-type]
+            units = unit[atoms.find(findings.axes[axis])]
+            role: Literal["in", "out"] = "in" if axis in findings.contracted else "out"
+            mine.append(UnitAxis(axis[0], axis[1], units, role))
         refused = SINGLE if not reason and len(order) < 2 else reason
-        if reason in (KERNEL, LOOKUP) or (reason and all(a.role == "in" for a in mine)):
+        if reason and all(a.role == "in" for a in mine):
             continue
         name = _unique_name(_producer(mine, parameters), names)
         over = any(r in reduced for r in roots)
@@ -217,6 +226,12 @@ def _unique_name(name: str, taken: set[str]) -> str:
     return unique
 
 
+def _with_containers(tensor: str) -> list[str]:
+    """A tensor's name, its layer's, and those of all modules around it."""
+    parts = tensor.split(".")
+    return [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
+
+
 def _ignored(groups: list[Group], ignore: Sequence[str], network: nn.Module) -> list[Group]:
     modules = [name for name, _ in network.named_modules()]
     tensors = [name for name, _ in network.named_parameters()]
@@ -232,7 +247,7 @@ def _ignored(groups: list[Group], ignore: Sequence[str], network: nn.Module) -> 
             fnmatch.fnmatch(name, pattern)
             for axis in group.axes
             if axis.role == "out"
-            for name in (axis.tensor, axis.tensor.rpartition(".")[0])
+            for name in _with_containers(axis.tensor)
             for pattern in ignore
         )
 
@@ -240,46 +255,27 @@ def _ignored(groups: list[Group], ignore: Sequence[str], network: nn.Module) -> 
 
 
 def _probe(network: nn.Module, found: Trace) -> Trace:
-    """Cut the last channel of every group; where the certificate fails, refuse the group by name."""
+    """Cut the last channel of each group, then of all; what fails its certificate is refused by name."""
     dense = network if not network.training else copy.deepcopy(network).eval()
+    open_groups = tuple(replace(g, min_units=1, round_to=1) for g in found.groups)
+    trial = replace(found, groups=open_groups)
+    sample = first_sample(found.example_inputs)
 
     def failure(names: Sequence[str]) -> str:
-        choice = {}
-        for name in names:
-            keep = np.ones(found.by_name[name].units, dtype=bool)
-            keep[-1] = False
-            choice[name] = keep
-        open_trace = replace(found, groups=tuple(replace(g, min_units=1) for g in found.groups))
+        keep = {name: np.ones(found.by_name[name].units, dtype=bool) for name in names}
+        for kept in keep.values():
+            kept[-1] = False
         try:
-            certify(dense, open_trace, open_trace.plan(choice), train=False)
+            certify(dense, trial, trial.plan(keep), sample, train=False)
         except CertificateError as error:
-            return str(error)
+            return f"probe failed: {error}"
         return ""
 
-    def bad(names: Sequence[str]) -> dict[str, str]:
-        message = failure(names) if names else ""
-        if not message:
-            return {}
-        if len(names) == 1:
-            return {names[0]: message}
-        half = len(names) // 2
-        worst = {**bad(names[:half]), **bad(names[half:])}
-        # Each half may pass alone while both together fail: then neither can be trusted.
-        return worst or dict.fromkeys(names, message)
-
-    refused = bad([g.name for g in found.cuttable])
+    refused = {g.name: message for g in found.cuttable if (message := failure([g.name]))}
     rest = [g.name for g in found.cuttable if g.name not in refused]
-    if refused and rest:
-        refused |= bad(rest)
-    if not refused:
-        return found
-    groups = tuple(
-        replace(g, refused=f"probe failed: {refused[g.name]}") if g.name in refused else g
-        for g in found.groups
-    )
+    together = failure(rest) if len(rest) > 1 else ""
+    if together:
+        # Each alone is right and all together are not: none can be trusted.
+        refused |= dict.fromkeys(rest, together)
+    groups = tuple(replace(g, refused=refused.get(g.name, g.refused)) for g in found.groups)
     return replace(found, groups=groups)
-
-
-def rule_names() -> list[str]:
-    """ATen operations that labels can travel through."""
-    return sorted(RULES)

@@ -203,6 +203,11 @@ class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves 
             if k >= 0:
                 self.findings.contracted.add(self.findings.owners[k][1])
 
+    def note_mixed(self, ids: IntArray | None) -> None:
+        """Note that activations are summed over these channels without a weight that could be zero."""
+        if ids is not None and not self.masked:
+            self.findings.reduced.append(ids)
+
     def count(self, op: str, dims: list[tuple[int, IntArray | None]]) -> None:
         """Note MACs: the product of sizes, labelled where ids are given."""
         if self.masked:

@@ -11,6 +11,10 @@ import torch
 from prunus.records import Environment
 
 RESULTS = Path(__file__).parent / "results"
+# Captured when the run begins: the commit that ran, not the one that is there when it ends.
+START = Environment.capture(
+    torch.get_num_threads(), torch.cuda.get_device_name() if torch.cuda.is_available() else None
+)
 
 
 def write_results(name: str, rows: Sequence[dict[str, Any]], **settings: Any) -> Path:
@@ -21,12 +25,10 @@ def write_results(name: str, rows: Sequence[dict[str, Any]], **settings: Any) ->
         rows: One dict a figure.
         settings: What the run was told: seed, samples, repeats.
     """
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    environment = Environment.capture(torch.get_num_threads(), gpu)
     run = {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": settings,
-        "environment": environment.model_dump(),
+        "environment": START.model_dump(),
     }
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"

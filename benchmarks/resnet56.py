@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from peers import prune_with_torch_pruning
-from record import RESULTS, write_results
+from record import RESULTS, START, write_results
 from torch import nn
 
 import prunus.prune  # noqa: F401 - registers the methods
@@ -29,7 +29,6 @@ from prunus.data import DataSplits, load_data
 from prunus.graph import Trace, certify, cut, trace
 from prunus.meter import count_macs, count_params
 from prunus.method import Budget, Context, make_method
-from prunus.records import Environment
 from prunus.train import TrainConfig, evaluate, fit, recalibrate_batch_norm_
 from prunus.zoo import build, load_weights, normalization
 
@@ -196,10 +195,7 @@ class Bench:
             "config": config.model_dump(),
             "precision": result.precision,
             "layout": result.layout,
-            "environment": Environment.capture(
-                torch.get_num_threads(),
-                torch.cuda.get_device_name() if self.device == "cuda" else None,
-            ).model_dump(),
+            "environment": START.model_dump(),
         }
         path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         checkpoint.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 import prunus.method
 from prunus.errors import BudgetError, InputError
 from prunus.graph import Trace, trace
+from prunus.meter import file_size_bytes
 from prunus.method import (
     Budget,
     Context,
@@ -71,7 +72,9 @@ def test_budget_measures_by_the_trace(found: Trace) -> None:
     params = (27 * 4 + 4) + 8 + (20 + 5) + 12
     assert Budget.parse("macs=1").measure(found, {}) == macs
     assert Budget.parse("params=1").measure(found, {}) == params
-    assert Budget.parse("size=1").measure(found, {}) == 4 * params
+    # The file: never more than predicted, and the slack is a few digits of each tensor's entry.
+    slack = Budget.parse("size=1").measure(found, {}) - file_size_bytes(chain())
+    assert 0 <= slack <= 8 + 4 * len(found.shape.tensors)
 
 
 def test_budget_refuses_what_exceeds_it(found: Trace) -> None:

@@ -25,7 +25,6 @@ from prunus.records import HistoryPoint
 Quantity = Literal["macs", "params", "size"]
 # A budget is met when the cost is at most this far below it (promise 3), or one unit would exceed it.
 TOLERANCE = 0.01
-BYTES_PER_PARAMETER = 4
 
 
 class Need(StrEnum):
@@ -70,11 +69,10 @@ class Budget(Record):
         return int(Fraction(repr(self.value)) * dense) if self.value <= 1 else int(self.value)
 
     def measure(self, trace: Trace, choice: Choice) -> int:
-        """What a choice costs in this quantity. Size is that of the float32 parameters."""
+        """What a choice costs in this quantity; size is that of the model file, in bytes."""
         if self.quantity == "macs":
             return trace.macs(choice)
-        params = trace.params(choice)
-        return params if self.quantity == "params" else params * BYTES_PER_PARAMETER
+        return trace.params(choice) if self.quantity == "params" else trace.size_bytes(choice)
 
     def require(self, trace: Trace, choice: Choice) -> None:
         """Refuse a choice above the budget.

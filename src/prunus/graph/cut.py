@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from prunus.errors import GraphError, PlanMismatchError
+from prunus.graph.config import sync_config_
 from prunus.graph.connections import (
     held_connections,
     held_name,
@@ -73,6 +74,7 @@ def cut(
             write_attribute(module, edit.attribute, edit.after)
     for module in smaller.modules():
         _sync_sizes_(module)
+    sync_config_(smaller, network)
     if tensors:
         _load_(smaller, tensors)
     plan.result.require(network_shape(smaller), "the plan's result")

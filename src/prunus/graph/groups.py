@@ -1,5 +1,6 @@
 """What a trace knows: coupled channel groups, and from them costs and plans by formula."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,6 +43,15 @@ class Trace:
     """A network's coupled groups, in forward order, with its costs and plans by formula.
 
     Made by ``trace``; knows nothing of weights, so it serves every network of the same shape.
+
+    Attributes:
+        shape: Of all tensors: the network's fingerprint.
+        groups: What can only be cut together.
+        example_inputs: The batch it was traced on.
+        findings: What the walk noted, in atoms.
+        atoms: Which atoms are one.
+        parameters: Shapes by name, tied ones once.
+        stored: Bytes per element of every tensor in the saved file, by name.
     """
 
     shape: NetworkShape
@@ -50,6 +60,7 @@ class Trace:
     findings: Findings
     atoms: Atoms
     parameters: Mapping[str, tuple[int, ...]]
+    stored: Mapping[str, int]
 
     @cached_property
     def cuttable(self) -> tuple[Group, ...]:
@@ -153,13 +164,24 @@ class Trace:
 
     @cached_property
     def _param_table(self) -> tuple[_Sizes, list[tuple[int, list[int]]]]:
+        return self._element_table(dict.fromkeys(self.parameters, 1))
+
+    @cached_property
+    def _byte_table(self) -> tuple[_Sizes, list[tuple[int, list[int]]]]:
+        return self._element_table(self.stored)
+
+    def _element_table(
+        self, weights: Mapping[str, int]
+    ) -> tuple[_Sizes, list[tuple[int, list[int]]]]:
+        """Elements of tensors, each times its weight."""
         terms = []
-        for name, shape in self.parameters.items():
+        for name, weight in weights.items():
+            shape = self.shape.tensors[name]
             known = {d: self.findings.axes.get((name, d)) for d in range(len(shape))}
             constant = int(
                 np.prod([s for d, s in enumerate(shape) if known[d] is None], dtype=np.int64)
             )
-            terms.append((constant, [ids for ids in known.values() if ids is not None]))
+            terms.append((weight * constant, [ids for ids in known.values() if ids is not None]))
         return self._table(terms)
 
     def _table(
@@ -199,6 +221,24 @@ class Trace:
     def params(self, choice: Choice) -> int:
         """Parameters of the network that a choice makes."""
         return self._evaluate(self._param_table, self.vector(choice))
+
+    def size_bytes(self, choice: Choice) -> int:
+        """Bytes of the safetensors file of the network that a choice makes, at most.
+
+        Data are exact; the header is the dense network's, which a cut can only shorten.
+        """
+        return self._header_bytes + self._evaluate(self._byte_table, self.vector(choice))
+
+    @cached_property
+    def _header_bytes(self) -> int:
+        """Length of the file's head: eight bytes, then JSON, padded to a multiple of eight."""
+        head, end = {}, 0
+        for name in sorted(self.stored, key=lambda n: (-self.stored[n], n)):
+            shape = list(self.shape.tensors[name])
+            start, end = end, end + self.stored[name] * int(np.prod(shape, dtype=np.int64))
+            # Types with the longest name there is: a few bytes too many at most.
+            head[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
+        return 8 + -(-len(json.dumps(head, separators=(",", ":")).encode()) // 8) * 8
 
     def cost(self, choice: Choice) -> Cost:
         """Executed MACs and parameters of the network that a choice makes: exact, nothing is built."""

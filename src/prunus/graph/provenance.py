@@ -87,6 +87,9 @@ class Listener(Protocol):
     def size_used(self, use: "SizeUse") -> None:
         """A dim was made with a traced size."""
 
+    def size_inferred(self, tensor: torch.Tensor, dim: int) -> None:
+        """A view left the size of one dim open."""
+
     def scalar_used(self, origin: Origin) -> None:
         """A formula computed with a traced number."""
 
@@ -222,6 +225,10 @@ class SizeWatch(TorchFunctionMode):
         if name == "size" and isinstance(out, int):
             dim = args[1] if len(args) > 1 else kwargs["dim"]
             return self._number(args[0], dim % args[0].dim(), out)
+        if name in ("view", "reshape") and isinstance(out, torch.Tensor):
+            sizes = _sizes(args, kwargs)
+            if -1 in sizes and len(sizes) == out.dim():
+                self._listener.size_inferred(out, sizes.index(-1))
         numbers = list(_traced(args)) + list(_traced(kwargs.values()))
         if numbers:
             self._report(name, args, kwargs, out, numbers)

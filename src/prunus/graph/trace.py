@@ -70,8 +70,16 @@ def trace(
         findings=findings,
         atoms=algebra.atoms,
         parameters={n: tuple(p.shape) for n, p in network.named_parameters()},
+        stored=_stored(network),
     )
     return _probe(network, found) if verify else found
+
+
+def _stored(network: nn.Module) -> dict[str, int]:
+    """Bytes per element of what a file of this network holds, tied tensors once."""
+    saved = network.state_dict().keys()
+    named = [*network.named_parameters(), *network.named_buffers()]
+    return {name: tensor.element_size() for name, tensor in named if name in saved}
 
 
 def _walk(network: nn.Module, inputs: Inputs) -> tuple[Algebra, Findings]:

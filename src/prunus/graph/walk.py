@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from prunus.graph.config import HEAD_COUNTS
 from prunus.graph.inputs import flat_tensors
 from prunus.graph.labels import NONE, Algebra, Factor, Labels
 from prunus.graph.provenance import Origin, SizeUse
@@ -233,6 +234,22 @@ class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves 
             self.attribute(*use.origin, size, ids if size > 1 else None)
         elif size > 1:
             self._follow(use, ids)
+
+    def size_inferred(self, tensor: torch.Tensor, dim: int) -> None:
+        """A view left a head count open: what the module says of it follows the cut all the same.
+
+        Nothing in the forward pass reads these numbers, so only their names and values tell.
+        """
+        factor = self.labels(tensor).on(dim) if tensor.dim() else None
+        if factor is None or self.masked or dim not in factor.dims:
+            return
+        heads = np.moveaxis(factor.ids, factor.dims.index(dim), 0)
+        known = vars(self.module)
+        for name in HEAD_COUNTS:
+            if known.get(name) == heads.shape[0]:
+                self.attribute(self.path, name, heads.shape[0], heads)
+        if heads.ndim > 1 and known.get("all_head_size") == heads.size:
+            self.attribute(self.path, "all_head_size", heads.size, heads.reshape(-1))
 
     def _follow(self, use: SizeUse, ids: IntArray | None) -> None:
         """A dim was made as long as another labelled one."""

@@ -1,0 +1,69 @@
+"""Keep the configuration of a Hugging Face network true after a cut, where one number still can be.
+
+What a module reads from its config while it runs is followed by the trace (``SetAttribute``). The
+config of the whole network is for its readers: it gets the new width, feed-forward width and head
+count where all layers agree on them. Where layers differ no single number is right, and the old one
+stays; the plan is what rebuilds the network, never the config.
+"""
+
+import copy
+from collections.abc import Iterable
+
+from torch import nn
+
+_WIDTH = ("hidden_size", "d_model", "n_embd", "dim", "embed_dim")
+_FEED_FORWARD = ("intermediate_size", "ffn_dim", "hidden_dim", "d_ff", "n_inner", "d_inner")
+HEAD_COUNTS = ("num_attention_heads", "n_head", "num_heads", "n_heads", "encoder_attention_heads")
+
+
+def sync_config_(network: nn.Module, dense: nn.Module) -> None:
+    """Give a cut network a config of its own with the sizes that hold for all its layers.
+
+    Args:
+        network: The cut network, with the dense one's config.
+        dense: The network it was cut from.
+    """
+    config = vars(network).get("config")
+    if config is None or not hasattr(config, "to_dict"):
+        return
+    found = {
+        **_agreed(config, _WIDTH, _embedding_widths(dense), _embedding_widths(network)),
+        **_agreed(config, _FEED_FORWARD, _output_widths(dense), _output_widths(network)),
+        **_agreed(config, HEAD_COUNTS, _head_counts(dense), _head_counts(network)),
+    }
+    if found:
+        own = copy.copy(config)
+        own.__dict__ = {**vars(config), **found}
+        network.__dict__["config"] = own
+
+
+def _agreed(
+    config: object, names: Iterable[str], before: dict[str, int], after: dict[str, int]
+) -> dict[str, int]:
+    """New values of the names whose old value stood for layers that now all have one size."""
+    found = {}
+    for name in names:
+        old = getattr(config, name, None)
+        new = {after[path] for path, size in before.items() if size == old and path in after}
+        if len(new) == 1 and new != {old}:
+            found[name] = new.pop()
+    return found
+
+
+def _embedding_widths(network: nn.Module) -> dict[str, int]:
+    tables = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Embedding)]
+    return {name: int(table.weight.shape[1]) for name, table in tables}
+
+
+def _output_widths(network: nn.Module) -> dict[str, int]:
+    layers = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear)]
+    return {name: int(layer.weight.shape[0]) for name, layer in layers}
+
+
+def _head_counts(network: nn.Module) -> dict[str, int]:
+    return {
+        f"{path}.{name}": int(vars(module)[name])
+        for path, module in network.named_modules()
+        for name in HEAD_COUNTS
+        if isinstance(vars(module).get(name), int)
+    }

@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 WORKERS ?= 2
 DEMO ?= $(BIN)/prunus compare --model digits_cnn --data digits --target macs=0.5 --train-epochs 15 \
 	--epochs 4 --batch-size 32 --seeds 0,1,2 --out runs/demo --resume
-BENCH ?= $(BIN)/python -m pytest tests -m bench -n 0 -q
+BENCH ?= coverage accounting
 
 # Data and checkpoints for machines that cannot download them; tests that need them skip without.
 ifndef PRUNUS_DATA
@@ -47,8 +47,9 @@ style: $(STAMP)  ## Format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP)  ## Run the timing tests, one at a time
-	$(BENCH)
+bench: $(STAMP)  ## Measure again what fits half an hour (BENCH=names), and draw the tables
+	for name in $(BENCH); do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	$(BIN)/python tools/render_tables.py
 
 clean:  ## Remove caches and runs; keeps the virtual environment
 	rm -rf runs build .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

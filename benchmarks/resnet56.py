@@ -29,6 +29,7 @@ from prunus.data import DataSplits, load_data
 from prunus.graph import Trace, certify, cut, trace
 from prunus.meter import count_macs, count_params
 from prunus.method import Budget, Context, make_method
+from prunus.recipe.fresh import reinitialize_
 from prunus.train import TrainConfig, evaluate, fit, recalibrate_batch_norm_
 from prunus.zoo import build, load_weights, normalization
 
@@ -36,6 +37,7 @@ SPEED_UP = 2.10
 IGNORED = ["conv1", "layer*.conv2"]
 PEERS = {"tp-magnitude": "magnitude", "tp-taylor": "taylor"}
 # Most telling first: a queue that is cut short still compares the best of both sides.
+DENSE_EPOCHS = 200  # of the checkpoint, as its authors state
 METHODS = [
     "taylor",
     "tp-taylor",
@@ -145,7 +147,7 @@ class Bench:
             if self.trace.macs(choice) != count_macs(small, self.example[:1]).macs:
                 raise RuntimeError(f"{method}: predicted and counted MACs differ")
             if maker.reinitialize:
-                small = _fresh(small, seed)
+                reinitialize_(small, seed)
         macs, dense = count_macs(small, self.example[:1]).macs, self.trace.macs({})
         return small, {
             "macs": macs,
@@ -158,6 +160,9 @@ class Bench:
     def cell(self, method: str, seed: int, epochs: int) -> None:
         """Run one cell, unless its record is there."""
         config = self.recipe(epochs)
+        if method == "scratch":
+            # The small network from scratch gets the dense training's epochs as well.
+            config = config.model_copy(update={"epochs": DENSE_EPOCHS + epochs, "lr": 0.1})
         scale = self.scale(epochs)
         path = FOLDER / scale / f"{method}-seed{seed}.json"
         if path.exists():
@@ -235,15 +240,6 @@ class Bench:
             "train_images": self.images,
         }
         path.write_text(json.dumps(frozen, indent=1) + "\n", encoding="utf-8")
-
-
-def _fresh(network: nn.Module, seed: int) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for module in network.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
-    return network
 
 
 def table() -> None:

@@ -48,3 +48,13 @@ def test_every_method_has_a_card() -> None:
 
     cards = {path.stem for path in (ROOT / "docs" / "methods").glob("*.md")}
     assert set(method_names()) <= cards
+
+
+def test_the_recipe_in_getting_started_is_one() -> None:
+    import yaml
+
+    from prunus.recipe import make_recipe
+
+    text = (ROOT / "docs" / "getting-started.md").read_text(encoding="utf-8")
+    recipe = make_recipe(yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0]))
+    assert [step.step for step in recipe.steps] == ["prune", "recalibrate", "train"]

@@ -455,3 +455,13 @@ def test_every_group_is_probed_with_every_unit() -> None:
             assert certify(network, found, plan, train=False).passed
             tried[group.name] += 1
     assert tried == {"a": 4, "b": 4}
+
+
+def test_a_network_deaf_to_its_inputs_is_said_to_prove_little() -> None:
+    network = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2))
+    found = trace(network, TOKENS)
+    plan = found.plan({"0": all_but(4, 0)})
+    assert certify(network, found, plan).reason == ""
+    with torch.no_grad():
+        network.get_parameter("2.weight").zero_()
+    assert "same for all samples" in certify(network, found, plan).reason

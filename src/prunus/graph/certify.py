@@ -71,6 +71,7 @@ def _certify(
         eval_difference_float64=None if double is None else double[0],
         train_difference_float64=None if double is None else double[1],
         samples=int(samples),
+        reason=_caveats(network, given, train=train, compared=single[1] is not None),
     )
     if not passed:
         cuts = ", ".join(sorted(plan.channels)[:3]) or "connections"
@@ -79,6 +80,18 @@ def _certify(
             f"for cuts of {cuts}; leave these layers out with ignore"
         )
     return certificate
+
+
+def _caveats(network: nn.Module, inputs: Inputs, *, train: bool, compared: bool) -> str:
+    """What the certificate could not show; empty when it showed all it promises."""
+    found = []
+    if train and not compared:
+        found.append("the dense network has no train mode that runs and repeats on these inputs")
+    dense = copy.deepcopy(network).eval()
+    rows = [t for t in output_tensors(call(dense, inputs)) if t.dim() and t.shape[0] > 1]
+    if rows and all(torch.equal(t, t[:1].expand_as(t)) for t in rows):
+        found.append("the outputs are the same for all samples, so equality says little")
+    return "; ".join(found)
 
 
 def _differences(

@@ -197,8 +197,12 @@ def test_a_wrong_value_ends_in_one_line(
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--epochs", "0"], "train.epochs: 0"),
-        (["--epochs", "1", "--lr", "-1"], "train.lr: -1"),
+        (["--epochs", "0"], "error: --epochs 0: input should be greater than or equal to 1"),
+        (["--train-epochs", "0"], "error: --train-epochs 0: "),
+        (["--threads", "0"], "error: --threads 0: give 1 or more"),
+        (["--out", "/proc/prunus/run"], "out='/proc/prunus/run' cannot be written"),
+        (["--round-to", "64"], "change round_to=64 (--round-to)"),
+        (["--epochs", "1", "--lr", "-1"], "error: --lr -1"),
         (["--ignore", "nothing*"], "ignore pattern 'nothing*' matches no module"),
         (["--option", "images=3"], "has no option 'images'"),
         (["--option", "images"], "write --option key=value"),
@@ -273,6 +277,28 @@ def test_measurements_that_cannot_be_taken() -> None:
     _ends(["measure", "--model", "digits_cnn"], "--data or --shape")
     _ends(["measure", "--model", "digits_cnn", "--shape", "1,x"], "--shape '1,x'")
     _ends(["measure", "--model", "digits_cnn", "--shape", "3,8,8"], "does not run")
+    huge = "1,4000000000,4000000000"
+    _ends(["measure", "--model", "digits_cnn", "--shape", huge], f"--shape {huge}: the memory")
+
+
+def test_a_network_of_texts_is_measured_on_token_ids(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    transformers.BertConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=20,
+        vocab_size=30,
+        max_position_embeddings=12,
+    ).save_pretrained(tmp_path)
+    command = ["measure", "--model", f"hf:{tmp_path}", "--arguments", "pretrained=false"]
+    code, screen, _ = _run(*command, "--shape", "10", "--no-latency")
+    assert code == 0
+    # 10 tokens: 4 * 16 * 16 of the attention's maps and 2 * 16 * 20 of the feed-forward each,
+    # 2 * 16 * 10 of the attention itself; 16 * 16 of the pooler and 16 * 2 of the classifier, once
+    macs = 10 * (4 * 256 + 640 + 320) + 256 + 32
+    assert f"{macs:,}" in screen
+    _ends([*command, "--shape", "3,10"], "--shape '3,10': the network takes token ids")
 
 
 @pytest.mark.parametrize("command", [["press"], ["compress", "--modell", "x"], ["report"]])

@@ -416,3 +416,67 @@ def test_the_hand_written_shape_is_the_network_s(source: Source) -> None:
     """The plans of this file are for the network that they claim to be for."""
     shapes = {name: tuple(t.shape) for name, t in load_source(source).state_dict().items()}
     assert shapes == tiny_shape(4).tensors
+
+
+TWINS = """
+from torch import nn
+
+
+def relu():
+    return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+
+
+def tanh():
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+"""
+
+
+def test_a_source_of_another_architecture_with_the_same_tensors_is_refused(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "twins.py").write_text(TWINS, encoding="utf-8")
+    relu, tanh = (Source(model=f"{tmp_path}/twins.py:{name}") for name in ("relu", "tanh"))
+    network, inputs = load_source(relu).train(), torch.randn(4, 3)
+    save(tmp_path / "a", network, source=relu, example_inputs=inputs)
+    with pytest.raises(PlanMismatchError, match=r"twins\.py:tanh' builds another network"):
+        save(tmp_path / "b", network, source=tanh, example_inputs=inputs)
+    assert not (tmp_path / "b").exists()
+    with pytest.raises(InputError, match="example_inputs: the network does not run"):
+        save(tmp_path / "b", network, source=relu, example_inputs=torch.randn(4, 5))
+
+
+def test_a_changed_factory_file_is_named_only_where_it_does_not_fit(
+    tmp_path: Path, saved: Path
+) -> None:
+    file = tmp_path / "net.py"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text + "\n# a remark\n", encoding="utf-8")
+    assert load(saved)(images(1)).shape == (1, 3)
+    file.write_text(text.replace("nn.Conv2d(1, width, 3)", "nn.Conv2d(1, width, 1)"), "utf-8")
+    with pytest.raises(PlanMismatchError, match=r"net\.py' has changed since .* SHA-256 differs"):
+        load(saved)
+
+
+def test_a_factory_file_is_found_where_it_was_in_the_working_folder_and_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, other = tmp_path / "home", tmp_path / "other"
+    for folder in (home, other):
+        folder.mkdir()
+    file = write_file(home)
+    monkeypatch.chdir(home)
+    source = Source(model="net.py:factory", arguments={"width": 4}, weights="gone.pt")
+    network = load_source(source.model_copy(update={"weights": None}))
+    save(home / "run" / "a", network, source=source)
+    assert read_manifest("run/a").source.weights is None
+    monkeypatch.chdir(other)
+    for place in (file, other / "net.py", home / "run" / "net.py"):
+        file = file.rename(place)
+        loaded = load_artifact(home / "run" / "a")
+        assert torch.equal(loaded.network(images(2)), network(images(2)))
+        assert loaded.source.model == f"{place}:factory"
+    file.unlink()
+    with pytest.raises(InputError) as caught:
+        load(home / "run" / "a")
+    for place in (home / "net.py", other / "net.py", home / "run" / "net.py"):
+        assert f"'{place}'" in str(caught.value)

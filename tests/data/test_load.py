@@ -166,3 +166,17 @@ def test_an_absent_hub_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtraError, match=r"pip install prunus\[text\]"):
         load_data("cifar10")
+
+
+def test_a_split_of_digits_cannot_reach_the_images_of_another() -> None:
+    data = load_data("digits")
+    mine = {}
+    for split in (data.train, data.search, data.test):
+        store = split.samples.store
+        assert len(store.labels) == len(split)
+        reached, _ = store.read(torch.arange(len(store.labels)), None)
+        assert isinstance(reached, Tensor)
+        mine[split.role] = rows(reached)
+        assert mine[split.role] == rows(whole(split))
+    # All 1797 images differ, so that no role can hold one of another's.
+    assert sum(map(len, mine.values())) == len(set().union(*mine.values())) == 1797

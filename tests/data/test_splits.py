@@ -155,3 +155,15 @@ def test_splits_that_do_not_belong_together_are_refused() -> None:
         DataSplits("toy", train, search, TestSplit(samples([0], num_classes=4)), 3)
     with pytest.raises(DataError, match=r"inputs of the test split are \[1, 5, 5\], of train"):
         DataSplits("toy", train, search, TestSplit(samples([0], side=5)), 3)
+
+
+def test_splits_of_one_store_are_parted() -> None:
+    shared = store([0, 1, 2] * 4)
+    parts = [Samples("toy", shared, torch.arange(k, 12, 3), 3) for k in range(3)]
+    test = TestSplit(parts[2])
+    data = DataSplits("toy", TrainSplit(parts[0]), SearchSplit(parts[1]), test, 3)
+    found = [positions(data.train), positions(data.search), positions(data.test)]
+    assert found == [list(range(k, 12, 3)) for k in range(3)]
+    for split in (data.train, data.search, data.test):
+        assert len(split.samples.store.labels) == 4
+    assert test.evaluations == data.test.evaluations == 1

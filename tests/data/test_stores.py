@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from prunus.data import DatasetStore, Normalizer, TensorStore
+from prunus.data import DatasetStore, Normalizer, SampleStore, TensorStore
 from prunus.errors import DataError, InputError
 
 
@@ -159,3 +159,31 @@ def test_wrong_data_sets_are_named() -> None:
         DatasetStore(rows, labels=[0, 1])
     with pytest.raises(InputError, match=r"dataset \(generator\) has no length: give a map-style"):
         DatasetStore(row for row in rows)  # type: ignore[arg-type]  # the mistake itself
+
+
+class _Undivided(SampleStore):
+    """A store of a user's own, which knows how to read and no more."""
+
+    @property
+    def labels(self) -> torch.Tensor:
+        return torch.arange(6) % 2
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return (1,)
+
+    def read(
+        self, indices: torch.Tensor, augment: torch.Generator | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return indices[:, None].float(), self.labels[indices]
+
+
+def test_a_part_of_any_store_holds_its_own_samples() -> None:
+    part = _Undivided().take(torch.tensor([4, 1]))
+    inputs, labels = part.read(torch.tensor([1, 0]), None)
+    assert isinstance(inputs, torch.Tensor)
+    assert inputs.flatten().tolist() == [1.0, 4.0]
+    assert labels.tolist() == [1, 0]
+    assert part.labels.tolist() == [0, 1]
+    with pytest.raises(IndexError):
+        part.read(torch.tensor([2]), None)

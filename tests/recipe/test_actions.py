@@ -1,13 +1,16 @@
 """A recipe laid out flat: budgets of rounds, looks at the test split, checks before any compute."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from prunus.errors import BudgetError, InputError
 from prunus.graph import trace
 from prunus.recipe import Prune, Recalibrate, Repeat, Step, Train
-from prunus.recipe.actions import label, lay_out, require_reachable, targets
-from prunus.recipe.recipe import as_recipe
+from prunus.recipe.actions import label, lay_out, targets
+from prunus.recipe.reachable import require_reachable
+from prunus.recipe.recipe import as_recipe, make_recipe
 from prunus.zoo import build
 
 CUT = Prune(method="l1", target="macs=0.25")
@@ -107,3 +110,44 @@ def test_a_row_is_named_after_its_methods() -> None:
     assert targets(lay_out(as_recipe([Prune(method="l1", target="macs=0.5"), CUT]))) == {
         "macs": 0.25
     }
+
+
+@pytest.mark.parametrize(
+    ("settings", "target", "said", "or_more"),
+    [
+        ({"round_to": 64}, 0.5, r"change round_to=64 \(--round-to\), which", False),
+        ({"min_units": 99}, 0.5, r"change min_units=99 \(--min-units\), which", False),
+        ({"ignore": ("*",)}, 0.5, r"change ignore \(--ignore\), which keeps 3 groups", False),
+        ({"round_to": 12}, 0.05, r"change round_to=12 .* or ask for macs=0\.\d+ or more", True),
+        (
+            {"round_to": 64, "ignore": ("conv1", "conv2", "conv3")},
+            0.01,
+            r"round_to=64 \(--round-to\) and ignore",
+            False,
+        ),
+        ({}, 0.0001, r"left; ask for macs=0\.\d+ or more", True),
+    ],
+)
+def test_the_setting_that_stands_in_the_way_is_named(
+    settings: dict[str, Any], target: float, said: str, or_more: bool
+) -> None:
+    found = trace(build("digits_cnn"), torch.randn(2, 1, 8, 8), **settings)
+    actions = lay_out(as_recipe([Prune(method="l1", target=f"macs={target}")]))
+    with pytest.raises(BudgetError, match=said) as caught:
+        require_reachable(actions, found)
+    assert ("or more" in str(caught.value)) == or_more
+
+
+def test_a_network_without_channels_to_cut_says_why() -> None:
+    found = trace(torch.nn.Linear(4, 3), torch.randn(2, 4))
+    actions = lay_out(as_recipe([Prune(method="l1", target="macs=0.5")]))
+    with pytest.raises(BudgetError, match=r"nothing of this network can be cut \(.+\); give"):
+        require_reachable(actions, found)
+
+
+def test_problems_are_counted_without_what_they_cause() -> None:
+    wrong = {"steps": [{"train": {"epochs": 0, "lr": 1.0}}]}
+    with pytest.raises(InputError, match=r"steps\[0\]\.train\.epochs: 0: [^()]*$"):
+        make_recipe(wrong)
+    with pytest.raises(InputError, match=r"train\.epochs: 0: .* \(and 1 more\)$"):
+        make_recipe({"steps": [{"train": {"epochs": 0, "lr": -1.0}}]})

@@ -9,10 +9,13 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from prunus.artifact import load
-from prunus.data import from_datasets
-from prunus.errors import BudgetError, InputError, PrunusError
+from prunus.data import DataSplits, from_datasets
+from prunus.errors import BudgetError, InputError, PlanMismatchError, PrunusError
 from prunus.graph import Trace, cut, trace
 from prunus.meter import count_macs, count_params
+from prunus.method import Context, Decision, Method
+from prunus.plan import Bits, ZeroConnections
+from prunus.prune import L1
 from prunus.recipe import (
     Prune,
     Recalibrate,
@@ -22,10 +25,12 @@ from prunus.recipe import (
     Train,
     compress,
     make_recipe,
+    train_network,
 )
 from prunus.recipe.fresh import reinitialize_
 from prunus.records import Cost, Source
 from prunus.train import TrainConfig, evaluate, fit
+from prunus.zoo import build
 from tests.recipe.subjects import FAST, STEPS, few_digits, same_state, trained_cnn
 
 SHORT = Train(epochs=1, lr=0.02, batch_size=32, precision="float32", layout="contiguous")
@@ -277,4 +282,118 @@ def test_a_zoo_network_gets_the_classes_of_the_data() -> None:
             STEPS,
             few_digits(),
             train_first=first,
+        )
+
+
+def _pairs() -> DataSplits:
+    points = torch.randn(90, 6, generator=torch.Generator().manual_seed(0))
+    labels = points[:, :3].argmax(1)
+    return from_datasets(
+        TensorDataset(points[:60], labels[:60]), TensorDataset(points[60:], labels[60:])
+    )
+
+
+def _zero_half(self: Method, context: Context) -> Decision:
+    """All that reads units 0 to 7 of the first layer of ``_Own``, and no unit by choice."""
+    keep = torch.ones(3, 16, dtype=torch.bool)
+    keep[:, :8] = False
+    bits = Bits.pack(keep.flatten().tolist())
+    edit = ZeroConnections(tensor="second.weight", level="weight", shape=(3, 16), keep=bits)
+    first = torch.arange(16).numpy() > 3
+    return Decision(choice={"first": first}, connections=(edit,))
+
+
+def test_units_that_nothing_reads_are_in_the_predicted_cost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(L1, "decide", _zero_half)
+    done = compress(_Own(), [Prune(method="l1", target="params=0.8")], _pairs(), latency=None)
+    # 4 units by choice, 4 more that nothing reads: 8 of 16 stay
+    assert done.record.cost.params == 6 * 8 + 8 + 8 * 3 + 3
+
+
+def _zero_some(self: Method, context: Context) -> Decision:
+    bits = Bits.pack([i % 3 != 0 for i in range(48)])  # one of three in every column
+    edit = ZeroConnections(tensor="second.weight", level="weight", shape=(3, 16), keep=bits)
+    return Decision(choice={"first": torch.arange(16).numpy() > 3}, connections=(edit,))
+
+
+@pytest.mark.parametrize("more", [[Recalibrate(images=16)], [Recalibrate(images=16), SHORT]])
+def test_what_is_held_at_zero_stays_zero_in_the_users_own_training(
+    more: list[Step], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(L1, "decide", _zero_some)
+    steps = [Prune(method="l1", target="params=0.9"), *more]
+    steps = [s.model_copy(update={"augment": False}) if isinstance(s, Train) else s for s in steps]
+    dense = _Own()
+    for resume in (False, True):
+        network = compress(
+            dense, steps, _pairs(), out=tmp_path / "run", resume=resume, latency=None
+        ).network
+        weight = network.get_parameter("second.weight")
+        held = weight == 0
+        assert held.any()
+        network(torch.randn(5, 6)).square().sum().backward()
+        assert weight.grad is not None
+        assert not weight.grad[held].any()
+        assert weight.grad[~held].any()
+
+
+def test_a_method_that_reads_the_test_split_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, honest = few_digits(), L1.decide
+
+    def peek(self: L1, context: Context) -> Decision:
+        evaluate(context.network, data.test)
+        return honest(self, context)
+
+    monkeypatch.setattr(L1, "decide", peek)
+    with pytest.raises(PrunusError, match=r"steps\[0\]\.prune read the test split 2 times, 1 are"):
+        compress(trained_cnn(), STEPS, data, latency=None)
+
+
+def test_looks_before_the_run_are_noted() -> None:
+    data = few_digits()
+    for _ in range(2):
+        evaluate(trained_cnn(), data.test)
+    record = compress(trained_cnn(), STEPS[:1], data, latency=None).record
+    assert "the test split had been evaluated 2 times before this run" in record.notes
+    assert record.test_evaluations == {"dense": 1, "after_cut": 1}
+
+
+def test_a_trained_network_that_is_trained_on_may_have_seen_the_search_split() -> None:
+    first = TrainConfig(epochs=1, lr=0.1, batch_size=32, precision="float32", layout="contiguous")
+    steps, given = STEPS[:1], trained_cnn()
+    done = compress(given, steps, few_digits(), train_first=first, latency=None)
+    assert done.record.search_seen_in_pretraining
+    source = Source(model="digits_cnn")
+    done = compress(given, steps, few_digits(), train_first=first, source=source, latency=None)
+    assert done.record.search_seen_in_pretraining
+
+
+def test_a_target_that_asks_for_nothing_is_noted() -> None:
+    steps = [Prune(method="l1", target="macs=1")]
+    record = compress(trained_cnn(), steps, few_digits(), latency=None).record
+    assert record.cost.macs == record.dense_cost.macs
+    assert any("target macs=1 is met as it is: nothing was cut" in note for note in record.notes)
+
+
+def test_a_wrong_source_ends_the_run_at_its_first_step(tmp_path: Path) -> None:
+    class Squared(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            for name, child in inner.named_children():
+                self.add_module(name, child)
+            self._inner = [inner]
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self._inner[0](x)
+            return out**2
+
+    with pytest.raises(PlanMismatchError, match="'digits_cnn' builds another network"):
+        train_network(
+            Squared(build("digits_cnn")),
+            SHORT.config(fresh=False),
+            few_digits(),
+            source=Source(model="digits_cnn"),
+            out=tmp_path / "run",
         )

@@ -1,15 +1,19 @@
 """Run folders: a killed run ends as an uninterrupted one; another run's folder is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from prunus.artifact import load
 from prunus.errors import InputError
-from prunus.recipe import Prune, Recalibrate, Repeat, Step, Train, compress, train_network
-from prunus.recipe.folder import open_run
-from prunus.records import RunRecord
+from prunus.recipe import Prune, Recalibrate, Repeat, Step, Train, compare, compress, train_network
+from prunus.recipe.folder import open_run, require_usable
+from prunus.recipe.measure import look
+from prunus.recipe.subject import data_digest
+from prunus.records import Comparison, RunRecord
 from prunus.train import TrainConfig
 from tests.recipe.subjects import (
     FAST,
@@ -54,7 +58,7 @@ def _facts(record: RunRecord) -> tuple[object, ...]:
         record.certificates,
         record.widths,
         record.test_evaluations,
-        record.notes,
+        [note for note in record.notes if "repeated after a kill" not in note],
         history,
     )
 
@@ -78,6 +82,13 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(
     assert same_state(resumed.network, whole.network)
     assert resumed.plans == whole.plans
     assert _facts(resumed.record) == _facts(whole.record)
+    # a kill between a look and the saving of its result is not hidden
+    lost = [note for note in resumed.record.notes if "repeated after a kill" in note]
+    stage = phase.removeprefix("evaluate ").replace(" ", "_")
+    expected = (
+        f"{stage}: the look at the test split was repeated after a kill (results lost unseen: 1)"
+    )
+    assert lost == ([expected] if phase.startswith("evaluate") else [])
 
 
 def test_a_run_killed_again_and_again_in_its_rounds(tmp_path: Path) -> None:
@@ -190,3 +201,79 @@ def test_a_killed_training_resumes(tmp_path: Path) -> None:
     again = train_network("digits_cnn", config, few_digits(), out=out, resume=True)
     assert same_state(again.network, whole.network)
     assert again.record == done.record
+
+
+def test_a_look_that_a_signal_cut_short_is_in_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("prunus.recipe.measure.evaluate", killed)
+        with pytest.raises(Killed):
+            look(trained_cnn(), few_digits(), "after_cut", "cpu", tmp_path / "looks.json")
+    for lost in (1, 2):
+        seen = look(trained_cnn(), few_digits(), "after_cut", "cpu", tmp_path / "looks.json")
+        assert (seen.lost, seen.evaluations) == (lost, 1)
+    assert look(trained_cnn(), few_digits(), "dense", "cpu", tmp_path / "looks.json").lost == 0
+
+
+def test_a_moved_or_otherwise_spelled_folder_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = TrainConfig(epochs=1, lr=0.1, batch_size=32, precision="float32", layout="contiguous")
+    monkeypatch.chdir(tmp_path)
+
+    def run(out: Path) -> Comparison:
+        data = few_digits()
+        found = compare(
+            "digits_cnn",
+            ["l1"],
+            data,
+            "macs=0.5",
+            out=out,
+            resume=True,
+            train_first=first,
+            latency=None,
+        )
+        looks.append(data.test.evaluations)
+        return found
+
+    looks: list[int] = []
+    started = run(Path("c"))
+    assert run(tmp_path / "c").runs == started.runs
+    (tmp_path / "c").rename(tmp_path / "d")
+    assert run(Path("d")).runs == started.runs
+    assert looks == [3, 0, 0]
+    assert load(tmp_path / "d" / "cells" / "l1-seed0" / "artifact")(torch.zeros(1, 1, 8, 8)).numel()
+
+
+def test_changed_labels_and_images_are_another_run(tmp_path: Path) -> None:
+    data = few_digits()
+    assert data_digest(data) == data_digest(few_digits())
+    assert data.test.evaluations == 0
+    for role in ("train", "search", "test"):
+        split = getattr(data, role)
+        last = split.samples.indices[-1:]
+        for what in ("_labels", "_images"):
+            store = split.samples.store.take(torch.arange(len(split.samples.store.labels)))
+            mine = getattr(store, what)
+            if what == "_labels":
+                mine[last] = (mine[last] + 1) % 10
+            else:
+                mine.bitwise_not_()
+            other = type(split)(replace(split.samples, store=store))
+            changed = replace(data, **{role: other})
+            assert data_digest(changed) != data_digest(data), (role, what)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path) -> None:
+    watch = Killer()
+    (tmp_path / "file").touch()
+    for out in (Path("/proc/prunus/run"), tmp_path / "file" / "run"):
+        with pytest.raises(InputError, match="cannot be written"):
+            compress(trained_cnn(), STEPS, few_digits(), out=out, progress=watch)
+    assert watch.phases == []
+    require_usable(tmp_path / "a" / "b", resume=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

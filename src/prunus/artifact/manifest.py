@@ -17,12 +17,26 @@ RECORD_FILE = "record.json"
 _PLAN_FILE = re.compile(r"plan-\d+\.json")
 
 
+class FactoryFile(Record):
+    """The file of a user's own constructor, as it was when the artifact was saved.
+
+    Attributes:
+        path: Absolute.
+        sha256: Of its content, in hex.
+    """
+
+    path: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
 class Manifest(Record):
-    """The table of contents of an artifact. It says nothing of the machine it was made on.
+    """The table of contents of an artifact.
 
     Attributes:
         version: Of the folder's form; a newer one than ``VERSION`` is refused.
-        source: The constructor of the network before the first plan.
+        source: The constructor of the network before the first plan. It names no weights, as the
+            artifact carries its own.
+        factory: The file of the constructor, where ``source`` is a ``file.py:factory``.
         plans: File names, in the order in which the plans are cut.
         ties: Parameter or buffer name to the name whose tensor it shares. Such a tensor is stored once.
         weights_sha256: Of ``model.safetensors``, in hex.
@@ -31,6 +45,7 @@ class Manifest(Record):
 
     version: int = Field(default=VERSION, ge=1)
     source: Source
+    factory: FactoryFile | None = None
     plans: tuple[str, ...] = ()
     ties: dict[str, str] = Field(default_factory=dict)
     weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")

@@ -26,17 +26,17 @@ from prunus.artifact.manifest import (
     plan_file,
     read_manifest,
 )
-from prunus.artifact.weights import file_sha256, fill_, read_weights, same_values, write_weights
+from prunus.artifact.rebuild import find_source, note_factory, rebuild, require_same_outputs
+from prunus.artifact.weights import file_sha256, read_weights, same_values, write_weights
 from prunus.errors import InputError, PlanMismatchError
-from prunus.graph import cut, network_shape
+from prunus.graph import Inputs, network_shape
 from prunus.plan import Plan
 from prunus.records import RunRecord, Source
-from prunus.zoo import load_source
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A loaded artifact. ``network`` is on the CPU, in eval mode."""
+    """A loaded artifact. ``network`` is on the CPU, in eval mode; ``source`` names its file as found."""
 
     network: nn.Module
     source: Source
@@ -53,6 +53,7 @@ def save(
     plans: Sequence[Plan] = (),
     recipe: Mapping[str, Any] | None = None,
     record: RunRecord | None = None,
+    example_inputs: Inputs | None = None,
 ) -> None:
     """Write an artifact, and only one that loads: it is read back and compared before it is kept.
 
@@ -63,10 +64,15 @@ def save(
     Args:
         folder: New, empty, or an artifact and nothing else.
         network: The source network cut by all plans, with any weights.
-        source: Builds the network before the first plan. Its ``weights`` are not needed again.
+        source: Builds the network before the first plan. Its ``weights`` are not needed again, and
+            not kept. A ``file.py:factory`` is looked for at its present place first, then from the
+            working directory, then beside the artifact.
         plans: In the order in which they were cut; none for a network that was only trained.
         recipe: The steps that made the network, JSON-able.
         record: What happened in the run.
+        example_inputs: A real batch. With it the network that is read back must give the outputs of
+            ``network`` in eval mode; without it parameters and buffers alone are compared, and a
+            source of another architecture with the same tensors goes unnoticed.
 
     Raises:
         InputError: The folder holds other files or cannot be written, ``recipe`` is not JSON-able,
@@ -84,7 +90,10 @@ def save(
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         _write(part, network, source, plans, dict(recipe or {}), record)
-        _compare(network, load_artifact(part).network)
+        loaded = load_artifact(part).network
+        _compare(network, loaded)
+        if example_inputs is not None:
+            require_same_outputs(network, loaded, example_inputs, source.model)
         _move(part, folder)
     except OSError as error:
         raise InputError(
@@ -115,20 +124,9 @@ def load_artifact(folder: Path | str) -> Artifact:
     plans = tuple(Plan.load(folder / name) for name in manifest.plans)
     tensors = read_weights(folder / WEIGHTS_FILE, manifest.weights_sha256, manifest.ties)
     record = RunRecord.load(folder / RECORD_FILE) if (folder / RECORD_FILE).exists() else None
-    network = load_source(_without_weights(manifest.source))
-    for name, plan in zip(manifest.plans, plans, strict=True):
-        plan.source.require(network_shape(network), name)
-        network = cut(network, plan)
-    fill_(network, tensors, manifest.ties)
-    return Artifact(network.eval(), manifest.source, plans, manifest.recipe, record)
-
-
-def _without_weights(source: Source) -> Source:
-    """The same constructor, spared from fetching weights that would be overwritten."""
-    arguments = dict(source.arguments)
-    if source.model.startswith(("hf:", "timm:", "torchvision:")):
-        arguments["pretrained"] = False
-    return source.model_copy(update={"weights": None, "arguments": arguments})
+    source = find_source(manifest, folder)
+    network = rebuild(source, manifest, plans, tensors)
+    return Artifact(network, source, plans, manifest.recipe, record)
 
 
 def _write(
@@ -146,7 +144,8 @@ def _write(
     if record is not None:
         record.save(part / RECORD_FILE)
     manifest = Manifest(
-        source=source,
+        source=source.model_copy(update={"weights": None}),
+        factory=note_factory(source),
         plans=names,
         ties=ties,
         weights_sha256=file_sha256(part / WEIGHTS_FILE),

@@ -1,9 +1,10 @@
 """From the options of the command line to the sources, recipes and trainings they ask for."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from prunus.cli.given import Cut, Subject, Training, Where, read_pairs
 from prunus.errors import InputError
@@ -21,6 +22,16 @@ DEFAULT_METHODS = (
     "scratch",
 )
 _HERE = "command line"
+_AFTER = {
+    "epochs": "--epochs",
+    "lr": "--lr",
+    "batch_size": "--batch-size",
+    "distill_alpha": "--distill",
+    "scratch_epochs": "--scratch-epochs",
+    "scratch_lr": "--train-lr",
+}
+_BEFORE = {"epochs": "--train-epochs", "lr": "--train-lr", "batch_size": "--batch-size"}
+"""Fields of a training step, and the options that set them."""
 
 
 def make_source(subject: Subject) -> Source:
@@ -41,7 +52,11 @@ def make_source(subject: Subject) -> Source:
 
 
 def make_finetune(training: Training) -> Train:
-    """The training after a cut; wrong values end in an error that names them."""
+    """The training after a cut.
+
+    Raises:
+        InputError: A value cannot be used; names the option.
+    """
     values: dict[str, Any] = {
         "epochs": training.epochs,
         "lr": training.lr,
@@ -54,25 +69,34 @@ def make_finetune(training: Training) -> Train:
         values["scratch_epochs"] = training.train_epochs + training.epochs
     if training.train_epochs is not None:
         values["scratch_lr"] = training.train_lr
-    step = make_recipe({"steps": [{"train": values}]}, _HERE).steps[0]
-    if not isinstance(step, Train):
-        raise TypeError(type(step).__name__)
-    return step
+    return _train(values, _AFTER)
+
+
+def _train(values: Mapping[str, Any], options: Mapping[str, str]) -> Train:
+    """The step, or the first problem in one line under the name of its option."""
+    try:
+        return Train.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = options[str(first["loc"][0])]
+        message = first["msg"][:1].lower() + first["msg"][1:]
+        raise InputError(f"{option} {first['input']}: {message}") from error
 
 
 def make_train_first(training: Training) -> TrainConfig | None:
-    """The training of the dense network, before everything else."""
+    """The training of the dense network, before everything else.
+
+    Raises:
+        InputError: A value cannot be used; names the option.
+    """
     if training.train_epochs is None:
         return None
-    first = replace(
-        training,
-        epochs=training.train_epochs,
-        lr=training.train_lr,
-        distill=0.0,
-        train_epochs=None,
-        scratch_epochs=None,
-    )
-    return make_finetune(first).config(fresh=False)
+    values = {
+        "epochs": training.train_epochs,
+        "lr": training.train_lr,
+        "batch_size": training.batch_size,
+    }
+    return _train(values, _BEFORE).config(fresh=False)
 
 
 def own_recipe(method: str | None, cut: Cut, training: Training) -> Recipe:
@@ -106,7 +130,7 @@ def refuse_with_recipe(method: str | None, cut: Cut, training: Training) -> None
         "--epochs": training.epochs,
     }
     for name, value in given.items():
-        if value:
+        if value not in (None, ()):
             raise InputError(
                 f"{name} is given beside --recipe, which says it; leave one of them out"
             )

@@ -1,5 +1,7 @@
 """What the commands measure and methods do: look, and change nothing."""
 
+import re
+
 import torch
 from rich import box
 from rich.table import Table
@@ -11,7 +13,7 @@ from prunus.cli.build import make_source
 from prunus.cli.given import Cut, Subject, Where, read_shape
 from prunus.cli.show import console
 from prunus.cli.work import set_threads
-from prunus.errors import InputError
+from prunus.errors import InputError, PrunusError
 from prunus.graph import Inputs, Trace, trace
 from prunus.meter import (
     file_size_bytes,
@@ -27,10 +29,30 @@ from prunus.zoo import load_source
 
 METHODS_PACKAGE = prunus.prune.__name__
 _SAMPLES = 2  # so that train mode can be checked
+_OUT_OF_MEMORY = re.compile(
+    r"MemoryError|can't allocate memory|not enough memory|out of memory|size calculation overflow",
+    re.IGNORECASE,
+)
 
 
 def run_measure(subject: Subject, cut: Cut, where: Where, *, shape: str | None) -> None:
-    """Print what a network costs, and its groups."""
+    """Print what a network costs, and its groups.
+
+    Raises:
+        InputError: Something given cannot be used, or the memory does not hold the inputs.
+    """
+    try:
+        _measure(subject, cut, where, shape)
+    except (MemoryError, RuntimeError, PrunusError) as error:
+        if not _OUT_OF_MEMORY.search(f"{type(error).__name__} {error}"):
+            raise
+        raise InputError(
+            f"{'--data' if shape is None else f'--shape {shape}'}: the memory does not hold this "
+            "network on such inputs; give smaller ones"
+        ) from error
+
+
+def _measure(subject: Subject, cut: Cut, where: Where, shape: str | None) -> None:
     set_threads(where)
     device = resolve_device(where.device)
     network, inputs = _network(subject, shape)
@@ -88,10 +110,31 @@ def _network(subject: Subject, shape: str | None) -> tuple[nn.Module, Inputs]:
     if (shape is None) == (subject.data is None):
         raise InputError("give --data or --shape, one of them: a network is measured on its inputs")
     if shape is not None:
-        generator = torch.Generator().manual_seed(0)
-        return load_source(source), torch.randn(_SAMPLES, *read_shape(shape), generator=generator)
+        network = load_source(source)
+        return network, _random_inputs(network, read_shape(shape))
     found = resolve_subject(source, subject.data, untrained=True)
     return found.network, found.inputs
+
+
+def _random_inputs(network: nn.Module, shape: tuple[int, ...]) -> Inputs:
+    """Random images, or token ids where the network takes these first (``transformers``).
+
+    Raises:
+        InputError: A network of texts is given more than the number of tokens.
+    """
+    generator = torch.Generator().manual_seed(0)
+    if getattr(network, "main_input_name", None) != "input_ids":
+        return torch.randn(_SAMPLES, *shape, generator=generator)
+    if len(shape) != 1:
+        text = ",".join(map(str, shape))
+        raise InputError(f"--shape '{text}': the network takes token ids; give their number: 128")
+    config = getattr(network, "config", None)
+    ids = torch.randint(getattr(config, "vocab_size", 1), (_SAMPLES, *shape), generator=generator)
+    end = getattr(config, "eos_token_id", None)
+    if isinstance(end, int):  # encoder-decoders read the class off the only end of the text
+        ids[ids == end] = 1 if end == 0 else 0
+        ids[:, -1] = end
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def _groups(found: Trace) -> Table:

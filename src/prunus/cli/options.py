@@ -95,9 +95,7 @@ Resume = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="cpu or cuda.", rich_help_panel=_RUN)]
-Threads = Annotated[
-    int | None, typer.Option(min=1, help="CPU threads of PyTorch.", rich_help_panel=_RUN)
-]
+Threads = Annotated[int | None, typer.Option(help="CPU threads of PyTorch.", rich_help_panel=_RUN)]
 Latency = Annotated[
     bool, typer.Option("--latency/--no-latency", help="Measure latency.", rich_help_panel=_RUN)
 ]

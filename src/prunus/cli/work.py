@@ -18,6 +18,7 @@ from prunus.cli.build import (
 from prunus.cli.given import Cut, Subject, Training, Where, read_seeds
 from prunus.cli.progress import RichProgress
 from prunus.cli.show import console, show
+from prunus.errors import InputError
 from prunus.recipe import TraceOptions, compare, compress, load_recipe, train_network
 from prunus.records import Comparison
 
@@ -132,6 +133,12 @@ def run_train(subject: Subject, training: Training, where: Where, *, seed: int) 
 
 
 def set_threads(where: Where) -> None:
-    """Use as many CPU threads as asked for."""
+    """Use as many CPU threads as asked for.
+
+    Raises:
+        InputError: Fewer than one.
+    """
     if where.threads is not None:
+        if where.threads < 1:
+            raise InputError(f"--threads {where.threads}: give 1 or more")
         torch.set_num_threads(where.threads)

@@ -78,6 +78,11 @@ class FolderStore(SampleStore):
             images = list(pool.map(self._read_one, files, chances))
         return self._normalizer(torch.stack(images)), self._labels[indices]
 
+    def take(self, indices: Tensor) -> "FolderStore":
+        """A store that knows these files alone."""
+        files = [self._files[index] for index in indices.tolist()]
+        return FolderStore(files, self._labels[indices], self._normalizer, self._image_size)
+
     def _read_one(self, file: Path, chances: Tensor | None) -> Tensor:
         """One image, uint8 ``[3, image_size, image_size]``."""
         try:

@@ -14,6 +14,9 @@ from prunus.errors import DataError, InputError
 class DataSplits:
     """A data set in its three roles.
 
+    Splits that lie in one store are given stores of their own: who is handed one split (a method gets
+    train and search) cannot reach the samples of another through it.
+
     Args:
         name: As given to ``load_data``.
         train: For weights.
@@ -53,6 +56,10 @@ class DataSplits:
                 f"{self.name}: {int(shared.sum())} samples are in train and in search; "
                 "make the two disjoint"
             )
+        stores = [split.samples.store for split in splits]
+        for split in splits:
+            if sum(split.samples.store is store for store in stores) > 1:
+                object.__setattr__(self, split.role, split.alone())  # the class is frozen
 
     @property
     def input_shape(self) -> tuple[int, ...]:

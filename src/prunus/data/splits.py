@@ -29,6 +29,11 @@ class Samples:
     indices: Tensor
     num_classes: int
 
+    def alone(self) -> "Samples":
+        """The same samples in a store of their own, through which no other can be read."""
+        store = self.store.take(self.indices)
+        return replace(self, store=store, indices=torch.arange(len(self.indices)))
+
 
 class Split(ABC):
     """Samples in one role. The role is the type: who asks for a ``SearchSplit`` gets no other.
@@ -122,6 +127,10 @@ class Split(ABC):
             )
         drawn = stratified_draw(self.labels, n, seed)
         return self._with(replace(self._samples, indices=self._samples.indices[drawn]))
+
+    def alone(self) -> Self:
+        """The same samples in a store of their own; a test split goes on with its count."""
+        return self._with(self._samples.alone())
 
     def _pass(
         self, batch_size: int, generator: torch.Generator | None, *, augment: bool

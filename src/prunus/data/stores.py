@@ -38,6 +38,37 @@ class SampleStore(ABC):
             Inputs ``[batch, ...]``, float32 and normalized; labels int64 ``[batch]``.
         """
 
+    def take(self, indices: Tensor) -> "SampleStore":
+        """A store of these samples alone, at positions from 0: the others cannot be read from it.
+
+        Args:
+            indices: Positions, int64 ``[samples]``.
+        """
+        return _Part(self, indices)
+
+
+@final
+class _Part(SampleStore):
+    """Some samples of another store, for stores that cannot be divided."""
+
+    def __init__(self, whole: SampleStore, indices: Tensor) -> None:
+        self._whole = whole
+        self._positions = indices.clone()
+
+    @property
+    def labels(self) -> Tensor:
+        """Class of every sample, int64 ``[samples]``."""
+        return self._whole.labels[self._positions]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """As of the whole."""
+        return self._whole.input_shape
+
+    def read(self, indices: Tensor, augment: torch.Generator | None) -> tuple[Inputs, Tensor]:
+        """Read samples of this part."""
+        return self._whole.read(self._positions[indices], augment)
+
 
 @dataclass(frozen=True)
 class Normalizer:
@@ -125,3 +156,13 @@ class TensorStore(SampleStore):
         if augment is not None:
             images = shift_and_flip(images, augment, shift=self._shift, flip=self._flip)
         return self._normalizer(images), self._labels[indices]
+
+    def take(self, indices: Tensor) -> "TensorStore":
+        """A store with copies of these images alone."""
+        return TensorStore(
+            self._images[indices],
+            self._labels[indices],
+            self._normalizer,
+            shift=self._shift,
+            flip=self._flip,
+        )

@@ -1,13 +1,9 @@
 """A recipe laid out flat: every step of every round with its budget, checked before any compute."""
 
 from dataclasses import dataclass, replace
-from math import ceil
-
-import numpy as np
 
 import prunus.prune  # registers the methods
-from prunus.errors import BudgetError, InputError
-from prunus.graph import Trace
+from prunus.errors import InputError
 from prunus.method import Budget, Method, make_method, method_class
 from prunus.recipe.recipe import Recipe
 from prunus.recipe.steps import BasicStep, Prune, Recalibrate, Repeat, Step, Train
@@ -186,28 +182,3 @@ def label(recipe: Recipe) -> str:
     ]
     methods = dict.fromkeys(step.method for step in flat if isinstance(step, Prune))
     return recipe.name or "+".join(methods) or "train"
-
-
-def require_reachable(actions: tuple[Action, ...], trace: Trace) -> None:
-    """Refuse a target below what is left when every group is cut to its least width.
-
-    Raises:
-        BudgetError: With what is reachable.
-    """
-    smallest = {}
-    for group in trace.cuttable:
-        least = min(group.units, ceil(group.min_units / group.round_to) * group.round_to)
-        smallest[group.name] = np.arange(group.units) < least
-    for action in actions:
-        if action.budget is None:
-            continue
-        quantity = action.budget.quantity
-        dense = action.budget.measure(trace, {})
-        left = action.budget.measure(trace, smallest)
-        if left > action.budget.limit(dense):
-            raise BudgetError(
-                f"{action.path}.target: {quantity}={action.budget.value:g} cannot be reached: "
-                f"{len(trace.cuttable)} of {len(trace.groups)} groups can be cut, and at their "
-                f"least widths {left} of {dense} are left; ask for {quantity}="
-                f"{ceil(1000 * left / dense) / 1000:g} or more"
-            )

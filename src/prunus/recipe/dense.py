@@ -7,13 +7,13 @@ from pathlib import Path
 from torch import nn
 
 from prunus.data import DataSplits
-from prunus.graph import Inputs
+from prunus.graph import Inputs, hold_connections_
 from prunus.meter import measure_cost
 from prunus.plan import Record
 from prunus.progress import Progress, Silent
 from prunus.recipe.folder import load_network, open_run, save_network
-from prunus.recipe.measure import environment, look
-from prunus.recipe.subject import Subject, data_digest, resolve_subject, weights_digest
+from prunus.recipe.measure import LOOKS_FILE, environment, look
+from prunus.recipe.subject import Subject, resolve_subject
 from prunus.records import Cost, Environment, Score, Source
 from prunus.train import FitResult, TrainConfig, fit
 
@@ -30,6 +30,7 @@ class TrainingRecord(Record):
         config: As asked for; ``fit`` says what was picked.
         fit: History, seconds, precision and layout.
         test: The only look at the test split; None where the caller looks itself.
+        notes: What a reader must know.
         cost: Of the network.
         environment: Of the run.
     """
@@ -42,6 +43,7 @@ class TrainingRecord(Record):
     test: Score | None
     cost: Cost
     environment: Environment
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,7 @@ def train_network(  # noqa: PLR0913  # all but three are options, by keyword onl
     if out is None:
         return train_into(None, subject, config, seed, device, progress or Silent())
     identity = {
-        "source": subject.source.model_dump(),
-        "weights": weights_digest(subject.network),
-        "data": subject.data.name,
-        "data samples": data_digest(subject.data),
+        **subject.identity,
         "seed": seed,
         "device": device,
         "config": config.model_dump(),
@@ -118,6 +117,7 @@ def train_into(
         record = TrainingRecord.load(folder / TRAINING_FILE)
         return Trained(network, record, artifact if subject.rebuildable else None)
     network = copy.deepcopy(subject.network)
+    hold_connections_(network)  # hooks do not survive the copy
     checkpoint = None if folder is None else folder / "training.ckpt"
     found = fit(
         network,
@@ -130,18 +130,24 @@ def train_into(
         device=device,
     )
     network.eval()
+    seen = None
+    if test:
+        journal = None if folder is None else folder / LOOKS_FILE
+        seen = look(network, subject.data, "after_training", device, journal)
     record = TrainingRecord(
         source=subject.source,
         data=subject.data.name,
         seed=seed,
         config=config,
         fit=found,
-        test=look(network, subject.data, "after_training", device).score if test else None,
+        test=None if seen is None else seen.score,
         cost=measure_cost(network, subject.one),
         environment=environment(device),
+        notes=() if seen is None else seen.notes,
     )
     if folder is not None and artifact is not None and checkpoint is not None:
-        save_network(artifact, network, (), subject.source if subject.rebuildable else None)
+        source = subject.source if subject.rebuildable else None
+        save_network(artifact, network, (), source, subject.inputs)
         record.save(folder / TRAINING_FILE)
         checkpoint.unlink(missing_ok=True)
     saved = artifact if subject.rebuildable else None
@@ -165,8 +171,7 @@ def trained_first(
     done = train_into(place, subject, config, 0, device, progress, test=False)
     source = subject.source
     if done.artifact_path is not None:
-        weights = str(done.artifact_path / "model.safetensors")
+        weights = str((done.artifact_path / "model.safetensors").resolve())
         source = source.model_copy(update={"weights": weights})
     # What it started from may have seen the search split; what it was trained on here has not.
-    seen = subject.source.weights is not None
-    return replace(subject, network=done.network, source=source, search_seen=seen)
+    return replace(subject, network=done.network, source=source)

@@ -15,7 +15,7 @@ from prunus.plan import Plan, Record
 from prunus.progress import Progress, Silent
 from prunus.recipe.actions import Action, build_method
 from prunus.recipe.fresh import reinitialize_
-from prunus.recipe.measure import Look, accounted_cost, look, phase
+from prunus.recipe.measure import Look, accounted_cost, look, phase, require_looks
 from prunus.recipe.recipe import Recipe
 from prunus.recipe.steps import Prune, Recalibrate, Train
 from prunus.recipe.subject import Subject
@@ -31,6 +31,7 @@ class Tools:
         subject: The dense network and its data; also the teacher of a distillation.
         dense_trace: Of the dense network.
         recipe: With the seed; its settings of the trace hold for later cuts, too.
+        journal: File that is told of looks at the test split before they happen.
         several_cuts: Whether the recipe cuts more than once.
         device: ``"cpu"`` or ``"cuda"``.
         progress: Told of everything.
@@ -39,6 +40,7 @@ class Tools:
     subject: Subject
     dense_trace: Trace
     recipe: Recipe
+    journal: Path | None = None
     several_cuts: bool = False
     device: str = "cpu"
     progress: Progress = field(default_factory=Silent)
@@ -68,15 +70,22 @@ class Outcome(Record):
 def perform(
     action: Action, state: State, tools: Tools, checkpoint: Path | None
 ) -> tuple[State, Outcome]:
-    """Do one step. The network of ``state`` is not touched."""
-    step = action.step
+    """Do one step. The network of ``state`` is not touched.
+
+    Raises:
+        PrunusError: The step read the test split beside the one look that is reported.
+    """
+    step, data = action.step, tools.subject.data
+    before = data.test.evaluations
     if isinstance(step, Prune):
         after, outcome = _prune(action, step, state, tools)
     elif isinstance(step, Recalibrate):
         after, outcome = _recalibrate(action, step, state, tools)
     else:
         after, outcome = _train(action, step, state, tools, checkpoint)
-    return after, _judge(action, after, outcome, tools)
+    outcome = _judge(action, after, outcome, tools)
+    require_looks(data, before, 0 if outcome.look is None else 1, action.path)
+    return after, outcome
 
 
 def step_seed(seed: int, index: int) -> int:
@@ -114,13 +123,13 @@ def _prune(action: Action, step: Prune, state: State, tools: Tools) -> tuple[Sta
     with phase(progress, "certify and cut"):
         certificate = certify(network, found, plan, subject.inputs)
         smaller = cut(network, plan).eval()
-        accounted_cost(
-            smaller, subject.one, found.cost(decision.choice), f"the cut of {action.path}"
-        )
+        accounted_cost(smaller, subject.one, found.cost(plan.channels), f"the cut of {action.path}")
     if method.reinitialize:
         reinitialize_(smaller, step_seed(tools.recipe.seed, action.index))
         hold_connections_(smaller)
     notes = [*decision.notes]
+    if plan.is_empty:
+        notes.append(f"{action.path}: target {step.target} is met as it is: nothing was cut")
     if decision.evaluations:
         notes.append(f"{action.path}: {decision.evaluations} evaluations of candidates")
     after = State(smaller, (*state.plans, plan), state.fresh or method.reinitialize)
@@ -161,6 +170,7 @@ def _recalibrate(
     action: Action, step: Recalibrate, state: State, tools: Tools
 ) -> tuple[State, Outcome]:
     network = copy.deepcopy(state.network)
+    hold_connections_(network)  # hooks do not survive the copy
     begin = time.perf_counter()
     with phase(tools.progress, "recalibrate"):
         recalibrate_batch_norm_(
@@ -217,7 +227,7 @@ def _judge(action: Action, after: State, outcome: Outcome, tools: Tools) -> Outc
     data = tools.subject.data
     if action.stage is not None:
         with phase(tools.progress, f"evaluate {action.stage.replace('_', ' ')}"):
-            seen = look(after.network, data, action.stage, tools.device)
+            seen = look(after.network, data, action.stage, tools.device, tools.journal)
         return outcome.model_copy(update={"look": seen})
     if not tools.several_cuts:
         return outcome

@@ -3,6 +3,7 @@
 run.json             what decides the run's result, and what a trial run picked
 .lock                held while a process works here
 dense.json           measurement of the dense network
+looks.json           looks at the test split, noted before they happen
 steps/01-prune/      network after a step: plans and weights, as an artifact
 steps/01-prune.json  what happened in it; its presence marks the step as done
 record.json          the run's record; its presence marks the run as done
@@ -12,8 +13,9 @@ artifact/            the final network
 import copy
 import importlib
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +27,7 @@ from prunus.artifact import Manifest, read_manifest, save
 from prunus.artifact.manifest import MANIFEST_FILE, WEIGHTS_FILE, plan_file
 from prunus.artifact.weights import file_sha256, fill_, read_weights, write_weights
 from prunus.errors import InputError
-from prunus.graph import cut
+from prunus.graph import Inputs, cut
 from prunus.plan import Plan, Record
 from prunus.records import Source
 
@@ -55,11 +57,15 @@ class RunFolder:
 
 
 def save_network(
-    folder: Path, network: nn.Module, plans: Sequence[Plan], source: Source | None
+    folder: Path,
+    network: nn.Module,
+    plans: Sequence[Plan],
+    source: Source | None,
+    inputs: Inputs,
 ) -> None:
     """Save a network; without a source it can be resumed, but not loaded on its own."""
     if source is not None:
-        save(folder, network, source=source, plans=plans)
+        save(folder, network, source=source, plans=plans, example_inputs=inputs)
         return
     folder.mkdir(parents=True, exist_ok=True)
     ties = write_weights(network, folder / WEIGHTS_FILE)
@@ -121,13 +127,15 @@ def open_run(
 
 
 def require_usable(path: Path, *, resume: bool) -> None:
-    """Refuse a folder that a run cannot have. Nothing is written.
+    """Refuse a folder that a run cannot have. Nothing is left behind.
 
     Raises:
-        InputError: It is a file, holds something else, or holds a run and is not to be resumed.
+        InputError: It is a file, cannot be written, holds something else, or holds a run and is not
+            to be resumed.
     """
     if path.exists() and not path.is_dir():
         raise InputError(f"out='{path}' is a file; name a new folder")
+    _require_writable(path)
     names = {entry.name for entry in path.iterdir()} - {LOCK_FILE} if path.exists() else set()
     if names and RUN_FILE not in names:
         raise InputError(
@@ -137,6 +145,26 @@ def require_usable(path: Path, *, resume: bool) -> None:
         raise InputError(
             f"out='{path}' holds a run already; go on with it (--resume), or name a new folder"
         )
+
+
+def _require_writable(path: Path) -> None:
+    """Make the folder and a file in it, and take both away: nothing else tells for sure."""
+    made: list[Path] = []
+    try:
+        for folder in reversed([path, *path.parents]):
+            if not folder.is_dir():
+                folder.mkdir()
+                made.append(folder)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"out='{path}' cannot be written: {error.strerror or error}; name a folder that can"
+        ) from error
+    finally:
+        for folder in reversed(made):
+            with suppress(OSError):  # another process may have begun there
+                folder.rmdir()
 
 
 def _require_same(path: Path, saved: Mapping[str, str], asked: Mapping[str, str]) -> None:

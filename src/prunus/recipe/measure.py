@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from prunus.progress import Progress
 from prunus.recipe.subject import first_samples
 from prunus.records import Cost, Environment, Latency, Score, Stage
 from prunus.train import evaluate
+
+LOOKS_FILE = "looks.json"
 
 
 class LatencyOptions(Record):
@@ -37,20 +40,74 @@ class LatencyOptions(Record):
 
 
 class Look(Record):
-    """One look at the test split, as the split itself counted it."""
+    """One look at the test split.
+
+    Attributes:
+        score: What was seen.
+        evaluations: Passes behind the score, as the split itself counted them.
+        lost: Earlier looks at this stage that a kill took the result of; none was ever reported.
+    """
 
     score: Score
     evaluations: int
+    lost: int = 0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know."""
+        if not self.lost:
+            return ()
+        what = "the look at the test split was repeated after a kill"
+        return (f"{self.score.stage}: {what} (results lost unseen: {self.lost})",)
 
 
-def look(network: nn.Module, data: DataSplits, stage: Stage, device: str) -> Look:
-    """Score a network on the test split."""
+class LookJournal(Record):
+    """Looks that were begun in a run folder, by stage: written before each, so that none is forgotten."""
+
+    begun: dict[str, int] = Field(default_factory=dict)
+
+
+def look(
+    network: nn.Module, data: DataSplits, stage: Stage, device: str, journal: Path | None = None
+) -> Look:
+    """Score a network on the test split.
+
+    Args:
+        network: Not touched.
+        data: Its test split counts its passes.
+        stage: Of the run.
+        device: ``"cpu"`` or ``"cuda"``.
+        journal: File that is told before the split is read.
+
+    Raises:
+        PrunusError: The split counted another number of passes than one.
+    """
+    lost = 0
+    if journal is not None:
+        begun = dict(LookJournal.load(journal).begun) if journal.exists() else {}
+        lost = begun.get(stage, 0)
+        LookJournal(begun={**begun, stage: lost + 1}).save(journal)
     before = data.test.evaluations
     found = evaluate(network, data.test, device=device)
+    require_looks(data, before, 1, f"the look at stage {stage}")
     score = Score(
         value=found.top1, loss=found.loss, samples=found.samples, split="test", stage=stage
     )
-    return Look(score=score, evaluations=data.test.evaluations - before)
+    return Look(score=score, evaluations=data.test.evaluations - before, lost=lost)
+
+
+def require_looks(data: DataSplits, before: int, looks: int, what: str) -> None:
+    """The test split must have counted so many passes since ``before``, and no more.
+
+    Raises:
+        PrunusError: It was read otherwise.
+    """
+    counted = data.test.evaluations - before
+    if counted != looks:
+        raise PrunusError(
+            f"{what} read the test split {counted} times, {looks} are reported; a method or network "
+            "that reads test samples cannot be scored on them"
+        )
 
 
 def accounted_cost(network: nn.Module, one: Inputs, predicted: Cost, what: str) -> Cost:

@@ -10,12 +10,13 @@ from typing import Any
 from prunus.graph import Trace
 from prunus.plan import Record
 from prunus.progress import Progress, Silent
-from prunus.recipe.actions import Action, require_reachable
+from prunus.recipe.actions import Action
 from prunus.recipe.execute import trace_network
 from prunus.recipe.folder import RunFolder, open_run
-from prunus.recipe.measure import LatencyOptions, Look, accounted_cost, look, phase
+from prunus.recipe.measure import LOOKS_FILE, LatencyOptions, Look, accounted_cost, look, phase
+from prunus.recipe.reachable import require_reachable
 from prunus.recipe.recipe import Recipe
-from prunus.recipe.subject import Subject, data_digest, weights_digest
+from prunus.recipe.subject import Subject
 from prunus.records import Cost, Source
 from prunus.train import Execution, TrainConfig
 from prunus.train.forward import resolve_device
@@ -23,11 +24,19 @@ from prunus.train.precision import TRIAL_SAMPLES, choose_execution
 
 
 class DenseFile(Record):
-    """Measurement of the dense network, kept so that it is looked at once."""
+    """Measurement of the dense network, kept so that it is looked at once.
+
+    Attributes:
+        look: At the test split.
+        cost: Counted.
+        seconds: Of both.
+        evaluated_before: Passes over the test split that the caller had made before the run.
+    """
 
     look: Look
     cost: Cost
     seconds: float
+    evaluated_before: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,10 +80,7 @@ def run_identity(
     """All that decides the result of a run."""
     return {
         "recipe": recipe.model_dump(mode="json", exclude={"model", "arguments", "weights", "data"}),
-        "source": subject.source.model_dump(mode="json"),
-        "weights": weights_digest(subject.network),
-        "data": subject.data.name,
-        "data samples": data_digest(subject.data),
+        **subject.identity,
         "device": device,
         "train_first": None if train_first is None else train_first.model_dump(mode="json"),
     }
@@ -110,10 +116,13 @@ def measure_dense(
     if file is not None and file.exists():
         return Baseline(subject, found, DenseFile.load(file))
     begin = time.perf_counter()
+    before = subject.data.test.evaluations
+    journal = None if folder is None else folder / LOOKS_FILE
     with phase(settings.progress, "evaluate dense"):
         cost = accounted_cost(subject.network, subject.one, found.cost({}), "the dense network")
-        seen = look(subject.network, subject.data, "dense", settings.device)
-    measured = DenseFile(look=seen, cost=cost, seconds=time.perf_counter() - begin)
+        seen = look(subject.network, subject.data, "dense", settings.device, journal)
+    seconds = time.perf_counter() - begin
+    measured = DenseFile(look=seen, cost=cost, seconds=seconds, evaluated_before=before)
     if file is not None:
         measured.save(file)
     return Baseline(subject, found, measured)

@@ -124,7 +124,9 @@ def validation_line(error: ValidationError, where: str) -> str:
     """The first problem in one line: where, which key, what stands there, what to write."""
     problems = error.errors()
     first = problems[0]
-    more = len({_path(p) for p in problems}) - 1
+    paths = {_path(p) for p in problems}
+    # What fails because a part of it fails is no problem of its own.
+    more = len({p for p in paths if not any(q != p and q.startswith(p) for q in paths)}) - 1
     rest = f" (and {more} more)" if more else ""
     return f"{where}: {_path(first) or 'the recipe'}: {_problem(first)}{rest}"
 

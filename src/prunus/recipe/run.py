@@ -16,7 +16,7 @@ from prunus.recipe.actions import Action, label, lay_out
 from prunus.recipe.dense import trained_first
 from prunus.recipe.execute import Outcome, State, Tools, perform
 from prunus.recipe.folder import RunFolder, load_network, require_usable, save_network
-from prunus.recipe.measure import LatencyOptions, phase
+from prunus.recipe.measure import LOOKS_FILE, LatencyOptions, phase
 from prunus.recipe.prepare import (
     Baseline,
     Settings,
@@ -131,6 +131,7 @@ def run_recipe(
         subject=subject,
         dense_trace=baseline.trace,
         recipe=recipe,
+        journal=None if folder is None else folder.path / LOOKS_FILE,
         several_cuts=sum(action.budget is not None for action in actions) > 1,
         device=settings.device,
         progress=settings.progress,
@@ -152,6 +153,7 @@ def run_recipe(
         dense_look=baseline.measured.look,
         dense_cost=baseline.measured.cost,
         dense_seconds=baseline.measured.seconds,
+        evaluated_before=baseline.measured.evaluated_before,
         outcomes=tuple(outcomes),
         latency=settings.latency,
         device=settings.device,
@@ -166,6 +168,7 @@ def run_recipe(
             plans=state.plans,
             recipe=record.recipe,
             record=record,
+            example_inputs=subject.inputs,
         )
     if file is not None:
         record.save(file)
@@ -211,6 +214,6 @@ def _keep(
         return
     steps = folder.path / "steps"
     source = subject.source if subject.rebuildable else None
-    save_network(steps / action.name, state.network, state.plans, source)
+    save_network(steps / action.name, state.network, state.plans, source, subject.inputs)
     outcome.save(steps / f"{action.name}.json")
     (steps / f"{action.name}.ckpt").unlink(missing_ok=True)

@@ -3,6 +3,8 @@
 import copy
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,12 +12,13 @@ from torch import Tensor, nn
 
 from prunus.data import DataSplits, load_data
 from prunus.errors import InputError
-from prunus.graph import Inputs
+from prunus.graph import Inputs, hold_connections_
 from prunus.records import Source
 from prunus.train import forward_logits
 from prunus.zoo import load_source, normalization, zoo_names
 
 CERTIFICATE_SAMPLES = 16
+_DIGEST_SAMPLES = 64  # of each split
 _OWN_SCHEMES = ("hf:", "timm:", "torchvision:")
 _GRAY_DATA = ("digits",)
 
@@ -30,7 +33,8 @@ class Subject:
         rebuildable: Whether ``source`` builds it again, so that an artifact can be written.
         data: In three splits.
         inputs: Real training inputs (at most 16 samples), or the caller's example.
-        search_seen: Whether its weights may have been trained on the search split.
+        search_seen: Whether its weights may have been trained on the search split: not where the zoo
+            drew them here, and they are trained in this run.
     """
 
     network: nn.Module
@@ -44,6 +48,21 @@ class Subject:
     def one(self) -> Inputs:
         """One sample: what costs are stated for."""
         return first_samples(self.inputs, 1)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What decides a run's result, however its files are spelled and wherever they lie."""
+        path, separator, factory = self.source.model.rpartition(":")
+        named = f"{Path(path).name}:{factory}" if separator and path.endswith(".py") else None
+        return {
+            "source": {
+                "model": named or self.source.model,
+                "arguments": self.source.model_dump(mode="json")["arguments"],
+            },
+            "weights": weights_digest(self.network),
+            "data": self.data.name,
+            "data samples": data_digest(self.data),
+        }
 
 
 def resolve_data(data: DataSplits | str | None, model: str | None) -> DataSplits:
@@ -90,8 +109,10 @@ def resolve_subject(
     """
     named = _as_source(network) if not isinstance(network, nn.Module) else source
     splits = resolve_data(data, None if named is None else named.model)
+    drawn_here = False
     if isinstance(network, nn.Module):
         dense = copy.deepcopy(network).cpu().eval()
+        hold_connections_(dense)  # hooks do not survive the copy
         where = named or Source(model=f"{type(network).__module__}.{type(network).__qualname__}")
     else:
         if named is None:
@@ -103,10 +124,11 @@ def resolve_subject(
                 "it first (--train-epochs N)"
             )
         dense = load_source(where)
+        drawn_here = where.model in zoo_names() and where.weights is None
     inputs = example_inputs
     if inputs is None:
         inputs = next(iter(splits.train.batches(min(CERTIFICATE_SAMPLES, len(splits.train)))))[0]
-    subject = Subject(dense, where, named is not None, splits, inputs, search_seen=not untrained)
+    subject = Subject(dense, where, named is not None, splits, inputs, search_seen=not drawn_here)
     _require_fit(subject)
     return subject
 
@@ -123,12 +145,22 @@ def weights_digest(network: nn.Module) -> str:
 
 
 def data_digest(data: DataSplits) -> str:
-    """SHA-256 over sizes and the first training samples. The test split is not looked at."""
-    inputs, labels = next(iter(data.train.batches(min(32, len(data.train)))))
-    named = {"input": inputs} if isinstance(inputs, Tensor) else inputs
-    total = hashlib.sha256(repr([len(data.train), len(data.search), len(data.test)]).encode())
-    for tensor in (*(named[name] for name in sorted(named)), labels):
-        total.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    """SHA-256 over all labels, and over inputs spread evenly over each split.
+
+    Test samples are hashed like the others: that no network sees, and it counts as no look.
+    """
+    total = hashlib.sha256()
+    for split in (data.train, data.search, data.test):
+        samples = split.samples
+        n = min(_DIGEST_SAMPLES, len(split))
+        spread = torch.arange(n) * len(split) // n
+        inputs, _ = samples.store.read(samples.indices[spread], None)
+        named = {"input": inputs} if isinstance(inputs, Tensor) else inputs
+        total.update(f"{split.role}{len(split)}".encode())
+        for tensor in (split.labels, *(named[name] for name in sorted(named))):
+            raw = tensor.contiguous().reshape(-1).view(torch.uint8)
+            total.update(f"{list(tensor.shape)}{tensor.dtype}".encode())
+            total.update(raw.numpy().tobytes())
     return total.hexdigest()
 
 

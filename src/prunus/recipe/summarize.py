@@ -35,6 +35,7 @@ class Summary:
         outcomes: Of all steps.
         latency: How it is measured, if at all.
         device: Where everything ran.
+        evaluated_before: Passes over the test split that the caller had made before the run.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Summary:
     outcomes: tuple[Outcome, ...]
     latency: LatencyOptions | None
     device: str
+    evaluated_before: int = 0
 
 
 def make_record(summary: Summary, subject: Subject, dense: Trace, state: State) -> RunRecord:
@@ -52,6 +54,11 @@ def make_record(summary: Summary, subject: Subject, dense: Trace, state: State) 
     looks = [summary.dense_look, *(o.look for o in summary.outcomes if o.look is not None)]
     dense_latency = latency = None
     notes = [subject.data.note] if subject.data.note else []
+    if summary.evaluated_before:
+        notes.append(
+            f"the test split had been evaluated {summary.evaluated_before} times before this run"
+        )
+    notes += [note for seen in looks for note in seen.notes]
     notes += [note for outcome in summary.outcomes for note in outcome.notes]
     if summary.latency is None:
         notes.append("latency: switched off")

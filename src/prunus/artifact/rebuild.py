@@ -1,0 +1,132 @@
+"""Build a saved network again: find its constructor, cut, fill in the weights, compare outputs."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from prunus.artifact.export import cpu_copy
+from prunus.artifact.manifest import FactoryFile, Manifest
+from prunus.artifact.weights import file_sha256, fill_, same_values
+from prunus.errors import InputError, PlanMismatchError, PrunusError
+from prunus.graph import Inputs, call, cut, network_shape, relative_difference
+from prunus.graph.inputs import output_tensors
+from prunus.plan import Plan
+from prunus.records import Source
+from prunus.zoo import load_source
+
+# The same operations on the same weights: room for kernels that torch picks by memory alignment.
+_TOLERANCE = 1e-6
+_FETCHED = ("hf:", "timm:", "torchvision:")
+
+
+def note_factory(source: Source) -> FactoryFile | None:
+    """Where the file of a ``file.py:factory`` is, and what it holds; None for other sources."""
+    path = _factory_path(source)
+    if path is None or not path.is_file():
+        return None
+    path = path.resolve()
+    return FactoryFile(path=str(path), sha256=file_sha256(path))
+
+
+def find_source(manifest: Manifest, folder: Path) -> Source:
+    """The source with its file where it is now: its old place, the working directory, or beside.
+
+    Raises:
+        InputError: The file is in none of these places; the message names them.
+    """
+    source, given = manifest.source, _factory_path(manifest.source)
+    if manifest.factory is None or given is None:
+        return source
+    old = Path(manifest.factory.path)
+    own = Path(given.name) if given.is_absolute() else given
+    places = list(dict.fromkeys([old, Path.cwd() / own, folder.resolve().parent / old.name]))
+    for place in places:
+        if place.is_file():
+            name = source.model.rpartition(":")[2]
+            return source.model_copy(update={"model": f"{place}:{name}"})
+    tried = ", ".join(f"'{place}'" for place in places)
+    raise InputError(
+        f"the artifact '{folder}' is built by '{source.model}', whose file is not at {tried}; put "
+        "it at one of these places"
+    )
+
+
+def rebuild(
+    source: Source, manifest: Manifest, plans: Sequence[Plan], tensors: Mapping[str, Tensor]
+) -> nn.Module:
+    """The network: its constructor's, cut by each plan, with the saved weights; in eval mode.
+
+    Raises:
+        PrunusError: The constructor fails, or makes another network than the one that was saved; the
+            message says so where its file has changed since.
+    """
+    try:
+        network = load_source(_without_weights(source))
+        for name, plan in zip(manifest.plans, plans, strict=True):
+            plan.source.require(network_shape(network), name)
+            network = cut(network, plan)
+        fill_(network, tensors, manifest.ties)
+    except PrunusError as error:
+        now = note_factory(source)
+        if manifest.factory is None or now is None or now.sha256 == manifest.factory.sha256:
+            raise
+        raise type(error)(
+            f"{error} ('{now.path}' has changed since the artifact was saved: its SHA-256 differs)"
+        ) from error
+    return network.eval()
+
+
+def require_same_outputs(network: nn.Module, loaded: nn.Module, inputs: Inputs, model: str) -> None:
+    """Refuse a source that makes another architecture with the same tensors.
+
+    Outputs in eval mode on the CPU must agree to the bit, or within 1e-6 of the largest.
+
+    Raises:
+        PlanMismatchError: They differ.
+        InputError: The network does not run on the inputs.
+    """
+    wanted, found = _outputs(network, inputs), _outputs(loaded, inputs)
+    same = len(wanted) == len(found) and all(
+        same_values(a, b) for a, b in zip(wanted, found, strict=True)
+    )
+    if same:
+        return
+    difference = relative_difference(wanted, found) if len(wanted) == len(found) else float("inf")
+    if not difference <= _TOLERANCE:
+        raise PlanMismatchError(
+            f"source '{model}' builds another network than the one given: with the same weights its "
+            f"outputs on example_inputs differ by {difference:.1e} of the largest; name the source, "
+            "with the arguments, that the network was built from"
+        )
+
+
+def _outputs(network: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """Outputs of a copy in eval mode, in the memory layout that a loaded network has."""
+    copy = cpu_copy(network)
+    for parameter in copy.parameters():
+        parameter.data = parameter.data.contiguous()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        try:
+            return output_tensors(call(copy, inputs))
+        except Exception as error:  # a user's forward may raise anything
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"example_inputs: the network does not run on them: {reason}; give one real batch"
+            ) from error
+
+
+def _factory_path(source: Source) -> Path | None:
+    """The file of a ``file.py:factory``."""
+    path, separator, _ = source.model.rpartition(":")
+    return Path(path) if separator and path.endswith(".py") else None
+
+
+def _without_weights(source: Source) -> Source:
+    """The same constructor, spared from fetching weights that would be overwritten."""
+    arguments = dict(source.arguments)
+    if source.model.startswith(_FETCHED):
+        arguments["pretrained"] = False
+    return source.model_copy(update={"weights": None, "arguments": arguments})

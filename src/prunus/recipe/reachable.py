@@ -1,0 +1,94 @@
+"""Whether a target can be reached at all, and which setting is in its way where it cannot."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from math import ceil
+
+import numpy as np
+
+from prunus.errors import BudgetError
+from prunus.graph import Choice, Trace
+from prunus.graph.labels import IGNORED
+from prunus.method import Budget
+from prunus.recipe.actions import Action
+
+
+def require_reachable(actions: tuple[Action, ...], trace: Trace) -> None:
+    """Refuse a target below what is left when every group is cut to its least width.
+
+    Raises:
+        BudgetError: With what is reachable, and the setting that is in the way.
+    """
+    smallest = _smallest(trace)
+    for action in actions:
+        budget = action.budget
+        if budget is None:
+            continue
+        dense, left = budget.measure(trace, {}), budget.measure(trace, smallest)
+        if left > budget.limit(dense):
+            raise BudgetError(
+                f"{action.path}.target: {budget.quantity}={budget.value:g} cannot be reached: "
+                f"{len(trace.cuttable)} of {len(trace.groups)} groups can be cut, and at their "
+                f"least widths {left} of {dense} are left; {_remedy(budget, trace, left, dense)}"
+            )
+
+
+def _smallest(trace: Trace) -> Choice:
+    """Every group at its least width."""
+    found = {}
+    for group in trace.cuttable:
+        least = min(group.units, ceil(group.min_units / group.round_to) * group.round_to)
+        found[group.name] = np.arange(group.units) < least
+    return found
+
+
+def _remedy(budget: Budget, trace: Trace, left: int, dense: int) -> str:
+    """What to write instead."""
+    ask = f"ask for {budget.quantity}={ceil(1000 * left / dense) / 1000:g} or more"
+    blamed = _blamed(budget, trace)
+    if blamed:
+        change = f"change {' and '.join(blamed)}, which stands in the way"
+        return change if left == dense else f"{change}, or {ask}"
+    if left < dense:
+        return ask
+    reasons = dict.fromkeys(group.refused for group in trace.groups if group.refused)
+    why = next(iter(reasons), "it has no channels in groups")
+    return f"nothing of this network can be cut ({why}); give another network"
+
+
+def _blamed(budget: Budget, trace: Trace) -> list[str]:
+    """The settings without which the target can be reached: one where one is enough, else all."""
+    given = _settings(trace)
+    for name in given:
+        if _reached(budget, trace, {name}):
+            return [given[name]]
+    return [*given.values()] if len(given) > 1 and _reached(budget, trace, set(given)) else []
+
+
+def _settings(trace: Trace) -> Mapping[str, str]:
+    """Settings of the trace that keep groups from being cut further, with their values."""
+    found = {}
+    largest = max((group.round_to for group in trace.groups), default=1)
+    fewest = max((group.min_units for group in trace.groups), default=1)
+    if largest > 1:
+        found["round_to"] = f"round_to={largest} (--round-to)"
+    if fewest > 1:
+        found["min_units"] = f"min_units={fewest} (--min-units)"
+    if ignored := [group.name for group in trace.groups if group.refused == IGNORED]:
+        found["ignore"] = f"ignore (--ignore), which keeps {len(ignored)} groups whole"
+    return found
+
+
+def _reached(budget: Budget, trace: Trace, without: set[str]) -> bool:
+    """Whether the target can be reached without these settings."""
+    groups = tuple(
+        replace(
+            group,
+            round_to=1 if "round_to" in without else group.round_to,
+            min_units=1 if "min_units" in without else group.min_units,
+            refused="" if "ignore" in without and group.refused == IGNORED else group.refused,
+        )
+        for group in trace.groups
+    )
+    free = replace(trace, groups=groups)
+    return budget.measure(free, _smallest(free)) <= budget.limit(budget.measure(free, {}))

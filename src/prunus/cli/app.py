@@ -1,6 +1,5 @@
 """The commands and their help; what they run is imported then, as help must not pay for torch."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,8 +50,6 @@ def _root(
         bool, typer.Option("--version", help="Print the version and end.", is_eager=True)
     ] = False,
 ) -> None:
-    # The memory meter's profiler writes its own log to stderr otherwise; read when torch is loaded.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     if version:
         from importlib.metadata import version as installed
 

@@ -1,6 +1,7 @@
 """Peak memory of one forward pass, beyond what was held before it."""
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -68,6 +69,8 @@ def _cuda_peak(predict: Predict, inputs: Any, place: torch.device) -> int:
 
 
 def _cpu_peak(predict: Predict, inputs: Any) -> int:
+    # Read when the profiler first runs; it writes its own log to stderr otherwise.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         # Held until the profiler stops: the output is alive at the end of the pass.
         output = predict(inputs)

@@ -211,12 +211,17 @@ class Bench:
 
     def tune(self, epochs: int) -> None:
         """Choose learning rate and distillation on the L1 baseline, by the search split, and freeze them."""
-        trials = []
+        trials: list[dict[str, Any]] = []
         for lr in (0.01, 0.03):
             for alpha in (0.0, 0.5):
                 # One draw for all trials: only the settings differ.
                 small, _ = self.cut("l1", seed=100)
-                config = {"lr": lr, "distill_alpha": alpha, "weight_decay": 5e-4, "batch_size": 128}
+                config: dict[str, Any] = {
+                    "lr": lr,
+                    "distill_alpha": alpha,
+                    "weight_decay": 5e-4,
+                    "batch_size": 128,
+                }
                 teacher = copy.deepcopy(self.dense) if alpha else None
                 result = fit(
                     small,
@@ -227,6 +232,8 @@ class Bench:
                     teacher=teacher,
                     device=self.device,
                 )
+                # What the trial run picked is frozen too: cells of one seed must differ in nothing else.
+                config |= {"precision": result.precision, "layout": result.layout}
                 trials.append({"config": config, "search_top1": result.search_top1})
                 print(trials[-1], flush=True)
         best = max(trials, key=lambda t: t["search_top1"])

@@ -20,6 +20,7 @@ from prunus.graph.connections import (
 from prunus.graph.provenance import read_attribute, write_attribute
 from prunus.plan import (
     BoolArray,
+    IntArray,
     KeepChannels,
     NetworkShape,
     Plan,
@@ -56,30 +57,60 @@ def cut(
     plan.source.require(network_shape(network), "the plan")
     smaller = copy.deepcopy(network)
     for edit in plan.edits:
-        if isinstance(edit, ReindexBuffer):
-            _renumber_(smaller, edit)
-    for edit in plan.edits:
         if isinstance(edit, ZeroConnections):
-            _zero_(smaller, edit)
-    _slice_(smaller, _keep_by_axis(plan))
-    for edit in plan.edits:
-        if isinstance(edit, SetAttribute):
-            module = smaller.get_submodule(edit.module)
-            now = read_attribute(module, edit.attribute)
-            if now != edit.before:
-                raise PlanMismatchError(
-                    f"the plan is for another network: '{edit.attribute}' of '{edit.module}' should "
-                    f"be {edit.before} but is {now}; use the arguments that the plan was made for"
-                )
-            write_attribute(module, edit.attribute, edit.after)
+            _hold_(smaller, edit)
+    tensors_now = dict([*smaller.named_parameters(), *smaller.named_buffers()])
+    changed = kept_slices(tensors_now, plan)
+    _replace_(smaller, {id(tensors_now[name]): value for name, value in changed.items()})
+    set_attributes_(smaller, plan)
     for module in smaller.modules():
-        _sync_sizes_(module)
+        sync_sizes_(module)
     sync_config_(smaller, network)
     if tensors:
         _load_(smaller, tensors)
     plan.result.require(network_shape(smaller), "the plan's result")
     hold_connections_(smaller)
     return smaller
+
+
+def kept_slices(tensors: Mapping[str, torch.Tensor], plan: Plan) -> dict[str, torch.Tensor]:
+    """What a plan makes of every tensor it changes; the given ones are not touched.
+
+    Args:
+        tensors: Parameters and buffers by name, masks of held connections among them.
+        plan: For a network with these tensors.
+
+    Returns:
+        New values by name: gathered, renumbered, zeroed. A view of the old storage where all that
+        stays is one contiguous range and nothing else changes.
+
+    Raises:
+        GraphError: The plan names a tensor that is not there, or is not what the plan takes it for.
+    """
+    changed: dict[str, torch.Tensor] = {}
+    for edit in plan.edits:
+        if isinstance(edit, ReindexBuffer):
+            changed[edit.buffer] = _renumbered(tensors.get(edit.buffer), edit)
+    for edit in plan.edits:
+        if isinstance(edit, ZeroConnections):
+            weight = changed.get(edit.tensor, tensors.get(edit.tensor))
+            changed[edit.tensor] = _zeroed(weight, edit)
+    keep = _keep_by_axis(plan)
+    for name, dims in [*keep.items(), *((held_name(n), d) for n, d in keep.items())]:
+        if name not in tensors:  # no mask of held connections beside this one
+            continue
+        value = changed.get(name, tensors[name]).detach()
+        for dim, stays in dims.items():
+            value = _gathered(value, dim, np.flatnonzero(stays))
+        changed[name] = value
+    return changed
+
+
+def _gathered(tensor: torch.Tensor, dim: int, at: IntArray) -> torch.Tensor:
+    """The positions ``at`` (ascending) of one dim."""
+    if at.size and at[-1] - at[0] + 1 == at.size:
+        return tensor.narrow(dim, int(at[0]), at.size)
+    return tensor.index_select(dim, torch.from_numpy(at).to(tensor.device))
 
 
 def _keep_by_axis(plan: Plan) -> dict[str, dict[int, BoolArray]]:
@@ -94,55 +125,68 @@ def _keep_by_axis(plan: Plan) -> dict[str, dict[int, BoolArray]]:
     return keep
 
 
-def _owner(network: nn.Module, name: str) -> tuple[nn.Module, str]:
-    path, _, leaf = name.rpartition(".")
-    return network.get_submodule(path), leaf
-
-
-def _slice_(network: nn.Module, keep: Mapping[str, Mapping[int, BoolArray]]) -> None:
-    """Replace every cut tensor, also where it is tied under other names."""
-    tensors = dict([*network.named_parameters(), *network.named_buffers()])
-    replaced: dict[int, torch.Tensor] = {}
-    for name, dims in [*keep.items(), *((held_name(n), d) for n, d in keep.items())]:
-        tensor = tensors.get(name)
-        if tensor is None:  # no mask of held connections beside this one
-            continue
-        data = tensor.detach()
-        for dim, stays in dims.items():
-            index = torch.from_numpy(np.flatnonzero(stays)).to(data.device)
-            data = data.index_select(dim, index)
-        data = data.clone(memory_format=torch.preserve_format)
-        if isinstance(tensor, nn.Parameter):
-            data = nn.Parameter(data, requires_grad=tensor.requires_grad)
-        replaced[id(tensor)] = data
+def _replace_(network: nn.Module, changed: Mapping[int, torch.Tensor]) -> None:
+    """Replace tensors by identity, also where they are tied under other names."""
+    fresh: dict[int, torch.Tensor] = {}
     for module in network.modules():
         for table in (module._parameters, module._buffers):
             for leaf, value in table.items():
-                if value is not None and id(value) in replaced:
-                    table[leaf] = replaced[id(value)]  # type: ignore[assignment]
+                if value is None or id(value) not in changed:
+                    continue
+                if id(value) not in fresh:
+                    data = changed[id(value)].clone(memory_format=torch.preserve_format)
+                    if isinstance(value, nn.Parameter):
+                        data = nn.Parameter(data, requires_grad=value.requires_grad)
+                    fresh[id(value)] = data
+                table[leaf] = fresh[id(value)]  # type: ignore[assignment]
 
 
-def _renumber_(network: nn.Module, edit: ReindexBuffer) -> None:
-    owner, leaf = _owner(network, edit.buffer)
-    buffer = owner._buffers[leaf]
+def set_attributes_(network: nn.Module, plan: Plan) -> None:
+    """Set the whole numbers on modules that follow a cut.
+
+    Raises:
+        PlanMismatchError: A number is not what it was when the plan was made.
+    """
+    for edit in plan.edits:
+        if isinstance(edit, SetAttribute):
+            module = network.get_submodule(edit.module)
+            now = read_attribute(module, edit.attribute)
+            if now != edit.before:
+                raise PlanMismatchError(
+                    f"the plan is for another network: '{edit.attribute}' of '{edit.module}' should "
+                    f"be {edit.before} but is {now}; use the arguments that the plan was made for"
+                )
+            write_attribute(module, edit.attribute, edit.after)
+
+
+def _renumbered(buffer: torch.Tensor | None, edit: ReindexBuffer) -> torch.Tensor:
     if buffer is None:
         raise GraphError(f"the plan renumbers '{edit.buffer}', which is not a buffer")
     stays = torch.from_numpy(edit.keep.unpack()).to(buffer.device)
     # A position that goes away is read only by entries that go away too: their value is never used.
     rank = torch.where(stays, stays.long().cumsum(0) - 1, 0)
-    owner._buffers[leaf] = rank[buffer.long()].to(buffer.dtype)
+    return rank[buffer.long()].to(buffer.dtype)
 
 
-def _zero_(network: nn.Module, edit: ZeroConnections) -> None:
+def _mask(weight: torch.Tensor, edit: ZeroConnections) -> torch.Tensor:
+    """Booleans in the weight's shape: False where a connection is zero."""
+    mask = torch.from_numpy(edit.keep.unpack().reshape(edit.shape)).to(weight.device)
+    return mask.reshape(mask.shape + (1,) * (weight.dim() - mask.dim())).expand_as(weight)
+
+
+def _zeroed(weight: torch.Tensor | None, edit: ZeroConnections) -> torch.Tensor:
+    require_fit(edit, None if weight is None else weight.shape)
+    if weight is None:
+        raise GraphError(f"the plan zeroes connections of '{edit.tensor}', which is not there")
+    return weight.detach() * _mask(weight, edit).to(weight.dtype)
+
+
+def _hold_(network: nn.Module, edit: ZeroConnections) -> None:
     weight = dict(network.named_parameters()).get(edit.tensor)
     require_fit(edit, None if weight is None else weight.shape)
-    owner, leaf = _owner(network, edit.tensor)
-    weight = owner.get_parameter(leaf)
-    mask = torch.from_numpy(edit.keep.unpack().reshape(edit.shape)).to(weight.device)
-    mask = mask.reshape(mask.shape + (1,) * (weight.dim() - mask.dim()))
-    with torch.no_grad():
-        weight.mul_(mask.to(weight.dtype))
-    register_held(owner, leaf, mask.expand_as(weight).clone())
+    path, _, leaf = edit.tensor.rpartition(".")
+    owner = network.get_submodule(path)
+    register_held(owner, leaf, _mask(owner.get_parameter(leaf), edit).clone())
 
 
 def _load_(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -157,7 +201,7 @@ def _load_(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
             own[name].copy_(value)
 
 
-def _sync_sizes_(module: nn.Module) -> None:
+def sync_sizes_(module: nn.Module) -> None:
     """Sizes that a layer of ``torch.nn`` keeps beside its tensors."""
     weight = getattr(module, "weight", None)
     if not isinstance(weight, torch.Tensor):

@@ -10,17 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
 
+from prunus.compute import Compute
 from prunus.data import SearchSplit, TrainSplit
 from prunus.errors import BudgetError, InputError
 from prunus.graph import Choice, Trace
-from prunus.plan import Record, ZeroConnections
+from prunus.plan import Plan, Record, ZeroConnections
 from prunus.progress import Progress, Silent
-from prunus.records import HistoryPoint
+from prunus.records import HistoryPoint, Source
 
 Quantity = Literal["macs", "params", "size"]
 # A budget is met when the cost is at most this far below it (promise 3), or one unit would exceed it.
@@ -89,7 +91,23 @@ class Budget(Record):
 
 @dataclass(frozen=True)
 class Context:
-    """All that a method may look at."""
+    """All that a method may look at.
+
+    Attributes:
+        network: To cut; the method's own copy.
+        trace: Of the network.
+        budget: For the network that comes out.
+        seed: Of all random draws.
+        train: For weights and statistics.
+        search: For decisions.
+        device: ``"cpu"`` or ``"cuda"``.
+        progress: Told of everything.
+        original: The dense network before all cuts, where ``network`` is not it.
+        source: Builds the dense network in another process, where that is known.
+        plans: Cuts that led from the dense network to ``network``.
+        folder: Where a search keeps what it knows, so that a killed one goes on; None: nowhere.
+        compute: Where and how a search scores its candidates.
+    """
 
     network: nn.Module
     trace: Trace
@@ -99,6 +117,11 @@ class Context:
     search: SearchSplit | None = None
     device: str = "cpu"
     progress: Progress = field(default_factory=Silent)
+    original: nn.Module | None = None
+    source: Source | None = None
+    plans: tuple[Plan, ...] = ()
+    folder: Path | None = None
+    compute: Compute = field(default_factory=Compute)
 
 
 @dataclass(frozen=True)

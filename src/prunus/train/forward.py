@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,15 @@ def forward_logits(network: nn.Module, inputs: Inputs) -> Tensor:
     Raises:
         InputError: The output holds no logits of two dimensions.
     """
-    output = network(inputs) if isinstance(inputs, Tensor) else network(**inputs)
+    return logits_of(network(inputs) if isinstance(inputs, Tensor) else network(**inputs))
+
+
+def logits_of(output: Any) -> Tensor:
+    """Logits ``[samples, classes]`` in what a network returned.
+
+    Raises:
+        InputError: It holds no logits of two dimensions.
+    """
     logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         got = list(logits.shape) if isinstance(logits, Tensor) else type(output).__name__

@@ -1,0 +1,477 @@
+"""The candidate engine beside the ways in which peers score candidates, in one run.
+
+    python benchmarks/candidates.py run                          # the queue; killed, it goes on
+    python benchmarks/candidates.py run --network resnet56 --cell full
+    python benchmarks/candidates.py table                        # candidates.json from the cells
+
+64 plans at equal MACs (``candidate_plans.py``), 2,000 search images, 256 images for batch-norm
+statistics on every side. Peers are in ``candidate_peers.py``, slow references that are not timed in
+``candidate_reference.py``. A cell is one measurement on one network and one file; the sides of a ratio
+take turns inside it, a few plans each, so that a change of the machine's speed hits both.
+
+full      every plan on all images: engine and peer (a), by turns of 8 plans
+peers     peers (b) and (c) on few plans, engine beside them
+search    halving on all plans, three times; peer (a) on few plans before and after
+ablation  each trick of the engine left out, by turns
+growth    candidates a second by images, workers and engine
+memory    peak memory of an evaluation of the dense network, and of the engine, in fresh processes
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from candidate_peers import (
+    Judge,
+    PeerScore,
+    check_peers,
+    score_bfloat16,
+    score_masked,
+    score_pruned,
+)
+from candidate_plans import IMAGES, NETWORKS, PLANS, plans, search_images, subject
+from record import RESULTS, START, write_results
+from scipy.stats import kendalltau
+
+from prunus.candidates import Candidate, Engine, Scored, Scoring, ranked
+from prunus.compute import Compute
+from prunus.graph import Choice
+from prunus.method import Budget, Context
+from prunus.train import evaluate
+
+FOLDER = RESULTS / "candidates"
+TURN = 8  # plans of one side before the other side's turn
+TOP = 8
+BUDGET = Budget.parse("macs=0.5")
+Row = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("command", choices=["run", "table", "peak"])
+    parser.add_argument("--network", choices=list(NETWORKS), nargs="+", default=list(NETWORKS))
+    parser.add_argument("--cell", choices=list(CELLS), nargs="+", default=list(CELLS))
+    parser.add_argument("--side", choices=["dense", "engine"], help="of peak: internal")
+    options = parser.parse_args()
+    if options.command == "peak":
+        print(json.dumps(peak(options.network[0], options.side)))
+        return
+    if options.command == "run":
+        for cell in options.cell:  # the most telling cell of every network first
+            for network in options.network:
+                run_cell(network, cell)
+    table()
+
+
+def run_cell(network: str, cell: str) -> None:
+    """Measure a cell that has no file yet."""
+    path = FOLDER / f"{cell}-{network}.json"
+    if path.exists():
+        return
+    if cell in ("growth", "ablation") and network != "resnet56":
+        return  # the smallest network: its time is the most overhead
+    bench = bench_of(network)
+    started = time.perf_counter()
+    found = CELLS[cell](bench)
+    content = {
+        "network": network,
+        "cell": cell,
+        "threads": torch.get_num_threads(),
+        "seconds": time.perf_counter() - started,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": START.model_dump(),
+        **found,
+    }
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
+    print(f"{cell} {network}: {content['seconds']:.0f} s", flush=True)
+
+
+class Bench:
+    """One network with its plans, ready for both sides."""
+
+    def __init__(self, network: str) -> None:
+        self.name = network
+        self.subject = subject(network)
+        self.choices = plans(network, self.subject.network, self.subject.trace)
+        self.images = search_images(self.subject.data)
+        check_peers(self.subject, self.choices[1])
+
+    @cached_property
+    def judge(self) -> Judge:
+        """Of the peers."""
+        return Judge(self.subject.network, self.images)
+
+    def engine(
+        self, compute: Compute | None = None, *, fold: bool = True, **scoring: Any
+    ) -> Engine:
+        """A fresh engine that knows nothing."""
+        context = Context(
+            network=self.subject.network,
+            trace=self.subject.trace,
+            budget=BUDGET,
+            seed=0,
+            train=self.subject.data.train,
+            search=self.images,
+            compute=compute or Compute(threads=torch.get_num_threads()),
+        )
+        return Engine.open(context, Scoring(**{"images": IMAGES, **scoring}), fold=fold)
+
+    def candidates(self, numbers: Sequence[int]) -> list[Candidate]:
+        """Plans as the engine takes them."""
+        return [Candidate(self.choices[k]) for k in numbers]
+
+    def peer(
+        self, score: Callable[..., list[PeerScore]], numbers: Sequence[int]
+    ) -> list[PeerScore]:
+        """Plans as a peer takes them."""
+        return score(self.subject, self.judge, [self.choices[k] for k in numbers])
+
+
+@cache
+def bench_of(network: str) -> Bench:
+    """The one of this process."""
+    return Bench(network)
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    """What comes out, and how long it took, in seconds."""
+    begin = time.perf_counter()
+    out = work()
+    return out, time.perf_counter() - begin
+
+
+def full(bench: Bench) -> Row:
+    """All plans on all images, engine and peer (a) by turns."""
+    engine, opening = timed(bench.engine)
+    turns, ours, theirs = [], [], []
+    with engine:
+        bench.peer(score_pruned, [0])  # neither side pays for what only the first call pays
+        engine.score(bench.candidates([0]))
+        engine.forget()
+        for start in range(0, PLANS, TURN):
+            numbers = range(start, min(start + TURN, PLANS))
+            peer = bench.peer(score_pruned, numbers)
+            scored, seconds = timed(lambda n=numbers: engine.score(bench.candidates(n)))
+            ours += [_scored(k, s) for k, s in zip(numbers, scored, strict=True)]
+            theirs += [_peer(k, s) for k, s in zip(numbers, peer, strict=True)]
+            turns.append(
+                {"plans": len(numbers), "engine_s": seconds, "peer_s": sum(s.seconds for s in peer)}
+            )
+        execution = engine.execution
+    return {
+        "execution": execution,
+        "opening_s": opening,
+        "turns": turns,
+        "engine": ours,
+        "tp-float32": theirs,
+    }
+
+
+def peers(bench: Bench) -> Row:
+    """Peers (b) and (c) on few plans, by turns with the engine on the same ones."""
+    rows = []
+    with bench.engine() as engine:
+        engine.score(bench.candidates([0]))
+        for name, score, numbers in (
+            ("masks", score_masked, range(1, 5)),
+            ("tp-bfloat16", score_bfloat16, range(5, 7)),
+        ):
+            for k in numbers:
+                (found,) = bench.peer(score, [k])
+                (scored,), seconds = timed(lambda k=k: engine.score(bench.candidates([k])))
+                rows.append(
+                    {"peer": name, "peer_s": found.seconds, "engine_s": seconds}
+                    | {"peer_score": _peer(k, found), "engine_score": _scored(k, scored)}
+                )
+    return {"turns": rows}
+
+
+def search(bench: Bench) -> Row:
+    """Halving over all plans from nothing, three times; peer (a) on two plans around each."""
+    runs = []
+    for repeat in range(3):
+        before = bench.peer(score_pruned, [2 * repeat])
+        with bench.engine() as engine:
+            scored, seconds = timed(lambda e=engine: e.score(bench.candidates(range(PLANS)), TOP))
+        after = bench.peer(score_pruned, [2 * repeat + 1])
+        order = sorted(range(PLANS), key=lambda k: ranked(scored).index(scored[k]))
+        runs.append(
+            {
+                "engine_s": seconds,
+                "peer_s_per_plan": statistics.mean(s.seconds for s in (*before, *after)),
+                "order": order,
+                "images": [s.images for s in scored],
+                "chosen": order[0],
+            }
+        )
+    return {"runs": runs, "top": TOP}
+
+
+def ablation(bench: Bench) -> Row:
+    """Each trick left out: full scores of 8 plans by turns, then what halving and sharing save."""
+    base = Compute(threads=torch.get_num_threads(), layout="channels_last", precision="float32")
+    variants: dict[str, Compute] = {
+        "all": base,
+        "layout": base.model_copy(update={"layout": "contiguous"}),
+        "batch 128": base.model_copy(update={"batch_size": 128}),
+    }
+    numbers = list(range(1, 1 + TURN))
+    seconds: dict[str, list[float]] = {}
+    for _ in range(3):
+        for name, compute in variants.items():
+            with bench.engine(compute) as engine:
+                _, took = timed(lambda e=engine: e.score(bench.candidates(numbers)))
+            seconds.setdefault(name, []).append(took)
+        with bench.engine(base, fold=False) as engine:
+            _, took = timed(lambda e=engine: e.score(bench.candidates(numbers)))
+        seconds.setdefault("folding", []).append(took)
+    mutants = _mutants(bench, 16)
+    for name, megabytes in (("sharing", 256), ("no sharing", 0)):
+        compute = base.model_copy(update={"memory_mb": megabytes})
+        with bench.engine(compute) as engine:
+            _, took = timed(lambda e=engine: e.score(mutants))
+        seconds.setdefault(name, []).append(took)
+    halving = {}
+    for quantity in ("kl", "loss", "accuracy"):
+        with bench.engine(base, fitness=quantity) as engine:
+            scored, took = timed(lambda e=engine: e.score(bench.candidates(range(PLANS)), TOP))
+        order = sorted(range(PLANS), key=lambda k, s=scored: ranked(s).index(s[k]))
+        halving[quantity] = {
+            "engine_s": took,
+            "images": sum(s.images for s in scored),
+            "order": order,
+        }
+    return {"seconds": seconds, "plans": len(numbers), "mutants": len(mutants), "halving": halving}
+
+
+def growth(bench: Bench) -> Row:
+    """Candidates a second: by images in this process, then by engine and workers."""
+    rows = []
+    numbers = list(range(1, 1 + TURN))
+    for images in (128, 512, 2000):
+        with bench.engine(images=images) as engine:
+            _, took = timed(lambda e=engine: e.score(bench.candidates(numbers)))
+        rows.append({"engine": "serial", "workers": 1, "threads": torch.get_num_threads()})
+        rows[-1] |= {"images": images, "plans": len(numbers), "seconds": took}
+    for name in ("serial", "processes", "ray"):
+        for workers in (1, 2) if name != "serial" else (1,):
+            compute = Compute.model_validate({"engine": name, "workers": workers, "threads": 1})
+            with bench.engine(compute) as engine:
+                # A worker builds its network at its first task: that is not a rate.
+                engine.score(bench.candidates([62, 63]))
+                _, took = timed(lambda e=engine: e.score(bench.candidates(numbers)))
+            rows.append({"engine": name, "workers": workers, "threads": 1})
+            rows[-1] |= {"images": IMAGES, "plans": len(numbers), "seconds": took}
+    return {"rates": rows}
+
+
+def memory(bench: Bench) -> Row:
+    """Peak resident memory in a process of its own: dense evaluation, and the engine."""
+    found = {}
+    for side in ("dense", "engine"):
+        done = subprocess.run(
+            [sys.executable, __file__, "peak", "--network", bench.name, "--side", side],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found[side] = json.loads(done.stdout.splitlines()[-1])
+    return {"peak": found}
+
+
+def peak(network: str, side: str) -> Row:
+    """Peak megabytes (10^6 bytes) of this process before and after one side's work."""
+    bench = bench_of(network)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    if side == "dense":
+        evaluate(bench.subject.network, bench.images, batch_size=128)
+    else:
+        with bench.engine() as engine:
+            engine.score([*bench.candidates(range(2)), *_mutants(bench, 4)])
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    return {"before_mb": round(before, 1), "peak_mb": round(after, 1)}
+
+
+def _mutants(bench: Bench, count: int) -> list[Candidate]:
+    """Children of one plan: each has another plan's widths from some group on."""
+    generator = np.random.default_rng(0)
+    names = [group.name for group in bench.subject.trace.cuttable]
+    parent = bench.choices[1]
+    found = []
+    for k in range(count):
+        at = int(generator.integers(len(names) // 3, len(names)))
+        other = bench.choices[2 + k]
+        child: Choice = {n: (parent if i < at else other)[n] for i, n in enumerate(names)}
+        found.append(Candidate(child))
+    return found
+
+
+def _scored(plan: int, scored: Scored) -> Row:
+    return {"plan": plan, "kl": scored.kl, "loss": scored.loss, "top1": scored.top1}
+
+
+def _peer(plan: int, score: PeerScore) -> Row:
+    return {
+        "plan": plan,
+        **score.means,
+        "prune_s": score.prune_seconds,
+        "recalibrate_s": score.recalibrate_seconds,
+        "evaluate_s": score.evaluate_seconds,
+    }
+
+
+CELLS: dict[str, Callable[[Bench], Row]] = {
+    "full": full,
+    "search": search,
+    "peers": peers,
+    "memory": memory,
+    "growth": growth,
+    "ablation": ablation,
+}
+
+
+def read(cell: str, network: str) -> Row | None:
+    """A cell, where it has been measured."""
+    path = FOLDER / f"{cell}-{network}.json"
+    if not path.exists():
+        return None
+    content: Row = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def table() -> None:
+    """Write ``candidates.json`` from the cells that are there."""
+    rows: list[Row] = []
+    for network in NETWORKS:
+        done = read("full", network)
+        if done is not None:
+            rows.append(_full_row(network, done))
+            rows += _peer_rows(network)
+            rows += _search_rows(network, done)
+    write_results("candidates", rows, images=IMAGES, plans=PLANS, turn=TURN, seed=0)
+
+
+def _full_row(network: str, cell: Row) -> Row:
+    ratios = [turn["peer_s"] / turn["engine_s"] for turn in cell["turns"]]
+    ours, theirs = (sum(turn[f"{s}_s"] for turn in cell["turns"]) for s in ("engine", "peer"))
+    mine, peer = ([p["kl"] for p in cell[s]] for s in ("engine", "tp-float32"))
+    return {
+        "network": network,
+        "peer": "tp-float32",
+        "mode": "full",
+        "plans": len(peer),
+        "images": IMAGES,
+        "candidates_per_s": len(peer) / ours,
+        "peer_candidates_per_s": len(peer) / theirs,
+        "ratio": statistics.median(ratios),
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
+        "kendall_tau": tau(mine, peer),
+        "top8_recall": recall(np.argsort(mine).tolist(), peer),
+        "regret_pt": regret(int(np.argmin(mine)), cell),
+    } | _bounds(network, peer)
+
+
+def _bounds(network: str, peer: list[float]) -> Row:
+    """Floor and ceiling of tau: plain magnitude, and peer (a) on another 2,000 images."""
+    from candidate_plans import magnitude_ranking  # noqa: PLC0415
+
+    bench = bench_of(network)
+    mass = magnitude_ranking(bench.subject.network, bench.subject.trace, bench.choices)
+    found: Row = {"tau_floor": tau((-mass).tolist(), peer), "tau_ceiling": None}
+    second = FOLDER / f"second-{network}.json"
+    if second.exists():
+        rows = json.loads(second.read_text(encoding="utf-8"))["rows"]
+        if len(rows) == len(peer):
+            found["tau_ceiling"] = tau([row["kl"] for row in rows], peer)
+    return found
+
+
+def _peer_rows(network: str) -> list[Row]:
+    cell = read("peers", network)
+    rows = []
+    for name in dict.fromkeys(turn["peer"] for turn in (cell or {"turns": []})["turns"]):
+        mine = [t for t in (cell or {})["turns"] if t["peer"] == name]
+        ratios = [t["peer_s"] / t["engine_s"] for t in mine]
+        rows.append(
+            {
+                "network": network,
+                "peer": name,
+                "mode": "full",
+                "plans": len(mine),
+                "images": IMAGES,
+                "candidates_per_s": len(mine) / sum(t["engine_s"] for t in mine),
+                "peer_candidates_per_s": len(mine) / sum(t["peer_s"] for t in mine),
+                "ratio": statistics.median(ratios),
+                "ratio_min": min(ratios),
+                "ratio_max": max(ratios),
+                "kendall_tau": None,
+                "top8_recall": None,
+                "regret_pt": None,
+            }
+        )
+    return rows
+
+
+def _search_rows(network: str, done: Row) -> list[Row]:
+    cell = read("search", network)
+    if cell is None:
+        return []
+    runs = cell["runs"]
+    peer = [p["kl"] for p in done["tp-float32"]]
+    ratios = [run["peer_s_per_plan"] * PLANS / run["engine_s"] for run in runs]
+    order = runs[0]["order"]
+    return [
+        {
+            "network": network,
+            "peer": "tp-float32",
+            "mode": "search",
+            "plans": PLANS,
+            "images": statistics.mean(runs[0]["images"]),
+            "candidates_per_s": statistics.median(PLANS / run["engine_s"] for run in runs),
+            "peer_candidates_per_s": statistics.median(1 / r["peer_s_per_plan"] for r in runs),
+            "ratio": statistics.median(ratios),
+            "ratio_min": min(ratios),
+            "ratio_max": max(ratios),
+            "kendall_tau": tau([order.index(k) for k in range(PLANS)], peer),
+            "top8_recall": recall(order, peer),
+            "regret_pt": regret(runs[0]["chosen"], done),
+        }
+    ]
+
+
+def tau(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Kendall's tau-b of two rows of scores."""
+    return float(kendalltau(ours, theirs).statistic)
+
+
+def recall(order: Sequence[int], peer: Sequence[float]) -> float:
+    """Share of the peer's best eight that are among our best eight."""
+    theirs = set(np.argsort(np.asarray(peer), kind="stable")[:TOP].tolist())
+    return len(theirs & set(order[:TOP])) / TOP
+
+
+def regret(chosen: int, done: Row) -> float:
+    """Points of top-1, as peer (a) measures it, that our choice is below the peer's own choice."""
+    peer = done["tp-float32"]
+    best = min(peer, key=lambda p: p["kl"])
+    return 100 * (best["top1"] - peer[chosen]["top1"])
+
+
+if __name__ == "__main__":
+    main()

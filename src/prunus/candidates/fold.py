@@ -1,0 +1,119 @@
+"""Batch norm folded into the layer before it: one pass over the activations less.
+
+In evaluation ``BN(Wx + b) = (g / s) W x + (g / s) (b - m) + B`` with ``s = sqrt(var + eps)``, scale
+``g``, shift ``B`` and mean ``m``: the layer with other numbers (Jacob et al., "Quantization and
+Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018, eq. 14).
+Which batch norm follows which layer, and reads nothing else, is watched in one forward pass and then
+tried: only pairs that leave the outputs as they are count.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from prunus.candidates.skeleton import Skeleton
+from prunus.graph import Inputs
+from prunus.graph.certify import relative_difference
+from prunus.graph.inputs import call
+
+_LIMIT = 1e-4
+"""Relative difference of outputs, float32: what rounding may do and a wrong pair never stays under."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A layer and the batch norm that alone reads its output, by their module paths."""
+
+    layer: str
+    norm: str
+
+
+def find_pairs(network: nn.Module, inputs: Inputs) -> tuple[Pair, ...]:
+    """Batch norms that can be folded.
+
+    Args:
+        network: In evaluation mode; not changed.
+        inputs: A real batch; two samples do.
+    """
+    pairs = _watch(network, inputs)
+    reference = call(network, inputs)
+    if _agree(network, pairs, inputs, reference):
+        return tuple(pairs)
+    return tuple(pair for pair in pairs if _agree(network, [pair], inputs, reference))
+
+
+def fold_(skeleton: Skeleton, pairs: Iterable[Pair]) -> None:
+    """Fold batch norms, in their present statistics, until the next plan is loaded."""
+    for pair in pairs:
+        layer, norm = skeleton.submodule(pair.layer), skeleton.submodule(pair.norm)
+        skeleton.replace(pair.layer, *_folded(layer, norm))
+        skeleton.bypass(pair.norm)
+
+
+def _folded(layer: Any, norm: Any) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a layer with its batch norm folded in."""
+    weight: Tensor = layer.weight
+    scale: Tensor = torch.rsqrt(norm.running_var + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    mean = norm.running_mean if layer.bias is None else norm.running_mean - layer.bias
+    shift = -mean * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias
+    return weight * scale.reshape(-1, *[1] * (weight.dim() - 1)), shift
+
+
+def _watch(network: nn.Module, inputs: Inputs) -> list[Pair]:
+    """Batch norms whose input is the very tensor that a layer returned; both called once."""
+    made: dict[int, tuple[str, Tensor]] = {}
+    calls: dict[str, int] = {}
+    pairs: list[Pair] = []
+
+    def after(name: str) -> Any:
+        def hook(module: nn.Module, given: tuple[Any, ...], out: Any) -> None:
+            calls[name] = calls.get(name, 0) + 1
+            if isinstance(module, _BatchNorm):
+                maker = made.get(id(given[0])) if given else None
+                if maker is not None and module.running_mean is not None:
+                    pairs.append(Pair(maker[0], name))
+            elif isinstance(out, Tensor):
+                made[id(out)] = (name, out)
+
+        return hook
+
+    foldable = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+    handles = [
+        module.register_forward_hook(after(name))
+        for name, module in network.named_modules()
+        if isinstance(module, (*foldable, _BatchNorm))
+    ]
+    try:
+        call(network, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    tied = _tied(network)
+    return [
+        pair
+        for pair in pairs
+        if calls[pair.layer] == calls[pair.norm] == 1 and f"{pair.layer}.weight" not in tied
+    ]
+
+
+def _tied(network: nn.Module) -> set[str]:
+    """Names of parameters that are stored under other names, too."""
+    seen: dict[int, list[str]] = {}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        seen.setdefault(id(parameter), []).append(name)
+    return {name for names in seen.values() if len(names) > 1 for name in names}
+
+
+def _agree(network: nn.Module, pairs: list[Pair], inputs: Inputs, reference: Any) -> bool:
+    """Whether the network with these pairs folded returns the same."""
+    skeleton = Skeleton(network)
+    fold_(skeleton, pairs)
+    return relative_difference(reference, call(skeleton.module, inputs)) <= _LIMIT

@@ -1,0 +1,68 @@
+"""Successive halving with paired tests: few images tell most candidates apart.
+
+All candidates see the same images, so their differences are paired and vary far less than their
+scores. After each part of the images a candidate is dropped when its mean difference to the K-th best
+has a one-sided lower 95 % bound above zero (Student's t); the parts grow geometrically (Jamieson and
+Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter Optimization", AISTATS 2016;
+paired tests as in racing, Maron and Moore, NIPS 1994).
+"""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import t as student
+
+CONFIDENCE = 0.95
+DECIMALS = 4
+"""Fitness and bounds are rounded to 1e-4, so that rounding of the machine decides nothing."""
+
+Values = npt.NDArray[np.floating]
+
+
+def rung_ends(images: int, first: float, growth: float, batch_size: int) -> tuple[int, ...]:
+    """Images seen at the end of each part: whole batches, growing by a factor; the last is all.
+
+    >>> rung_ends(2000, first=128, growth=4, batch_size=64)
+    (128, 512, 2000)
+    """
+    ends: list[int] = []
+    end = first
+    while True:
+        whole = math.ceil(end / batch_size) * batch_size
+        if whole * math.sqrt(growth) >= images:  # a part of a few images more is no part
+            break
+        ends.append(whole)
+        end = whole * growth
+    return (*ends, images)
+
+
+def fitness(values: Values) -> float:
+    """Mean over images, rounded: what candidates are ranked by, lower is better."""
+    return round(float(np.mean(values, dtype=np.float64)), DECIMALS)
+
+
+def survivors(values: Mapping[str, Values], top: int) -> set[str]:
+    """Who may still be among the best ``top``.
+
+    Args:
+        values: Fitness per image by candidate, ``[images]`` each, on the same images.
+        top: K, how many of the best are wanted.
+    """
+    order = sorted(values, key=lambda key: (fitness(values[key]), key))
+    if len(order) <= top:
+        return set(order)
+    pivot = values[order[top - 1]].astype(np.float64)
+    worse = (key for key in order[top:] if lower_bound(values[key] - pivot) > 0)
+    return set(order) - set(worse)
+
+
+def lower_bound(differences: Values) -> float:
+    """One-sided lower 95 % bound of the mean, ``mean - t(0.95, n - 1) s / sqrt(n)``, rounded."""
+    sample = differences.astype(np.float64)
+    if len(sample) < 2:
+        return -math.inf
+    error = float(sample.std(ddof=1)) / math.sqrt(len(sample))
+    quantile = float(student.ppf(CONFIDENCE, len(sample) - 1))
+    return round(float(sample.mean()) - quantile * error, DECIMALS)

@@ -1,0 +1,299 @@
+"""Activations of an unchanged prefix, computed once for all candidates that agree so far.
+
+A *boundary* is a module whose output is all that later computation reads of what came before. It is
+found by trial: every module that ended before it gets shapes without values (meta tensors), it
+returns its true output, and the network must give the same result. Two candidates agree at a
+boundary when their plans make the same of every tensor and number used up to there.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from prunus.candidates.skeleton import Forward, Skeleton
+from prunus.graph import Inputs
+from prunus.graph.inputs import call, flat_tensors, output_tensors
+from prunus.plan import KeepChannels, Plan, ReindexBuffer, SetAttribute, ZeroConnections
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """A module that all later computation reads through.
+
+    Attributes:
+        module: Its path.
+        done: Outermost modules that ended before it began.
+        owners: Paths of all modules that had begun when it ended: their tensors and numbers decide
+            its output.
+    """
+
+    module: str
+    done: frozenset[str]
+    owners: frozenset[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Passed:
+    """What passes a boundary on one batch: its output, and shapes of what ended before."""
+
+    value: Any
+    shapes: dict[str, Any]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the output."""
+        return sum(t.numel() * t.element_size() for t in pytree.tree_leaves(self.value) if _is(t))
+
+
+class Prefix:
+    """The boundaries of a network, and runs that begin or are recorded at them.
+
+    Args:
+        skeleton: In its dense shape.
+        inputs: A real batch; two samples do.
+
+    Attributes:
+        boundaries: In forward order; each later one includes all that the earlier ones do.
+    """
+
+    def __init__(self, skeleton: Skeleton, inputs: Inputs) -> None:
+        self._skeleton = skeleton
+        self.boundaries: tuple[Boundary, ...] = tuple(self._find(inputs))
+
+    def signatures(self, plan: Plan) -> tuple[str, ...]:
+        """A hash for each boundary of what a plan makes of all that comes up to it."""
+        items = list(_decisions(plan))
+        found = []
+        for boundary in self.boundaries:
+            mine = sorted(text for owner, text in items if owner in boundary.owners)
+            found.append(hashlib.sha256("\n".join(mine).encode()).hexdigest())
+        return tuple(found)
+
+    def run(
+        self,
+        inputs: Inputs,
+        start: tuple[int, Passed] | None = None,
+        record: Sequence[int] = (),
+    ) -> tuple[Any, dict[int, Passed]]:
+        """Run the loaded candidate.
+
+        Args:
+            inputs: A batch.
+            start: A boundary, by its number, and what passes it on this batch.
+            record: Boundaries after the start whose outputs are wanted.
+
+        Returns:
+            The network's output, and what passed the wanted boundaries.
+        """
+        watch = _Watch(
+            None if start is None else (self.boundaries[start[0]], start[1]),
+            {self.boundaries[index].module: index for index in record},
+            self.boundaries,
+        )
+        with _watched(self._skeleton, watch):
+            out = call(self._skeleton.module, inputs)
+        return out, watch.passed
+
+    def _find(self, inputs: Inputs) -> Iterator[Boundary]:
+        trail = _Trail()
+        with _watched(self._skeleton, trail):
+            reference = output_tensors(call(self._skeleton.module, inputs))
+        found: list[Boundary] = []
+        last: list[str] = []
+        # Of modules with the same tensors before them the last is tried first: it saves most.
+        for boundary, passed in reversed(list(trail.candidates())):
+            owners = self._with_tensors(boundary.owners)
+            if owners != last and self._holds(boundary, passed, inputs, reference):
+                last = owners
+                found.append(boundary)
+        yield from reversed(found)
+
+    def _with_tensors(self, owners: frozenset[str]) -> list[str]:
+        def holds(module: nn.Module) -> bool:
+            return any(True for _ in module.parameters(recurse=False)) or any(
+                True for _ in module.buffers(recurse=False)
+            )
+
+        return [name for name in sorted(owners) if name and holds(self._skeleton.submodule(name))]
+
+    def _holds(
+        self, boundary: Boundary, passed: Passed, inputs: Inputs, reference: list[Tensor]
+    ) -> bool:
+        try:
+            with _watched(self._skeleton, _Watch((boundary, passed), {}, ())):
+                out = output_tensors(call(self._skeleton.module, inputs))
+        except Exception:  # noqa: BLE001  # whatever a network does with a shape without values
+            return False
+        return len(out) == len(reference) and all(
+            a.device == b.device and torch.equal(a, b) for a, b in zip(out, reference, strict=True)
+        )
+
+
+class PrefixCache:
+    """Activations within a memory limit, in groups that are thrown away whole, oldest use first.
+
+    A group that does not fit keeps what fits: the batches that are missing are computed again.
+
+    Args:
+        limit_bytes: Most that is kept; 0 keeps nothing.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+        self._used = 0
+        self._groups: OrderedDict[Hashable, dict[Hashable, Passed]] = OrderedDict()
+        self.hits = 0
+
+    def __len__(self) -> int:
+        """Entries kept."""
+        return sum(map(len, self._groups.values()))
+
+    def get(self, group: Hashable, item: Hashable) -> Passed | None:
+        """What is kept under a name, or None."""
+        found = self._groups.get(group, {}).get(item)
+        if found is not None:
+            self._groups.move_to_end(group)
+            self.hits += 1
+        return found
+
+    def put(self, group: Hashable, item: Hashable, passed: Passed) -> None:
+        """Keep something, if it fits beside what else its group holds."""
+        own = self._groups.get(group, {})
+        if item in own:
+            return
+        size = passed.nbytes
+        if sum(p.nbytes for p in own.values()) + size > self._limit:
+            return
+        while self._used + size > self._limit:
+            oldest = next(key for key in self._groups if key != group)
+            self._used -= sum(p.nbytes for p in self._groups.pop(oldest).values())
+        self._groups.setdefault(group, {})[item] = passed
+        self._groups.move_to_end(group)
+        self._used += size
+
+
+class _Trail:
+    """Notes the tree of calls of one forward pass."""
+
+    def __init__(self) -> None:
+        self._began: list[str] = []
+        self._open: list[str] = []
+        self._ended: list[tuple[str, frozenset[str], frozenset[str], Any]] = []
+        self._done: list[str] = []
+        self._shapes: dict[str, Any] = {}
+
+    def __call__(
+        self, name: str, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        before = frozenset(self._done)
+        self._began.append(name)
+        mark = len(self._done)
+        out = forward(*args, **kwargs)
+        del self._done[mark:]  # what ended inside is not outermost
+        self._done.append(name)
+        self._shapes[name] = _shapes_of(out)
+        if any(True for _ in flat_tensors(out)):
+            owners = frozenset(("", *self._began))
+            self._ended.append((name, before, owners, _copied(out)))
+        return out
+
+    def candidates(self) -> Iterator[tuple[Boundary, Passed]]:
+        """Every module that was called once, in order of ending."""
+        for name, done, owners, value in self._ended:
+            if self._began.count(name) == 1:
+                shapes = {inner: self._shapes[inner] for inner in done}
+                yield Boundary(name, done, owners), Passed(value, shapes)
+
+
+class _Watch:
+    """Begins at a boundary, and records at others."""
+
+    def __init__(
+        self,
+        start: tuple[Boundary, Passed] | None,
+        record: dict[str, int],
+        boundaries: Sequence[Boundary],
+    ) -> None:
+        self._start = start
+        self._record = record
+        self._boundaries = boundaries
+        self._shapes: dict[str, Any] = {} if start is None else dict(start[1].shapes)
+        self.passed: dict[int, Passed] = {}
+
+    def __call__(
+        self, name: str, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if self._start is not None:
+            boundary, passed = self._start
+            if name in boundary.done:
+                return _without_values(passed.shapes[name])
+            if name == boundary.module:
+                self._shapes[name] = _shapes_of(passed.value)
+                return _copied(passed.value)  # what follows may work in place
+        out = forward(*args, **kwargs)
+        if self._record:
+            self._shapes[name] = _shapes_of(out)
+            index = self._record.get(name)
+            if index is not None:
+                shapes = {inner: self._shapes[inner] for inner in self._boundaries[index].done}
+                self.passed[index] = Passed(_copied(out), shapes)
+        return out
+
+
+@contextmanager
+def _watched(skeleton: Skeleton, watcher: Any) -> Iterator[None]:
+    skeleton.watcher = watcher
+    try:
+        yield
+    finally:
+        skeleton.watcher = None
+
+
+def _decisions(plan: Plan) -> Iterator[tuple[str, str]]:
+    """What a plan decides, each with the path of the module that it is about."""
+    for edit in plan.edits:
+        if isinstance(edit, KeepChannels):
+            for axis in edit.axes:
+                yield _owner(axis.tensor), f"{axis.tensor} {axis.dim} {axis.keep.packed}"
+        elif isinstance(edit, SetAttribute):
+            yield edit.module, f"{edit.module} {edit.attribute} {edit.after}"
+        elif isinstance(edit, ReindexBuffer):
+            yield _owner(edit.buffer), f"{edit.buffer} {edit.keep.packed}"
+        elif isinstance(edit, ZeroConnections):
+            yield _owner(edit.tensor), f"{edit.tensor} {edit.level} {edit.keep.packed}"
+
+
+def _owner(tensor: str) -> str:
+    return tensor.rpartition(".")[0]
+
+
+def _is(value: Any) -> bool:
+    return isinstance(value, Tensor)
+
+
+def _copied(value: Any) -> Any:
+    return pytree.tree_map(lambda t: t.clone() if _is(t) else t, value)
+
+
+def _shapes_of(value: Any) -> Any:
+    return pytree.tree_map(lambda t: (t.shape, t.dtype) if _is(t) else t, value)
+
+
+def _without_values(shapes: Any) -> Any:
+    def empty(spec: Any) -> Any:
+        if _is_spec(spec):
+            return torch.empty(spec[0], dtype=spec[1], device="meta")
+        return spec
+
+    return pytree.tree_map(empty, shapes, is_leaf=_is_spec)
+
+
+def _is_spec(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], torch.dtype)

@@ -1,0 +1,241 @@
+"""Score one candidate on some images: slice, recalibrate, fold, run, compare with the dense network."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, log_softmax
+
+from prunus.candidates.fold import find_pairs, fold_
+from prunus.candidates.prefix import Passed, Prefix, PrefixCache
+from prunus.candidates.skeleton import Skeleton
+from prunus.candidates.task import Result, Task
+from prunus.data import Inputs
+from prunus.errors import InputError
+from prunus.train.forward import logits_of, to_place
+from prunus.train.precision import Execution
+
+CALIBRATION_BATCH = 64
+"""Images per batch of the batch-norm statistics, as ``recalibrate_batch_norm_`` takes them."""
+
+Point = tuple[int, str]
+"""A boundary, by its number, and a plan's signature there."""
+
+_MOST_SHARED = 1000  # points whose statistics are kept: some tens of kilobytes each
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Search images, what the dense network says to them, and images for batch-norm statistics.
+
+    Attributes:
+        search: Inputs, in the order in which tasks count them.
+        labels: Their classes, int64 ``[images]``.
+        reference: Logits of the original dense network, float32 ``[images, classes]``.
+        calibration: Batches of training inputs, of equal size.
+    """
+
+    search: Inputs
+    labels: Tensor
+    reference: Tensor
+    calibration: tuple[Inputs, ...]
+
+    def __len__(self) -> int:
+        """Number of search images."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Tricks:
+    """What makes scoring faster without changing what is scored; each can be left out.
+
+    Attributes:
+        fold: Fold batch norms into the layers before them.
+        memory_bytes: Most bytes of activations kept for candidates that agree in their first layers.
+    """
+
+    fold: bool = True
+    memory_bytes: int = 256_000_000
+
+
+class Scorer:
+    """Scores tasks, one after the other, on one network.
+
+    Args:
+        network: The network that plans are for; on its device, not touched.
+        images: What it is scored on.
+        execution: Number format and layout.
+        batch_size: Search images per forward pass; tasks begin at its multiples.
+        tricks: To compute faster.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        images: Images,
+        *,
+        execution: Execution = Execution(),  # noqa: B008  # frozen
+        batch_size: int = 64,
+        tricks: Tricks = Tricks(),  # frozen
+    ) -> None:
+        self._images = images
+        self._execution = execution
+        self._batch_size = batch_size
+        self._device = next((p.device for p in network.parameters()), torch.device("cpu"))
+        self._skeleton = Skeleton(network, channels_last=execution.channels_last)
+        with torch.inference_mode():
+            sample = self._placed(rows(images.search, 0, 2))
+            self.prefix = Prefix(self._skeleton, sample)
+            self._pairs = find_pairs(network, sample) if tricks.fold else ()
+        self._cache = PrefixCache(tricks.memory_bytes)
+        self._shared_statistics: dict[tuple[int, str], dict[str, tuple[Tensor, Tensor]]] = {}
+
+    def __call__(self, task: Task) -> Result:
+        """Score a candidate on the images of a task.
+
+        Raises:
+            InputError: The task begins in the middle of a batch, or ends beyond the images.
+        """
+        begin = time.perf_counter()
+        size = self._batch_size
+        if task.start % size or not task.start < task.stop <= len(self._images):
+            raise InputError(
+                f"a task on images {task.start} to {task.stop} does not fit {len(self._images)} "
+                f"images in batches of {size}"
+            )
+        with torch.inference_mode():
+            self._skeleton.load(task.plan)
+            signatures = self.prefix.signatures(task.plan) if task.share else ()
+            # Activations behind other statistics are other activations.
+            points = [(index, f"{signatures[index]} {task.calibration}") for index in task.share]
+            statistics = task.statistics
+            if statistics is None:
+                statistics = self._calibrate(points, task.calibration)
+            self._install(statistics)
+            fold_(self._skeleton, self._pairs)
+            rows = [
+                self._compare(start, min(start + size, task.stop), points)
+                for start in range(task.start, task.stop, size)
+            ]
+        kl, loss, correct = (torch.cat(column) for column in zip(*rows, strict=True))
+        return Result(
+            key=task.key,
+            start=task.start,
+            stop=task.stop,
+            kl=kl.float().numpy(),
+            loss=loss.float().numpy(),
+            correct=correct.numpy(),
+            statistics=statistics,
+            seconds=time.perf_counter() - begin,
+        )
+
+    @property
+    def prefix_hits(self) -> int:
+        """Batches that began at a kept activation."""
+        return self._cache.hits
+
+    # -- forward passes -----------------------------------------------------------------------
+
+    def _placed(self, inputs: Inputs) -> Inputs:
+        return to_place(inputs, self._device, channels_last=self._execution.channels_last)
+
+    def _logits(
+        self, inputs: Inputs, points: Sequence[Point], known: Sequence[Point], at: tuple[str, int]
+    ) -> Tensor:
+        """Run the loaded candidate from the deepest known activation on, and keep those at points."""
+        phase, item = at
+        start: tuple[int, Passed] | None = None
+        for index, signature in reversed(known):
+            passed = self._cache.get((phase, index, signature), item)
+            if passed is not None:
+                start = index, passed
+                break
+        missing = [index for index, _ in points if start is None or index > start[0]]
+        with self._execution.autocast(self._device):
+            out, passes = self.prefix.run(self._placed(inputs), start, missing)
+        names = dict(points)
+        for index, passed in passes.items():
+            self._cache.put((phase, index, names[index]), item, passed)
+        return logits_of(out)
+
+    def _compare(
+        self, start: int, stop: int, points: Sequence[Point]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """KL(dense || candidate), cross-entropy and hits of some images, ``[stop - start]`` each."""
+        logits = self._logits(
+            rows(self._images.search, start, stop), points, points, ("score", start)
+        ).double()
+        logits = logits.cpu()
+        labels = self._images.labels[start:stop]
+        dense = log_softmax(self._images.reference[start:stop].double(), dim=1)
+        kl = (dense.exp() * (dense - log_softmax(logits, dim=1))).sum(dim=1)
+        return kl, cross_entropy(logits, labels, reduction="none"), logits.argmax(dim=1) == labels
+
+    # -- batch norm ---------------------------------------------------------------------------
+
+    def _calibrate(self, points: Sequence[Point], count: int | None) -> bytes:
+        """Measure batch-norm statistics as ``recalibrate_batch_norm_`` does; returns them packed."""
+        skeleton = self._skeleton
+        norms: list[Any] = [skeleton.submodule(name) for name in skeleton.norms]
+        known = [point for point in points if point in self._shared_statistics]
+        momenta = [norm.momentum for norm in norms]
+        for name, norm in zip(skeleton.norms, norms, strict=True):
+            mean, var = self._running(name)
+            skeleton.put_statistics(name, torch.zeros_like(mean), torch.ones_like(var))
+            norm.momentum = None  # cumulative average (torch.nn.BatchNorm2d)
+            norm.training = True
+        try:
+            for item, inputs in enumerate(self._images.calibration[:count] if norms else ()):
+                # Activations without the statistics of the layers before them are of no use here.
+                self._logits(inputs, points, known, ("calibrate", item))
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+                norm.training = False
+        self._share_statistics(points, known)
+        rows = [t.float().cpu() for name in skeleton.norms for t in self._running(name)]
+        return torch.cat(rows).numpy().tobytes() if rows else b""
+
+    def _share_statistics(self, points: Sequence[Point], known: Sequence[Point]) -> None:
+        """Take the statistics of layers that did not run, and keep those that others will need."""
+        if known:
+            for name, (mean, var) in self._shared_statistics[known[-1]].items():
+                self._skeleton.put_statistics(name, mean, var)
+        for index, signature in points:
+            while len(self._shared_statistics) >= _MOST_SHARED:
+                self._shared_statistics.pop(next(iter(self._shared_statistics)))
+            owners = self.prefix.boundaries[index].owners
+            self._shared_statistics.setdefault(
+                (index, signature),
+                {name: self._running(name) for name in self._skeleton.norms if name in owners},
+            )
+
+    def _install(self, statistics: bytes) -> None:
+        """Give the batch norms of the loaded candidate packed statistics."""
+        values = torch.from_numpy(np.frombuffer(statistics, dtype="<f4").copy())
+        at = 0
+        for name in self._skeleton.norms:
+            pair = []
+            for like in self._running(name):
+                pair.append(values[at : at + like.numel()].to(like))
+                at += like.numel()
+            self._skeleton.put_statistics(name, *pair)
+        if at != values.numel():
+            raise InputError(
+                f"{values.numel()} batch-norm statistics for {at} channels: they are of another plan"
+            )
+
+    def _running(self, norm: str) -> tuple[Tensor, Tensor]:
+        module = self._skeleton.submodule(norm)
+        return module.running_mean, module.running_var  # type: ignore[return-value]
+
+
+def rows(inputs: Inputs, start: int, stop: int) -> Inputs:
+    """Some samples of a batch."""
+    if isinstance(inputs, Tensor):
+        return inputs[start:stop]
+    return {name: tensor[start:stop] for name, tensor in inputs.items()}

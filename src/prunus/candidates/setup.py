@@ -1,0 +1,176 @@
+"""All that a scorer in another process is made from: sent there once."""
+
+import copy
+import pickle
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from prunus.candidates.scorer import Images, Scorer, Tricks
+from prunus.data import Inputs
+from prunus.errors import InputError
+from prunus.graph import cut
+from prunus.plan import Plan
+from prunus.records import Source
+from prunus.train.forward import resolve_device
+from prunus.train.precision import Execution
+from prunus.zoo import load_source
+
+Array = npt.NDArray[np.generic]
+Arrays = Array | dict[str, Array]
+
+
+@dataclass(frozen=True, eq=False)
+class Blueprint:
+    """How another process builds a network.
+
+    Attributes:
+        source: Builds the dense network by its own constructor; None where there is only
+            ``structure``.
+        plans: Cuts that led from there to this network.
+        structure: The pickled modules without values, for a network that has no source. It travels
+            between processes of one run and is never stored.
+        weights: Values of all parameters and buffers, as safetensors.
+    """
+
+    source: Source | None
+    plans: tuple[Plan, ...]
+    structure: bytes | None
+    weights: bytes
+
+    @classmethod
+    def of(
+        cls, network: nn.Module, source: Source | None = None, plans: tuple[Plan, ...] = ()
+    ) -> "Blueprint":
+        """Describe a network.
+
+        Raises:
+            InputError: It has no source and cannot be sent.
+        """
+        weights = save({n: t.detach().cpu().contiguous().clone() for n, t in _named(network)})
+        if source is not None:
+            bare = source.model_copy(
+                update={"weights": None, "arguments": _untrained(source)}, deep=True
+            )
+            return cls(bare, plans, None, weights)
+        hollow = copy.deepcopy(network, {id(t): _like(t, _hollow(t)) for _, t in _named(network)})
+        try:
+            structure = pickle.dumps(hollow)
+        except Exception as error:
+            raise InputError(
+                f"network {type(network).__name__} cannot be sent to other processes: {error}; name "
+                "its source (FILE.py:FACTORY), or use engine=serial"
+            ) from error
+        return cls(None, (), structure, weights)
+
+    def build(self) -> nn.Module:
+        """The network, in evaluation mode."""
+        if self.source is not None:
+            network = load_source(self.source)
+            for plan in self.plans:
+                network = cut(network, plan)
+        else:
+            network = pickle.loads(self.structure or b"")
+        values = load(self.weights)
+        full = {id(t): _like(t, values[name]) for name, t in _named(network)}
+        return copy.deepcopy(network, full).eval()
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """A scorer's network, images and settings; numpy arrays, which other processes can share."""
+
+    blueprint: Blueprint
+    search: Arrays
+    labels: Array
+    reference: Array
+    calibration: tuple[Arrays, ...]
+    execution: Execution
+    batch_size: int
+    tricks: Tricks
+    device: str = "cpu"
+
+    @classmethod
+    def of(
+        cls,
+        blueprint: Blueprint,
+        images: Images,
+        execution: Execution,
+        batch_size: int,
+        tricks: Tricks,
+        device: str,
+    ) -> "Setup":
+        """Gather a setup from tensors."""
+        return cls(
+            blueprint,
+            _arrays(images.search),
+            images.labels.numpy(),
+            images.reference.numpy(),
+            tuple(_arrays(batch) for batch in images.calibration),
+            execution,
+            batch_size,
+            tricks,
+            device,
+        )
+
+
+def make_scorer(setup: Setup) -> Scorer:
+    """Build the scorer of a setup, in the process that calls this."""
+    images = Images(
+        _inputs(setup.search),
+        _tensor(setup.labels),
+        _tensor(setup.reference),
+        tuple(_inputs(batch) for batch in setup.calibration),
+    )
+    return Scorer(
+        setup.blueprint.build().to(resolve_device(setup.device)),
+        images,
+        execution=setup.execution,
+        batch_size=setup.batch_size,
+        tricks=setup.tricks,
+    )
+
+
+def _named(network: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*network.named_parameters(), *network.named_buffers()]
+
+
+def _hollow(tensor: Tensor) -> Tensor:
+    """The shape without the values: one number, however large the tensor."""
+    return torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
+
+
+def _like(tensor: Tensor, value: Tensor) -> Tensor:
+    """A value as the kind of tensor that another is."""
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(value, requires_grad=tensor.requires_grad)
+    return value
+
+
+def _untrained(source: Source) -> dict[str, object]:
+    """Arguments that fetch no weights: they come with the blueprint."""
+    arguments = dict(source.arguments)
+    if source.model.partition(":")[0] in ("hf", "timm", "torchvision"):
+        arguments["pretrained"] = False
+    return arguments
+
+
+def _arrays(inputs: Inputs) -> Arrays:
+    if isinstance(inputs, Tensor):
+        return inputs.numpy()
+    return {name: tensor.numpy() for name, tensor in inputs.items()}
+
+
+def _inputs(arrays: Arrays) -> Inputs:
+    if isinstance(arrays, dict):
+        return {name: _tensor(array) for name, array in arrays.items()}
+    return _tensor(arrays)
+
+
+def _tensor(array: Array) -> Tensor:
+    # Arrays from a shared store cannot be written to, which torch warns of: a copy can.
+    return torch.from_numpy(array if array.flags.writeable else array.copy())

@@ -1,0 +1,163 @@
+"""A network whose tensors are swapped for slices: candidates run on it without any copy.
+
+The structure is copied once; the dense tensors are shared and never written to. Loading a plan puts
+gathered slices (views, where what stays is contiguous) in their places, sets the numbers that
+shapes depend on, and takes back what the last plan did. No re-trace, no deep copy.
+"""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from prunus.graph.cut import kept_slices, network_shape, set_attributes_, sync_sizes_
+from prunus.plan import Plan, SetAttribute
+
+Forward = Callable[..., Any]
+Watcher = Callable[[str, Forward, tuple[Any, ...], dict[str, Any]], Any]
+
+
+class Skeleton:
+    """Runs one candidate after the other on slices of one network's tensors.
+
+    Args:
+        network: The dense network; not touched, and not to be changed while this lives.
+        channels_last: Keep 4-D tensors in that layout.
+
+    Attributes:
+        module: The network to call, in evaluation mode, as the plan loaded last makes it.
+        norms: Paths of its batch norms with running statistics, in order of definition.
+        watcher: Called in place of every inner module's forward, with the module's path, that
+            forward and its arguments; None: nothing is watched.
+    """
+
+    def __init__(self, network: nn.Module, *, channels_last: bool = False) -> None:
+        named: dict[str, Tensor] = dict([*network.named_parameters(), *network.named_buffers()])
+        memo: dict[int, Any] = {id(tensor): tensor for tensor in named.values()}
+        self.module: nn.Module = copy.deepcopy(network, memo).eval()
+        self.watcher: Watcher | None = None
+        self._shape = network_shape(network)
+        self._channels_last = channels_last
+        self._slots = self._find_slots(named)
+        self._dense = {name: self._laid_out(tensor.detach()) for name, tensor in named.items()}
+        self._modules: dict[str, nn.Module] = dict(self.module.named_modules())
+        self._forwards: dict[str, Forward] = {n: m.forward for n, m in self._modules.items() if n}
+        for name, forward in self._forwards.items():
+            self._modules[name].__dict__["forward"] = partial(self._call, name, forward)
+        self.norms = [
+            name
+            for name, module in self._modules.items()
+            if isinstance(module, _BatchNorm) and module.running_mean is not None
+        ]
+        self._changed: dict[str, None] = dict.fromkeys(self._slots)
+        self._settings: list[tuple[nn.Module, dict[str, Any]]] = []
+        self._bypassed: set[str] = set()
+        self.reset()
+
+    def _find_slots(self, named: dict[str, Tensor]) -> dict[str, list[tuple[dict[str, Any], str]]]:
+        """Where every tensor is stored, under all the names it is tied to."""
+        names = {id(tensor): name for name, tensor in named.items()}
+        slots: dict[str, list[tuple[dict[str, Any], str]]] = {name: [] for name in named}
+        for module in self.module.modules():
+            tables: list[dict[str, Any]] = [module._parameters, module._buffers]
+            for table in tables:
+                for leaf, value in table.items():
+                    if value is not None:
+                        slots[names[id(value)]].append((table, leaf))
+        return slots
+
+    def _laid_out(self, tensor: Tensor) -> Tensor:
+        if self._channels_last and tensor.dim() == 4:
+            return tensor.contiguous(memory_format=torch.channels_last)
+        return tensor
+
+    def _call(self, name: str, forward: Forward, *args: Any, **kwargs: Any) -> Any:
+        if name in self._bypassed:
+            forward = _same
+        if self.watcher is None:
+            return forward(*args, **kwargs)
+        return self.watcher(name, forward, args, kwargs)
+
+    def submodule(self, path: str) -> nn.Module:
+        """A module by its path."""
+        return self._modules[path]
+
+    # -- plans --------------------------------------------------------------------------------
+
+    def load(self, plan: Plan) -> None:
+        """Take the shape of a plan; its batch norms have the dense network's statistics.
+
+        Raises:
+            PlanMismatchError: The plan is for another network.
+        """
+        self.reset()
+        plan.source.require(self._shape, "the candidate")
+        changed = kept_slices(self._dense, plan)
+        owners = dict.fromkeys(name.rpartition(".")[0] for name in changed)
+        numbered = dict.fromkeys(e.module for e in plan.edits if isinstance(e, SetAttribute))
+        for path in owners | numbered:
+            module = self._modules[path]
+            self._settings.append((module, _settings(module)))
+        for name, value in changed.items():
+            self.put(name, self._laid_out(value))
+        set_attributes_(self.module, plan)
+        for path in owners:
+            sync_sizes_(self._modules[path])
+
+    def reset(self) -> None:
+        """Be the dense network again."""
+        for name in self._changed:
+            for table, leaf in self._slots[name]:
+                table[leaf] = self._dense[name]
+        self._changed.clear()
+        for module, settings in reversed(self._settings):
+            vars(module).update(settings)
+        self._settings.clear()
+        self._bypassed.clear()
+
+    def put(self, name: str, value: Tensor) -> None:
+        """Swap one tensor until the next ``load`` or ``reset``."""
+        for table, leaf in self._slots[name]:
+            table[leaf] = value
+        self._changed[name] = None
+
+    def put_statistics(self, norm: str, mean: Tensor, var: Tensor) -> None:
+        """Give one batch norm running statistics, and a count of no batches."""
+        self.put(f"{norm}.running_mean", mean)
+        self.put(f"{norm}.running_var", var)
+        count = f"{norm}.num_batches_tracked"
+        if count in self._slots:
+            self.put(count, torch.zeros_like(self._dense[count]))
+
+    def replace(self, layer: str, weight: Tensor, bias: Tensor) -> None:
+        """Give a layer other numbers until the next ``load``, a bias even where it has none."""
+        self.put(f"{layer}.weight", self._laid_out(weight))
+        module = self._modules[layer]
+        if f"{layer}.bias" in self._slots:
+            self.put(f"{layer}.bias", bias)
+        else:
+            table: dict[str, Any] = module._parameters
+            self._slots[f"{layer}.bias"] = [(table, "bias")]
+            self._dense[f"{layer}.bias"] = None  # type: ignore[assignment]  # what it is reset to
+            self.put(f"{layer}.bias", bias)
+
+    def bypass(self, path: str) -> None:
+        """Make a module return its input until the next ``load``."""
+        self._bypassed.add(path)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """The numbers that a plan may change."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_") and name not in ("training", "forward")
+    }

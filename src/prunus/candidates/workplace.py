@@ -1,0 +1,314 @@
+"""Where candidates are scored: the network, its images and the workers, from a method's context."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+
+from prunus.candidates.options import Scoring
+from prunus.candidates.prefix import Prefix
+from prunus.candidates.processes import ProcessExecutor
+from prunus.candidates.ray_cluster import RayExecutor
+from prunus.candidates.scorer import CALIBRATION_BATCH, Images, Scorer, Tricks, rows
+from prunus.candidates.serial import SerialExecutor
+from prunus.candidates.setup import Blueprint, Setup, make_scorer
+from prunus.candidates.skeleton import Skeleton
+from prunus.candidates.store import Store
+from prunus.candidates.task import Executor, Result, Task
+from prunus.candidates.trial import choose_execution
+from prunus.compute import Compute
+from prunus.data import Inputs, SearchSplit, TrainSplit
+from prunus.errors import DataError, InputError
+from prunus.graph import Trace
+from prunus.method import Context
+from prunus.plan import Plan
+from prunus.train.config import Layout, Precision
+from prunus.train.forward import forward_logits, resolve_device, to_place
+from prunus.train.precision import Execution
+
+_READ = 256  # images read at a time
+_EXECUTIONS = {
+    f"{precision} {layout}": Execution(precision, layout)
+    for precision in get_args(Precision)
+    for layout in get_args(Layout)
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Workplace:
+    """Everything that scoring needs besides the candidates.
+
+    Attributes:
+        network: That candidates are cut from; on the device.
+        trace: Of the network.
+        images: What candidates are scored on.
+        scoring: What decides scores.
+        compute: What decides where they are computed.
+        execution: Number format and layout, as the trial or the settings said.
+        executor: Who computes.
+    """
+
+    network: nn.Module
+    trace: Trace
+    images: Images
+    scoring: Scoring
+    compute: Compute
+    execution: Execution
+    executor: Executor
+    prefix: Prefix | None
+
+    @property
+    def batch_size(self) -> int:
+        """Images per forward pass."""
+        return self.compute.batch_size
+
+    @property
+    def image_count(self) -> int:
+        """Search images that a complete score is on."""
+        return len(self.images)
+
+    @cached_property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Parameters and buffers by name."""
+        return dict([*self.network.named_parameters(), *self.network.named_buffers()])
+
+    @cached_property
+    def has_statistics(self) -> bool:
+        """Whether there are batch norms to measure anew."""
+        return any(name.endswith("running_mean") for name in self.tensors)
+
+    def signatures(self, plan: Plan) -> tuple[str, ...]:
+        """Hashes of what a plan makes of each beginning; none where nothing is kept anyway."""
+        return () if self.prefix is None else self.prefix.signatures(plan)
+
+    def run(self, tasks: Sequence[Task]) -> Iterator[Result]:
+        """Results of all tasks, in the order in which they end."""
+        with threads(threads_of(self.compute)):
+            yield from self.executor.run(tasks)
+
+    def close(self) -> None:
+        """Let the workers go."""
+        self.executor.close()
+
+
+def gather_images(context: Context, scoring: Scoring) -> Images:
+    """Search images, the dense network's logits, and calibration batches.
+
+    Images come in an order of which every beginning is a fair sample: from the sure to the unsure
+    evenly, as the dense network has it. A few images then say more than as many random ones.
+
+    Raises:
+        InputError: The context has no training or no search split.
+        DataError: Too few training images for batch-norm statistics.
+    """
+    train, search = _splits(context)
+    drawn = search.subset(min(scoring.images, len(search)), context.seed)
+    parts, labels = zip(*drawn.batches(_READ), strict=True)
+    available = min(scoring.calibration_images, len(train))
+    if available < 2:
+        raise DataError(f"batch-norm statistics need 2 images; the train split has {len(train)}")
+    size = min(CALIBRATION_BATCH, available)
+    generator = torch.Generator().manual_seed(context.seed)
+    batches = islice(train.batches(size, generator=generator), available // size)
+    inputs = _joined(parts)
+    original = context.network if context.original is None else context.original
+    reference = _reference(original, inputs, context.device)
+    order = spread_order(_entropy(reference))
+    return Images(
+        search={n: t[order] for n, t in inputs.items()}
+        if isinstance(inputs, dict)
+        else inputs[order],
+        labels=torch.cat(labels)[order],
+        reference=reference[order],
+        calibration=tuple(batch for batch, _ in batches),
+    )
+
+
+def spread_order(values: Tensor) -> Tensor:
+    """Positions such that the values of every beginning are spread as evenly as they can be.
+
+    The sorted values are taken in the order of van der Corput's sequence (base 2): the halves, the
+    quarters, the eighths...
+
+    >>> spread_order(torch.tensor([0.1, 0.2, 0.3, 0.4])).tolist()
+    [0, 2, 1, 3]
+    """
+    count = len(values)
+    bits = max(count - 1, 0).bit_length()
+    reversed_bits = [int(format(k, f"0{bits}b")[::-1], 2) if bits else 0 for k in range(1 << bits)]
+    ranks = torch.tensor([rank for rank in reversed_bits if rank < count])
+    return torch.argsort(values, stable=True)[ranks]
+
+
+def _entropy(logits: Tensor) -> Tensor:
+    """Of the classes, in nats, ``[images]``; rounded, so that ties stay ties on every machine."""
+    logs = torch.log_softmax(logits.double(), dim=1)
+    return -(logs.exp() * logs).sum(dim=1).mul(1e4).round()
+
+
+def identity(context: Context, images: Images, scoring: Scoring) -> dict[str, str]:
+    """All that decides scores, by name; one text each."""
+    compute = context.compute
+    named = [*context.network.named_parameters(), *context.network.named_buffers()]
+    return {
+        "network": _digest(dict(named)),
+        "search images": _digest({"labels": images.labels, **_parts(images.search)}),
+        "calibration images": _digest(
+            {f"{i}{n}": t for i, b in enumerate(images.calibration) for n, t in _parts(b).items()}
+        ),
+        "dense logits": _digest({"logits": images.reference}, digits=4),
+        "images": str(len(images)),
+        "batch_size": str(compute.batch_size),
+        "threads": str(threads_of(compute)),
+        "precision": compute.precision,
+        "layout": compute.layout,
+        "device": context.device,
+        "torch": torch.__version__,
+    } | {k: str(v) for k, v in scoring.model_dump().items() if k == "calibration_images"}
+
+
+def open_workplace(
+    context: Context, scoring: Scoring, images: Images, store: Store | None, *, fold: bool = True
+) -> Workplace:
+    """Choose the execution once, and hire the workers.
+
+    Raises:
+        InputError: The network cannot be sent to the workers, or these cannot be reached.
+        MissingExtraError: Ray is asked for and not installed.
+    """
+    compute = context.compute
+    network = context.network.to(resolve_device(context.device)).eval()
+    with threads(threads_of(compute)):
+        execution = _execution(network, context.trace, images, compute, store)
+        tricks = Tricks(fold=fold, memory_bytes=compute.memory_mb * 1_000_000)
+        executor: Executor
+        prefix: Prefix | None = None
+        if compute.engine == "serial":
+            scorer = Scorer(
+                network,
+                images,
+                execution=execution,
+                batch_size=compute.batch_size,
+                tricks=tricks,
+            )
+            prefix = scorer.prefix
+            executor = SerialExecutor(scorer)
+        else:
+            if compute.memory_mb:
+                with torch.inference_mode():
+                    sample = to_place(
+                        rows(images.search, 0, 2),
+                        resolve_device(context.device),
+                        channels_last=False,
+                    )
+                    prefix = Prefix(Skeleton(network), sample)
+            blueprint = Blueprint.of(network, context.source, context.plans)
+            setup = Setup.of(
+                blueprint, images, execution, compute.batch_size, tricks, context.device
+            )
+            executor = _hire(setup, compute)
+    return Workplace(
+        network,
+        context.trace,
+        images,
+        scoring,
+        compute,
+        execution,
+        executor,
+        prefix if compute.memory_mb else None,
+    )
+
+
+def threads_of(compute: Compute) -> int:
+    """CPU threads of each candidate."""
+    return compute.threads or max(1, torch.get_num_threads() // compute.workers)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute with so many CPU threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _hire(setup: Setup, compute: Compute) -> Executor:
+    count = threads_of(compute)
+    if compute.engine == "processes":
+        return ProcessExecutor(make_scorer, setup, workers=compute.workers, threads=count)
+    return RayExecutor(
+        make_scorer, setup, workers=compute.workers, threads=count, address=compute.address
+    )
+
+
+def _execution(
+    network: nn.Module, trace: Trace, images: Images, compute: Compute, store: Store | None
+) -> Execution:
+    """What an earlier part of this run picked, or what a trial picks now."""
+    picked = None if store is None else store.setting("execution")
+    if picked is not None:
+        return _EXECUTIONS[picked]
+    execution = choose_execution(network, images, trace.plan({}), compute)
+    if store is not None:
+        store.set_setting("execution", f"{execution.precision} {execution.layout}")
+    return execution
+
+
+def _splits(context: Context) -> tuple[TrainSplit, SearchSplit]:
+    if context.train is None:
+        raise InputError("scoring candidates needs training data; give the context train=")
+    if context.search is None:
+        raise InputError("scoring candidates needs search data; give the context search=")
+    return context.train, context.search
+
+
+def _reference(network: nn.Module, inputs: Inputs, device: str) -> Tensor:
+    where = resolve_device(device)
+    count = len(next(iter(_parts(inputs).values())))
+    network = network.to(where)
+    training = network.training
+    with torch.inference_mode():
+        network.eval()
+        rows_of = range(0, count, _READ)
+        logits = [
+            forward_logits(
+                network, to_place(rows(inputs, at, at + _READ), where, channels_last=False)
+            )
+            .float()
+            .cpu()
+            for at in rows_of
+        ]
+    network.train(training)
+    return torch.cat(logits).clone()
+
+
+def _joined(parts: tuple[Inputs, ...]) -> Inputs:
+    first = parts[0]
+    if isinstance(first, Tensor):
+        return torch.cat([part for part in parts if isinstance(part, Tensor)])
+    return {name: torch.cat([_parts(part)[name] for part in parts]) for name in first}
+
+
+def _parts(inputs: Inputs) -> dict[str, Tensor]:
+    return {"inputs": inputs} if isinstance(inputs, Tensor) else inputs
+
+
+def _digest(tensors: Mapping[str, Tensor], digits: int | None = None) -> str:
+    """SHA-256 over names, shapes and values; rounded first where rounding is not what counts."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu()
+        if digits is not None:
+            tensor = tensor.double().round(decimals=digits) + 0.0
+        total.update(f"{name}{list(tensor.shape)}{tensor.dtype}".encode())
+        total.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()

@@ -31,3 +31,7 @@ class DataError(PrunusError):
 
 class MissingExtraError(PrunusError):
     """An optional package is not installed; the message holds the command that installs it."""
+
+
+class StorageError(PrunusError):
+    """The disk that a run keeps its results on is full or fails; what it says it holds is safe."""

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from types import TracebackType
 from typing import Self
 
@@ -179,7 +180,8 @@ class Engine:
             self._take(alive, look, begin)
             if number < len(looks) - 1 and top is not None:
                 values = {key: self._values(look.name(key), look.end) for key in alive}
-                kept = survivors(values, top)
+                difficulty = self._workplace.images.difficulty.numpy()[: look.end]
+                kept = survivors(values, top, difficulty)
                 self._progress.advance((len(alive) - len(kept)) * left)
                 alive = [key for key in alive if key in kept]
         self._progress.finish()
@@ -198,13 +200,16 @@ class Engine:
         )
         if top is None or count <= top:
             return [_Look(0, total)]
-        batches = -(-scoring.first_calibration_images // CALIBRATION_BATCH)
-        quick = batches < len(self._workplace.images.calibration) and self._workplace.has_statistics
-        first = scoring.first_images * (scoring.growth if quick else 1.0)
+        batches = -(-scoring.quick_calibration_images // CALIBRATION_BATCH)
+        fewer = batches < len(self._workplace.images.calibration) and self._workplace.has_statistics
+        quick = min(scoring.quick_images, total) if fewer else 0
+        first, looks = float(scoring.first_images), []
+        if quick >= first:
+            ends = rung_ends(quick, first, scoring.growth, size)
+            looks = [_Look(a, b, batches) for a, b in pairwise((0, *ends))]
+            first = quick * scoring.growth
         ends = rung_ends(total, first, scoring.growth, size)
-        looks = [_Look(a, b) for a, b in zip((0, *ends), ends, strict=False)]
-        seen = rung_ends(total, scoring.first_images, scoring.growth, size)[0]
-        return [_Look(0, seen, batches), *looks] if quick and seen < ends[0] else looks
+        return [*looks, *(_Look(a, b) for a, b in pairwise((0, *ends)))]
 
     def _enter(self, candidate: Candidate) -> str:
         plan = self._workplace.trace.plan(candidate.choice, candidate.connections)

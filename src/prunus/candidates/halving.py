@@ -43,26 +43,37 @@ def fitness(values: Values) -> float:
     return round(float(np.mean(values, dtype=np.float64)), DECIMALS)
 
 
-def survivors(values: Mapping[str, Values], top: int) -> set[str]:
+def survivors(values: Mapping[str, Values], top: int, difficulty: Values) -> set[str]:
     """Who may still be among the best ``top``.
 
     Args:
         values: Fitness per image by candidate, ``[images]`` each, on the same images.
         top: K, how many of the best are wanted.
+        difficulty: Of each image, ``[images]``: what the images were spread evenly by.
     """
     order = sorted(values, key=lambda key: (fitness(values[key]), key))
     if len(order) <= top:
         return set(order)
     pivot = values[order[top - 1]].astype(np.float64)
-    worse = (key for key in order[top:] if lower_bound(values[key] - pivot) > 0)
+    by_difficulty = np.argsort(difficulty, kind="stable")
+    worse = (k for k in order[top:] if lower_bound((values[k] - pivot)[by_difficulty]) > 0)
     return set(order) - set(worse)
 
 
 def lower_bound(differences: Values) -> float:
-    """One-sided lower 95 % bound of the mean, ``mean - t(0.95, n - 1) s / sqrt(n)``, rounded."""
-    sample = differences.astype(np.float64)
-    if len(sample) < 2:
+    """One-sided lower 95 % bound of the mean, ``mean - t(0.95, n - 1) s / sqrt(n)``, rounded.
+
+    The images are a systematic sample, spread evenly by difficulty, so the variance is that of
+    neighbors, ``s^2 = sum (d_i - d_(i-1))^2 / (2 (n - 1))`` (Wolter, "Introduction to Variance
+    Estimation", 2007, section 8.2, estimator v2): what difficulty explains does not count.
+
+    Args:
+        differences: In order of difficulty, ``[images]``.
+    """
+    count = len(differences)
+    if count < 2:
         return -math.inf
-    error = float(sample.std(ddof=1)) / math.sqrt(len(sample))
-    quantile = float(student.ppf(CONFIDENCE, len(sample) - 1))
-    return round(float(sample.mean()) - quantile * error, DECIMALS)
+    sample = differences.astype(np.float64)
+    variance = float((np.diff(sample) ** 2).sum()) / (2 * (count - 1))
+    quantile = float(student.ppf(CONFIDENCE, count - 1))
+    return round(float(sample.mean()) - quantile * math.sqrt(variance / count), DECIMALS)

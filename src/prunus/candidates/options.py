@@ -21,17 +21,19 @@ class Scoring(Record):
         fitness: ``kl``: KL(original dense || candidate) in nats at temperature 1, which needs few
             images; ``loss``: cross-entropy; ``accuracy``: share of wrong answers. Lower is better.
         first_images: Images that every candidate is seen on before the first are dropped.
-        first_calibration_images: Training images for the statistics of that first look: it is there
-            to tell the bad from the good. As many as ``calibration_images``: no cheaper look.
-        growth: Each further part of the images ends at so many times the last.
+        quick_images: Up to so many images candidates are seen behind ``quick_calibration_images``:
+            that tells the bad from the good. Those that are left begin anew.
+        quick_calibration_images: As many as ``calibration_images``: no quick looks.
+        growth: Each further look ends at so many times the images of the last.
     """
 
     images: int = Field(default=2000, ge=2)
     calibration_images: int = Field(default=256, ge=2)
     fitness: Quantity = "kl"
     first_images: int = Field(default=64, ge=2)
-    first_calibration_images: int = Field(default=64, ge=2)
-    growth: float = Field(default=4.0, gt=1, allow_inf_nan=False)
+    quick_images: int = Field(default=256, ge=2)
+    quick_calibration_images: int = Field(default=64, ge=2)
+    growth: float = Field(default=2.0, gt=1, allow_inf_nan=False)
 
 
 @dataclass(frozen=True, eq=False)

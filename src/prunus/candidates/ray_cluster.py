@@ -166,7 +166,7 @@ class _Actors:
             return pickle.dumps(Failure(told, error.traceback_str))
         except errors.RayError as error:  # the actor, its machine or the way there
             self.let_go(worker)
-            return Lost(f"says Ray: {' '.join(str(error).split())}")
+            return Lost(f"says Ray: {_line(error)}")
 
 
 def _import_ray() -> ModuleType:
@@ -184,7 +184,12 @@ def _start(ray: ModuleType, processors: int) -> None:
         stack.enter_context(replaced(os.environ, "PYTHONPATH", path))
         stack.enter_context(replaced(os.environ, "RAY_USAGE_STATS_ENABLED", "0"))
         # "local", since without an address Ray would join whatever runs here already.
-        ray.init(address="local", num_cpus=processors, include_dashboard=False, **_QUIET)
+        try:
+            ray.init(address="local", num_cpus=processors, include_dashboard=False, **_QUIET)
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            raise InputError(
+                f"Ray cannot start on this machine ({_line(error)}): mend that, or use processes"
+            ) from error
 
 
 def _join(ray: ModuleType, address: str) -> None:
@@ -199,8 +204,8 @@ def _join(ray: ModuleType, address: str) -> None:
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise InputError(
             f"argument 'address' is '{address}', where no Ray cluster can be joined "
-            f"({' '.join(str(error).split())}): run `ray start --head` first, or leave it out to "
-            "start Ray on this machine"
+            f"({_line(error)}): run `ray start --head` first, or leave it out to start Ray on this "
+            "machine"
         ) from error
 
 
@@ -237,3 +242,7 @@ def _require_processors(ray: ModuleType, threads: int) -> None:
             f"argument 'threads' is {threads}, but the largest machine of the Ray cluster has "
             f"{most:.0f} processors: ask for fewer, or add a larger machine first"
         )
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

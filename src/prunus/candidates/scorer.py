@@ -36,12 +36,14 @@ class Images:
         search: Inputs, in the order in which tasks count them.
         labels: Their classes, int64 ``[images]``.
         reference: Logits of the original dense network, float32 ``[images, classes]``.
+        difficulty: What the images are spread evenly by in every beginning, float64 ``[images]``.
         calibration: Batches of training inputs, of equal size.
     """
 
     search: Inputs
     labels: Tensor
     reference: Tensor
+    difficulty: Tensor
     calibration: tuple[Inputs, ...]
 
     def __len__(self) -> int:

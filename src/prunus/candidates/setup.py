@@ -88,6 +88,7 @@ class Setup:
     search: Arrays
     labels: Array
     reference: Array
+    difficulty: Array
     calibration: tuple[Arrays, ...]
     execution: Execution
     batch_size: int
@@ -110,6 +111,7 @@ class Setup:
             _arrays(images.search),
             images.labels.numpy(),
             images.reference.numpy(),
+            images.difficulty.numpy(),
             tuple(_arrays(batch) for batch in images.calibration),
             execution,
             batch_size,
@@ -124,6 +126,7 @@ def make_scorer(setup: Setup) -> Scorer:
         _inputs(setup.search),
         _tensor(setup.labels),
         _tensor(setup.reference),
+        _tensor(setup.difficulty),
         tuple(_inputs(batch) for batch in setup.calibration),
     )
     return Scorer(

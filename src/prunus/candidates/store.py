@@ -28,7 +28,7 @@ from typing import Any, Self, final
 import numpy as np
 
 from prunus.candidates.task import Result
-from prunus.errors import InputError, PrunusError
+from prunus.errors import InputError, StorageError
 
 STORE_FILE = "candidates.sqlite"
 
@@ -56,10 +56,6 @@ _DAMAGE = {
     None,  # text that is not UTF-8
 }
 _CLOSED_DOORS = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}
-
-
-class StorageError(PrunusError):
-    """The disk does not take a result, for example because it is full."""
 
 
 @final

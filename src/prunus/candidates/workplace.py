@@ -119,13 +119,15 @@ def gather_images(context: Context, scoring: Scoring) -> Images:
     inputs = _joined(parts)
     original = context.network if context.original is None else context.original
     reference = _reference(original, inputs, context.device)
-    order = spread_order(_entropy(reference))
+    difficulty = _entropy(reference)
+    order = spread_order(difficulty)
     return Images(
         search={n: t[order] for n, t in inputs.items()}
         if isinstance(inputs, dict)
         else inputs[order],
         labels=torch.cat(labels)[order],
         reference=reference[order],
+        difficulty=difficulty[order],
         calibration=tuple(batch for batch, _ in batches),
     )
 

@@ -1,54 +1,141 @@
+from functools import cache
+
 import numpy as np
 import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
-from prunus.graph import cut
-from prunus.method import Context, Decision, make_method
+from prunus.compute import Compute
+from prunus.data import DataSplits, load_data
+from prunus.graph import Trace, cut, trace
+from prunus.method import Budget, Context, Decision, make_method
 from prunus.prune import RandomSearch
-from prunus.train import evaluate, recalibrate_batch_norm_
-from tests.contract.method_cases import context, splits
+from prunus.train import recalibrate_batch_norm_
+from tests.recipe.subjects import trained_cnn
+
+IMAGES = 100
 
 
-def search(evaluations: int, seed: int = 0, **options: object) -> tuple[Context, Decision]:
-    given = context("macs=0.4", seed=seed)
-    quick = {"images": 100, "recalibration_images": 64, **options}
-    return given, RandomSearch(evaluations=evaluations, **quick).decide(given)
+@cache
+def splits() -> DataSplits:
+    return load_data("digits")
+
+
+@cache
+def traced() -> Trace:
+    return trace(trained_cnn(), torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
+
+
+def search(
+    evaluations: int, seed: int = 0, original: nn.Module | None = None, **options: object
+) -> Decision:
+    data, budget = splits(), Budget.parse("macs=0.4")
+    given = Context(
+        trained_cnn(),
+        traced(),
+        budget,
+        seed,
+        data.train,
+        data.search,
+        original=original,
+        compute=Compute(precision="float32", layout="contiguous"),
+    )
+    quick = {"images": IMAGES, "recalibration_images": 64, "halving": False, **options}
+    return RandomSearch(evaluations=evaluations, **quick).decide(given)
+
+
+def scores(decision: Decision, original: nn.Module | None = None) -> dict[str, float]:
+    """KL, loss and top-1 of the choice, by definition: cut, recalibrated, run, compared."""
+    smaller = cut(trained_cnn(), traced().plan(decision.choice))
+    recalibrate_batch_norm_(smaller, splits().train, images=64, seed=0)
+    inputs, labels = next(splits().search.subset(IMAGES, 0).batches(IMAGES))
+    with torch.no_grad():
+        ours = log_softmax(smaller(inputs).double(), 1)
+        dense = log_softmax((original or trained_cnn())(inputs).double(), 1)
+    return {
+        "kl": float(kl_div(ours, dense, reduction="batchmean", log_target=True)),
+        "loss": float(cross_entropy(ours, labels)),
+        "top1": float((ours.argmax(1) == labels).double().mean()),
+    }
+
+
+def values(decision: Decision, name: str) -> list[float]:
+    return [point.values[name] for point in decision.history]
 
 
 @pytest.fixture(scope="module")
-def long() -> tuple[Context, Decision]:
+def long() -> Decision:
     return search(12)
 
 
-def test_the_best_is_never_worse_than_the_first(long: tuple[Context, Decision]) -> None:
-    history = long[1].history
-    losses = [point.values["loss"] for point in history]
-    best = [point.values["best_loss"] for point in history]
-    assert best == np.minimum.accumulate(losses).tolist()
-    assert best[-1] < losses[0]  # the widths of this network are worth a search
-    assert [point.step for point in history] == list(range(12))
-    assert long[1].evaluations == 12
+def test_the_best_is_never_worse_than_the_first(long: Decision) -> None:
+    found, best = np.round(values(long, "kl"), 4), np.round(values(long, "best_kl"), 4)
+    assert best.tolist() == np.minimum.accumulate(found).tolist()
+    assert best[-1] < found[0]  # the widths of this network are worth a search
+    assert [point.step for point in long.history] == list(range(12))
+    assert long.evaluations == 12
 
 
-def test_the_decision_has_the_loss_that_the_history_says(long: tuple[Context, Decision]) -> None:
-    given, decision = long
-    smaller = cut(given.network, given.trace.plan(decision.choice))
-    recalibrate_batch_norm_(smaller, splits().train, images=64, seed=0)
-    loss = evaluate(smaller, splits().search.subset(100, 0)).loss
-    assert loss == pytest.approx(decision.history[-1].values["best_loss"], rel=1e-6)
+def test_the_decision_has_the_scores_that_the_history_says(long: Decision) -> None:
+    mine = scores(long)
+    assert mine["kl"] == pytest.approx(values(long, "best_kl")[-1], rel=1e-3)
+    winner = int(np.argmin(values(long, "kl")))
+    for name, score in mine.items():
+        assert score == pytest.approx(values(long, name)[winner], rel=1e-3), name
+
+
+def test_closeness_is_to_the_network_before_all_cuts() -> None:
+    original = trained_cnn()
+    with torch.no_grad():
+        original.get_parameter("fc.weight").mul_(-1)  # what it says is the contrary
+    decision = search(2, original=original)
+    mine = scores(decision, original)
+    assert mine["kl"] == pytest.approx(values(decision, "best_kl")[-1], rel=1e-3)
+    assert mine["kl"] > 1.5 * scores(decision)["kl"]
+
+
+@pytest.mark.parametrize(
+    ("fitness", "quantity", "better"),
+    [("loss", "loss", np.minimum), ("accuracy", "top1", np.maximum)],
+)
+def test_other_quantities_can_decide(fitness: str, quantity: str, better: np.ufunc) -> None:
+    decision = search(8, fitness=fitness)
+    found = np.round(values(decision, quantity), 4)
+    best = np.round(values(decision, f"best_{quantity}"), 4)
+    assert best.tolist() == better.accumulate(found).tolist()
+    assert scores(decision)[quantity] == pytest.approx(best[-1], abs=2e-4)
+
+
+def test_halving_sees_the_best_on_all_images_and_others_on_few() -> None:
+    whole = search(24, images=288)
+    halved = search(24, images=288, halving=True)
+    seen = values(halved, "images")
+    assert set(values(whole, "images")) == {288}
+    assert set(seen) == {128, 288}  # parts of a whole batch, growing by four
+    # what was seen on all images got the scores that it gets without halving
+    for mine, theirs in zip(halved.history, whole.history, strict=True):
+        if mine.values["images"] == 288:
+            assert mine.values["kl"] == pytest.approx(theirs.values["kl"], abs=1e-6)
+    last = halved.history[-1].values["best_kl"]
+    finished = [p.values["kl"] for p in halved.history if p.values["images"] == 288]
+    assert last == pytest.approx(min(finished), abs=1e-4)
+    assert last == pytest.approx(whole.history[-1].values["best_kl"], abs=1e-4)
+    choices = [decision.choice for decision in (halved, whole)]
+    assert all((choices[0][name] == choices[1][name]).all() for name in choices[1])
 
 
 def test_the_first_proposal_is_the_uniform_l2_choice() -> None:
-    given, decision = search(1)
+    data = splits()
+    given = Context(trained_cnn(), traced(), Budget.parse("macs=0.4"), 0, data.train, data.search)
     uniform = make_method("l2").decide(given).choice
-    assert all((decision.choice[name] == uniform[name]).all() for name in uniform)
+    choice = search(1).choice
+    assert all((choice[name] == uniform[name]).all() for name in uniform)
 
 
-def test_more_evaluations_continue_the_same_sequence(long: tuple[Context, Decision]) -> None:
-    _, short = search(4)
-    assert [p.values for p in short.history] == [p.values for p in long[1].history[:4]]
+def test_more_evaluations_continue_the_same_sequence(long: Decision) -> None:
+    assert [p.values for p in search(4).history] == [p.values for p in long.history[:4]]
 
 
-def test_the_seed_changes_the_proposals(long: tuple[Context, Decision]) -> None:
-    _, other = search(3, seed=1)
-    mine = [p.values["loss"] for p in long[1].history[1:3]]
-    assert [p.values["loss"] for p in other.history[1:]] != mine
+def test_the_seed_changes_the_proposals(long: Decision) -> None:
+    assert values(search(3, seed=1), "kl")[1:] != values(long, "kl")[1:3]

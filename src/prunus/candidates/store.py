@@ -28,7 +28,7 @@ from typing import Any, Self, final
 import numpy as np
 
 from prunus.candidates.task import Result
-from prunus.errors import InputError, StorageError
+from prunus.errors import InputError, PrunusError, StorageError
 
 STORE_FILE = "candidates.sqlite"
 

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from prunus.cli import options as o
-from prunus.cli.given import Cut, Subject, Training, Where
+from prunus.cli.given import Cut, Scoring, Subject, Training, Where
 from prunus.errors import PrunusError
 
 INTERRUPTED = 130
@@ -59,7 +59,10 @@ def _root(
 
 @app.command(
     epilog="Example: prunus compress --model digits_cnn --train-epochs 20 --data digits "
-    "--method l1 --target macs=0.5 --epochs 5 --out runs/l1"
+    "--method l1 --target macs=0.5 --epochs 5 --out runs/l1\n\n"
+    "A search in two processes: prunus compress --model resnet56 --weights resnet56.th "
+    "--data cifar10 --method random-search --option evaluations=500 --target macs=0.5 "
+    "--engine processes --workers 2 --out runs/search"
 )
 def compress(  # noqa: PLR0913, PLR0917  # one parameter an option
     model: o.Model = None,
@@ -96,6 +99,10 @@ def compress(  # noqa: PLR0913, PLR0917  # one parameter an option
     device: o.Device = "cpu",
     threads: o.Threads = None,
     latency: o.Latency = True,
+    engine: o.Engine = "serial",
+    workers: o.Workers = 1,
+    address: o.Address = None,
+    memory_mb: o.MemoryMb = 256,
 ) -> None:
     """Compress a network to a budget: decide, cut, certify, fine-tune, measure."""
     from prunus.cli.work import run_compress
@@ -106,6 +113,7 @@ def compress(  # noqa: PLR0913, PLR0917  # one parameter an option
         Cut(target, tuple(option or ()), tuple(ignore or ()), min_units, round_to),
         Training(epochs, lr, batch_size, distill, train_epochs, train_lr, scratch_epochs),
         Where(out, resume, device, threads, latency),
+        Scoring(engine, workers, address, memory_mb),
         recipe=recipe,
         seed=seed,
     )
@@ -113,7 +121,8 @@ def compress(  # noqa: PLR0913, PLR0917  # one parameter an option
 
 @app.command(
     epilog="Example: prunus compare --model digits_cnn --train-epochs 20 --data digits "
-    "--target macs=0.5 --epochs 5 --batch-size 32 --seeds 0,1,2 --out runs/demo"
+    "--target macs=0.5 --epochs 5 --batch-size 32 --seeds 0,1,2 --out runs/demo\n\n"
+    "On a Ray cluster: the same with --engine ray --address auto --workers 16"
 )
 def compare(  # noqa: PLR0913, PLR0917  # one parameter an option
     model: o.Model = None,
@@ -155,6 +164,10 @@ def compare(  # noqa: PLR0913, PLR0917  # one parameter an option
     device: o.Device = "cpu",
     threads: o.Threads = None,
     latency: o.Latency = True,
+    engine: o.Engine = "serial",
+    workers: o.Workers = 1,
+    address: o.Address = None,
+    memory_mb: o.MemoryMb = 256,
 ) -> None:
     """Compare methods at one budget, each with several seeds, and write the report."""
     from prunus.cli.work import run_compare
@@ -165,6 +178,7 @@ def compare(  # noqa: PLR0913, PLR0917  # one parameter an option
         Cut(target, tuple(option or ()), tuple(ignore or ()), min_units, round_to),
         Training(epochs, lr, batch_size, distill, train_epochs, train_lr, scratch_epochs),
         Where(out, resume, device, threads, latency),
+        Scoring(engine, workers, address, memory_mb),
         recipes=tuple(recipe or ()),
         seeds=seeds,
     )

@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from prunus.cli.given import Cut, Subject, Training, Where, read_pairs
+from prunus.cli.given import Cut, Scoring, Subject, Training, Where, read_pairs
+from prunus.compute import Compute
 from prunus.errors import InputError
 from prunus.recipe import LatencyOptions, Recipe, Step, Train, load_recipe, make_recipe
 from prunus.records import Source
@@ -32,6 +33,12 @@ _AFTER = {
 }
 _BEFORE = {"epochs": "--train-epochs", "lr": "--train-lr", "batch_size": "--batch-size"}
 """Fields of a training step, and the options that set them."""
+_SCORING = {
+    "engine": "--engine",
+    "workers": "--workers",
+    "address": "--address",
+    "memory_mb": "--memory-mb",
+}
 
 
 def make_source(subject: Subject) -> Source:
@@ -180,6 +187,25 @@ def method_steps(
             raise InputError(f"--recipe '{path}': the name '{name}' is taken; set its key name")
         found[name] = recipe.steps
     return found
+
+
+def make_compute(scoring: Scoring) -> Compute:
+    """Where and how candidates are scored.
+
+    Raises:
+        InputError: Values cannot be used, or not with each other; names the options.
+    """
+    values = {name: getattr(scoring, name) for name in _SCORING}
+    try:
+        return Compute.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = first["msg"].removeprefix("Value error, ")
+        if not first["loc"]:
+            raise InputError(f"--engine {scoring.engine}: {message}") from error
+        option = _SCORING[str(first["loc"][0])]
+        message = message[:1].lower() + message[1:]
+        raise InputError(f"{option} {first['input']}: {message}") from error
 
 
 def make_latency(where: Where) -> LatencyOptions | None:

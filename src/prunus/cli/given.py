@@ -58,6 +58,16 @@ class Where:
     latency: bool
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """Where and how candidates of a search are scored."""
+
+    engine: str
+    workers: int
+    address: str | None
+    memory_mb: int
+
+
 def read_pairs(pairs: Iterable[str], option: str) -> dict[str, Any]:
     """``key=value`` texts as a mapping; values are read as in YAML: 3, 0.5, true, text.
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 _NETWORK, _CUT, _TRAIN, _RUN = "Network and data", "Cut", "Training", "Run"
+_SEARCH = "Scoring of candidates (methods that search)"
 
 Model = Annotated[
     str | None,
@@ -94,8 +95,41 @@ Resume = Annotated[
         rich_help_panel=_RUN,
     ),
 ]
+Engine = Annotated[
+    str,
+    typer.Option(
+        help="serial: in this process; processes: in --workers processes; ray: on a Ray cluster "
+        "(pip install prunus\\[ray]). The result is the same; --resume may change it.",
+        rich_help_panel=_SEARCH,
+    ),
+]
+Workers = Annotated[
+    int,
+    typer.Option(
+        help="Candidates scored at a time; they share --threads.", rich_help_panel=_SEARCH
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Ray cluster to join: auto, or HOST:PORT; by default one is started here.",
+        rich_help_panel=_SEARCH,
+    ),
+]
+MemoryMb = Annotated[
+    int,
+    typer.Option(
+        "--memory-mb",
+        help="Megabytes of activations that each worker keeps for candidates that agree in their "
+        "first layers; 0: none.",
+        rich_help_panel=_SEARCH,
+    ),
+]
 Device = Annotated[str, typer.Option(help="cpu or cuda.", rich_help_panel=_RUN)]
-Threads = Annotated[int | None, typer.Option(help="CPU threads of PyTorch.", rich_help_panel=_RUN)]
+Threads = Annotated[
+    int | None,
+    typer.Option(help="CPU threads of PyTorch; workers share them.", rich_help_panel=_RUN),
+]
 Latency = Annotated[
     bool, typer.Option("--latency/--no-latency", help="Measure latency.", rich_help_panel=_RUN)
 ]

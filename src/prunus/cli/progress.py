@@ -1,6 +1,7 @@
 """Progress bars with ETA in a terminal, plain lines elsewhere."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -8,15 +9,24 @@ from typing import Self
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
+from rich.text import Text
 
 _LINES_OF = frozenset({"compare"})  # phases whose every step is worth a line in a log
+_NAMES = {
+    "per second": "candidates/s"
+}  # of values, where they are shown otherwise than they are told
+_MOST_COUNTED = 9999  # of more steps the share is shown, not the number
+_WIDE = 100  # columns of a terminal that has room for the time that has passed
+_LEAST_BAR = 4
 
 
 @dataclass
@@ -25,7 +35,18 @@ class _Phase:
     total: int
     task: TaskID
     done: int = 0
+    values: dict[str, float] = field(default_factory=dict)
     begin: float = field(default_factory=time.perf_counter)
+
+
+class _Count(ProgressColumn):
+    """How much of a phase is done: steps, or their share where they are many."""
+
+    def render(self, task: Task) -> Text:
+        """Draw it."""
+        if task.total is None or task.total <= _MOST_COUNTED:
+            return Text(f"{task.completed:.0f}/{task.total:.0f}")
+        return Text(f"{int(task.percentage)} %")
 
 
 class RichProgress:
@@ -37,16 +58,22 @@ class RichProgress:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bars = Progress(
+        wide = console.width >= _WIDE
+        bar = Column(ratio=1, min_width=_LEAST_BAR)  # what gives way: all others are read as text
+        columns: list[ProgressColumn] = [
             TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
+            BarColumn(bar_width=None, table_column=bar),
+            _Count(),
+            *([TimeElapsedColumn()] if wide else []),
             TextColumn("left"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[values]}"),
+        ]
+        self._bars = Progress(
+            *columns,
             console=console,
             transient=True,
+            expand=True,
             disable=not console.is_terminal,
         )
         self._phases: list[_Phase] = []
@@ -76,11 +103,8 @@ class RichProgress:
             return
         now = self._phases[-1]
         now.done += n
-        if values:
-            text = " ".join(f"{name} {value:.4g}" for name, value in values.items())
-            self._bars.update(now.task, advance=n, values=text)
-        else:
-            self._bars.update(now.task, advance=n)
+        now.values |= values  # what is not told again is as it was
+        self._bars.update(now.task, advance=n, values=_shown(now.values))
         if now.name in _LINES_OF:
             self._line(f"{now.name}: {now.done} of {now.total}, {self._seconds(now)}")
 
@@ -91,7 +115,8 @@ class RichProgress:
         ended = self._phases.pop()
         self._bars.remove_task(ended.task)
         if not self._phases and ended.name not in _LINES_OF:
-            self._line(f"{ended.name}: {self._seconds(ended)}")
+            values = _shown(ended.values)
+            self._line(f"{ended.name}: {self._seconds(ended)}{', ' if values else ''}{values}")
 
     def _line(self, text: str) -> None:
         if not self._console.is_terminal:
@@ -100,3 +125,16 @@ class RichProgress:
     @staticmethod
     def _seconds(phase: _Phase) -> str:
         return f"{time.perf_counter() - phase.begin:.1f} s"
+
+
+def _shown(values: Mapping[str, float]) -> str:
+    """Values in a line; a rate stands before its unit.
+
+    >>> _shown({"best": 0.12344, "candidates/s": 8.312})
+    'best 0.1234, 8.31 candidates/s'
+    """
+    parts = []
+    for told, value in values.items():
+        name = _NAMES.get(told, told)
+        parts.append(f"{value:.3g} {name}" if name.endswith("/s") else f"{name} {value:.4g}")
+    return ", ".join(parts)

@@ -6,6 +6,7 @@ import torch
 from rich.console import Console
 
 from prunus.cli.build import (
+    make_compute,
     make_finetune,
     make_latency,
     make_source,
@@ -15,7 +16,7 @@ from prunus.cli.build import (
     own_recipe,
     refuse_with_recipe,
 )
-from prunus.cli.given import Cut, Subject, Training, Where, read_seeds
+from prunus.cli.given import Cut, Scoring, Subject, Training, Where, read_seeds
 from prunus.cli.progress import RichProgress
 from prunus.cli.show import console, show
 from prunus.errors import InputError
@@ -29,6 +30,7 @@ def run_compress(
     cut: Cut,
     training: Training,
     where: Where,
+    scoring: Scoring,
     *,
     recipe: Path | None,
     seed: int | None,
@@ -40,6 +42,7 @@ def run_compress(
         refuse_with_recipe(method, cut, training)
         asked = load_recipe(recipe)
     asked = overridden(asked, subject, cut, seed)
+    compute = make_compute(scoring)
     set_threads(where)
     with RichProgress(Console(stderr=True)) as progress:
         done = compress(
@@ -51,6 +54,7 @@ def run_compress(
             progress=progress,
             train_first=make_train_first(training),
             latency=make_latency(where),
+            compute=compute,
         )
     record = done.record
     title = f"{record.source.model} on {record.data}"
@@ -70,6 +74,7 @@ def run_compare(
     cut: Cut,
     training: Training,
     where: Where,
+    scoring: Scoring,
     *,
     recipes: tuple[Path, ...],
     seeds: str,
@@ -77,6 +82,7 @@ def run_compare(
     """Compare methods by name and recipe files, and write the report."""
     source = make_source(subject)
     steps = method_steps(methods, recipes, cut, training)
+    compute = make_compute(scoring)
     set_threads(where)
     with RichProgress(Console(stderr=True)) as progress:
         comparison = compare(
@@ -91,6 +97,7 @@ def run_compare(
             progress=progress,
             train_first=make_train_first(training),
             latency=make_latency(where),
+            compute=compute,
         )
     show(comparison, where.out)
     for note in comparison.runs[0].notes:

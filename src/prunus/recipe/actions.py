@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import prunus.prune  # registers the methods
 from prunus.errors import InputError
-from prunus.method import Budget, Method, make_method, method_class
+from prunus.method import Budget, Method, Need, make_method, method_class
 from prunus.recipe.recipe import Recipe
 from prunus.recipe.steps import BasicStep, Prune, Recalibrate, Repeat, Step, Train
 from prunus.records import Stage
@@ -115,6 +115,12 @@ def build_method(step: Prune, path: str) -> Method:
         return make_method(step.method, step.options)
     except InputError as error:
         raise InputError(f"{path}.options: {error}") from error
+
+
+def searches(action: Action) -> bool:
+    """Whether a step scores candidates: a cut by a method that decides by the search split."""
+    step = action.step
+    return isinstance(step, Prune) and Need.SEARCH in method_class(step.method).needs
 
 
 def _check_schedule(step: Repeat, path: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from prunus.compute import Compute
 from prunus.data import DataSplits
 from prunus.errors import InputError, PrunusError
 from prunus.graph import Inputs
@@ -20,6 +21,7 @@ from prunus.recipe.prepare import (
     Baseline,
     Settings,
     checked_trace,
+    fix_threads,
     measure_dense,
     open_folder,
     pin,
@@ -93,6 +95,7 @@ def compare(  # noqa: PLR0913  # all but four are options, by keyword only
     source: Source | None = None,
     train_first: TrainConfig | None = None,
     latency: LatencyOptions | None = LatencyOptions(),  # noqa: B008  # frozen
+    compute: Compute = Compute(),  # noqa: B008  # frozen
 ) -> Comparison:
     """Run every method with every seed from the same dense network, which is measured once.
 
@@ -116,6 +119,7 @@ def compare(  # noqa: PLR0913  # all but four are options, by keyword only
         source: Builds ``network`` where that is given as a module.
         train_first: Train the dense network first, once, from the weights it has.
         latency: How latency is measured; None: not at all.
+        compute: Where and how searches score their candidates; as for ``compress``.
 
     Raises:
         InputError: Something given cannot be used; the message names it.
@@ -123,7 +127,7 @@ def compare(  # noqa: PLR0913  # all but four are options, by keyword only
     """
     if out is not None:
         require_usable(Path(out), resume=resume)
-    settings = Settings(device, progress or Silent(), latency)
+    settings = Settings(device, progress or Silent(), latency, compute)
     cells = make_cells(methods, target, seeds, finetune, options or {}, trace_options)
     resolve_device(device)
     subject = resolve_subject(
@@ -155,8 +159,9 @@ def _compare(
     actions = [action for cell in cells for action in lay_out(cell.recipe)]
     found = checked_trace(subject, cells[0].recipe, actions, settings)
     frame = cells[0].recipe.model_copy(update={"name": "", "steps": (), "seed": 0})
-    shared = run_identity(subject, frame, settings.device, train_first)
+    shared = run_identity(subject, frame, settings, train_first)
     with open_folder(out, {"kind": "comparison", **shared}, resume=resume) as folder:
+        settings = fix_threads(settings, actions, folder)
         subject = trained_first(subject, train_first, out, settings.device, settings.progress)
         cells = [replace(c, recipe=pin(c.recipe, subject, folder, settings.device)) for c in cells]
         baseline = measure_dense(subject, found, out, settings)
@@ -221,7 +226,7 @@ def _run_cells(
     try:
         for cell in cells:
             place = None if folder is None else folder.path / "cells" / cell.folder
-            identity = run_identity(baseline.subject, cell.recipe, settings.device, None)
+            identity = run_identity(baseline.subject, cell.recipe, settings, None)
             with open_folder(place, identity, resume=True) as own:
                 try:
                     done = run_recipe(cell.recipe, baseline, own, settings)

@@ -2,18 +2,19 @@
 
 import copy
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from pydantic import Field
 from torch import nn
 
+from prunus.compute import Compute
 from prunus.graph import Trace, certify, cut, hold_connections_, trace
 from prunus.method import Budget, Context
 from prunus.plan import Plan, Record
 from prunus.progress import Progress, Silent
-from prunus.recipe.actions import Action, build_method
+from prunus.recipe.actions import Action, build_method, searches
 from prunus.recipe.fresh import reinitialize_
 from prunus.recipe.measure import Look, accounted_cost, look, phase, require_looks
 from prunus.recipe.recipe import Recipe
@@ -32,18 +33,22 @@ class Tools:
         dense_trace: Of the dense network.
         recipe: With the seed; its settings of the trace hold for later cuts, too.
         journal: File that is told of looks at the test split before they happen.
+        steps: Folder of what steps keep; None: a killed search begins anew.
         several_cuts: Whether the recipe cuts more than once.
         device: ``"cpu"`` or ``"cuda"``.
         progress: Told of everything.
+        compute: Where and how searches score their candidates.
     """
 
     subject: Subject
     dense_trace: Trace
     recipe: Recipe
     journal: Path | None = None
+    steps: Path | None = None
     several_cuts: bool = False
     device: str = "cpu"
     progress: Progress = field(default_factory=Silent)
+    compute: Compute = field(default_factory=Compute)
 
 
 @dataclass(frozen=True)
@@ -105,18 +110,7 @@ def _prune(action: Action, step: Prune, state: State, tools: Tools) -> tuple[Sta
         found = trace_network(network, subject, tools.recipe)
     budget = _budget(action, tools, dense=not state.plans)
     begin = time.perf_counter()
-    decision = method.decide(
-        Context(
-            network=copy.deepcopy(network),
-            trace=found,
-            budget=budget,
-            seed=tools.recipe.seed,
-            train=subject.data.train,
-            search=subject.data.search,
-            device=tools.device,
-            progress=progress,
-        )
-    )
+    decision = method.decide(_context(action, state, tools, found, budget))
     decided = time.perf_counter()
     budget.require(found, decision.choice)
     plan = found.plan(decision.choice, decision.connections)
@@ -140,6 +134,35 @@ def _prune(action: Action, step: Prune, state: State, tools: Tools) -> tuple[Sta
         certificate=certificate,
         history=decision.history,
         notes=tuple(notes),
+    )
+
+
+def _context(action: Action, state: State, tools: Tools, found: Trace, budget: Budget) -> Context:
+    """What a method is given; a search also what its workers and its memory need."""
+    subject = tools.subject
+    context = Context(
+        network=copy.deepcopy(state.network),
+        trace=found,
+        budget=budget,
+        seed=tools.recipe.seed,
+        train=subject.data.train,
+        search=subject.data.search,
+        device=tools.device,
+        progress=tools.progress,
+    )
+    if not searches(action):
+        return context
+    folder = None
+    if tools.steps is not None:
+        folder = tools.steps / f"{action.name}.search"
+        folder.mkdir(parents=True, exist_ok=True)
+    return replace(
+        context,
+        original=copy.deepcopy(subject.network),
+        source=subject.source if subject.rebuildable else None,
+        plans=state.plans,
+        folder=folder,
+        compute=tools.compute,
     )
 
 

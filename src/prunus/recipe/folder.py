@@ -6,6 +6,7 @@ dense.json           measurement of the dense network
 looks.json           looks at the test split, noted before they happen
 steps/01-prune/      network after a step: plans and weights, as an artifact
 steps/01-prune.json  what happened in it; its presence marks the step as done
+steps/01-prune.search/  what its search knows of candidates
 record.json          the run's record; its presence marks the run as done
 artifact/            the final network
 """
@@ -36,11 +37,19 @@ LOCK_FILE = ".lock"
 
 
 class RunFile(Record):
-    """Content of ``run.json``: the inputs of the run by name, then what was picked on the machine."""
+    """Content of ``run.json``.
+
+    Attributes:
+        version: Of this form.
+        identity: The inputs of the run by name.
+        execution: Number format and layout of trainings, as picked on the machine.
+        candidate_threads: CPU threads that each candidate of a search is scored with.
+    """
 
     version: int = 1
     identity: dict[str, str]
     execution: dict[str, str] | None = None
+    candidate_threads: int | None = None
 
 
 @dataclass
@@ -52,7 +61,14 @@ class RunFolder:
 
     def pick(self, execution: Mapping[str, str]) -> None:
         """Keep what a trial run picked, as an input of the run."""
-        self.file = self.file.model_copy(update={"execution": dict(execution)})
+        self._update(execution=dict(execution))
+
+    def keep_threads(self, threads: int) -> None:
+        """Keep the threads of a candidate, as an input of the run."""
+        self._update(candidate_threads=threads)
+
+    def _update(self, **changes: Any) -> None:
+        self.file = self.file.model_copy(update=changes)
         self.file.save(self.path / RUN_FILE)
 
 

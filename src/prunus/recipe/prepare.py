@@ -3,14 +3,17 @@
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from prunus.candidates.workplace import threads_of
+from prunus.compute import Compute
+from prunus.errors import InputError
 from prunus.graph import Trace
 from prunus.plan import Record
 from prunus.progress import Progress, Silent
-from prunus.recipe.actions import Action
+from prunus.recipe.actions import Action, lay_out, searches
 from prunus.recipe.execute import trace_network
 from prunus.recipe.folder import RunFolder, open_run
 from prunus.recipe.measure import LOOKS_FILE, LatencyOptions, Look, accounted_cost, look, phase
@@ -21,6 +24,9 @@ from prunus.records import Cost, Source
 from prunus.train import Execution, TrainConfig
 from prunus.train.forward import resolve_device
 from prunus.train.precision import TRIAL_SAMPLES, choose_execution
+
+_DECISIVE = ("precision", "layout", "batch_size")
+"""What of ``Compute`` decides scores; a run may be resumed with another engine, or other workers."""
 
 
 class DenseFile(Record):
@@ -50,11 +56,19 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Settings:
-    """How runs are done, whatever their recipe."""
+    """How runs are done, whatever their recipe.
+
+    Attributes:
+        device: ``"cpu"`` or ``"cuda"``.
+        progress: Told of everything.
+        latency: How it is measured, if at all.
+        compute: Where and how searches score their candidates.
+    """
 
     device: str = "cpu"
     progress: Progress = Silent()  # noqa: RUF009  # it holds nothing
     latency: LatencyOptions | None = LatencyOptions()  # noqa: RUF009  # frozen
+    compute: Compute = Compute()  # noqa: RUF009  # frozen
 
 
 def recipe_source(recipe: Recipe) -> Source | None:
@@ -75,15 +89,19 @@ def checked_trace(
 
 
 def run_identity(
-    subject: Subject, recipe: Recipe, device: str, train_first: TrainConfig | None
+    subject: Subject, recipe: Recipe, settings: Settings, train_first: TrainConfig | None
 ) -> dict[str, Any]:
-    """All that decides the result of a run."""
-    return {
+    """All that decides the result of a run; threads of candidates apart, see ``fix_threads``."""
+    identity = {
         "recipe": recipe.model_dump(mode="json", exclude={"model", "arguments", "weights", "data"}),
         **subject.identity,
-        "device": device,
+        "device": settings.device,
         "train_first": None if train_first is None else train_first.model_dump(mode="json"),
     }
+    if any(searches(action) for action in lay_out(recipe)):
+        compute = settings.compute.model_dump(mode="json")
+        identity["compute"] = {name: compute[name] for name in _DECISIVE}
+    return identity
 
 
 def open_folder(
@@ -106,6 +124,31 @@ def pin(recipe: Recipe, subject: Subject, folder: RunFolder | None, device: str)
     if folder is not None:
         folder.pick({"precision": picked.precision, "layout": picked.layout})
     return recipe.pinned(picked)
+
+
+def fix_threads(
+    settings: Settings, actions: Sequence[Action], folder: RunFolder | None
+) -> Settings:
+    """Settle the CPU threads of a candidate once, as an input of the run.
+
+    They decide rounding, and follow from the number of workers where they are not given: a run that
+    is resumed with more workers keeps the threads it began with.
+
+    Raises:
+        InputError: Other threads are asked for than the run began with.
+    """
+    if folder is None or not any(searches(action) for action in actions):
+        return settings
+    asked, kept = settings.compute.threads, folder.file.candidate_threads
+    if kept is None:
+        kept = threads_of(settings.compute)
+        folder.keep_threads(kept)
+    if asked not in (None, kept):
+        raise InputError(
+            f"out='{folder.path}' holds another run: compute.threads was {kept} and is {asked}; "
+            "leave it out to go on with what was used, or name a new folder"
+        )
+    return replace(settings, compute=settings.compute.model_copy(update={"threads": kept}))
 
 
 def measure_dense(

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from prunus.artifact import save
+from prunus.compute import Compute
 from prunus.data import DataSplits
 from prunus.graph import Inputs
 from prunus.plan import Plan
@@ -21,6 +22,7 @@ from prunus.recipe.prepare import (
     Baseline,
     Settings,
     checked_trace,
+    fix_threads,
     measure_dense,
     open_folder,
     pin,
@@ -69,6 +71,7 @@ def compress(  # noqa: PLR0913  # all but three are options, by keyword only
     source: Source | None = None,
     train_first: TrainConfig | None = None,
     latency: LatencyOptions | None = LatencyOptions(),  # noqa: B008  # frozen
+    compute: Compute = Compute(),  # noqa: B008  # frozen
 ) -> Compressed:
     """Compress a network by a recipe. Everything is checked before anything is computed.
 
@@ -86,6 +89,8 @@ def compress(  # noqa: PLR0913  # all but three are options, by keyword only
         source: Builds ``network`` where that is given as a module; without it no artifact is saved.
         train_first: Train the dense network before everything else, from the weights it has.
         latency: How latency is measured; None: not at all.
+        compute: Where and how searches score their candidates. A run may be resumed with another
+            engine, other workers and another limit of memory; its result stays the same.
 
     Raises:
         InputError: Something given cannot be used; the message names it.
@@ -97,7 +102,7 @@ def compress(  # noqa: PLR0913  # all but three are options, by keyword only
     asked = as_recipe(recipe)
     if seed is not None:
         asked = make_recipe({**asked.model_dump(), "seed": seed})
-    settings = Settings(device, progress or Silent(), latency)
+    settings = Settings(device, progress or Silent(), latency, compute)
     actions = lay_out(asked)
     resolve_device(device)
     subject = resolve_subject(
@@ -108,9 +113,10 @@ def compress(  # noqa: PLR0913  # all but three are options, by keyword only
         untrained=train_first is not None,
     )
     found = checked_trace(subject, asked, actions, settings)
-    identity = run_identity(subject, asked, device, train_first)
+    identity = run_identity(subject, asked, settings, train_first)
     with open_folder(out, identity, resume=resume) as folder:
         place = None if folder is None else folder.path
+        settings = fix_threads(settings, actions, folder)
         subject = trained_first(subject, train_first, place, device, settings.progress)
         pinned = pin(asked, subject, folder, device)
         baseline = measure_dense(subject, found, place, settings)
@@ -132,9 +138,11 @@ def run_recipe(
         dense_trace=baseline.trace,
         recipe=recipe,
         journal=None if folder is None else folder.path / LOOKS_FILE,
+        steps=None if folder is None else folder.path / "steps",
         several_cuts=sum(action.budget is not None for action in actions) > 1,
         device=settings.device,
         progress=settings.progress,
+        compute=settings.compute,
     )
     state, outcomes = _resume(actions, subject, folder)
     for action in actions[len(outcomes) :]:

@@ -7,7 +7,6 @@ a loss; every other phase is a search.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
-from typing import Any
 
 import plotly.graph_objects as go
 
@@ -16,6 +15,8 @@ from prunus.report.rows import Row
 from prunus.report.style import DASHES, axis, colors, dropdown, figure, series_name, text
 
 _TRAINING_NAMES = ("train", "fit", "fine", "distil", "retrain")
+IMAGES = "images"
+"""Value of a candidate: how many it was seen on before it was dropped; all, if it was not."""
 _QUALITIES = ("fitness", "score", "top1", "f1", "reward", "value")
 """Values of a candidate of which more is better."""
 
@@ -23,16 +24,14 @@ _QUALITIES = ("fitness", "score", "top1", "f1", "reward", "value")
 def search_figure(rows: Sequence[Row]) -> go.Figure | None:
     """Best so far (line) and candidates (dots) against the step of the search.
 
-    Other recorded values are behind the menu, one at a time. None where no run holds a search.
+    Hollow dots are candidates that were dropped on the way, seen on a part of the images. Other
+    recorded values are behind the menu, one at a time. None where no run holds a search.
     """
-    found = [(r, name, points) for r, name, points in _phases(rows) if not _is_training(points)]
+    found = [(r, name, points) for r, name, points in phases(rows) if not _is_training(points)]
     keys = list(dict.fromkeys(key for _, _, points in found for p in points for key in p.values))
     if not keys:
         return None
-    views = {key: [key] for key in keys if not _is_best(key) and key not in _QUALITIES}
-    first = [key for key in keys if key not in views]
-    if first:
-        views = {"best so far": first, **views}
+    views = _views(keys)
     tint = colors(rows)
     drawn = figure(440)
     shown_in: list[str] = []
@@ -45,10 +44,10 @@ def search_figure(rows: Sequence[Row]) -> go.Figure | None:
                 trace.update(
                     name=label,
                     legendgroup=label,
-                    showlegend=label not in named and trace.mode != "markers",
+                    showlegend=label not in named,
                     visible=view == next(iter(views)),
                     line={"color": color, "width": 2},
-                    marker={"color": color, "size": 5, "opacity": 0.5},
+                    marker={"color": color, "size": 6, "opacity": 0.6},
                     hovertext=[f"{text(name)}<br>{t}" for t in trace.hovertext or ()],
                     hoverinfo="text",
                 )
@@ -80,7 +79,7 @@ def search_figure(rows: Sequence[Row]) -> go.Figure | None:
 
 def training_figure(rows: Sequence[Row]) -> go.Figure | None:
     """Losses above, qualities below, against the epoch. None where no run holds a training."""
-    found = [(r, name, points) for r, name, points in _phases(rows) if _is_training(points)]
+    found = [(r, name, points) for r, name, points in phases(rows) if _is_training(points)]
     keys = list(dict.fromkeys(key for _, _, points in found for p in points for key in p.values))
     panels: list[tuple[str, list[str]]] = [
         ("loss", [key for key in keys if "loss" in key]),
@@ -126,40 +125,78 @@ def training_figure(rows: Sequence[Row]) -> go.Figure | None:
     return drawn
 
 
-def _search_traces(points: Sequence[HistoryPoint], keys: Sequence[str]) -> Iterator[go.Scatter]:
-    """The best so far as a line, candidates as dots; a lone other value as a line."""
-    has_best = any(_is_best(key) and key in p.values for key in keys for p in points)
+def _views(keys: Sequence[str]) -> dict[str, list[str]]:
+    """What is shown together: each best with the values it is the best of, then all others alone."""
+    views: dict[str, list[str]] = {}
+    left = [key for key in keys if not _is_best(key)]
     for key in keys:
-        candidate = key in _QUALITIES
-        if candidate and not has_best:
+        if _is_best(key) and _best_of(key) in left:
+            views[f"{_best_of(key)}, best so far"] = [key, _best_of(key)]
+            left.remove(_best_of(key))
+    lone = [key for key in keys if _is_best(key) and not any(key in v for v in views.values())]
+    qualities = [key for key in left if key in _QUALITIES] if lone or not views else []
+    if lone or qualities:
+        views["best so far"] = [*lone, *qualities]
+    return views | {key: [key] for key in left if key not in qualities}
+
+
+def _search_traces(points: Sequence[HistoryPoint], keys: Sequence[str]) -> Iterator[go.Scatter]:
+    """The best so far as a line, then candidates as dots; a lone value of a step as a line."""
+    has_best = any(_is_best(key) and key in p.values for key in keys for p in points)
+    of_candidates = any(IMAGES in p.values for p in points)
+    for key in keys:
+        candidate = not _is_best(key) and (of_candidates or key in _QUALITIES)
+        if key in _QUALITIES and not has_best:
             best = _line(points, key, lambda values: list(accumulate(values, max)))
             if best is not None:
                 yield best.update(mode="lines", line={"shape": "hv"})
         trace = _line(points, key, lambda values: values)
         if trace is not None:
             shape = "hv" if _is_best(key) else "linear"
-            yield trace.update(mode="markers" if candidate else "lines", line={"shape": shape})
+            trace.update(mode="markers" if candidate else "lines", line={"shape": shape})
+            if candidate:
+                trace.update(marker={"symbol": _symbols(points, key)})
+            yield trace
+
+
+def _symbols(points: Sequence[HistoryPoint], key: str) -> list[str]:
+    """Hollow where a candidate has not been seen on all images; in the order of ``_line``."""
+    most = max((p.values.get(IMAGES, 0.0) for p in points), default=0.0)
+    return [
+        "circle" if p is None or p.values.get(IMAGES, most) == most else "circle-open"
+        for p in _with_breaks(_there(points, key))
+    ]
 
 
 def _line(
     points: Sequence[HistoryPoint], key: str, change: Callable[[list[float]], list[float]]
 ) -> go.Scatter | None:
     """One value over the steps; the line breaks where the steps start again (a new round)."""
-    there = [p for p in points if math.isfinite(p.values.get(key, math.nan))]
+    there = _there(points, key)
     if not there:
         return None
-    x: list[Any] = []
-    y: list[Any] = []
-    hover: list[str] = []
-    for point, value in zip(there, change([p.values[key] for p in there]), strict=True):
-        if x and point.step <= x[-1]:
-            x.append(None)
-            y.append(None)
-            hover.append("")
-        x.append(point.step)
-        y.append(value)
-        hover.append(_point_text(point))
-    return go.Scatter(x=x, y=y, hovertext=hover, mode="lines+markers")
+    values = iter(change([p.values[key] for p in there]))
+    drawn = _with_breaks(there)
+    return go.Scatter(
+        x=[None if p is None else p.step for p in drawn],
+        y=[None if p is None else next(values) for p in drawn],
+        hovertext=["" if p is None else _point_text(p) for p in drawn],
+        mode="lines+markers",
+    )
+
+
+def _there(points: Sequence[HistoryPoint], key: str) -> list[HistoryPoint]:
+    return [p for p in points if math.isfinite(p.values.get(key, math.nan))]
+
+
+def _with_breaks(points: Sequence[HistoryPoint]) -> list[HistoryPoint | None]:
+    """The points, None where the steps start again."""
+    found: list[HistoryPoint | None] = []
+    last = -math.inf
+    for point in points:
+        found += [None, point] if point.step <= last else [point]
+        last = point.step
+    return found
 
 
 def _point_text(point: HistoryPoint) -> str:
@@ -167,7 +204,7 @@ def _point_text(point: HistoryPoint) -> str:
     return f"step {point.step}, {point.seconds:.0f} s<br>{values}"
 
 
-def _phases(rows: Sequence[Row]) -> Iterator[tuple[Row, str, list[HistoryPoint]]]:
+def phases(rows: Sequence[Row]) -> Iterator[tuple[Row, str, list[HistoryPoint]]]:
     """Every phase of every run, with a name that tells them apart."""
     for row in rows:
         for run in row.runs:
@@ -187,3 +224,8 @@ def _is_training(points: Sequence[HistoryPoint]) -> bool:
 
 def _is_best(key: str) -> bool:
     return key.startswith("best")
+
+
+def _best_of(key: str) -> str:
+    """The value that a best is the best of: ``loss`` for ``best_loss``; empty for ``best`` alone."""
+    return key.removeprefix("best").strip("_ ")

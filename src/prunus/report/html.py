@@ -46,7 +46,17 @@ _PLOTS = {
             "be cut (point at one for the reason)."
         ),
     ),
-    "search": ("Search history", "Every seed is a line of its own. Point at it for all values."),
+    "search": (
+        "Search history",
+        (
+            "Every seed is a line of its own. Hollow dots are candidates that were dropped on the "
+            "way. Point at one for all values."
+        ),
+    ),
+    "halving": (
+        "Candidates dropped on the way",
+        "A candidate is dropped when few images show that it is not among the best.",
+    ),
     "training": (
         "Training history",
         "Every seed is a line of its own. Point at it for all values.",

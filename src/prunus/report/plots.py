@@ -16,6 +16,7 @@ from prunus.report.columns import (
 )
 from prunus.report.curves import search_figure, training_figure
 from prunus.report.formats import DASH, Style, format_value
+from prunus.report.halving import halving_figure
 from prunus.report.rows import Row, comparison_rows
 from prunus.report.spread import Missing, Stat, Value
 from prunus.report.style import (
@@ -42,7 +43,7 @@ _TITLES = {
 
 
 def figures(comparison: Comparison) -> dict[str, go.Figure]:
-    """All figures that the records can fill, by name: pareto, stages, widths, search, training.
+    """All figures that the records can fill, by name, in the order of the page.
 
     Raises:
         InputError: The comparison is empty, or its runs do not belong together.
@@ -53,6 +54,7 @@ def figures(comparison: Comparison) -> dict[str, go.Figure]:
         "stages": stage_figure(comparison, rows),
         "widths": width_figure(rows),
         "search": search_figure(rows),
+        "halving": halving_figure(rows),
         "training": training_figure(rows),
     }
     return {name: drawn for name, drawn in found.items() if drawn is not None}

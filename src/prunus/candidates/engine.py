@@ -181,7 +181,7 @@ class Engine:
             if number < len(looks) - 1 and top is not None:
                 values = {key: self._values(look.name(key), look.end) for key in alive}
                 difficulty = self._workplace.images.difficulty.numpy()[: look.end]
-                kept = survivors(values, top, difficulty)
+                kept = survivors(values, top, difficulty, self._workplace.image_count)
                 self._progress.advance((len(alive) - len(kept)) * left)
                 alive = [key for key in alive if key in kept]
         self._progress.finish()

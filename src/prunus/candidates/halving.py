@@ -43,37 +43,44 @@ def fitness(values: Values) -> float:
     return round(float(np.mean(values, dtype=np.float64)), DECIMALS)
 
 
-def survivors(values: Mapping[str, Values], top: int, difficulty: Values) -> set[str]:
+def survivors(
+    values: Mapping[str, Values], top: int, difficulty: Values, population: int
+) -> set[str]:
     """Who may still be among the best ``top``.
 
     Args:
         values: Fitness per image by candidate, ``[images]`` each, on the same images.
         top: K, how many of the best are wanted.
         difficulty: Of each image, ``[images]``: what the images were spread evenly by.
+        population: How many images there are in all: the best are those on all of them.
     """
     order = sorted(values, key=lambda key: (fitness(values[key]), key))
     if len(order) <= top:
         return set(order)
     pivot = values[order[top - 1]].astype(np.float64)
     by_difficulty = np.argsort(difficulty, kind="stable")
-    worse = (k for k in order[top:] if lower_bound((values[k] - pivot)[by_difficulty]) > 0)
-    return set(order) - set(worse)
+    bounds = {
+        key: lower_bound((values[key] - pivot)[by_difficulty], population) for key in order[top:]
+    }
+    return {key for key in order if bounds.get(key, 0.0) <= 0}
 
 
-def lower_bound(differences: Values) -> float:
+def lower_bound(differences: Values, population: int) -> float:
     """One-sided lower 95 % bound of the mean, ``mean - t(0.95, n - 1) s / sqrt(n)``, rounded.
 
     The images are a systematic sample, spread evenly by difficulty, so the variance is that of
     neighbors, ``s^2 = sum (d_i - d_(i-1))^2 / (2 (n - 1))`` (Wolter, "Introduction to Variance
-    Estimation", 2007, section 8.2, estimator v2): what difficulty explains does not count.
+    Estimation", 2007, section 8.2, estimator v2): what difficulty explains does not count. Nor does
+    what has been seen already: of ``N`` images in all, ``s^2 (1 - n / N)``.
 
     Args:
         differences: In order of difficulty, ``[images]``.
+        population: ``N``, of which these are a part.
     """
     count = len(differences)
     if count < 2:
         return -math.inf
     sample = differences.astype(np.float64)
-    variance = float((np.diff(sample) ** 2).sum()) / (2 * (count - 1))
+    variance = float((np.diff(sample) ** 2).sum()) / (2 * (count - 1)) * (1 - count / population)
     quantile = float(student.ppf(CONFIDENCE, count - 1))
     return round(float(sample.mean()) - quantile * math.sqrt(variance / count), DECIMALS)

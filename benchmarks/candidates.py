@@ -9,9 +9,9 @@ statistics on every side. Peers are in ``candidate_peers.py``, slow references t
 ``candidate_reference.py``. A cell is one measurement on one network and one file; the sides of a ratio
 take turns inside it, a few plans each, so that a change of the machine's speed hits both.
 
-full      every plan on all images: engine and peer (a), by turns of 8 plans
+full      every plan on all images: engine (one process, then one worker a core) and peer (a), by turns
 peers     peers (b) and (c) on few plans, engine beside them
-search    halving on all plans, three times; peer (a) on few plans before and after
+search    halving on all plans, by both engines; peer (a) on few plans before and after
 ablation  each trick of the engine left out, by turns
 growth    candidates a second by images, workers and engine
 memory    peak memory of an evaluation of the dense network, and of the engine, in fresh processes
@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import cache, cached_property
 from typing import Any
@@ -51,7 +52,8 @@ from prunus.train import evaluate
 
 FOLDER = RESULTS / "candidates"
 TURN = 8  # plans of one side before the other side's turn
-TOP = 8
+TOP = 8  # of recall
+WANTED = 4  # of halving: who is certainly not among the best four is dropped
 BUDGET = Budget.parse("macs=0.5")
 Row = dict[str, Any]
 
@@ -155,31 +157,41 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
     return out, time.perf_counter() - begin
 
 
+def computes() -> dict[str, Compute]:
+    """The same cores twice: all threads on one candidate, or one candidate a core."""
+    cores = torch.get_num_threads()
+    return {
+        "serial": Compute(threads=cores),
+        "processes": Compute(engine="processes", workers=cores, threads=1),
+    }
+
+
 def full(bench: Bench) -> Row:
-    """All plans on all images, engine and peer (a) by turns."""
-    engine, opening = timed(bench.engine)
-    turns, ours, theirs = [], [], []
-    with engine:
-        bench.peer(score_pruned, [0])  # neither side pays for what only the first call pays
-        engine.score(bench.candidates([0]))
-        engine.forget()
+    """All plans on all images, both engines and peer (a) by turns."""
+    rows: dict[str, list[Row]] = {"tp-float32": []}
+    turns: list[Row] = []
+    executions = {}
+    with ExitStack() as stack:
+        engines = {}
+        for name, compute in computes().items():
+            engines[name] = engine = stack.enter_context(bench.engine(compute))
+            # Nobody pays for what only the first call pays: workers start, libraries load.
+            engine.score(bench.candidates(range(PLANS - 2, PLANS)))
+            engine.forget()
+            executions[name], rows[name] = engine.execution, []
+        bench.peer(score_pruned, [0])
         for start in range(0, PLANS, TURN):
             numbers = range(start, min(start + TURN, PLANS))
             peer = bench.peer(score_pruned, numbers)
-            scored, seconds = timed(lambda n=numbers: engine.score(bench.candidates(n)))
-            ours += [_scored(k, s) for k, s in zip(numbers, scored, strict=True)]
-            theirs += [_peer(k, s) for k, s in zip(numbers, peer, strict=True)]
-            turns.append(
-                {"plans": len(numbers), "engine_s": seconds, "peer_s": sum(s.seconds for s in peer)}
-            )
-        execution = engine.execution
-    return {
-        "execution": execution,
-        "opening_s": opening,
-        "turns": turns,
-        "engine": ours,
-        "tp-float32": theirs,
-    }
+            rows["tp-float32"] += [_peer(k, s) for k, s in zip(numbers, peer, strict=True)]
+            turn: Row = {"plans": len(numbers), "tp-float32": sum(s.seconds for s in peer)}
+            for name, engine in engines.items():
+                begin = time.perf_counter()
+                scored = engine.score(bench.candidates(numbers))
+                turn[name] = time.perf_counter() - begin
+                rows[name] += [_scored(k, s) for k, s in zip(numbers, scored, strict=True)]
+            turns.append(turn)
+    return {"executions": executions, "turns": turns, "scores": rows}
 
 
 def peers(bench: Bench) -> Row:
@@ -202,24 +214,29 @@ def peers(bench: Bench) -> Row:
 
 
 def search(bench: Bench) -> Row:
-    """Halving over all plans from nothing, three times; peer (a) on two plans around each."""
+    """Halving over all plans from nothing, both engines by turns; peer (a) on two plans around each."""
     runs = []
-    for repeat in range(3):
-        before = bench.peer(score_pruned, [2 * repeat])
-        with bench.engine() as engine:
-            scored, seconds = timed(lambda e=engine: e.score(bench.candidates(range(PLANS)), TOP))
-        after = bench.peer(score_pruned, [2 * repeat + 1])
-        order = sorted(range(PLANS), key=lambda k: ranked(scored).index(scored[k]))
-        runs.append(
-            {
-                "engine_s": seconds,
-                "peer_s_per_plan": statistics.mean(s.seconds for s in (*before, *after)),
-                "order": order,
-                "images": [s.images for s in scored],
-                "chosen": order[0],
-            }
-        )
-    return {"runs": runs, "top": TOP}
+    for repeat in range(2):
+        for name, compute in computes().items():
+            before = bench.peer(score_pruned, [2 * repeat])
+            with bench.engine(compute) as engine:
+                engine.score(bench.candidates(range(PLANS - 2, PLANS)))
+                engine.forget()
+                begin = time.perf_counter()
+                scored = engine.score(bench.candidates(range(PLANS)), WANTED)
+                seconds = time.perf_counter() - begin
+            after = bench.peer(score_pruned, [2 * repeat + 1])
+            order = sorted(range(PLANS), key=lambda k, s=scored: ranked(s).index(s[k]))
+            runs.append(
+                {
+                    "engine": name,
+                    "engine_s": seconds,
+                    "peer_s_per_plan": statistics.mean(s.seconds for s in (*before, *after)),
+                    "order": order,
+                    "images": [s.images for s in scored],
+                }
+            )
+    return {"runs": runs, "wanted": WANTED}
 
 
 def ablation(bench: Bench) -> Row:
@@ -249,7 +266,7 @@ def ablation(bench: Bench) -> Row:
     halving = {}
     for quantity in ("kl", "loss", "accuracy"):
         with bench.engine(base, fitness=quantity) as engine:
-            scored, took = timed(lambda e=engine: e.score(bench.candidates(range(PLANS)), TOP))
+            scored, took = timed(lambda e=engine: e.score(bench.candidates(range(PLANS)), WANTED))
         order = sorted(range(PLANS), key=lambda k, s=scored: ranked(s).index(s[k]))
         halving[quantity] = {
             "engine_s": took,
@@ -360,24 +377,24 @@ def table() -> None:
     for network in NETWORKS:
         done = read("full", network)
         if done is not None:
-            rows.append(_full_row(network, done))
+            rows += [_full_row(network, done, name) for name in computes()]
             rows += _peer_rows(network)
             rows += _search_rows(network, done)
-    write_results("candidates", rows, images=IMAGES, plans=PLANS, turn=TURN, seed=0)
+    write_results("candidates", rows, images=IMAGES, plans=PLANS, turn=TURN, seed=0, wanted=WANTED)
 
 
-def _full_row(network: str, cell: Row) -> Row:
-    ratios = [turn["peer_s"] / turn["engine_s"] for turn in cell["turns"]]
-    ours, theirs = (sum(turn[f"{s}_s"] for turn in cell["turns"]) for s in ("engine", "peer"))
-    mine, peer = ([p["kl"] for p in cell[s]] for s in ("engine", "tp-float32"))
+def _full_row(network: str, cell: Row, engine: str) -> Row:
+    ratios = [turn["tp-float32"] / turn[engine] for turn in cell["turns"]]
+    mine, peer = ([p["kl"] for p in cell["scores"][s]] for s in (engine, "tp-float32"))
     return {
         "network": network,
         "peer": "tp-float32",
         "mode": "full",
+        "engine": engine,
         "plans": len(peer),
         "images": IMAGES,
-        "candidates_per_s": len(peer) / ours,
-        "peer_candidates_per_s": len(peer) / theirs,
+        "candidates_per_s": len(peer) / sum(turn[engine] for turn in cell["turns"]),
+        "peer_candidates_per_s": len(peer) / sum(turn["tp-float32"] for turn in cell["turns"]),
         "ratio": statistics.median(ratios),
         "ratio_min": min(ratios),
         "ratio_max": max(ratios),
@@ -413,6 +430,7 @@ def _peer_rows(network: str) -> list[Row]:
                 "network": network,
                 "peer": name,
                 "mode": "full",
+                "engine": "serial",
                 "plans": len(mine),
                 "images": IMAGES,
                 "candidates_per_s": len(mine) / sum(t["engine_s"] for t in mine),
@@ -432,32 +450,37 @@ def _search_rows(network: str, done: Row) -> list[Row]:
     cell = read("search", network)
     if cell is None:
         return []
-    runs = cell["runs"]
-    peer = [p["kl"] for p in done["tp-float32"]]
-    ratios = [run["peer_s_per_plan"] * PLANS / run["engine_s"] for run in runs]
-    order = runs[0]["order"]
-    return [
-        {
-            "network": network,
-            "peer": "tp-float32",
-            "mode": "search",
-            "plans": PLANS,
-            "images": statistics.mean(runs[0]["images"]),
-            "candidates_per_s": statistics.median(PLANS / run["engine_s"] for run in runs),
-            "peer_candidates_per_s": statistics.median(1 / r["peer_s_per_plan"] for r in runs),
-            "ratio": statistics.median(ratios),
-            "ratio_min": min(ratios),
-            "ratio_max": max(ratios),
-            "kendall_tau": tau([order.index(k) for k in range(PLANS)], peer),
-            "top8_recall": recall(order, peer),
-            "regret_pt": regret(runs[0]["chosen"], done),
-        }
-    ]
+    peer = [p["kl"] for p in done["scores"]["tp-float32"]]
+    rows = []
+    for name in computes():
+        runs = [run for run in cell["runs"] if run["engine"] == name]
+        ratios = [run["peer_s_per_plan"] * PLANS / run["engine_s"] for run in runs]
+        order = runs[0]["order"]
+        rows.append(
+            {
+                "network": network,
+                "peer": "tp-float32",
+                "mode": "search",
+                "engine": name,
+                "plans": PLANS,
+                "images": statistics.mean(runs[0]["images"]),
+                "candidates_per_s": statistics.median(PLANS / run["engine_s"] for run in runs),
+                "peer_candidates_per_s": statistics.median(1 / r["peer_s_per_plan"] for r in runs),
+                "ratio": statistics.median(ratios),
+                "ratio_min": min(ratios),
+                "ratio_max": max(ratios),
+                "kendall_tau": tau([order.index(k) for k in range(PLANS)], peer),
+                "top8_recall": recall(order, peer),
+                "regret_pt": regret(order[0], done),
+            }
+        )
+    return rows
 
 
 def tau(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """Kendall's tau-b of two rows of scores."""
-    return float(kendalltau(ours, theirs).statistic)
+    found: float = kendalltau(ours, theirs).statistic
+    return float(found)
 
 
 def recall(order: Sequence[int], peer: Sequence[float]) -> float:
@@ -468,7 +491,7 @@ def recall(order: Sequence[int], peer: Sequence[float]) -> float:
 
 def regret(chosen: int, done: Row) -> float:
     """Points of top-1, as peer (a) measures it, that our choice is below the peer's own choice."""
-    peer = done["tp-float32"]
+    peer = done["scores"]["tp-float32"]
     best = min(peer, key=lambda p: p["kl"])
     return 100 * (best["top1"] - peer[chosen]["top1"])
 

@@ -1,21 +1,25 @@
 """The command line: what it makes, and that every wrong input ends in one line and exit code 2."""
 
+import io
 import json
 import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 from prunus.artifact import load
 from prunus.cli import app, show
 from prunus.cli.app import INTERRUPTED, USER_ERROR
 from prunus.cli.given import read_pairs, read_seeds, read_shape
+from prunus.cli.progress import RichProgress
 from prunus.errors import InputError
 from prunus.recipe import COMPARISON_FILE, RECORD_FILE, load_recipe
 from prunus.records import Comparison
@@ -210,6 +214,11 @@ def test_a_wrong_value_ends_in_one_line(
         (["--round-to", "0"], "round_to: 0"),
         (["--device", "tpu"], "device='tpu'"),
         (["--recipe", "r.yaml"], "beside --recipe"),
+        (["--engine", "threads"], "--engine threads: input should be 'serial', 'processes' or"),
+        (["--workers", "2"], "--engine serial: workers=2 needs an engine that has them"),
+        (["--engine", "processes", "--workers", "0"], "--workers 0: "),
+        (["--engine", "processes", "--address", "auto"], "address='auto' is for engine ray"),
+        (["--memory-mb", "-1"], "--memory-mb -1: "),
     ],
 )
 def test_a_wrong_option_ends_in_one_line(good: list[str], more: list[str], said: str) -> None:
@@ -299,6 +308,50 @@ def test_a_network_of_texts_is_measured_on_token_ids(tmp_path: Path) -> None:
     macs = 10 * (4 * 256 + 640 + 320) + 256 + 32
     assert f"{macs:,}" in screen
     _ends([*command, "--shape", "3,10"], "--shape '3,10': the network takes token ids")
+
+
+@pytest.fixture
+def own_threads() -> Iterator[None]:
+    """For a test whose command sets them."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("own_threads")
+def test_a_search_in_two_processes_is_the_search_in_one(good: list[str], tmp_path: Path) -> None:
+    search = [*_replace(good, "--method", "random-search"), "--threads", "2"]
+    search += ["--option", "evaluations=4", "--option", "images=64"]
+    records = []
+    for name, more in (
+        ("one", []),
+        ("two", ["--engine", "processes", "--workers", "2", "--memory-mb", "8"]),
+    ):
+        out = tmp_path / name
+        code, _, log = _run(*search, *more, "--out", out)
+        assert code == 0
+        assert re.search(r"score candidates: .* candidates/s", log)
+        records.append(show.read_records(out)[0].runs[0])
+        run = json.loads((out / "run.json").read_text(encoding="utf-8"))
+        assert run["candidate_threads"] == 2 // (2 if more else 1)
+    assert records[0].plans == records[1].plans
+    # the search resumed by more workers keeps the threads of its candidates
+    assert _run(*search, "--engine", "processes", "--out", tmp_path / "two", "--resume")[0] == 0
+
+
+def test_the_bar_shows_rate_rest_and_best_in_a_terminal_of_80_columns() -> None:
+    screen = io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, width=80, color_system=None)
+    with RichProgress(terminal) as progress:
+        progress.start("compare", 6)
+        progress.start("score candidates", 64_000)
+        progress.advance(6_400, best=0.012345, **{"candidates/s": 14.44})
+        progress.advance(6_400, best=0.0012)  # a later look tells no rate: the last one stays
+        progress._bars.refresh()
+        progress.finish()
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue()).replace("\r", "\n").split("\n")
+    last = [line for line in lines if "score candidates" in line][-1]
+    assert re.search(r"━.* 20 % left \d:\d\d:\d\d best 0\.0012, 14\.4 candidates/s", last), last
 
 
 @pytest.mark.parametrize("command", [["press"], ["compress", "--modell", "x"], ["report"]])

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from prunus.errors import PrunusError
-from prunus.records import Comparison
+from prunus.records import Comparison, HistoryPoint
 from prunus.report import render_html
 from prunus.report.html import json_for_script
 
@@ -102,6 +102,24 @@ def test_sections_and_figures(comparison):
     assert {"table", "certificates", "environment", "recipes", "data"} <= ids
     words = " ".join(page.words)
     assert "Best method at macs=0.5: genetic" in words and "Example CPU" in words
+
+
+def test_a_search_that_dropped_candidates_has_its_figures(run_of):
+    points = [
+        {"kl": 0.5, "best_kl": 0.5, "images": 64, "complete": 0},
+        {"kl": 0.2, "best_kl": 0.2, "images": 1000, "complete": 1},
+    ]
+    history = tuple(
+        HistoryPoint(phase="random-search", step=i, seconds=1, values=values)
+        for i, values in enumerate(points)
+    )
+    page = Page(render_html(Comparison(title="t", runs=(run_of(history=history),))))
+    drawn = json.loads(page.scripts["figure-data"])
+    assert {"search", "halving"} <= set(drawn) and "training" not in drawn
+    assert drawn["search"]["data"][0]["y"] == [0.5, 0.2]
+    assert drawn["halving"]["data"][0]["y"] == [2, 1]
+    words = " ".join(page.words)
+    assert "Candidates dropped on the way" in words and "Hollow dots" in words
 
 
 def test_dirty_environment_is_a_warning(comparison, run_of, environment_of):

@@ -78,6 +78,66 @@ def test_best_so_far_is_computed_where_it_is_not_recorded(run_of):
     assert list(best.y) == [0.3, 0.5, 0.5] and list(candidates.y) == values
 
 
+# (kl, top1, images, complete) of four candidates on 64, 256 or 1000 images; lower kl is better
+CANDIDATES = [(0.5, 0.6, 64, 0), (0.3, 0.7, 1000, 1), (0.4, 0.8, 256, 0), (0.2, 0.5, 1000, 1)]
+
+
+@pytest.fixture
+def halved(run_of):
+    def run(seed=0, candidates=CANDIDATES):
+        best, points = [0.5, 0.3, 0.3, 0.2], []
+        for step, (kl, top1, images, complete) in enumerate(candidates):
+            values = {"kl": kl, "top1": top1, "images": images, "complete": complete}
+            values |= {"best_kl": best[step]}
+            points.append(HistoryPoint(phase="any", step=step, seconds=1, values=values))
+        return run_of(seed=seed, history=tuple(points))
+
+    return run
+
+
+def test_the_best_of_a_quantity_is_shown_with_that_quantity(halved):
+    figure = figures(Comparison(title="t", runs=(halved(),)))["search"]
+    best, candidates = [t for t in figure.data if t.visible]
+    assert (best.mode, list(best.y)) == ("lines", [0.5, 0.3, 0.3, 0.2])
+    assert (candidates.mode, list(candidates.y)) == ("markers", [0.5, 0.3, 0.4, 0.2])
+    assert list(candidates.marker.symbol) == ["circle-open", "circle", "circle-open", "circle"]
+    assert "images: 256" in candidates.hovertext[2]
+    labels = [button.label for button in figure.layout.updatemenus[0].buttons]
+    assert labels == ["kl, best so far", "top1", "images"]
+    assert figure.layout.yaxis.title.text == "kl, best so far"
+    # each button shows its own traces: two of kl, a line and dots of top1, dots of images
+    shown = [button.args[0]["visible"] for button in figure.layout.updatemenus[0].buttons]
+    assert [sum(view) for view in shown] == [2, 2, 1]
+    assert [any(view) for view in zip(*shown, strict=True)] == [True] * 5
+
+
+def test_a_best_without_its_quantity_is_shown_alone(run_of):
+    history = tuple(
+        HistoryPoint(phase="any", step=i, seconds=1, values={"best loss": 2.0 - i, "mean": 3.0})
+        for i in range(2)
+    )
+    figure = figures(Comparison(title="t", runs=(run_of(history=history),)))["search"]
+    assert [b.label for b in figure.layout.updatemenus[0].buttons] == ["best so far", "mean"]
+    assert [list(t.y) for t in figure.data] == [[2.0, 1.0], [3.0, 3.0]]
+
+
+def test_halving_counts_those_that_were_seen_on_so_many_images(halved):
+    runs = (halved(0), halved(1))
+    lines = figures(Comparison(title="t", runs=runs))["halving"].data
+    assert len(lines) == 2
+    for line in lines:
+        assert list(line.x) == [64, 256, 1000]
+        assert list(line.y) == [4, 3, 2]
+        assert "4 candidates seen on 64 images, 1 dropped there" in line.hovertext[0]
+        assert "2 candidates seen on 1000 images, these are all" in line.hovertext[2]
+    assert [line.showlegend for line in lines] == [True, False]
+
+
+def test_where_none_was_dropped_there_is_no_halving(halved):
+    whole = [(0.5, 0.6, 1000, 1)] * 4
+    assert "halving" not in figures(Comparison(title="t", runs=(halved(0, whole),)))
+
+
 def test_training_breaks_between_rounds(run_of):
     history = tuple(
         HistoryPoint(phase="train", step=step, seconds=1, values={"loss": 1.0})

@@ -48,12 +48,17 @@ class _Look:
 
 @dataclass(eq=False)
 class _Known:
-    """What is known of one network, image by image from the first on."""
+    """What is known of one network, image by image from the first on.
+
+    A resumed search knows more than it has asked for yet: only what it asked for counts, so that it
+    decides as it did the first time.
+    """
 
     kl: FloatArray = field(default_factory=lambda: np.empty(0, dtype=np.float32))
     loss: FloatArray = field(default_factory=lambda: np.empty(0, dtype=np.float32))
     correct: BoolArray = field(default_factory=lambda: np.empty(0, dtype=bool))
     statistics: bytes | None = None
+    asked: int = 0
 
     @property
     def images(self) -> int:
@@ -91,8 +96,7 @@ class Engine:
         self._known: dict[str, _Known] = {}
         self._plans: dict[str, Plan] = {}
         self._stored: dict[str, list[Result]] = {}
-        for result in () if store is None else store.results():
-            self._stored.setdefault(result.key, []).append(result)
+        self._read_store()
         self._seconds = 0.0
         self.history: list[HistoryPoint] = []
 
@@ -141,9 +145,15 @@ class Engine:
             self._store.close()
 
     def forget(self) -> None:
-        """Forget what is known but not stored, as if nothing had been scored yet."""
+        """Forget what is known but not stored."""
         self._known.clear()
         self._plans.clear()
+        self._read_store()
+
+    def _read_store(self) -> None:
+        self._stored.clear()
+        for result in () if self._store is None else self._store.results():
+            self._stored.setdefault(result.key, []).append(result)
 
     @property
     def execution(self) -> str:
@@ -177,19 +187,31 @@ class Engine:
         alive = unique
         for number, look in enumerate(looks):
             left -= look.images
-            self._take(alive, look, begin)
+            # Whose full score is known needs no quick look, and is not dropped by one.
+            seen = [k for k in alive if look.calibration is None or not self._complete(k)]
+            self._progress.advance((len(alive) - len(seen)) * look.images)
+            self._take(seen, look, begin)
             if number < len(looks) - 1 and top is not None:
-                values = {key: self._values(look.name(key), look.end) for key in alive}
-                difficulty = self._workplace.images.difficulty.numpy()[: look.end]
-                kept = survivors(values, top, difficulty, self._workplace.image_count)
-                self._progress.advance((len(alive) - len(kept)) * left)
-                alive = [key for key in alive if key in kept]
+                dropped = self._dropped(seen, look, top)
+                self._progress.advance(len(dropped) * left)
+                alive = [key for key in alive if key not in dropped]
         self._progress.finish()
         scored = [self._scored(c, key) for c, key in zip(candidates, keys, strict=True)]
         for known in self._known.values():
             known.statistics = None  # of no use until it is asked for again
         self._note(scored, len(unique), len(alive))
         return scored
+
+    def _complete(self, key: str) -> bool:
+        return self._entry(key).asked == self._workplace.image_count
+
+    def _dropped(self, keys: Sequence[str], look: _Look, top: int) -> set[str]:
+        """Who is certainly not among the best, after a look."""
+        values = {key: self._values(look.name(key), look.end) for key in keys}
+        difficulty = self._workplace.images.difficulty.numpy()[: look.end]
+        # Full scores are on these very images and the rest; quick ones stand for others.
+        population = self._workplace.image_count if look.calibration is None else None
+        return set(keys) - survivors(values, top, difficulty, population)
 
     def _looks(self, count: int, top: int | None) -> list[_Look]:
         """The parts that candidates are seen in."""
@@ -202,7 +224,9 @@ class Engine:
             return [_Look(0, total)]
         batches = -(-scoring.quick_calibration_images // CALIBRATION_BATCH)
         fewer = batches < len(self._workplace.images.calibration) and self._workplace.has_statistics
-        quick = min(scoring.quick_images, total) if fewer else 0
+        # So few images that the quick looks see most of them: no look is quick.
+        worthwhile = fewer and scoring.quick_images * scoring.growth <= total
+        quick = scoring.quick_images if worthwhile else 0
         first, looks = float(scoring.first_images), []
         if quick >= first:
             ends = rung_ends(quick, first, scoring.growth, size)
@@ -258,9 +282,12 @@ class Engine:
             seen[owner[result.key]] = fitness(self._values(result.key, look.end))
             values = {"best": min(seen.values())}
             if look.start == 0:
-                values["per second"] = done / (time.perf_counter() - begin)
+                values["candidates/s"] = done / (time.perf_counter() - begin)
             # What an earlier run left off in the middle of a look counts as this look's.
             self._progress.advance(look.images, **values)
+        for key in keys:
+            known = self._known[look.name(key)]
+            known.asked = max(known.asked, look.end)
 
     def _values(self, name: str, end: int | None = None) -> FloatArray:
         known = self._known[name]
@@ -269,17 +296,17 @@ class Engine:
         return (known.kl if self._scoring.fitness == "kl" else known.loss)[:end]
 
     def _scored(self, candidate: Candidate, key: str) -> Scored:
-        name = key if self._entry(key).images else key + _QUICK
-        known = self._known[name]
+        name = key if self._entry(key).asked else key + _QUICK
+        known, seen = self._known[name], self._known[name].asked
         return Scored(
             candidate,
             key,
-            fitness=fitness(self._values(name)),
-            kl=float(known.kl.mean(dtype=np.float64)),
-            loss=float(known.loss.mean(dtype=np.float64)),
-            top1=float(known.correct.mean()),
-            images=known.images,
-            complete=name == key and known.images == self._workplace.image_count,
+            fitness=fitness(self._values(name, seen)),
+            kl=float(known.kl[:seen].mean(dtype=np.float64)),
+            loss=float(known.loss[:seen].mean(dtype=np.float64)),
+            top1=float(known.correct[:seen].mean()),
+            images=seen,
+            complete=self._complete(key),
         )
 
     def _note(self, scored: Sequence[Scored], different: int, finished: int) -> None:

@@ -19,6 +19,7 @@ from prunus.candidates.skeleton import Skeleton
 from prunus.graph import Inputs
 from prunus.graph.certify import relative_difference
 from prunus.graph.inputs import call
+from prunus.train.forward import modes_restored
 
 _LIMIT = 1e-4
 """Relative difference of outputs, float32: what rounding may do and a wrong pair never stays under."""
@@ -36,11 +37,13 @@ def find_pairs(network: nn.Module, inputs: Inputs) -> tuple[Pair, ...]:
     """Batch norms that can be folded.
 
     Args:
-        network: In evaluation mode; not changed.
+        network: Run in evaluation mode; not changed.
         inputs: A real batch; two samples do.
     """
-    pairs = _watch(network, inputs)
-    reference = call(network, inputs)
+    with modes_restored(network):
+        network.eval()
+        pairs = _watch(network, inputs)
+        reference = call(network, inputs)
     if _agree(network, pairs, inputs, reference):
         return tuple(pairs)
     return tuple(pair for pair in pairs if _agree(network, [pair], inputs, reference))

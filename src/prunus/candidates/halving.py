@@ -44,7 +44,7 @@ def fitness(values: Values) -> float:
 
 
 def survivors(
-    values: Mapping[str, Values], top: int, difficulty: Values, population: int
+    values: Mapping[str, Values], top: int, difficulty: Values, population: int | None
 ) -> set[str]:
     """Who may still be among the best ``top``.
 
@@ -52,7 +52,8 @@ def survivors(
         values: Fitness per image by candidate, ``[images]`` each, on the same images.
         top: K, how many of the best are wanted.
         difficulty: Of each image, ``[images]``: what the images were spread evenly by.
-        population: How many images there are in all: the best are those on all of them.
+        population: How many images there are in all, the best being those on all of them; None:
+            these stand for any others.
     """
     order = sorted(values, key=lambda key: (fitness(values[key]), key))
     if len(order) <= top:
@@ -65,7 +66,7 @@ def survivors(
     return {key for key in order if bounds.get(key, 0.0) <= 0}
 
 
-def lower_bound(differences: Values, population: int) -> float:
+def lower_bound(differences: Values, population: int | None) -> float:
     """One-sided lower 95 % bound of the mean, ``mean - t(0.95, n - 1) s / sqrt(n)``, rounded.
 
     The images are a systematic sample, spread evenly by difficulty, so the variance is that of
@@ -75,12 +76,13 @@ def lower_bound(differences: Values, population: int) -> float:
 
     Args:
         differences: In order of difficulty, ``[images]``.
-        population: ``N``, of which these are a part.
+        population: ``N``, of which these are a part; None: without end.
     """
     count = len(differences)
     if count < 2:
         return -math.inf
     sample = differences.astype(np.float64)
-    variance = float((np.diff(sample) ** 2).sum()) / (2 * (count - 1)) * (1 - count / population)
+    variance = float((np.diff(sample) ** 2).sum()) / (2 * (count - 1))
+    variance *= 1.0 if population is None else 1 - count / population
     quantile = float(student.ppf(CONFIDENCE, count - 1))
     return round(float(sample.mean()) - quantile * math.sqrt(variance / count), DECIMALS)

@@ -70,5 +70,5 @@ class Scored:
 
 
 def ranked(scored: Iterable[Scored]) -> list[Scored]:
-    """Best first: those seen on most images before those dropped earlier; ties by the key."""
-    return sorted(scored, key=lambda s: (-s.images, s.fitness, s.key))
+    """Best first: complete ones, then those dropped later before earlier; ties by the key."""
+    return sorted(scored, key=lambda s: (not s.complete, -s.images, s.fitness, s.key))

@@ -35,7 +35,9 @@ def phenotype(plan: Plan, tensors: Mapping[str, Tensor]) -> str:
                 keep[at] = mine & keep[at] if at in keep else mine
     lines = sorted([*_lines(plan), *_connections(plan, tensors, keep)])
     lines += [
-        f"{t} {d} {np.packbits(stays).tobytes().hex()}" for (t, d), stays in sorted(keep.items())
+        f"{t} {d} {np.packbits(stays).tobytes().hex()}"
+        for (t, d), stays in sorted(keep.items())
+        if not stays.all()
     ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -62,7 +64,7 @@ def _connections(
             before = zero.get(edit.tensor)
             zero[edit.tensor] = ~mask if before is None else before | ~mask
     for name, zeroed in zero.items():
-        differs = zeroed & (tensors[name].detach().cpu().numpy() != 0)
+        differs = zeroed & (tensors[name].detach() != 0).cpu().numpy()
         for dim in range(differs.ndim):
             if (name, dim) in keep:
                 differs = np.compress(keep[name, dim], differs, axis=dim)

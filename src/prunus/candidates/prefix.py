@@ -69,10 +69,10 @@ class Prefix:
 
     def signatures(self, plan: Plan) -> tuple[str, ...]:
         """A hash for each boundary of what a plan makes of all that comes up to it."""
-        items = list(_decisions(plan))
+        items = [(self._owners(name), text) for name, text in _decisions(plan)]
         found = []
         for boundary in self.boundaries:
-            mine = sorted(text for owner, text in items if owner in boundary.owners)
+            mine = sorted(text for owners, text in items if not boundary.owners.isdisjoint(owners))
             found.append(hashlib.sha256("\n".join(mine).encode()).hexdigest())
         return tuple(found)
 
@@ -101,16 +101,21 @@ class Prefix:
             out = call(self._skeleton.module, inputs)
         return out, watch.passed
 
+    def _owners(self, name: str) -> tuple[str, ...]:
+        """Modules that a decision is about: all that hold the tensor, or the one with the number."""
+        return self._skeleton.owners(name) or (name,)
+
     def _find(self, inputs: Inputs) -> Iterator[Boundary]:
         trail = _Trail()
         with _watched(self._skeleton, trail):
             reference = output_tensors(call(self._skeleton.module, inputs))
+        trial = _Trial(self._skeleton, inputs, reference)
         found: list[Boundary] = []
         last: list[str] = []
         # Of modules with the same tensors before them the last is tried first: it saves most.
         for boundary, passed in reversed(list(trail.candidates())):
             owners = self._with_tensors(boundary.owners)
-            if owners != last and self._holds(boundary, passed, inputs, reference):
+            if owners != last and trial.holds(boundary, passed):
                 last = owners
                 found.append(boundary)
         yield from reversed(found)
@@ -123,17 +128,83 @@ class Prefix:
 
         return [name for name in sorted(owners) if name and holds(self._skeleton.submodule(name))]
 
-    def _holds(
-        self, boundary: Boundary, passed: Passed, inputs: Inputs, reference: list[Tensor]
-    ) -> bool:
+
+class _Trial:
+    """Tries whether a module is a boundary."""
+
+    def __init__(self, skeleton: Skeleton, inputs: Inputs, reference: list[Tensor]) -> None:
+        self._skeleton = skeleton
+        self._inputs = inputs
+        self._others = pytree.tree_map(_turned, inputs)
+        self._reference = reference
+
+    def holds(self, boundary: Boundary, passed: Passed) -> bool:
+        """Whether its output decides the rest, and its owners' tensors decide its output."""
         try:
-            with _watched(self._skeleton, _Watch((boundary, passed), {}, ())):
-                out = output_tensors(call(self._skeleton.module, inputs))
+            return self._decides_the_rest(boundary, passed) and self._is_decided(boundary, passed)
         except Exception:  # noqa: BLE001  # whatever a network does with a shape without values
             return False
-        return len(out) == len(reference) and all(
-            a.device == b.device and torch.equal(a, b) for a, b in zip(out, reference, strict=True)
-        )
+        finally:
+            self._skeleton.reset()
+
+    def _decides_the_rest(self, boundary: Boundary, passed: Passed) -> bool:
+        # Other samples first: what a module keeps from its last call must not count either.
+        call(self._skeleton.module, self._others)
+        with _watched(self._skeleton, _Watch((boundary, passed), {}, ())):
+            out = output_tensors(call(self._skeleton.module, self._inputs))
+        return _same(out, self._reference)
+
+    def _is_decided(self, boundary: Boundary, passed: Passed) -> bool:
+        """Its output stays as it is when every tensor of the other modules is spoiled."""
+        for name in self._skeleton.names:
+            if all(owner not in boundary.owners for owner in self._skeleton.owners(name)):
+                value = self._skeleton.tensor(name)
+                self._skeleton.put(name, _spoiled(value))
+        stop = _Stop(boundary.module)
+        try:
+            with _watched(self._skeleton, stop):
+                call(self._skeleton.module, self._inputs)
+        except _StoppedError:
+            pass
+        return _same(list(flat_tensors(stop.value)), list(flat_tensors(passed.value)))
+
+
+class _StoppedError(Exception):
+    """A run has come to where it was to stop."""
+
+
+class _Stop:
+    """Ends a run behind a module."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+        self.value: Any = None
+
+    def __call__(
+        self, name: str, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        out = forward(*args, **kwargs)
+        if name == self._module:
+            self.value = out
+            raise _StoppedError
+        return out
+
+
+def _same(a: list[Tensor], b: list[Tensor]) -> bool:
+    return len(a) == len(b) > 0 and all(
+        x.device == y.device and torch.equal(x, y) for x, y in zip(a, b, strict=True)
+    )
+
+
+def _turned(value: Any) -> Any:
+    """Other samples: the batch in reverse."""
+    return value.flip(0) if _is(value) and value.dim() else value
+
+
+def _spoiled(tensor: Tensor) -> Tensor:
+    if tensor.is_floating_point():
+        return torch.full_like(tensor, float("nan"))
+    return torch.zeros_like(tensor)
 
 
 class PrefixCache:
@@ -257,21 +328,17 @@ def _watched(skeleton: Skeleton, watcher: Any) -> Iterator[None]:
 
 
 def _decisions(plan: Plan) -> Iterator[tuple[str, str]]:
-    """What a plan decides, each with the path of the module that it is about."""
+    """What a plan decides, each with the name of the tensor or the path of the module it is about."""
     for edit in plan.edits:
         if isinstance(edit, KeepChannels):
             for axis in edit.axes:
-                yield _owner(axis.tensor), f"{axis.tensor} {axis.dim} {axis.keep.packed}"
+                yield axis.tensor, f"{axis.tensor} {axis.dim} {axis.keep.packed}"
         elif isinstance(edit, SetAttribute):
             yield edit.module, f"{edit.module} {edit.attribute} {edit.after}"
         elif isinstance(edit, ReindexBuffer):
-            yield _owner(edit.buffer), f"{edit.buffer} {edit.keep.packed}"
+            yield edit.buffer, f"{edit.buffer} {edit.keep.packed}"
         elif isinstance(edit, ZeroConnections):
-            yield _owner(edit.tensor), f"{edit.tensor} {edit.level} {edit.keep.packed}"
-
-
-def _owner(tensor: str) -> str:
-    return tensor.rpartition(".")[0]
+            yield edit.tensor, f"{edit.tensor} {edit.level} {edit.keep.packed}"
 
 
 def _is(value: Any) -> bool:

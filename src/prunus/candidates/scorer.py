@@ -146,7 +146,11 @@ class Scorer:
         return to_place(inputs, self._device, channels_last=self._execution.channels_last)
 
     def _logits(
-        self, inputs: Inputs, points: Sequence[Point], known: Sequence[Point], at: tuple[str, int]
+        self,
+        inputs: Inputs,
+        points: Sequence[Point],
+        known: Sequence[Point],
+        at: tuple[str, tuple[int, int]],
     ) -> Tensor:
         """Run the loaded candidate from the deepest known activation on, and keep those at points."""
         phase, item = at
@@ -169,7 +173,7 @@ class Scorer:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """KL(dense || candidate), cross-entropy and hits of some images, ``[stop - start]`` each."""
         logits = self._logits(
-            rows(self._images.search, start, stop), points, points, ("score", start)
+            rows(self._images.search, start, stop), points, points, ("score", (start, stop))
         ).double()
         logits = logits.cpu()
         labels = self._images.labels[start:stop]
@@ -193,7 +197,7 @@ class Scorer:
         try:
             for item, inputs in enumerate(self._images.calibration[:count] if norms else ()):
                 # Activations without the statistics of the layers before them are of no use here.
-                self._logits(inputs, points, known, ("calibrate", item))
+                self._logits(inputs, points, known, ("calibrate", (item, 0)))
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
@@ -218,6 +222,10 @@ class Scorer:
 
     def _install(self, statistics: bytes) -> None:
         """Give the batch norms of the loaded candidate packed statistics."""
+        if len(statistics) % 4:
+            raise InputError(
+                f"{len(statistics)} bytes of batch-norm statistics are no float32 values"
+            )
         values = torch.from_numpy(np.frombuffer(statistics, dtype="<f4").copy())
         at = 0
         for name in self._skeleton.norms:

@@ -62,12 +62,15 @@ class Skeleton:
         """Where every tensor is stored, under all the names it is tied to."""
         names = {id(tensor): name for name, tensor in named.items()}
         slots: dict[str, list[tuple[dict[str, Any], str]]] = {name: [] for name in named}
-        for module in self.module.modules():
+        self._owners: dict[str, tuple[str, ...]] = {}
+        for path, module in self.module.named_modules():
             tables: list[dict[str, Any]] = [module._parameters, module._buffers]
             for table in tables:
                 for leaf, value in table.items():
                     if value is not None:
-                        slots[names[id(value)]].append((table, leaf))
+                        name = names[id(value)]
+                        slots[name].append((table, leaf))
+                        self._owners[name] = (*self._owners.get(name, ()), path)
         return slots
 
     def _laid_out(self, tensor: Tensor) -> Tensor:
@@ -81,6 +84,21 @@ class Skeleton:
         if self.watcher is None:
             return forward(*args, **kwargs)
         return self.watcher(name, forward, args, kwargs)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all tensors, tied ones once."""
+        return tuple(self._slots)
+
+    def owners(self, tensor: str) -> tuple[str, ...]:
+        """Paths of the modules that hold a tensor; none where there is no such tensor."""
+        return self._owners.get(tensor, ())
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor as it is loaded."""
+        table, leaf = self._slots[name][0]
+        value: Tensor = table[leaf]
+        return value
 
     def submodule(self, path: str) -> nn.Module:
         """A module by its path."""

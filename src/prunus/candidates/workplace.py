@@ -1,6 +1,7 @@
 """Where candidates are scored: the network, its images and the workers, from a method's context."""
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +30,13 @@ from prunus.graph import Trace
 from prunus.method import Context
 from prunus.plan import Plan
 from prunus.train.config import Layout, Precision
-from prunus.train.forward import forward_logits, resolve_device, to_place
+from prunus.train.forward import (
+    forward_logits,
+    modes_restored,
+    placed,
+    resolve_device,
+    to_place,
+)
 from prunus.train.precision import Execution
 
 _READ = 256  # images read at a time
@@ -135,16 +142,16 @@ def gather_images(context: Context, scoring: Scoring) -> Images:
 def spread_order(values: Tensor) -> Tensor:
     """Positions such that the values of every beginning are spread as evenly as they can be.
 
-    The sorted values are taken in the order of van der Corput's sequence (base 2): the halves, the
-    quarters, the eighths...
+    The sorted values are visited at multiples of the golden ratio, modulo 1, from the middle on:
+    each visit falls into the widest gap that is left (Weyl's equidistributed sequence).
 
-    >>> spread_order(torch.tensor([0.1, 0.2, 0.3, 0.4])).tolist()
-    [0, 2, 1, 3]
+    >>> spread_order(torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5])).tolist()
+    [2, 0, 3, 1, 4]
     """
     count = len(values)
-    bits = max(count - 1, 0).bit_length()
-    reversed_bits = [int(format(k, f"0{bits}b")[::-1], 2) if bits else 0 for k in range(1 << bits)]
-    ranks = torch.tensor([rank for rank in reversed_bits if rank < count])
+    golden = (math.sqrt(5) - 1) / 2
+    visits = (0.5 + golden * torch.arange(count, dtype=torch.float64)).frac()
+    ranks = torch.argsort(torch.argsort(visits))
     return torch.argsort(values, stable=True)[ranks]
 
 
@@ -172,7 +179,7 @@ def identity(context: Context, images: Images, scoring: Scoring) -> dict[str, st
         "layout": compute.layout,
         "device": context.device,
         "torch": torch.__version__,
-    } | {k: str(v) for k, v in scoring.model_dump().items() if k == "calibration_images"}
+    } | {k: str(v) for k, v in scoring.model_dump().items() if "calibration" in k}
 
 
 def open_workplace(
@@ -185,7 +192,7 @@ def open_workplace(
         MissingExtraError: Ray is asked for and not installed.
     """
     compute = context.compute
-    network = context.network.to(resolve_device(context.device)).eval()
+    network = context.network.to(resolve_device(context.device))
     with threads(threads_of(compute)):
         execution = _execution(network, context.trace, images, compute, store)
         tricks = Tricks(fold=fold, memory_bytes=compute.memory_mb * 1_000_000)
@@ -276,20 +283,17 @@ def _splits(context: Context) -> tuple[TrainSplit, SearchSplit]:
 def _reference(network: nn.Module, inputs: Inputs, device: str) -> Tensor:
     where = resolve_device(device)
     count = len(next(iter(_parts(inputs).values())))
-    network = network.to(where)
-    training = network.training
-    with torch.inference_mode():
+    with (
+        modes_restored(network),
+        placed(network, where, channels_last=False),
+        torch.inference_mode(),
+    ):
         network.eval()
-        rows_of = range(0, count, _READ)
+        batches = (rows(inputs, at, at + _READ) for at in range(0, count, _READ))
         logits = [
-            forward_logits(
-                network, to_place(rows(inputs, at, at + _READ), where, channels_last=False)
-            )
-            .float()
-            .cpu()
-            for at in rows_of
+            forward_logits(network, to_place(batch, where, channels_last=False)).float().cpu()
+            for batch in batches
         ]
-    network.train(training)
     return torch.cat(logits).clone()
 
 

@@ -21,9 +21,6 @@ from rich.table import Column
 from rich.text import Text
 
 _LINES_OF = frozenset({"compare"})  # phases whose every step is worth a line in a log
-_NAMES = {
-    "per second": "candidates/s"
-}  # of values, where they are shown otherwise than they are told
 _MOST_COUNTED = 9999  # of more steps the share is shown, not the number
 _WIDE = 100  # columns of a terminal that has room for the time that has passed
 _LEAST_BAR = 4

@@ -112,6 +112,7 @@ def _history(
             "loss": found.loss,
             "top1": found.top1,
             "images": float(found.images),
+            "complete": float(found.complete),
             f"best_{quantity}": getattr(best, quantity),
         }
         points.append(HistoryPoint(phase=phase, step=step, seconds=seconds, values=values))

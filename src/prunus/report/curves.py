@@ -17,6 +17,8 @@ from prunus.report.style import DASHES, axis, colors, dropdown, figure, series_n
 _TRAINING_NAMES = ("train", "fit", "fine", "distil", "retrain")
 IMAGES = "images"
 """Value of a candidate: how many it was seen on before it was dropped; all, if it was not."""
+_COMPLETE = "complete"
+"""Value of a candidate: 1 where it was seen on all images, 0 where it was dropped on the way."""
 _QUALITIES = ("fitness", "score", "top1", "f1", "reward", "value")
 """Values of a candidate of which more is better."""
 
@@ -128,7 +130,7 @@ def training_figure(rows: Sequence[Row]) -> go.Figure | None:
 def _views(keys: Sequence[str]) -> dict[str, list[str]]:
     """What is shown together: each best with the values it is the best of, then all others alone."""
     views: dict[str, list[str]] = {}
-    left = [key for key in keys if not _is_best(key)]
+    left = [key for key in keys if not _is_best(key) and key != _COMPLETE]
     for key in keys:
         if _is_best(key) and _best_of(key) in left:
             views[f"{_best_of(key)}, best so far"] = [key, _best_of(key)]
@@ -160,10 +162,9 @@ def _search_traces(points: Sequence[HistoryPoint], keys: Sequence[str]) -> Itera
 
 
 def _symbols(points: Sequence[HistoryPoint], key: str) -> list[str]:
-    """Hollow where a candidate has not been seen on all images; in the order of ``_line``."""
-    most = max((p.values.get(IMAGES, 0.0) for p in points), default=0.0)
+    """Hollow where a candidate was dropped on the way; in the order of ``_line``."""
     return [
-        "circle" if p is None or p.values.get(IMAGES, most) == most else "circle-open"
+        "circle" if p is None or p.values.get(_COMPLETE, 1.0) else "circle-open"
         for p in _with_breaks(_there(points, key))
     ]
 

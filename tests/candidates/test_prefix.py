@@ -1,0 +1,560 @@
+"""Boundaries by hand; a run begun at one is the whole run; what agrees is what computes the same."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional
+
+from prunus.candidates.prefix import Passed, Prefix, PrefixCache
+from prunus.candidates.skeleton import Skeleton
+from prunus.graph import Trace, trace
+from prunus.graph.inputs import output_tensors
+from prunus.plan import Plan
+from prunus.zoo import build
+from tests.candidates.subjects import (
+    bits_of,
+    flags,
+    same_bits,
+    share_weight_,
+    some_plans,
+    unchanged,
+    zero,
+)
+from tests.helpers import Wired, chain, enliven_, images
+
+RGB = images(3, 3, 8, 8)
+TOKENS = images(3, 5, 6)
+
+
+def skip_net() -> nn.Module:
+    """stem, then a + b around a skip, then c, and d that reads c and the stem's sum."""
+
+    def wiring(m: Any, x: Tensor) -> Tensor:
+        x = m.stem(x)
+        x = m.b(m.a(x).relu()) + x
+        y = m.join(x)
+        z = m.d(m.c(y).relu()) + y
+        out: Tensor = m.head(z.mean((2, 3)))
+        return out
+
+    return Wired(
+        wiring,
+        stem=nn.Conv2d(3, 4, 3),
+        a=nn.Conv2d(4, 5, 1),
+        b=nn.Conv2d(5, 4, 1),
+        join=nn.Conv2d(4, 6, 1),
+        c=nn.Conv2d(6, 5, 1),
+        d=nn.Conv2d(5, 6, 1),
+        head=nn.Linear(6, 3),
+    )
+
+
+class Block(nn.Module):
+    """One ReLU for two places, in place, around a skip."""
+
+    def __init__(self, inner: int) -> None:
+        super().__init__()
+        self.one, self.norm1 = nn.Conv2d(4, inner, 3, padding=1), nn.BatchNorm2d(inner)
+        self.two, self.norm2 = nn.Conv2d(inner, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.norm1(self.one(x)))
+        y = self.norm2(self.two(y))
+        y += x
+        out: Tensor = self.relu(y)
+        return out
+
+
+def in_place() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(inplace=True),
+        Block(5),
+        nn.ReLU6(inplace=True),
+        Block(6),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 3),
+    )
+
+
+class Viewed(nn.Module):
+    """Shapes read from activations, and a flatten by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        batch, _, side, _ = x.shape
+        x = self.b(functional.relu_(x).mul_(0.5))
+        x = x.view(batch, x.shape[1], -1).sum(2) / side
+        out: Tensor = self.head(x.view(batch, -1))
+        return out
+
+
+class Twice(nn.Module):
+    """A layer that is called twice, at two sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.same = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3)
+        self.last, self.head = nn.Conv2d(4, 5, 1), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.same(self.same(self.stem(x)).relu())
+        out: Tensor = self.head(self.last(x.relu()).mean((2, 3)))
+        return out
+
+
+class Looks(nn.Module):
+    """Looks at a value of its first layer to choose a path: later runs may choose another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 5, 1)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        y = self.b(x)
+        if x.sum().item() > 0:
+            y = y * 2
+        out: Tensor = self.head(self.c(y).mean((2, 3)))
+        return out
+
+
+class Functional(nn.Module):
+    """Runs layers by their weights: these modules are never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 5, 1)
+        self.c, self.head = nn.Conv2d(5, 6, 1), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.conv2d(x, self.a.weight, self.a.bias).relu()
+        x = functional.conv2d(x, self.b.weight, self.b.bias).relu()
+        out: Tensor = self.head(self.c(x).mean((2, 3)))
+        return out
+
+
+class Early(nn.Module):
+    """Reads, in its first layer, the weight of a layer that is called later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.late = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.b(self.a(functional.linear(x, self.late.weight)).relu())
+        out: Tensor = self.head(self.late(x).mean(1))
+        return out
+
+
+def tied() -> nn.Module:
+    """The first layer has its weight from the last, whose name it has in the plan."""
+    network = Wired(
+        lambda m, x: m.head(m.last(m.mid(m.first(x).relu()).relu()).mean(1)),
+        last=nn.Linear(6, 6),
+        first=nn.Linear(6, 6),
+        mid=nn.Linear(6, 6),
+        head=nn.Linear(6, 3),
+    )
+    share_weight_(network, "first", "last")
+    return network
+
+
+class Remembers(nn.Module):
+    """Keeps what it returned, for others to read later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.kept = torch.zeros(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x)
+        self.kept = y.mean((2, 3))
+        return y
+
+
+def reads_what_is_kept() -> nn.Module:
+    return Wired(
+        lambda m, x: m.head(m.b(m.a(x)).mean((2, 3)) + m.a.kept),
+        a=Remembers(),
+        b=nn.Conv2d(4, 4, 1),
+        head=nn.Linear(4, 3),
+    )
+
+
+class Encoder(nn.Module):
+    """PyTorch's own encoder layers, which run in one fused function in evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(8, 2, 12, batch_first=True) for _ in range(3)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        for layer in self.layers:
+            x = layer(x)
+        out: Tensor = self.head(x.mean(1))
+        return out
+
+
+def attention() -> nn.Module:
+    """PyTorch's own attention, which reads its output layer's weight and does not call it."""
+    return Wired(
+        lambda m, x: m.head(m.mid(m.att(y := m.embed(x), y, y)[0]).mean(1)),
+        embed=nn.Linear(6, 8),
+        att=nn.MultiheadAttention(8, 2, batch_first=True),
+        mid=nn.Linear(8, 8),
+        head=nn.Linear(8, 3),
+    )
+
+
+class Named(nn.Module):
+    """Dictionaries in, between modules, and out."""
+
+    class Part(nn.Module):
+        def __init__(self, size: int, out: int) -> None:
+            super().__init__()
+            self.inner = nn.Linear(size, out)
+
+        def forward(self, values: dict[str, Any]) -> dict[str, Any]:
+            shift, number = values["shift"]
+            return {"x": self.inner(values["x"]).relu_(), "shift": (shift * 2, number + 1)}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.head = self.Part(6, 8), self.Part(8, 7), nn.Linear(7, 3)
+
+    def forward(self, tokens: Tensor, scale: Tensor) -> dict[str, Tensor]:
+        values = self.two(self.one({"x": tokens, "shift": (scale, 1)}))
+        return {"logits": self.head(values["x"].mean(1) + values["shift"][0].unsqueeze(1))}
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
+    "skips": (skip_net, RGB),
+    "in place": (in_place, RGB),
+    "views": (Viewed, RGB),
+    "called twice": (Twice, RGB),
+    "looks": (Looks, RGB),
+    "functional": (Functional, RGB),
+    "early": (Early, TOKENS),
+    "tied": (tied, TOKENS),
+    "remembers": (reads_what_is_kept, RGB),
+    "encoder": (Encoder, TOKENS),
+    "attention": (attention, TOKENS),
+    "named": (Named, {"tokens": TOKENS, "scale": images(3)}),
+    "digits_cnn": (lambda: build("digits_cnn"), images(3, 1, 8, 8)),
+    "resnet20": (lambda: build("resnet20", width=0.3), images(3, 3, 8, 8)),
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    network: nn.Module
+    trace: Trace
+    skeleton: Skeleton
+    prefix: Prefix
+    inputs: Any
+
+    def plans(self, count: int) -> list[Plan]:
+        """Some channels, some connections of some weights."""
+        weights = [(n, p) for n, p in self.network.named_parameters() if p.dim() > 1]
+        plans = some_plans(self.trace, count, groups=2) if self.trace.cuttable else []
+        for seed in range(count):
+            name, weight = weights[seed * len(weights) // count]
+            keep = flags(*weight.shape[:2], seed=seed)
+            plans.append(self.trace.plan({}, [zero(name, keep, level_of(weight))]))
+        return plans
+
+    def run(self, inputs: Any, *args: Any) -> tuple[list[Tensor], dict[int, Passed]]:
+        with torch.inference_mode():
+            out, passed = self.prefix.run(inputs, *args)
+        return output_tensors(out), passed
+
+
+def level_of(weight: Tensor) -> Any:
+    return "kernel" if weight.dim() > 2 else "weight"
+
+
+@cache
+def subject(name: str) -> Subject:
+    return made(*NETWORKS[name])
+
+
+def made(make: Callable[[], nn.Module], inputs: Any) -> Subject:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = enliven_(make())
+    with torch.inference_mode():
+        skeleton = Skeleton(network)
+        prefix = Prefix(skeleton, first_two(inputs))
+    return Subject(network, trace(network, inputs), skeleton, prefix, inputs)
+
+
+def first_two(inputs: Any) -> Any:
+    if isinstance(inputs, Tensor):
+        return inputs[:2]
+    return {name: tensor[:2] for name, tensor in inputs.items()}
+
+
+def other_values(inputs: Any) -> Any:
+    """Another batch, of another size."""
+    if isinstance(inputs, Tensor):
+        return images(5, *inputs.shape[1:], seed=8)
+    return {name: images(5, *t.shape[1:], seed=8) for name, t in inputs.items()}
+
+
+def names(found: Subject) -> list[str]:
+    return [boundary.module for boundary in found.prefix.boundaries]
+
+
+# Where they are
+
+
+def test_boundaries_with_skips_by_hand() -> None:
+    """Inside a block the skip goes round each layer; the sums are no modules."""
+    assert names(subject("skips")) == ["stem", "join", "head"]
+
+
+def test_boundaries_of_a_chain_are_the_last_modules_before_each_next_layer() -> None:
+    found = made(chain, images(2, 3, 8, 8))
+    assert names(found) == ["0", "2", "5", "6"]
+    owners = [sorted(b.owners) for b in found.prefix.boundaries]
+    assert owners == [
+        ["", "0"],
+        ["", "0", "1", "2"],
+        ["", "0", "1", "2", "3", "4", "5"],
+        ["", "0", "1", "2", "3", "4", "5", "6"],
+    ]
+
+
+def test_boundaries_of_residual_networks_by_hand() -> None:
+    assert names(subject("in place")) == ["0", "2", "4", "7", "8"]
+    # conv1; relu1 is read by conv2 and the sum, so from there on relu3, then relu4.
+    found = subject("digits_cnn")
+    assert names(found) == ["conv1", "relu1", "relu3", "conv4", "avgpool", "fc"]
+    blocks = names(subject("resnet20"))
+    inside = [f"layer{i}.{k}" for i in (1, 2, 3) for k in range(3)]
+    for block in inside[:2] + inside[3:5] + inside[6:8]:
+        # The last module with the same tensors before it: the block's ReLU or the block itself.
+        assert block in blocks or f"{block}.relu2" in blocks
+    assert not any(".conv" in name or ".bn" in name for name in blocks)
+
+
+def test_value_that_decides_a_path_is_no_boundary() -> None:
+    """After ``b`` the network still looks at what ``a`` returned."""
+    assert names(subject("looks")) == ["a"]
+
+
+def test_input_is_known_and_needs_no_boundary() -> None:
+    """``b`` reads the images, not what ``a`` made of them; nothing but ``a`` is ended before."""
+    network = Wired(
+        lambda m, x: m.a(x).mean((2, 3)) + m.b(x).mean((2, 3)),
+        a=nn.Conv2d(3, 2, 1),
+        b=nn.Conv2d(3, 2, 1),
+    )
+    assert names(made(lambda: network, RGB)) == ["a"]
+
+
+def test_network_without_boundaries() -> None:
+    """Its only layer is called twice."""
+    network = Wired(lambda m, x: m.a(m.a(x)).mean((2, 3)), a=nn.Conv2d(3, 3, 1))
+    found = made(lambda: network, RGB)
+    assert names(found) == []
+    assert found.prefix.signatures(found.trace.plan({})) == ()
+    out, left = found.run(RGB)
+    assert same_bits(out, [network(RGB)]) and left == {}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_later_boundaries_include_earlier_ones(name: str) -> None:
+    found = subject(name)
+    for before, after in itertools.pairwise(found.prefix.boundaries):
+        assert before.owners < after.owners
+
+
+# What runs from there
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_run_from_a_boundary_is_the_whole_run_bit_by_bit(name: str) -> None:
+    found = subject(name)
+    before = bits_of(found.network)
+    every = range(len(found.prefix.boundaries))
+    for plan in found.plans(2):
+        for inputs in (found.inputs, other_values(found.inputs)):
+            found.skeleton.load(plan)
+            whole, _ = found.run(inputs)
+            again, passed = found.run(inputs, None, every)
+            assert same_bits(whole, again)
+            assert sorted(passed) == list(every)
+            for index in every:
+                for _ in range(2):  # what is kept is not written to
+                    later = range(index + 1, len(every))
+                    out, more = found.run(inputs, (index, passed[index]), later)
+                    assert same_bits(out, whole)
+                    assert sorted(more) == list(later)
+                    for number, value in more.items():
+                        mine, theirs = (
+                            output_tensors(value.value),
+                            output_tensors(passed[number].value),
+                        )
+                        assert same_bits(mine, theirs)
+    assert unchanged(found.network, before)
+    assert found.skeleton.watcher is None
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_where_signatures_agree_one_candidate_runs_on_what_another_left(name: str) -> None:
+    """The claim that all sharing rests on."""
+    found = subject(name)
+    plans = found.plans(5)
+    every = range(len(found.prefix.boundaries))
+    signatures = [found.prefix.signatures(plan) for plan in plans]
+    left, whole = [], []
+    for plan in plans:
+        found.skeleton.load(plan)
+        out, passed = found.run(found.inputs, None, every)
+        left.append(passed)
+        whole.append(out)
+    wrong = []
+    for mine, theirs in itertools.permutations(range(len(plans)), 2):
+        found.skeleton.load(plans[mine])
+        for index in every:
+            if signatures[mine][index] == signatures[theirs][index]:
+                # Another candidate has run in between: nothing may be left of it on the modules.
+                out, _ = found.run(found.inputs, (index, left[theirs][index]))
+                if not same_bits(out, whole[mine]):
+                    wrong.append((found.prefix.boundaries[index].module, mine, theirs))
+    assert not wrong
+
+
+@pytest.mark.parametrize("name", ["Bert", "Swin"])
+def test_small_transformers(name: str, architectures: Any) -> None:
+    network, inputs = architectures(name)
+    network.eval()
+    with torch.inference_mode():
+        skeleton = Skeleton(network)
+        prefix = Prefix(skeleton, dict(inputs))
+    assert len(prefix.boundaries) >= 4
+    plan = some_plans(trace(network, inputs, verify=False), 1)[0]
+    with torch.inference_mode():
+        skeleton.load(plan)
+        whole, passed = prefix.run(dict(inputs), None, range(len(prefix.boundaries)))
+        for index, value in passed.items():
+            out, _ = prefix.run(dict(inputs), (index, value))
+            assert same_bits(output_tensors(out), output_tensors(whole))
+
+
+# Signatures
+
+
+@pytest.mark.parametrize("name", ["skips", "in place", "digits_cnn", "resnet20"])
+def test_signature_changes_with_what_comes_before_and_with_nothing_else(name: str) -> None:
+    found = subject(name)
+    dense = found.prefix.signatures(found.trace.plan({}))
+    assert len(set(dense)) == 1  # nothing is decided anywhere
+    order = [b.module for b in found.prefix.boundaries]
+    for tensor, weight in found.network.named_parameters():
+        if weight.dim() < 2:
+            continue
+        keep = flags(*weight.shape[:2])
+        keep.flat[-1] = False
+        plan = found.trace.plan({}, [zero(tensor, keep, level_of(weight))])
+        owner = tensor.rpartition(".")[0]
+        differs = [a != b for a, b in zip(found.prefix.signatures(plan), dense, strict=True)]
+        expected = [owner in boundary.owners for boundary in found.prefix.boundaries]
+        assert differs == expected, (tensor, order)
+        assert differs[-1] or owner == ""
+
+
+def test_order_of_edits_does_not_matter() -> None:
+    found = subject("resnet20")
+    plan = found.plans(1)[0]
+    turned = plan.model_copy(update={"edits": plan.edits[::-1]})
+    assert found.prefix.signatures(turned) == found.prefix.signatures(plan)
+
+
+# The cache
+
+
+def passed(numbers: int, value: float = 0.0) -> Passed:
+    """Four bytes to a number."""
+    return Passed(torch.full((numbers,), value), {})
+
+
+def test_bytes_of_nested_values() -> None:
+    value = {"a": (torch.zeros(3), [torch.zeros(2, dtype=torch.int64)]), "b": 7}
+    assert Passed(value, {}).nbytes == 12 + 16
+
+
+def test_oldest_used_group_goes_first() -> None:
+    cache = PrefixCache(40)
+    cache.put("a", 0, passed(4))
+    cache.put("b", 0, passed(4))
+    assert cache.get("a", 0) is not None  # now b is the oldest
+    cache.put("c", 0, passed(4))
+    assert cache.get("b", 0) is None
+    assert cache.get("a", 0) is not None and cache.get("c", 0) is not None
+    assert len(cache) == 2
+    assert cache.hits == 3
+
+
+def test_group_is_never_thrown_away_for_itself() -> None:
+    cache = PrefixCache(40)
+    cache.put("a", 0, passed(4))
+    cache.put("b", 0, passed(4))
+    cache.put("b", 1, passed(4))  # a goes
+    cache.put("b", 2, passed(4))  # does not fit beside its own
+    assert [cache.get("b", item) is not None for item in range(3)] == [True, True, False]
+    assert cache.get("a", 0) is None
+
+
+def test_limit_of_zero_keeps_nothing() -> None:
+    cache = PrefixCache(0)
+    cache.put("a", 0, passed(1))
+    assert len(cache) == 0 and cache.get("a", 0) is None and cache.hits == 0
+
+
+@given(
+    limit=st.integers(0, 200),
+    calls=st.lists(
+        st.tuples(st.booleans(), st.integers(0, 3), st.integers(0, 3), st.integers(1, 20)),
+        max_size=60,
+    ),
+)
+def test_cache_respects_its_limit_and_returns_what_was_put(
+    limit: int, calls: list[tuple[bool, int, int, int]]
+) -> None:
+    cache = PrefixCache(limit)
+    known: dict[tuple[int, int], Passed] = {}
+    for is_put, group, item, size in calls:
+        if is_put and (cache.get(group, item) is None):
+            known[group, item] = passed(size)
+            cache.put(group, item, known[group, item])
+        found = cache.get(group, item)
+        assert found is None or found is known[group, item]
+        kept = [known[key] for key in known if cache.get(*key) is known[key]]
+        assert sum(value.nbytes for value in kept) <= limit
+        assert len(cache) == len(kept)

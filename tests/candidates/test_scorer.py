@@ -1,0 +1,384 @@
+"""A score is what cutting, recalibrating and evaluating gives, however it is computed."""
+
+import copy
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, log_softmax
+
+from prunus.candidates.scorer import Images, Scorer, Tricks
+from prunus.candidates.skeleton import Skeleton
+from prunus.candidates.task import Result, Task
+from prunus.data import SearchSplit, TrainSplit
+from prunus.errors import InputError
+from prunus.graph import Trace, cut, trace
+from prunus.graph.inputs import call
+from prunus.plan import Plan
+from prunus.train import evaluate, recalibrate_batch_norm_
+from prunus.train.forward import logits_of
+from prunus.train.precision import Execution
+from prunus.zoo import build
+from tests.candidates.subjects import (
+    bits_of,
+    flags,
+    gather,
+    random_plan,
+    search_split,
+    some_plans,
+    train_split,
+    unchanged,
+    zero,
+)
+from tests.helpers import enliven_, images
+
+BARE = Tricks(fold=False, memory_bytes=0)
+LAST = Execution("float32", "channels_last")
+
+
+@cache
+def subject(name: str = "digits_cnn") -> tuple[nn.Module, Trace, SearchSplit, TrainSplit, Images]:
+    shape = (1, 8, 8) if name == "digits_cnn" else (3, 8, 8)
+    arguments = {} if name == "digits_cnn" else {"width": 0.3}
+    network = enliven_(build(name, **arguments))
+    search, train = (
+        search_split(images(150, *shape, seed=1), 10),
+        train_split(images(140, *shape, seed=2), 10),
+    )
+    found = trace(network, images(2, *shape), verify=False)
+    return network, found, search, train, gather(network, search, train)
+
+
+def score(
+    scorer: Scorer,
+    plan: Plan,
+    *ends: int,
+    share: tuple[int, ...] = (),
+    anew: bool = False,
+    calibration: int | None = None,
+) -> Result:
+    """One result of a candidate scored in parts."""
+    results: list[Result] = []
+    for start, stop in zip((0, *ends), ends, strict=False):
+        statistics = results[-1].statistics if results and not anew else None
+        results.append(scorer(Task("k", plan, start, stop, statistics, calibration, share)))
+        assert (results[-1].start, results[-1].stop) == (start, stop)
+    assert len({result.statistics for result in results}) == 1
+    return replace(
+        results[0],
+        stop=ends[-1],
+        kl=np.concatenate([r.kl for r in results]),
+        loss=np.concatenate([r.loss for r in results]),
+        correct=np.concatenate([r.correct for r in results]),
+    )
+
+
+def same(a: Result, b: Result) -> bool:
+    return (
+        a.statistics == b.statistics
+        and a.kl.tobytes() == b.kl.tobytes()
+        and a.loss.tobytes() == b.loss.tobytes()
+        and a.correct.tobytes() == b.correct.tobytes()
+    )
+
+
+def require_close(a: Result, b: Result, tolerance: float = 1e-4) -> None:
+    np.testing.assert_allclose(a.kl, b.kl, rtol=tolerance, atol=tolerance / 10)
+    np.testing.assert_allclose(a.loss, b.loss, rtol=tolerance, atol=tolerance / 10)
+    assert (a.correct == b.correct).mean() > 0.98
+
+
+@pytest.mark.parametrize("name", ["digits_cnn", "resnet20"])
+@pytest.mark.parametrize("tricks", [BARE, Tricks(), Tricks(fold=True, memory_bytes=0)])
+def test_score_is_that_of_the_cut_recalibrated_network(name: str, tricks: Tricks) -> None:
+    network, found, search, train, held = subject(name)
+    before = bits_of(network)
+    scorer = Scorer(network, held, tricks=tricks)
+    for seed in range(2):
+        plan = random_plan(found, seed)
+        small = cut(network, plan)
+        recalibrate_batch_norm_(small, train, images=128, seed=0)
+        expected = evaluate(small, search)
+        (inputs, labels), *_ = search.batches(150)
+        logits = logits_of(call(small, inputs)).double()
+        p = log_softmax(held.reference.double(), 1).exp()
+        kl = (p * (p.log() - log_softmax(logits, 1))).sum(1).numpy()
+        result = score(scorer, plan, 150)
+        assert result.loss.mean() == pytest.approx(expected.loss, rel=1e-4)
+        assert result.correct.mean() == pytest.approx(expected.top1, abs=1.01 / 150)
+        np.testing.assert_allclose(result.kl, kl, rtol=1e-3, atol=1e-5)
+        loss = cross_entropy(logits, labels, reduction="none").numpy()
+        np.testing.assert_allclose(result.loss, loss, rtol=1e-4, atol=1e-5)
+        statistics = np.frombuffer(result.statistics, dtype="<f4")
+        theirs = [
+            t.numpy()
+            for m in small.modules()
+            if isinstance(m, nn.BatchNorm2d)
+            for t in (m.running_mean, m.running_var)
+            if t is not None
+        ]
+        np.testing.assert_array_equal(statistics, np.concatenate(theirs))
+    assert unchanged(network, before)
+
+
+def test_dense_network_has_no_divergence_from_itself_but_for_its_statistics() -> None:
+    network, found, _, train, held = subject()
+    recalibrated = copy.deepcopy(network)
+    recalibrate_batch_norm_(recalibrated, train, images=128, seed=0)
+    again = replace(held, reference=logits_of(call(recalibrated, held.search)))
+    result = score(Scorer(network, again), found.plan({}), 150)
+    assert np.abs(result.kl).max() < 1e-6
+
+
+@pytest.mark.parametrize("execution", [Execution(), LAST])
+@pytest.mark.parametrize("tricks", [BARE, Tricks()])
+def test_parts_give_the_bits_of_the_whole(execution: Execution, tricks: Tricks) -> None:
+    network, found, _, _, held = subject()
+    plan = random_plan(found, 5)
+    whole = score(Scorer(network, held, execution=execution, tricks=tricks), plan, 150)
+    scorer = Scorer(network, held, execution=execution, tricks=tricks)
+    assert same(score(scorer, plan, 64, 128, 150), whole)
+    assert same(score(scorer, plan, 64, 150, anew=True), whole)
+    assert same(score(scorer, plan, 128, 150, share=(0, 2)), whole)
+
+
+def test_layout_and_folding_round_and_nothing_more() -> None:
+    network, found, _, _, held = subject("resnet20")
+    plan = random_plan(found, 5)
+    plain = score(Scorer(network, held, tricks=BARE), plan, 150)
+    for execution in (Execution(), LAST):
+        for fold in (False, True):
+            tricks = Tricks(fold=fold, memory_bytes=0)
+            require_close(
+                score(Scorer(network, held, execution=execution, tricks=tricks), plan, 150), plain
+            )
+
+
+@pytest.mark.parametrize("execution", [Execution(), LAST])
+@pytest.mark.parametrize("memory", [256_000_000, 1_500_000, 0])
+@pytest.mark.parametrize("fold", [True, False])
+def test_shared_beginnings_change_no_bit(execution: Execution, memory: int, fold: bool) -> None:
+    """With room for all activations, for some of them only, and for none."""
+    network, found, _, _, held = subject()
+    plans = [found.plan({}), *some_plans(found, 7, groups=1)]
+    alone = [
+        score(Scorer(network, held, execution=execution, tricks=Tricks(fold, 0)), plan, 128, 150)
+        for plan in plans
+    ]
+    scorer = Scorer(network, held, execution=execution, tricks=Tricks(fold, memory))
+    every = tuple(range(len(scorer.prefix.boundaries)))
+    rng = np.random.default_rng(0)
+    for _ in range(2):
+        for index in rng.permutation(len(plans)):
+            share = tuple(sorted(rng.choice(every, size=3, replace=False).tolist()))
+            ends = ((150,), (64, 150), (128, 150))[rng.integers(3)]
+            result = score(scorer, plans[index], *ends, share=share, anew=bool(rng.integers(2)))
+            assert same(result, alone[index]), (index, share, ends)
+    assert (scorer.prefix_hits > 0) == (memory > 0)
+
+
+def test_sharing_in_residual_network_with_connections() -> None:
+    network, found, _, _, held = subject("resnet20")
+    shape = tuple(network.get_parameter("layer1.1.conv2.weight").shape[:2])
+    plans = [
+        *some_plans(found, 3, groups=1),
+        found.plan({}, [zero("layer1.1.conv2.weight", flags(*shape))]),
+        found.plan({}, [zero("layer1.1.conv2.weight", flags(*shape, seed=1))]),
+    ]
+    scorer = Scorer(network, held)
+    every = tuple(range(len(scorer.prefix.boundaries)))
+    for plan in plans:
+        alone = score(Scorer(network, held), plan, 128)
+        assert same(score(scorer, plan, 128, share=every), alone)
+    assert scorer.prefix_hits > 0
+
+
+def test_end_in_mid_batch_does_not_show_in_later_tasks() -> None:
+    network, found, _, _, held = subject()
+    plan = found.plan({})
+    scorer = Scorer(network, held)
+    whole = score(Scorer(network, held), plan, 150)
+    short = score(scorer, plan, 70, share=(1, 3))
+    assert len(short.kl) == 70
+    assert same(score(scorer, plan, 150, share=(1, 3)), whole)
+    again = score(scorer, plan, 65, share=(1, 3))
+    np.testing.assert_allclose(again.kl, whole.kl[:65], rtol=1e-4, atol=1e-6)
+
+
+def test_statistics_of_fewer_images() -> None:
+    """The first of two batches: what recalibrating on that many images gives."""
+    network, found, search, train, held = subject()
+    plan = random_plan(found, 1)
+    small = cut(network, plan)
+    recalibrate_batch_norm_(small, train, images=64, seed=0)
+    result = score(Scorer(network, held), plan, 150, calibration=1)
+    assert result.loss.mean() == pytest.approx(evaluate(small, search).loss, rel=1e-4)
+
+
+def test_statistics_of_few_and_of_many_images_are_never_mixed() -> None:
+    network, found, _, _, held = subject()
+    plans = [found.plan({}), *some_plans(found, 4, groups=1)]
+    scorer = Scorer(network, held)
+    every = tuple(range(len(scorer.prefix.boundaries)))
+    for plan in (*plans, *plans[::-1]):
+        for count in (1, None):
+            alone = score(Scorer(network, held), plan, 150, calibration=count)
+            assert same(score(scorer, plan, 64, 150, share=every, calibration=count), alone)
+
+
+def test_network_without_batch_norm() -> None:
+    network = enliven_(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 10))
+    )
+    found = trace(network, images(2, 3, 8, 8))
+    search, train = search_split(images(70, 3, 8, 8), 10), train_split(images(9, 3, 8, 8), 10)
+    scorer = Scorer(network, gather(network, search, train, 2))
+    plan = random_plan(found, 0)
+    result = score(scorer, plan, 64, 70)
+    assert result.statistics == b""
+    expected = evaluate(cut(network, plan), search)
+    assert result.loss.mean() == pytest.approx(expected.loss, rel=1e-5)
+    assert result.correct.mean() == expected.top1
+    assert scorer(Task("k", plan, 0, 64, statistics=b"")).statistics == b""
+
+
+def test_batch_norm_without_statistics_is_left_alone() -> None:
+    network = enliven_(
+        nn.Sequential(
+            nn.Conv2d(3, 4, 3),
+            nn.BatchNorm2d(4, track_running_stats=False),
+            nn.Conv2d(4, 5, 3),
+            nn.BatchNorm2d(5, affine=False),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(5, 3),
+        )
+    )
+    found = trace(network, images(2, 3, 8, 8), verify=False)
+    search, train = search_split(images(64, 3, 8, 8), 3), train_split(images(64, 3, 8, 8), 3)
+    plan = random_plan(found, 1)
+    result = score(Scorer(network, gather(network, search, train, 64)), plan, 64)
+    small = cut(network, plan)
+    recalibrate_batch_norm_(small, train, images=64, seed=0)
+    assert result.loss.mean() == pytest.approx(
+        evaluate(small, search, batch_size=64).loss, rel=1e-4
+    )
+
+
+def test_broken_weights_give_no_number_and_no_error() -> None:
+    network, found, search, train, _ = subject()
+    broken = copy.deepcopy(network)
+    with torch.no_grad():
+        broken.get_parameter("conv1.weight")[3, 0, 0, 0] = torch.nan
+    held = gather(network, search, train)
+    scorer = Scorer(broken, held)
+    every = tuple(range(len(scorer.prefix.boundaries)))
+    result = score(scorer, found.plan({}), 150, share=every)
+    assert np.isnan(result.kl).all() and np.isnan(result.loss).all()
+    keep = np.ones(16, dtype=bool)
+    keep[3] = False
+    group = next(
+        g.name
+        for g in found.groups
+        if any(a.tensor == "conv1.weight" and a.dim == 0 for a in g.axes)
+    )
+    healthy = score(scorer, found.plan({group: keep}), 150, share=every)
+    assert np.isfinite(healthy.kl).all()
+    assert same(
+        healthy,
+        score(Scorer(network, held, tricks=Tricks(fold=False)), found.plan({group: keep}), 150),
+    ) or (
+        np.allclose(
+            healthy.kl, score(Scorer(network, held), found.plan({group: keep}), 150).kl, rtol=1e-4
+        )
+    )
+
+
+def test_inputs_by_name_and_outputs_with_logits(architectures: Any) -> None:
+    network, example = architectures("Bert")
+    network.eval()
+    generator = torch.Generator().manual_seed(0)
+    inputs = {
+        "input_ids": torch.randint(3, 119, (20, 12), generator=generator),
+        "attention_mask": torch.ones(20, 12, dtype=torch.int64),
+    }
+    search, train = search_split(inputs, 3), train_split(inputs, 3)
+    held = gather(network, search, train, 2)
+    found = trace(network, example, verify=False)
+    scorer = Scorer(network, held, batch_size=8)
+    every = tuple(range(len(scorer.prefix.boundaries)))
+    for seed in range(2):
+        plan = some_plans(found, 2, groups=1)[seed]
+        result = score(scorer, plan, 16, 20, share=every)
+        expected = evaluate(cut(network, plan), search)
+        assert result.loss.mean() == pytest.approx(expected.loss, rel=1e-4)
+        assert result.correct.mean() == pytest.approx(expected.top1, abs=0.051)
+
+
+# Refusals
+
+
+def test_statistics_of_another_plan_are_refused() -> None:
+    network, found, _, _, held = subject()
+    scorer = Scorer(network, held)
+    of_dense = score(scorer, found.plan({}), 64).statistics
+    plan = random_plan(found, 3, share=0.4)
+    with pytest.raises(InputError, match="statistics"):
+        scorer(Task("k", plan, 0, 64, of_dense))
+    own = score(scorer, plan, 64)
+    for wrong in (b"", own.statistics[:-4], own.statistics + b"\0\0\0\0", own.statistics[:-1]):
+        with pytest.raises(InputError, match="statistics"):
+            scorer(Task("k", plan, 0, 64, wrong))
+    assert same(score(scorer, plan, 64), own)
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"), [(3, 64), (0, 0), (64, 64), (64, 10), (0, 151), (192, 200)]
+)
+def test_task_that_does_not_fit_is_refused(start: int, stop: int) -> None:
+    network, found, _, _, held = subject()
+    with pytest.raises(InputError, match=f"a task on images {start} to {stop} does not fit 150"):
+        Scorer(network, held, tricks=BARE)(Task("k", found.plan({}), start, stop))
+
+
+def test_scoring_goes_on_after_an_error() -> None:
+    network, found, _, _, held = subject()
+    scorer = Scorer(network, held)
+    plan = random_plan(found, 3)
+    expected = score(scorer, plan, 64)
+    bad = plan.model_copy(update={"source": plan.result})
+    with pytest.raises(Exception, match="another network"):
+        scorer(Task("k", bad, 0, 64))
+    assert same(score(scorer, plan, 64), expected)
+
+
+# What is left alone
+
+
+def test_network_random_state_and_threads_are_left_alone() -> None:
+    network, found, _, _, held = subject()
+    given_one = copy.deepcopy(network)
+    given_one.get_submodule("bn2").train()
+    given_one.train()
+    given_one.get_submodule("bn3").eval()
+    before = bits_of(given_one)
+    modes = [m.training for m in given_one.modules()]
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    numpy_state = repr(np.random.get_state())  # noqa: NPY002  # it is the global one
+    scorer = Scorer(given_one, held)
+    result = score(scorer, random_plan(found, 3), 64, 150, share=(0, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert repr(np.random.get_state()) == numpy_state  # noqa: NPY002
+    assert torch.get_num_threads() == threads
+    assert [m.training for m in given_one.modules()] == modes
+    assert unchanged(given_one, before)
+    assert same(result, score(Scorer(network, held), random_plan(found, 3), 150))
+
+
+def test_order_of_batch_norms_is_that_of_definition() -> None:
+    network, *_ = subject()
+    assert Skeleton(network).norms == ["bn1", "bn2", "bn3", "bn4"]

@@ -131,7 +131,6 @@ def _shown(values: Mapping[str, float]) -> str:
     'best 0.1234, 8.31 candidates/s'
     """
     parts = []
-    for told, value in values.items():
-        name = _NAMES.get(told, told)
+    for name, value in values.items():
         parts.append(f"{value:.3g} {name}" if name.endswith("/s") else f"{name} {value:.4g}")
     return ", ".join(parts)

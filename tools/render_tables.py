@@ -15,6 +15,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 _MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 FULL_EPOCHS, FULL_SEEDS = 20, 3  # what the queue of benchmarks/resnet56.py is for
+ALL_NETWORKS = ("resnet56", "vgg16_bn", "resnet18")  # of benchmarks/candidates.py
 
 Rows = list[dict[str, Any]]
 
@@ -80,8 +81,34 @@ def resnet56(rows: Rows) -> str:
     return "\n".join(lines)
 
 
+def candidates(rows: Rows) -> str:
+    """A line for each peer, engine and mode; what is missing is said."""
+    head = "| network | mode | engine | peer | plans | candidates/s | peer's | ratio | τ | recall | regret |"
+    lines = [head, "|---|---|---|---|--:|--:|--:|--:|--:|--:|--:|"]
+    for row in rows:
+        bounds = [row.get("tau_floor"), row.get("tau_ceiling")]
+        beside = "" if bounds[0] is None else f" ({', '.join(_number(b) for b in bounds)})"
+        recall, regret = row["top8_recall"], row["regret_pt"]
+        lines.append(
+            f"| {row['network']} | {row['mode']} | {row['engine']} | {row['peer']} | {row['plans']} "
+            f"| {row['candidates_per_s']:.3f} | {row['peer_candidates_per_s']:.3f} "
+            f"| {row['ratio']:.2f} ({row['ratio_min']:.2f} to {row['ratio_max']:.2f}) "
+            f"| {_number(row['kendall_tau'])}{beside} | {_number(recall)} "
+            f"| {'–' if regret is None else f'{regret:.2f} pt'} |"
+        )
+    missing = [n for n in ALL_NETWORKS if n not in {row["network"] for row in rows}]
+    if missing:
+        lines += ["", f"Partial: not measured yet: {', '.join(missing)}."]
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
 TABLES: dict[str, Callable[[Rows], str]] = {
     "accounting": accounting,
+    "candidates": candidates,
     "coverage": coverage,
     "resnet56": resnet56,
 }

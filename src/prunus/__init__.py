@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prunus.artifact import export as export
     from prunus.artifact import load as load
+    from prunus.compute import Compute as Compute
     from prunus.data import from_datasets as from_datasets
     from prunus.data import load_data as load_data
     from prunus.graph import certify as certify
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Budget",
+    "Compute",
     "Plan",
     "Prune",
     "Recalibrate",
@@ -58,6 +60,7 @@ __all__ = [
 
 _HOMES = {
     "prunus.artifact": ("export", "load"),
+    "prunus.compute": ("Compute",),
     "prunus.data": ("from_datasets", "load_data"),
     "prunus.graph": ("certify", "cut", "trace"),
     "prunus.method": ("Budget",),

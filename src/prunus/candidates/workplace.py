@@ -83,7 +83,7 @@ class Workplace:
     @cached_property
     def tensors(self) -> Mapping[str, Tensor]:
         """Parameters and buffers by name."""
-        return dict([*self.network.named_parameters(), *self.network.named_buffers()])
+        return _state(self.network)
 
     @cached_property
     def has_statistics(self) -> bool:
@@ -124,8 +124,8 @@ def gather_images(context: Context, scoring: Scoring) -> Images:
     generator = torch.Generator().manual_seed(context.seed)
     batches = islice(train.batches(size, generator=generator), available // size)
     inputs = _joined(parts)
-    original = context.network if context.original is None else context.original
-    reference = _reference(original, inputs, context.device)
+    with threads(threads_of(context.compute)):
+        reference = _reference(_original(context), inputs, context.device)
     difficulty = _entropy(reference)
     order = spread_order(difficulty)
     return Images(
@@ -164,14 +164,13 @@ def _entropy(logits: Tensor) -> Tensor:
 def identity(context: Context, images: Images, scoring: Scoring) -> dict[str, str]:
     """All that decides scores, by name; one text each."""
     compute = context.compute
-    named = [*context.network.named_parameters(), *context.network.named_buffers()]
     return {
-        "network": _digest(dict(named)),
+        "network": _digest(_state(context.network)),
+        "original network": _digest(_state(_original(context))),
         "search images": _digest({"labels": images.labels, **_parts(images.search)}),
         "calibration images": _digest(
             {f"{i}{n}": t for i, b in enumerate(images.calibration) for n, t in _parts(b).items()}
         ),
-        "dense logits": _digest({"logits": images.reference}, digits=4),
         "images": str(len(images)),
         "batch_size": str(compute.batch_size),
         "threads": str(threads_of(compute)),
@@ -308,13 +307,19 @@ def _parts(inputs: Inputs) -> dict[str, Tensor]:
     return {"inputs": inputs} if isinstance(inputs, Tensor) else inputs
 
 
-def _digest(tensors: Mapping[str, Tensor], digits: int | None = None) -> str:
-    """SHA-256 over names, shapes and values; rounded first where rounding is not what counts."""
+def _original(context: Context) -> nn.Module:
+    return context.network if context.original is None else context.original
+
+
+def _state(network: nn.Module) -> dict[str, Tensor]:
+    return dict([*network.named_parameters(), *network.named_buffers()])
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and values, in hex."""
     total = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu()
-        if digits is not None:
-            tensor = tensor.double().round(decimals=digits) + 0.0
         total.update(f"{name}{list(tensor.shape)}{tensor.dtype}".encode())
         total.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()

@@ -53,6 +53,7 @@ from prunus.train import evaluate
 FOLDER = RESULTS / "candidates"
 TURN = 8  # plans of one side before the other side's turn
 TOP = 8  # of recall
+SERIAL_TURNS = 2  # of the full cell that the engine in one process takes part in, too
 WANTED = 4  # of halving: who is certainly not among the best four is dropped
 BUDGET = Budget.parse("macs=0.5")
 Row = dict[str, Any]
@@ -186,6 +187,8 @@ def full(bench: Bench) -> Row:
             rows["tp-float32"] += [_peer(k, s) for k, s in zip(numbers, peer, strict=True)]
             turn: Row = {"plans": len(numbers), "tp-float32": sum(s.seconds for s in peer)}
             for name, engine in engines.items():
+                if name == "serial" and len(turns) >= SERIAL_TURNS:
+                    continue
                 begin = time.perf_counter()
                 scored = engine.score(bench.candidates(numbers))
                 turn[name] = time.perf_counter() - begin
@@ -217,7 +220,7 @@ def search(bench: Bench) -> Row:
     """Halving over all plans from nothing, both engines by turns; peer (a) on two plans around each."""
     runs = []
     for repeat in range(2):
-        for name, compute in computes().items():
+        for name, compute in reversed(computes().items()):
             before = bench.peer(score_pruned, [2 * repeat])
             with bench.engine(compute) as engine:
                 engine.score(bench.candidates(range(PLANS - 2, PLANS)))
@@ -384,8 +387,10 @@ def table() -> None:
 
 
 def _full_row(network: str, cell: Row, engine: str) -> Row:
-    ratios = [turn["tp-float32"] / turn[engine] for turn in cell["turns"]]
-    mine, peer = ([p["kl"] for p in cell["scores"][s]] for s in (engine, "tp-float32"))
+    turns = [turn for turn in cell["turns"] if engine in turn]
+    ratios = [turn["tp-float32"] / turn[engine] for turn in turns]
+    mine = [p["kl"] for p in cell["scores"][engine]]
+    peer = [p["kl"] for p in cell["scores"]["tp-float32"]][: len(mine)]
     return {
         "network": network,
         "peer": "tp-float32",
@@ -393,15 +398,15 @@ def _full_row(network: str, cell: Row, engine: str) -> Row:
         "engine": engine,
         "plans": len(peer),
         "images": IMAGES,
-        "candidates_per_s": len(peer) / sum(turn[engine] for turn in cell["turns"]),
-        "peer_candidates_per_s": len(peer) / sum(turn["tp-float32"] for turn in cell["turns"]),
+        "candidates_per_s": len(peer) / sum(turn[engine] for turn in turns),
+        "peer_candidates_per_s": len(peer) / sum(turn["tp-float32"] for turn in turns),
         "ratio": statistics.median(ratios),
         "ratio_min": min(ratios),
         "ratio_max": max(ratios),
         "kendall_tau": tau(mine, peer),
         "top8_recall": recall(np.argsort(mine).tolist(), peer),
-        "regret_pt": regret(int(np.argmin(mine)), cell),
-    } | _bounds(network, peer)
+        "regret_pt": regret(int(np.argmin(mine)), cell, len(mine)),
+    } | (_bounds(network, peer) if len(mine) == PLANS else {})
 
 
 def _bounds(network: str, peer: list[float]) -> Row:
@@ -489,9 +494,9 @@ def recall(order: Sequence[int], peer: Sequence[float]) -> float:
     return len(theirs & set(order[:TOP])) / TOP
 
 
-def regret(chosen: int, done: Row) -> float:
+def regret(chosen: int, done: Row, among: int = PLANS) -> float:
     """Points of top-1, as peer (a) measures it, that our choice is below the peer's own choice."""
-    peer = done["scores"]["tp-float32"]
+    peer = done["scores"]["tp-float32"][:among]
     best = min(peer, key=lambda p: p["kl"])
     return 100 * (best["top1"] - peer[chosen]["top1"])
 

@@ -308,7 +308,7 @@ def made(make: Callable[[], nn.Module], inputs: Any) -> Subject:
         network = enliven_(make())
     with torch.inference_mode():
         skeleton = Skeleton(network)
-        prefix = Prefix(skeleton, first_two(inputs))
+        prefix = Prefix(skeleton, first_two(inputs), least_work=0.0)
     return Subject(network, trace(network, inputs), skeleton, prefix, inputs)
 
 
@@ -456,7 +456,7 @@ def test_small_transformers(name: str, architectures: Any) -> None:
     network.eval()
     with torch.inference_mode():
         skeleton = Skeleton(network)
-        prefix = Prefix(skeleton, dict(inputs))
+        prefix = Prefix(skeleton, dict(inputs), least_work=0.0)
     assert len(prefix.boundaries) >= 4
     plan = some_plans(trace(network, inputs, verify=False), 1)[0]
     with torch.inference_mode():
@@ -558,3 +558,14 @@ def test_cache_respects_its_limit_and_returns_what_was_put(
         kept = [known[key] for key in known if cache.get(*key) is known[key]]
         assert sum(value.nbytes for value in kept) <= limit
         assert len(cache) == len(kept)
+
+
+def test_boundaries_with_little_work_before_them_are_left_out() -> None:
+    """Of 4 + 32 + 8 multiply-adds a pixel, the first layer has less than a tenth."""
+    network = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 8, 1), nn.Conv2d(8, 1, 1)).eval()
+    inputs = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    work = {b.module: b.work for b in Prefix(Skeleton(network), inputs).boundaries}
+    assert work == pytest.approx({"1": 36 / 44, "2": 1.0})
+    everything = Prefix(Skeleton(network), inputs, least_work=0.0).boundaries
+    assert [b.module for b in everything] == ["0", "1", "2"]
+    assert everything[0].work == pytest.approx(4 / 44)

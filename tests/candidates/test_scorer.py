@@ -202,10 +202,10 @@ def test_end_in_mid_batch_does_not_show_in_later_tasks() -> None:
     plan = found.plan({})
     scorer = Scorer(network, held)
     whole = score(Scorer(network, held), plan, 150)
-    short = score(scorer, plan, 70, share=(1, 3))
+    short = score(scorer, plan, 70, share=(0, 1))
     assert len(short.kl) == 70
-    assert same(score(scorer, plan, 150, share=(1, 3)), whole)
-    again = score(scorer, plan, 65, share=(1, 3))
+    assert same(score(scorer, plan, 150, share=(0, 1)), whole)
+    again = score(scorer, plan, 65, share=(0, 1))
     np.testing.assert_allclose(again.kl, whole.kl[:65], rtol=1e-4, atol=1e-6)
 
 

@@ -22,6 +22,9 @@ from prunus.graph import Inputs
 from prunus.graph.inputs import call, flat_tensors, output_tensors
 from prunus.plan import KeepChannels, Plan, ReindexBuffer, SetAttribute, ZeroConnections
 
+LEAST_WORK = 0.1
+"""Share of the multiply-adds before a boundary: for less, keeping activations costs what it saves."""
+
 
 @dataclass(frozen=True)
 class Boundary:
@@ -32,11 +35,13 @@ class Boundary:
         done: Outermost modules that ended before it began.
         owners: Paths of all modules that had begun when it ended: their tensors and numbers decide
             its output.
+        work: Multiply-adds of layers up to there, as a share of all.
     """
 
     module: str
     done: frozenset[str]
     owners: frozenset[str]
+    work: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,13 +63,17 @@ class Prefix:
     Args:
         skeleton: In its dense shape.
         inputs: A real batch; two samples do.
+        least_work: Share of all multiply-adds that a boundary must have before it.
 
     Attributes:
         boundaries: In forward order; each later one includes all that the earlier ones do.
     """
 
-    def __init__(self, skeleton: Skeleton, inputs: Inputs) -> None:
+    def __init__(
+        self, skeleton: Skeleton, inputs: Inputs, *, least_work: float = LEAST_WORK
+    ) -> None:
         self._skeleton = skeleton
+        self._least_work = least_work
         self.boundaries: tuple[Boundary, ...] = tuple(self._find(inputs))
 
     def signatures(self, plan: Plan) -> tuple[str, ...]:
@@ -106,7 +115,7 @@ class Prefix:
         return self._skeleton.owners(name) or (name,)
 
     def _find(self, inputs: Inputs) -> Iterator[Boundary]:
-        trail = _Trail()
+        trail = _Trail(self._skeleton)
         with _watched(self._skeleton, trail):
             reference = output_tensors(call(self._skeleton.module, inputs))
         trial = _Trial(self._skeleton, inputs, reference)
@@ -115,7 +124,8 @@ class Prefix:
         # Of modules with the same tensors before them the last is tried first: it saves most.
         for boundary, passed in reversed(list(trail.candidates())):
             owners = self._with_tensors(boundary.owners)
-            if owners != last and trial.holds(boundary, passed):
+            worth = boundary.work >= self._least_work
+            if worth and owners != last and trial.holds(boundary, passed):
                 last = owners
                 found.append(boundary)
         yield from reversed(found)
@@ -253,10 +263,12 @@ class PrefixCache:
 class _Trail:
     """Notes the tree of calls of one forward pass."""
 
-    def __init__(self) -> None:
+    def __init__(self, skeleton: Skeleton) -> None:
+        self._skeleton = skeleton
         self._began: list[str] = []
         self._open: list[str] = []
-        self._ended: list[tuple[str, frozenset[str], frozenset[str], Any]] = []
+        self._ended: list[tuple[str, frozenset[str], frozenset[str], Any, int]] = []
+        self._work = 0
         self._done: list[str] = []
         self._shapes: dict[str, Any] = {}
 
@@ -270,17 +282,19 @@ class _Trail:
         del self._done[mark:]  # what ended inside is not outermost
         self._done.append(name)
         self._shapes[name] = _shapes_of(out)
+        self._work += _multiply_adds(self._skeleton.submodule(name), out)
         if any(True for _ in flat_tensors(out)):
             owners = frozenset(("", *self._began))
-            self._ended.append((name, before, owners, _copied(out)))
+            self._ended.append((name, before, owners, _copied(out), self._work))
         return out
 
     def candidates(self) -> Iterator[tuple[Boundary, Passed]]:
         """Every module that was called once, in order of ending."""
-        for name, done, owners, value in self._ended:
+        for name, done, owners, value, work in self._ended:
             if self._began.count(name) == 1:
                 shapes = {inner: self._shapes[inner] for inner in done}
-                yield Boundary(name, done, owners), Passed(value, shapes)
+                share = work / self._work if self._work else 0.0
+                yield Boundary(name, done, owners, share), Passed(value, shapes)
 
 
 class _Watch:
@@ -339,6 +353,14 @@ def _decisions(plan: Plan) -> Iterator[tuple[str, str]]:
             yield edit.buffer, f"{edit.buffer} {edit.keep.packed}"
         elif isinstance(edit, ZeroConnections):
             yield edit.tensor, f"{edit.tensor} {edit.level} {edit.keep.packed}"
+
+
+def _multiply_adds(module: nn.Module, out: Any) -> int:
+    """Of one layer with a weight, about: each output takes what one output channel's weights are."""
+    weight = module._parameters.get("weight")
+    if weight is None or weight.dim() < 2 or not _is(out):
+        return 0
+    return int(out.numel()) * (weight.numel() // weight.shape[0])
 
 
 def _is(value: Any) -> bool:

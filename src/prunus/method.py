@@ -22,7 +22,7 @@ from prunus.errors import BudgetError, InputError
 from prunus.graph import Choice, Trace
 from prunus.plan import Plan, Record, ZeroConnections
 from prunus.progress import Progress, Silent
-from prunus.records import HistoryPoint, Source
+from prunus.records import Front, HistoryPoint, Source
 
 Quantity = Literal["macs", "params", "size"]
 # A budget is met when the cost is at most this far below it (promise 3), or one unit would exceed it.
@@ -126,12 +126,22 @@ class Context:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a method decided, and how it came to it."""
+    """What a method decided, and how it came to it.
+
+    Attributes:
+        choice: Units that stay, by group.
+        connections: Held at zero.
+        history: Of a search.
+        evaluations: Different networks scored.
+        front: Other networks that the same search found, for other budgets.
+        notes: Remarks for the record.
+    """
 
     choice: Choice
     connections: tuple[ZeroConnections, ...] = ()
     history: tuple[HistoryPoint, ...] = ()
     evaluations: int = 0
+    front: Front | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -11,13 +11,15 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from prunus.plan import NetworkShape, Plan, Record
+from prunus.plan import Bits, NetworkShape, Plan, Record, ZeroConnections
 
 __all__ = [
     "Certificate",
     "Comparison",
     "Cost",
     "Environment",
+    "Front",
+    "FrontPoint",
     "HistoryPoint",
     "Latency",
     "LayerWidth",
@@ -106,6 +108,33 @@ class HistoryPoint(Record):
     values: dict[str, float]
 
 
+class FrontPoint(Record):
+    """A network on a front: what it costs, how good it is before any training, what it keeps.
+
+    ``fitness`` is what the search compared (lower is better): the mean of ``kl`` (nats, to the dense
+    network), of ``loss``, or ``1 - top1``, all on images of the search split. ``chosen``: the run went
+    on with this one. ``keep`` is by group, for the network that ``Front.source`` describes.
+    """
+
+    macs: int = Field(ge=0)
+    params: int = Field(ge=0)
+    fitness: float
+    kl: float
+    loss: float
+    top1: float
+    chosen: bool = False
+    keep: dict[str, Bits] = Field(default_factory=dict)
+    connections: tuple[ZeroConnections, ...] = ()
+
+
+class Front(Record):
+    """Networks of which none is better and cheaper than another: one search, many budgets."""
+
+    version: Literal[1] = 1
+    source: NetworkShape
+    points: tuple[FrontPoint, ...]
+
+
 class Source(Record):
     """Where a network comes from: built again by the same loader, without any pickle."""
 
@@ -177,6 +206,7 @@ class RunRecord(Record):
     certificates: tuple[Certificate, ...] = ()
     widths: tuple[LayerWidth, ...] = ()
     history: tuple[HistoryPoint, ...] = ()
+    front: tuple[FrontPoint, ...] = ()
     seconds: dict[str, float] = Field(default_factory=dict)
     test_evaluations: dict[str, int] = Field(default_factory=dict)
     search_seen_in_pretraining: bool = False

@@ -3,6 +3,7 @@
 from prunus.method import register
 from prunus.prune.bn_scale import BnScale
 from prunus.prune.budget import global_choice, ratio_choice, uniform_choice
+from prunus.prune.genetic import Genetic
 from prunus.prune.magnitude import L1, L2, GroupL2, L1Global, L2Global
 from prunus.prune.random import Random
 from prunus.prune.random_search import RandomSearch
@@ -10,12 +11,14 @@ from prunus.prune.scores import unit_scores
 from prunus.prune.scratch import Scratch
 from prunus.prune.taylor import Taylor
 
-register(Random, Scratch, L1, L2, L1Global, L2Global, GroupL2, BnScale, Taylor, RandomSearch)
+register(Random, Scratch, L1, L2, L1Global, L2Global, GroupL2, BnScale, Taylor)
+register(RandomSearch, Genetic)
 
 __all__ = [
     "L1",
     "L2",
     "BnScale",
+    "Genetic",
     "GroupL2",
     "L1Global",
     "L2Global",

@@ -1,19 +1,19 @@
 """Random search over layer widths: what any search must beat."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal, final
 
 import numpy as np
 from pydantic import Field
 
-from prunus.candidates import Candidate, Engine, Scored, Scoring, ranked
+from prunus.candidates import Candidate, Engine, Scoring, ranked
 from prunus.method import Context, Decision, Need
 from prunus.plan import Record
 from prunus.prune.base import Configured, search_split, train_split
 from prunus.prune.budget import ratio_choice
+from prunus.prune.history import candidate_history
 from prunus.prune.magnitude import magnitude_scores
-from prunus.records import HistoryPoint
 
 
 class RandomSearchOptions(Record):
@@ -72,7 +72,8 @@ class RandomSearch(Configured[RandomSearchOptions]):
         with Engine.open(context, scoring) as engine:
             scored = engine.score(proposals, top=1 if options.halving else None)
             note = f"{self.name}: candidates were scored in {engine.execution}"
-        history = _history(self.name, scored, options.fitness, time.perf_counter() - begin)
+        seconds = [time.perf_counter() - begin] * len(scored)
+        history = candidate_history(self.name, scored, options.fitness, seconds)
         return Decision(
             choice=ranked(scored)[0].candidate.choice,
             history=history,
@@ -92,28 +93,3 @@ class RandomSearch(Configured[RandomSearchOptions]):
             yield Candidate(ratio_choice(context.trace, context.budget, norms, weights))
             progress.advance()
         progress.finish()
-
-
-def _history(
-    phase: str, scored: Sequence[Scored], fitness: str, seconds: float
-) -> tuple[HistoryPoint, ...]:
-    """A point per proposal: its scores, and that of the one that is best up to there.
-
-    Those dropped earlier are ranked after those seen on more images, so that the best so far can
-    get worse in numbers (not in rank) where it was seen on other images than the last best.
-    """
-    quantity = "top1" if fitness == "accuracy" else fitness
-    points = []
-    best = scored[0]
-    for step, found in enumerate(scored):
-        best = ranked((best, found))[0]
-        values = {
-            "kl": found.kl,
-            "loss": found.loss,
-            "top1": found.top1,
-            "images": float(found.images),
-            "complete": float(found.complete),
-            f"best_{quantity}": getattr(best, quantity),
-        }
-        points.append(HistoryPoint(phase=phase, step=step, seconds=seconds, values=values))
-    return tuple(points)

@@ -2,6 +2,7 @@
 
 import copy
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from prunus.recipe.measure import Look, accounted_cost, look, phase, require_loo
 from prunus.recipe.recipe import Recipe
 from prunus.recipe.steps import Prune, Recalibrate, Train
 from prunus.recipe.subject import Subject
-from prunus.records import Certificate, HistoryPoint
+from prunus.records import Certificate, FrontPoint, HistoryPoint
 from prunus.train import evaluate, fit, recalibrate_batch_norm_
 
 
@@ -69,6 +70,7 @@ class Outcome(Record):
     look: Look | None = None
     certificate: Certificate | None = None
     history: tuple[HistoryPoint, ...] = ()
+    front: tuple[FrontPoint, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -126,6 +128,8 @@ def _prune(action: Action, step: Prune, state: State, tools: Tools) -> tuple[Sta
         notes.append(f"{action.path}: target {step.target} is met as it is: nothing was cut")
     if decision.evaluations:
         notes.append(f"{action.path}: {decision.evaluations} evaluations of candidates")
+    if decision.front is not None and tools.steps is not None:
+        decision.front.save(tools.steps / f"{action.name}.front.json")
     after = State(smaller, (*state.plans, plan), state.fresh or method.reinitialize)
     return after, Outcome(
         path=action.path,
@@ -133,8 +137,14 @@ def _prune(action: Action, step: Prune, state: State, tools: Tools) -> tuple[Sta
         seconds={"search": decided - begin, "cut": time.perf_counter() - decided},
         certificate=certificate,
         history=decision.history,
+        front=() if decision.front is None else _without_plans(decision.front.points),
         notes=tuple(notes),
     )
+
+
+def _without_plans(points: Sequence[FrontPoint]) -> tuple[FrontPoint, ...]:
+    """What a report draws; the front's own file says what the networks keep."""
+    return tuple(point.model_copy(update={"keep": {}, "connections": ()}) for point in points)
 
 
 def _context(action: Action, state: State, tools: Tools, found: Trace, budget: Budget) -> Context:

@@ -7,6 +7,7 @@ looks.json           looks at the test split, noted before they happen
 steps/01-prune/      network after a step: plans and weights, as an artifact
 steps/01-prune.json  what happened in it; its presence marks the step as done
 steps/01-prune.search/  what its search knows of candidates
+steps/01-prune.front.json  the front it found, where it looked for one
 record.json          the run's record; its presence marks the run as done
 artifact/            the final network
 """

@@ -87,6 +87,7 @@ def make_record(summary: Summary, subject: Subject, dense: Trace, state: State) 
         certificates=tuple(o.certificate for o in summary.outcomes if o.certificate is not None),
         widths=_widths(dense, choice),
         history=tuple(point for outcome in summary.outcomes for point in outcome.history),
+        front=tuple(point for outcome in summary.outcomes for point in outcome.front),
         seconds=_seconds(summary),
         test_evaluations={seen.score.stage: seen.evaluations for seen in looks},
         search_seen_in_pretraining=subject.search_seen,

@@ -1,0 +1,196 @@
+"""The two encodings of paper K in one chromosome: neurons, and the connections that lead into them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from prunus.candidates import Candidate
+from prunus.graph import Group, Trace
+from prunus.plan import Bits, BoolArray, IntArray, ZeroConnections
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """The genes of one coupled group: a bit per neuron, a bit per connection that leads into one.
+
+    Attributes:
+        neurons: Whether each unit stays, ``[units]``; empty where the outputs cannot be cut.
+        connections: By weight: whether each kernel (or weight of a linear layer) between two layers
+            stays, ``[out, in]`` as in the weight (``[in, out]`` for a transposed convolution).
+    """
+
+    neurons: BoolArray
+    connections: Mapping[str, BoolArray]
+
+
+Chromosome = tuple[Layer, ...]
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """A weight with connections: which unit of which group each output and input position is."""
+
+    tensor: str
+    shape: tuple[int, int]
+    out_dim: int
+    out_units: IntArray
+    readers: tuple[tuple[str, IntArray], ...]
+    kernel: bool
+
+
+class Encoding:
+    """Which gene of a chromosome is what of a network.
+
+    A locus of a chromosome is a coupled group, in forward order: its units, and the weights of the
+    convolutions and linear layers that produce them. Layers of one output per group of channels
+    (depthwise) have no connections apart from their neurons.
+
+    Args:
+        network: Read for which weights connect; not kept.
+        trace: Its trace.
+
+    Attributes:
+        names: Group of every locus.
+    """
+
+    def __init__(self, network: nn.Module, trace: Trace) -> None:
+        self._trace = trace
+        weights = dict(_weights(network, trace))
+        self._loci = [
+            (group, weights.get(group.name, []))
+            for group in trace.groups
+            if not group.refused or group.name in weights
+        ]
+        self.names = tuple(group.name for group, _ in self._loci)
+
+    def __len__(self) -> int:
+        """Number of loci."""
+        return len(self._loci)
+
+    def full(self) -> Chromosome:
+        """The chromosome of the whole network: every gene 1."""
+        return tuple(
+            Layer(
+                np.ones(0 if group.refused else group.units, dtype=bool),
+                {weight.tensor: np.ones(weight.shape, dtype=bool) for weight in weights},
+            )
+            for group, weights in self._loci
+        )
+
+    def with_neurons(self, chromosome: Chromosome, choice: Mapping[str, BoolArray]) -> Chromosome:
+        """The chromosome with other neurons; groups left out stay as they are."""
+        return tuple(
+            Layer(
+                choice.get(name, layer.neurons) if layer.neurons.size else layer.neurons,
+                layer.connections,
+            )
+            for name, layer in zip(self.names, chromosome, strict=True)
+        )
+
+    def neurons(self, chromosome: Chromosome) -> dict[str, BoolArray]:
+        """Neuron genes of the groups that can be cut, by group."""
+        return {
+            name: layer.neurons
+            for name, layer in zip(self.names, chromosome, strict=True)
+            if layer.neurons.size
+        }
+
+    def candidate(self, chromosome: Chromosome) -> Candidate:
+        """What the genes make: a neuron without a connection left that leads into it is inactive, too.
+
+        Connections are listed between active neurons only: those of an inactive one go with it.
+        """
+        keep = self.neurons(chromosome)
+        found: list[ZeroConnections] = []
+        for (group, weights), layer in zip(self._loci, chromosome, strict=True):
+            alive: BoolArray = np.zeros(group.units, dtype=bool)
+            for weight in weights:
+                genes = np.moveaxis(layer.connections[weight.tensor], weight.out_dim, 0)
+                real = genes & _inputs(weight, keep)
+                mine = weight.out_units >= 0
+                np.logical_or.at(alive, weight.out_units[mine], real.any(axis=1)[mine])
+            if weights and not group.refused:
+                keep[group.name] = _legal(group, keep[group.name], alive)
+        for (group, weights), layer in zip(self._loci, chromosome, strict=True):
+            for weight in weights:
+                edit = _zeroed(weight, layer.connections[weight.tensor], keep, group)
+                if edit is not None:
+                    found.append(edit)
+        return Candidate(keep, tuple(found))
+
+
+def _weights(network: nn.Module, trace: Trace) -> Iterator[tuple[str, list[_Weight]]]:
+    """Producing group to the weights whose outputs are its units, in forward order."""
+    kernels = {
+        f"{name}.weight" if name else "weight": isinstance(module, nn.modules.conv._ConvNd)
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear)
+        or (isinstance(module, nn.modules.conv._ConvNd) and module.groups == 1)
+    }
+    for group in trace.groups:
+        mine = []
+        for axis in group.axes:
+            if axis.role != "out" or axis.dim > 1 or axis.tensor not in kernels:
+                continue
+            shape = trace.parameters[axis.tensor]
+            readers = tuple(
+                (other.name, a.units)
+                for other in trace.groups
+                for a in other.axes
+                if a.role == "in" and (a.tensor, a.dim) == (axis.tensor, 1 - axis.dim)
+            )
+            mine.append(
+                _Weight(
+                    axis.tensor,
+                    (shape[0], shape[1]),
+                    axis.dim,
+                    axis.units,
+                    readers,
+                    kernels[axis.tensor],
+                )
+            )
+        if mine:
+            yield group.name, mine
+
+
+def _inputs(weight: _Weight, keep: Mapping[str, BoolArray]) -> BoolArray:
+    """Whether each input position of a weight is active."""
+    active = np.ones(weight.shape[1 - weight.out_dim], dtype=bool)
+    for name, units in weight.readers:
+        if name in keep:
+            active &= np.where(units >= 0, keep[name][units], True)
+    return active
+
+
+def _legal(group: Group, keep: BoolArray, alive: BoolArray) -> BoolArray:
+    """Active neurons that some connection leads into; as many others as the group must keep."""
+    left = keep & alive
+    step = group.round_to
+    least = max(group.min_units, -(-int(left.sum()) // step) * step)
+    spare = np.flatnonzero(keep & ~alive)[: max(0, least - int(left.sum()))]
+    left[spare] = True
+    return left if left.sum() == group.units or not left.sum() % step else keep
+
+
+def _zeroed(
+    weight: _Weight, genes: BoolArray, keep: Mapping[str, BoolArray], group: Group
+) -> ZeroConnections | None:
+    outputs = keep.get(group.name, np.ones(group.units, dtype=bool))
+    active = np.where(weight.out_units >= 0, outputs[weight.out_units], True)
+    real = np.outer(active, _inputs(weight, keep))
+    stays = genes | ~(real if weight.out_dim == 0 else real.T)
+    if stays.all():
+        return None
+    level = "kernel" if weight.kernel else "weight"
+    return ZeroConnections(
+        tensor=weight.tensor, level=level, shape=weight.shape, keep=Bits.pack(stays)
+    )
+
+
+def dropped_share(chromosome: Sequence[Layer]) -> float:
+    """Share of connection genes that are 0."""
+    total = sum(g.size for layer in chromosome for g in layer.connections.values())
+    kept = sum(int(g.sum()) for layer in chromosome for g in layer.connections.values())
+    return 1 - kept / total if total else 0.0

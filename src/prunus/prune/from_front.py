@@ -1,0 +1,65 @@
+"""Pick from a front that an earlier search found: another budget without another search."""
+
+from pathlib import Path
+
+import numpy as np
+
+from prunus.errors import BudgetError
+from prunus.graph import Choice, Trace
+from prunus.method import Budget, Context, Decision
+from prunus.prune.budget import ratio_choice
+from prunus.prune.magnitude import magnitude_scores
+from prunus.records import Front, FrontPoint
+
+
+def decide_from_front(context: Context, path: Path) -> Decision:
+    """The fittest network of a saved front that the budget allows.
+
+    What the budget then has left is filled with the units of largest L2 norm, in the network's own
+    proportions: members of a front rarely cost exactly what is asked for.
+
+    Args:
+        context: Its network must be the one that the front was found for.
+        path: File that ``genetic`` in mode ``front`` left: ``steps/01-prune.front.json``.
+
+    Raises:
+        InputError: The file cannot be read, or is no front.
+        PlanMismatchError: The front is of another network.
+        BudgetError: No network on the front is within the budget.
+    """
+    trace, budget = context.trace, context.budget
+    front = Front.load(path)
+    front.source.require(trace.shape, f"the front {path}")
+    limit = budget.limit(budget.measure(trace, {}))
+    costs = [budget.measure(trace, _choice(point)) for point in front.points]
+    within = [p for p, cost in zip(front.points, costs, strict=True) if cost <= limit]
+    if not within:
+        least = min(costs, default=0)
+        raise BudgetError(
+            f"target {budget.quantity}={budget.value:g} allows {limit}, the cheapest of the "
+            f"{len(costs)} networks in {path} costs {least}: raise the target, or search again"
+        )
+    pick = min(within, key=lambda point: (point.fitness, point.macs, point.params))
+    note = (
+        f"genetic: fitness {pick.fitness:.4f} at {budget.measure(trace, _choice(pick))} of {limit} "
+        f"{budget.quantity}, from {path}; {len(within)} of {len(costs)} networks are within the target"
+    )
+    return Decision(
+        choice=_filled(trace, budget, _choice(pick), context),
+        connections=pick.connections,
+        notes=(note,),
+    )
+
+
+def _choice(point: FrontPoint) -> Choice:
+    return {name: keep.unpack() for name, keep in point.keep.items()}
+
+
+def _filled(trace: Trace, budget: Budget, choice: Choice, context: Context) -> Choice:
+    """All kept units, and the largest others that the budget has room for."""
+    norms = magnitude_scores(context.network, trace, norm="l2", axes="out")
+    whole = {g.name: choice.get(g.name, np.ones(g.units, dtype=bool)) for g in trace.cuttable}
+    scores = {
+        name: keep + norms[name] / (1 + float(norms[name].max())) for name, keep in whole.items()
+    }
+    return ratio_choice(trace, budget, scores, {n: float(k.mean()) for n, k in whole.items()})

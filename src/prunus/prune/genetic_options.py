@@ -1,0 +1,91 @@
+"""What a genetic search can be told, and what each mode means where nothing is said."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from prunus.plan import Record
+
+Mode = Literal["guided", "paper", "front"]
+Importance = Literal["l2", "taylor"]
+Fitness = Literal["kl", "loss", "accuracy"]
+
+
+class GeneticOptions(Record):
+    """Options of method ``genetic``; what is None is the mode's own (``settled``).
+
+    ``mode``: ``paper`` as published, ``guided`` with importance, ``front`` for several objectives.
+    ``population``: N of the paper. ``parents``: its K; not used by ``front``.
+    ``generations``: After the initial population; 0 keeps the best of that.
+    ``patience``: Stop when the best fitness has not improved by ``tolerance`` for so many
+    generations; None: never.
+    ``crossover``: Probability that a child has two parents' genes (``paper``: p_c is the break point).
+    ``mutation``: p_mut, probability that a child is mutated.
+    ``swaps``: Share of the kept genes of a layer that a mutation swaps for dropped ones.
+    ``moves``: Standard deviation of the logarithm of a layer's share in a ratio move; 0: no moves.
+    ``jitter``: The same of the initial population's layers.
+    ``temperature``: Of importance-weighted sampling: 0 takes the most important units, 1 draws in
+    proportion to importance.
+    ``sampling``: ``importance`` or ``uniform`` choice of units. ``importance``: which one.
+    ``mixing``: ``break-point`` or ``uniform`` crossover.
+    ``connections``: Share of the connections (kernels) that stay; 1: neurons alone are encoded.
+    ``fitness``: As for ``Scoring``. ``images``: Of the search split. ``recalibration_images``: Of
+    the training split, for batch-norm statistics. ``halving``: Drop candidates on the way.
+    ``objectives``: Of mode ``front``, beside quality.
+    ``front``: File of a front found before: its fittest network within the target, without a search.
+    """
+
+    mode: Mode = "guided"
+    population: int = Field(default=30, ge=2)
+    parents: int = Field(default=5, ge=1)
+    generations: int = Field(default=10, ge=0)
+    patience: int | None = Field(default=None, ge=1)
+    tolerance: float = Field(default=1e-4, ge=0)
+    crossover: float = Field(default=0.6, ge=0, le=1)
+    mutation: float = Field(default=0.6, ge=0, le=1)
+    swaps: float = Field(default=0.02, ge=0, le=0.5)
+    moves: float | None = Field(default=None, ge=0, le=2)
+    jitter: float = Field(default=0.3, gt=0, le=2)
+    temperature: float = Field(default=0.2, ge=0)
+    sampling: Literal["importance", "uniform"] | None = None
+    importance: Importance = "taylor"
+    mixing: Literal["break-point", "uniform"] | None = None
+    connections: float | None = Field(default=None, gt=0, le=1)
+    fitness: Fitness | None = None
+    images: int = Field(default=1000, ge=2)
+    recalibration_images: int = Field(default=256, ge=2)
+    halving: bool = True
+    objectives: tuple[Literal["macs", "params"], ...] = ("macs",)
+    front: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _objectives(cls, values: Any) -> Any:
+        """``macs,params`` as the command line gives it."""
+        if isinstance(values, dict) and isinstance(values.get("objectives"), str):
+            return {**values, "objectives": tuple(values["objectives"].split(","))}
+        return values
+
+    @model_validator(mode="after")
+    def _fits(self) -> "GeneticOptions":
+        if self.parents >= self.population and self.mode != "front":
+            raise ValueError(
+                f"parents={self.parents} must be fewer than population={self.population}"
+            )
+        if not self.objectives or len(set(self.objectives)) < len(self.objectives):
+            raise ValueError(f"objectives={self.objectives}: give at least one, each once")
+        return self
+
+    def settled(self) -> "GeneticOptions":
+        """The options with the mode's own values in the place of None."""
+        paper = self.mode == "paper"
+        own = {
+            "moves": 0.0 if paper else 0.3,
+            "sampling": "uniform" if paper else "importance",
+            "mixing": "break-point" if paper else "uniform",
+            "connections": 0.9 if paper else 1.0,
+            "fitness": "loss" if paper else "kl",
+        }
+        return self.model_copy(
+            update={name: value for name, value in own.items() if getattr(self, name) is None}
+        )

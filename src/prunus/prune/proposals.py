@@ -1,0 +1,170 @@
+"""Chromosomes on a budget: the first population, and children of two parents."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from dataclasses import field as attribute
+
+import numpy as np
+
+from prunus.graph import Choice, Trace
+from prunus.method import Budget
+from prunus.plan import BoolArray
+from prunus.prune.budget import global_choice, ratio_choice, uniform_choice
+from prunus.prune.chromosome import Chromosome, Encoding, Layer
+from prunus.prune.genetic_options import GeneticOptions
+from prunus.prune.scores import FloatArray, Scores, normalized
+from prunus.search import break_point, gumbel_ranks, swap, uniform
+
+MOVED_GROUPS = 3.0
+"""Groups that a ratio move changes, on average."""
+
+
+@dataclass(frozen=True, eq=False)
+class Proposals:
+    """Draws chromosomes; every one costs what the budget allows, to a unit.
+
+    Attributes:
+        encoding: Of the network.
+        trace: Of the network.
+        options: Settled.
+        scores: Importance of every unit that can be cut, above 0 where it matters; None: all alike.
+        generator: Of all draws.
+    """
+
+    encoding: Encoding
+    trace: Trace
+    options: GeneticOptions
+    scores: Scores | None
+    generator: np.random.Generator
+    _weights: dict[str, FloatArray] = attribute(default_factory=dict)
+
+    def initial(self, budget: Budget, number: int) -> Chromosome:
+        """Member ``number`` of the first population (stage 1).
+
+        With importance, the first two are what a ranking would do: the same share of every group,
+        and one list over the whole network. All others draw a share per group, log-normal around the
+        common one, then units.
+        """
+        if self.scores is not None and number == 0:
+            choice = uniform_choice(self.trace, budget, self.scores)
+        elif self.scores is not None and number == 1:
+            choice = global_choice(self.trace, budget, normalized(self.scores, "mean"))
+        else:
+            names = [group.name for group in self.trace.cuttable]
+            factors = np.exp(self.options.jitter * self.generator.standard_normal(len(names)))
+            shares = dict(zip(names, factors.tolist(), strict=True))
+            choice = ratio_choice(self.trace, budget, self._drawn(), shares)
+        chromosome = self.encoding.with_neurons(self.encoding.full(), choice)
+        share = self.options.connections
+        return chromosome if share is None or share == 1 else self._sparse(chromosome, share)
+
+    def child(self, a: Chromosome, b: Chromosome, budget: Budget) -> Chromosome:
+        """Crossover (stage 4), mutation (stage 5), and back to the budget."""
+        options, generator = self.options, self.generator
+        if options.mixing == "break-point":
+            made = break_point(a, b, options.crossover)
+        else:
+            made = uniform(a, b, generator) if generator.random() < options.crossover else a
+        if generator.random() < options.mutation:
+            made = self._mutated(made)
+        return self.encoding.with_neurons(made, self.to_budget(self.encoding.neurons(made), budget))
+
+    def to_budget(self, neurons: Mapping[str, BoolArray], budget: Budget) -> Choice:
+        """The nearest widths in the same proportions that the budget allows.
+
+        A group that must shrink loses its least important neurons, one that may grow gets back the
+        most important ones; without importance, any.
+        """
+        order = {n: k + _ranks(s) for (n, k), s in zip(neurons.items(), self._order(), strict=True)}
+        shares = {name: float(keep.mean()) for name, keep in neurons.items()}
+        return ratio_choice(self.trace, budget, order, shares)
+
+    # -- draws --------------------------------------------------------------------------------
+
+    def _mutated(self, chromosome: Chromosome) -> Chromosome:
+        """Swap genes of every layer, at a constant count; then move shares between layers."""
+        made = tuple(
+            self._swapped(n, x) for n, x in zip(self.encoding.names, chromosome, strict=True)
+        )
+        return self._moved(made) if self.options.moves else made
+
+    def _swapped(self, name: str, layer: Layer) -> Layer:
+        generator, rate = self.generator, self.options.swaps
+        neurons = swap(
+            layer.neurons, _count(layer.neurons, rate, generator), generator, self._scale(name)
+        )
+        connections = {
+            tensor: swap(genes, _count(genes, rate, generator), generator)
+            for tensor, genes in layer.connections.items()
+            if not genes.all()
+        }
+        return Layer(neurons, {**layer.connections, **connections})
+
+    def _moved(self, chromosome: Chromosome) -> Chromosome:
+        """Change the shares of some groups; what that costs or saves, the budget evens out."""
+        generator, neurons = self.generator, self.encoding.neurons(chromosome)
+        chosen = generator.random(len(neurons)) < MOVED_GROUPS / len(neurons)
+        factors = np.exp((self.options.moves or 0.0) * generator.standard_normal(len(neurons)))
+        moved: dict[str, BoolArray] = {}
+        for (name, keep), scores, at, factor in zip(
+            neurons.items(), self._order(), chosen, factors, strict=True
+        ):
+            if at:
+                kept = min(keep.size, max(1, round(float(factor) * int(keep.sum()))))
+                first = np.argsort(-(keep + _ranks(scores)), kind="stable")[:kept]
+                moved[name] = np.isin(np.arange(keep.size), first)
+        return self.encoding.with_neurons(chromosome, moved)
+
+    def _sparse(self, chromosome: Chromosome, share: float) -> Chromosome:
+        """The same share of every weight's connections, drawn at random."""
+        return tuple(
+            Layer(
+                layer.neurons,
+                {
+                    tensor: self.generator.permutation(genes.size).reshape(genes.shape)
+                    < max(1, round(share * genes.size))
+                    for tensor, genes in layer.connections.items()
+                },
+            )
+            for layer in chromosome
+        )
+
+    def _drawn(self) -> dict[str, FloatArray]:
+        """Scores whose best are a sample of a group's units."""
+        if self.scores is None:
+            return {g.name: self.generator.random(g.units) for g in self.trace.cuttable}
+        temperature = self.options.temperature
+        return {
+            group.name: gumbel_ranks(self.scores[group.name], temperature, self.generator)
+            for group in self.trace.cuttable
+        }
+
+    def _order(self) -> list[FloatArray]:
+        """Per group: importance, or chance."""
+        if self.scores is None:
+            return [self.generator.random(g.units) for g in self.trace.cuttable]
+        return [self.scores[g.name] for g in self.trace.cuttable]
+
+    def _scale(self, name: str) -> FloatArray | None:
+        """Weights of swaps: importance, but no unit is beyond reach."""
+        if self.scores is None or name not in self.scores:
+            return None
+        if name not in self._weights:
+            mine = np.asarray(self.scores[name], dtype=np.float64)
+            self._weights[name] = np.maximum(mine, 1e-3 * max(float(mine.mean()), 1e-300))
+        return self._weights[name]
+
+
+def _count(genes: BoolArray, rate: float, generator: np.random.Generator) -> int:
+    """How many genes to swap: the rate's share of those that stay, rounded at random."""
+    wanted = rate * int(genes.sum())
+    return math.floor(wanted) + int(generator.random() < wanted % 1)
+
+
+def _ranks(scores: FloatArray) -> FloatArray:
+    """Ranks in [0, 1), a larger score a higher rank; the first of equal ones is the higher."""
+    order = np.argsort(-scores, kind="stable")
+    ranks = np.empty(scores.size)
+    ranks[order] = np.arange(scores.size)[::-1] / scores.size
+    return ranks

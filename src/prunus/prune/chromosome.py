@@ -105,12 +105,11 @@ class Encoding:
         keep = self.neurons(chromosome)
         found: list[ZeroConnections] = []
         for (group, weights), layer in zip(self._loci, chromosome, strict=True):
-            alive: BoolArray = np.zeros(group.units, dtype=bool)
+            alive = np.zeros(group.units, dtype=bool)
             for weight in weights:
                 genes = np.moveaxis(layer.connections[weight.tensor], weight.out_dim, 0)
-                real = genes & _inputs(weight, keep)
-                mine = weight.out_units >= 0
-                np.logical_or.at(alive, weight.out_units[mine], real.any(axis=1)[mine])
+                led = np.asarray((genes & _inputs(weight, keep)).any(axis=1), dtype=bool)
+                alive[weight.out_units[led & (weight.out_units >= 0)]] = True
             if weights and not group.refused:
                 keep[group.name] = _legal(group, keep[group.name], alive)
         for (group, weights), layer in zip(self._loci, chromosome, strict=True):

@@ -112,7 +112,7 @@ class Nsga2(Generic[Genome]):
 
     def _winner(self) -> Genome:
         """The better of two: by rank, then by crowding."""
-        a, b = self._generator.integers(len(self._population), size=2).tolist()
+        a, b = (int(k) for k in self._generator.integers(len(self._population), size=2))
         better = a if self._fitness[a] <= self._fitness[b] else b
         return self._population[better].genome
 

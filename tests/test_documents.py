@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"]
-PAGES += sorted((ROOT / "docs").rglob("*.md"))
+PAGES += sorted([*(ROOT / "docs").rglob("*.md"), *(ROOT / "studies").rglob("*.md")])
 _PATH = re.compile(r"`((?:src|tests|docs|benchmarks|tools|studies)/[\w./-]+)`")
 _LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 

@@ -1,4 +1,4 @@
-"""Write the tables of README.md from the records in benchmarks/results; ``--check`` only compares.
+"""Write the tables of the pages from the records of benchmarks and studies; ``--check`` only compares.
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; nobody types a figure there.
 """
@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import study_tables
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -112,15 +114,26 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "coverage": coverage,
     "resnet56": resnet56,
 }
+PLACES: dict[str, tuple[str, Callable[[Rows], str]]] = {
+    **{name: (name, draw) for name, draw in TABLES.items()},
+    **study_tables.TABLES,
+}
+PAGES = {
+    ROOT / "README.md": RESULTS,
+    ROOT / "benchmarks" / "README.md": RESULTS,
+    ROOT / "studies" / "kuzmin2024" / "README.md": ROOT / "studies" / "kuzmin2024" / "results",
+}
+"""Pages with tables, and where the records lie that they are drawn from."""
 
 
 def rendered(text: str, results: Path) -> str:
     """A page with every marked table drawn anew."""
 
     def table(found: re.Match[str]) -> str:
-        path = results / f"{found[2]}.json"
+        record, draw = PLACES[found[2]]
+        path = results / f"{record}.json"
         rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-        body = TABLES[found[2]](rows) if rows else "Not measured yet."
+        body = draw(rows) if rows else "Not measured yet."
         return f"{found[1]}{body}\n{found[3]}"
 
     return _MARKED.sub(table, text)
@@ -129,9 +142,9 @@ def rendered(text: str, results: Path) -> str:
 def main(arguments: list[str]) -> int:
     """Draw the tables; with ``--check``, 1 where a page is not what its records say."""
     stale = 0
-    for page in (ROOT / "README.md", ROOT / "benchmarks" / "README.md"):
+    for page, results in PAGES.items():
         text = page.read_text(encoding="utf-8")
-        fresh = rendered(text, RESULTS)
+        fresh = rendered(text, results)
         if fresh != text:
             stale += 1
             if "--check" in arguments:

@@ -72,10 +72,7 @@ def decide_front(context: Context, proposals: Proposals) -> Decision:
             )
             progress.advance(hypervolume=volume)
         pick = costs.pick(search.archive)
-        genome = proposals.encoding.with_neurons(
-            pick.genome,
-            proposals.to_budget(proposals.encoding.neurons(pick.genome), context.budget),
-        )
+        genome = proposals.fitted(pick.genome, context.budget)
         best = proposals.encoding.candidate(genome)
         (filled,) = engine.score([best])
         different = engine.evaluations

@@ -46,7 +46,7 @@ class GeneticOptions(Record):
     swaps: float = Field(default=0.02, ge=0, le=0.5)
     moves: float | None = Field(default=None, ge=0, le=2)
     jitter: float = Field(default=0.3, gt=0, le=2)
-    temperature: float = Field(default=0.2, ge=0)
+    temperature: float = Field(default=0.2, ge=0, le=100)
     sampling: Literal["importance", "uniform"] | None = None
     importance: Importance = "taylor"
     mixing: Literal["break-point", "uniform"] | None = None

@@ -8,16 +8,17 @@ from dataclasses import field as attribute
 import numpy as np
 
 from prunus.graph import Choice, Trace
-from prunus.method import Budget
+from prunus.method import TOLERANCE, Budget
 from prunus.plan import BoolArray
 from prunus.prune.budget import global_choice, ratio_choice, uniform_choice
-from prunus.prune.chromosome import Chromosome, Encoding, Layer
+from prunus.prune.chromosome import Chromosome, Encoding, Layer, dropped_share
 from prunus.prune.genetic_options import GeneticOptions
 from prunus.prune.scores import FloatArray, Scores, normalized
 from prunus.search import break_point, gumbel_ranks, swap, uniform
 
 MOVED_GROUPS = 3.0
 """Groups that a ratio move changes, on average."""
+_REFITS = 4  # of neurons to what is left by those without connections
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,9 @@ class Proposals:
             choice = ratio_choice(self.trace, budget, self._drawn(), shares)
         chromosome = self.encoding.with_neurons(self.encoding.full(), choice)
         share = self.options.connections
-        return chromosome if share is None or share == 1 else self._sparse(chromosome, share)
+        if share is None or share == 1:
+            return chromosome
+        return self.fitted(self._sparse(chromosome, share), budget)
 
     def child(self, a: Chromosome, b: Chromosome, budget: Budget) -> Chromosome:
         """Crossover (stage 4), mutation (stage 5), and back to the budget."""
@@ -68,7 +71,30 @@ class Proposals:
             made = uniform(a, b, generator) if generator.random() < options.crossover else a
         if generator.random() < options.mutation:
             made = self._mutated(made)
-        return self.encoding.with_neurons(made, self.to_budget(self.encoding.neurons(made), budget))
+        return self.fitted(made, budget)
+
+    def fitted(self, chromosome: Chromosome, budget: Budget) -> Chromosome:
+        """The chromosome with neurons that cost what the budget allows, connections as they are.
+
+        A neuron that has lost all its connections costs nothing: others get what it leaves.
+        """
+        neurons = self.encoding.neurons(chromosome)
+        made = self.encoding.with_neurons(chromosome, self.to_budget(neurons, budget))
+        limit = asked = budget.limit(budget.measure(self.trace, {}))
+        for _ in range(_REFITS):
+            spare = limit - self._cost(made, budget)
+            if spare <= TOLERANCE * limit or not dropped_share(made):
+                break
+            asked += spare
+            more = Budget(quantity=budget.quantity, value=float(asked))
+            wider = self.encoding.with_neurons(chromosome, self.to_budget(neurons, more))
+            if self._cost(wider, budget) > limit:
+                break
+            made = wider
+        return made
+
+    def _cost(self, chromosome: Chromosome, budget: Budget) -> int:
+        return budget.measure(self.trace, self.encoding.candidate(chromosome).choice)
 
     def to_budget(self, neurons: Mapping[str, BoolArray], budget: Budget) -> Choice:
         """The nearest widths in the same proportions that the budget allows.

@@ -15,7 +15,7 @@ class GeneticSearch(Generic[Genome]):
 
     ``ask`` gives the genomes whose scores are wanted next, ``tell`` takes them; the search never
     scores by itself. It ends after ``generations`` new generations, or when the best score has fallen
-    by less than ``tolerance`` over the last ``patience`` of them.
+    by no more than ``tolerance`` over the last ``patience`` of them.
 
     Args:
         initial: First population (stage 1); its size is the population's.
@@ -23,7 +23,7 @@ class GeneticSearch(Generic[Genome]):
         parents: How many are selected (stage 3): at least 1, fewer than the population unless no
             generation follows.
         generations: New ones after the initial one; 0: the best of the initial population.
-        patience: Generations without progress that end the search; None: never.
+        patience: Generations without progress that end the search, at least 1; None: never.
         tolerance: What counts as progress, in units of the score.
         seed: Of who breeds with whom.
 
@@ -62,7 +62,7 @@ class GeneticSearch(Generic[Genome]):
 
     @property
     def best(self) -> Individual[Genome]:
-        """The best one told of (stage 8)."""
+        """The best one told of (stage 8); there is none before the first ``tell``."""
         return self.selected[0]
 
     @property

@@ -61,7 +61,7 @@ class Nsga2(Generic[Genome]):
 
     @property
     def front(self) -> list[Individual[Genome]]:
-        """Those of the archive that no other dominates, by first objective."""
+        """Those of the archive that no other dominates, by first objective; of equal ones the first."""
         if not self.archive:
             return []
         found = [self.archive[k] for k in nondominated(_values(self.archive))]

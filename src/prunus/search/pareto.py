@@ -40,6 +40,8 @@ def fronts(values: FloatArray) -> list[IntArray]:
 
 def nondominated(values: FloatArray) -> IntArray:
     """Rows that no other dominates, ascending; of equal rows the first only."""
+    if not len(values):
+        return np.empty(0, dtype=np.int64)
     first = fronts(values)[0]
     _, at = np.unique(values[first], axis=0, return_index=True)
     return np.asarray(np.sort(first[at]), dtype=np.int64)
@@ -47,6 +49,8 @@ def nondominated(values: FloatArray) -> IntArray:
 
 def crowding(values: FloatArray) -> FloatArray:
     """Distance of every row to its neighbours on the front, ``[n]``; infinite at the ends.
+
+    Averaged over objectives (the paper adds them up: the order is the same).
 
     Source: Deb et al., "A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II", IEEE TEC
     2002, section III-B.

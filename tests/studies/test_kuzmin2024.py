@@ -1,0 +1,130 @@
+"""Study K's queue, on digits: rounds, cells, one look a cell, resume, and what the tables say of them."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from safetensors.torch import save_file
+
+from prunus.data import load_data
+from prunus.records import Source
+from prunus.zoo import build
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "studies" / "kuzmin2024"
+
+
+@pytest.fixture
+def study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModuleType]:
+    """The study on a small network, its results in a folder of the test."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import paper
+    import study
+
+    weights = tmp_path / "weights.safetensors"
+    save_file(build("digits_cnn").state_dict(), weights)
+    source = Source(model="digits_cnn", weights=str(weights))
+    monkeypatch.setitem(study.DENSE, "digits_cnn", source)
+    monkeypatch.setitem(study.DENSE_EPOCHS, "digits_cnn", 1)
+    monkeypatch.setitem(paper.PARAMS, "digits_cnn", (24_000, 12_000, 8_000, 5_000, 3_000))
+    monkeypatch.setitem(paper.TOP1, "digits_cnn", (0.5,) * 5)
+    monkeypatch.setitem(paper.SECONDS, "digits_cnn", (1.0,) * 5)
+    monkeypatch.setitem(study.SCALES, "small", study.Scale(generations=1, images=64, epochs=1))
+    monkeypatch.setattr(study, "POPULATION", 6)
+    monkeypatch.setattr(study, "PARENTS", 2)
+    monkeypatch.setattr(study, "data_of", lambda _: load_data("digits"))
+    monkeypatch.setattr(study, "CELLS", tmp_path / "cells")
+    monkeypatch.setattr(study, "SUMMARY", tmp_path / "summary.json")
+    yield study
+    for name in set(sys.modules) - before:
+        if name in ("study", "paper"):
+            del sys.modules[name]
+
+
+def _cells(study: ModuleType) -> list[dict[str, Any]]:
+    return [json.loads(p.read_text(encoding="utf-8")) for p in sorted(study.CELLS.glob("*.json"))]
+
+
+@pytest.mark.parametrize("method", ["genetic", "genetic-paper", "l2"])
+def test_a_chain_meets_the_parameters_of_every_round(
+    study: ModuleType, tmp_path: Path, method: str
+) -> None:
+    study.Chain("digits_cnn", method, 0, "small", (2, 3, 4, 5)).run("cpu", tmp_path / "runs")
+    cells = _cells(study)
+    assert [c["round"] for c in cells] == [2, 3, 4, 5]
+    for cell, limit in zip(cells, (12_000, 8_000, 5_000, 3_000), strict=True):
+        assert 0.95 * limit < cell["params"] <= limit
+        assert cell["test_evaluations"] == 1 and cell["test_samples"] > 100
+        assert cell["certificate"]["passed"]
+        assert len(cell["training"]) == 1
+    zeroed = method == "genetic-paper"
+    assert all((c["effective_macs"] < c["macs"]) == zeroed for c in cells)
+    study.write_summary()
+    rows = json.loads(study.SUMMARY.read_text(encoding="utf-8"))
+    assert [(r["round"], r["top1_mean"], r["seeds"]) for r in rows] == [
+        (c["round"], round(c["top1"], 5), 1) for c in cells
+    ]
+
+
+def test_a_stopped_chain_keeps_its_finished_rounds_and_goes_on(
+    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = study.Chain("digits_cnn", "l2", 0, "small", (2, 3, 4, 5))
+    compress = study.prunus.compress
+
+    def stopped(*given: Any, **options: Any) -> Any:
+        """Rounds 2 and 3, then Ctrl-C: as a run that was stopped leaves its folder."""
+        compress(*given, **options)
+        for path in (tmp_path / "runs" / chain.name / "steps").iterdir():
+            if path.is_file() and int(path.name[:2]) > 6:
+                path.unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study.prunus, "compress", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        chain.run("cpu", tmp_path / "runs")
+    first = _cells(study)
+    assert [c["round"] for c in first] == [2, 3]
+    monkeypatch.setattr(study.prunus, "compress", compress)
+    (tmp_path / "runs" / chain.name / "record.json").unlink()
+    chain.run("cpu", tmp_path / "runs")
+    cells = _cells(study)
+    assert [c["round"] for c in cells] == [2, 3, 4, 5]
+    assert cells[:2] == first
+
+
+def test_from_scratch_has_the_epochs_of_all_rounds(study: ModuleType, tmp_path: Path) -> None:
+    study.Chain("digits_cnn", "scratch", 0, "small", (3,)).run("cpu", tmp_path / "runs")
+    (cell,) = _cells(study)
+    # One epoch of the dense training, one each of rounds 2 and 3.
+    assert len(cell["training"]) == 3
+    assert cell["params"] <= 8_000
+    assert not cell["search_seen_in_pretraining"]
+
+
+def test_the_queue_puts_every_method_of_a_seed_before_the_next_seed(study: ModuleType) -> None:
+    options = type("Options", (), {})()
+    options.seed, options.method, options.network = [0, 1], ["genetic", "scratch"], ["vgg16_bn"]
+    options.scale, options.rounds = "small", 5
+    queue = [(c.seed, c.method, c.rounds) for c in study._queue(options)]
+    scratch = [(5,), (3,), (4,), (2,)]
+    assert queue[:5] == [(0, "genetic", (2, 3, 4, 5)), *((0, "scratch", k) for k in scratch)]
+    assert {seed for seed, _, _ in queue[5:]} == {1}
+
+
+def test_shares_of_the_recipe_are_the_papers_parameters(study: ModuleType) -> None:
+    recipe = study.Chain("vgg16_bn", "genetic", 0, "small", (2, 3, 4, 5)).recipe(14_728_266)
+    (repeat,) = recipe.steps
+    limits = [int(share * 14_728_266) for share in repeat.schedule]
+    assert all(
+        0 <= wanted - limit <= 1
+        for limit, wanted in zip(limits, (3_100_000, 900_000, 500_000, 300_000), strict=True)
+    )
+    options = repeat.steps[0].options
+    assert (options["population"], options["parents"]) == (6, 2)
+    assert (options["crossover"], options["mutation"]) == (0.6, 0.6)

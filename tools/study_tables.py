@@ -1,0 +1,139 @@
+"""Tables of the studies, drawn from their records; called by ``render_tables``."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+STUDIES = ROOT / "studies"
+SEEDS = 3  # that a difference is claimed with
+
+Rows = list[dict[str, Any]]
+
+
+def _paper() -> Any:
+    """The figures that the paper of study K prints."""
+    folder = str(STUDIES / "kuzmin2024")
+    sys.path.insert(0, folder)
+    try:
+        import paper  # noqa: PLC0415  # a script's neighbour, no package
+
+        return paper
+    finally:
+        sys.path.remove(folder)
+
+
+def _percent(mean: float, spread: float | None = None) -> str:
+    return f"{mean:.2%}" + ("" if spread is None else f" ± {spread:.2%}")
+
+
+def kuzmin_quality(rows: Rows) -> str:
+    """Table 2 of the paper, beside ours and the nulls."""
+    lines = [
+        "| network | round | method | parameters | executed MACs (M) | top-1 | seeds | the paper's |",
+        "|---|--:|---|--:|--:|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {r['network']} | {r['round']} | {r['method']} | {r['params']:,} | {r['macs'] / 1e6:.1f} "
+        f"| {_percent(r['top1_mean'], r['top1_std'])} | {r['seeds']} | {r['paper_top1']:.2%} |"
+        for r in rows
+    ]
+    few = sum(r["seeds"] < SEEDS for r in rows)
+    if few:
+        lines += ["", f"Partial: {few} of {len(rows)} lines have fewer than {SEEDS} seeds."]
+    return "\n".join(lines)
+
+
+def kuzmin_seconds(rows: Rows) -> str:
+    """Table 3: seconds of one round's search, on this machine and in the paper."""
+    searches = [r for r in rows if r["method"].startswith(("genetic", "random-search"))]
+    lines = [
+        "| network | round | method | search (s) | all of the round (s) | the paper's search (s) |",
+        "|---|--:|---|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {r['network']} | {r['round']} | {r['method']} | {r['search_seconds']:.0f} "
+        f"| {r['seconds']:.0f} | {r['paper_seconds']:.0f} |"
+        for r in searches
+    ]
+    return "\n".join(lines)
+
+
+def kuzmin_ablation(rows: Rows) -> str:
+    """Quality of winners on unseen search images, before any fine-tuning."""
+    lines = [
+        "| network | variant | KL to dense (nats) | top-1 | networks scored | search (s) | seeds |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for r in rows:
+        spread = "" if r["kl_std"] is None else f" ± {r['kl_std']:.3f}"
+        lines.append(
+            f"| {r['network']} | {r['variant']} | {r['kl']:.3f}{spread} "
+            f"| {_percent(r['top1'], r['top1_std'])} | {r['evaluations']:.0f} | {r['seconds']:.0f} "
+            f"| {r['seeds']} |"
+        )
+    return "\n".join(lines)
+
+
+def _cells(pattern: str) -> Rows:
+    folder = STUDIES / "kuzmin2024" / "results" / "cells"
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(pattern))]
+
+
+def kuzmin_from_scratch(_: Rows) -> str:
+    """Table 4: search, cut and fine-tune against a narrow network trained to the same quality."""
+    chains: dict[tuple[str, int, str], Rows] = {}
+    for cell in _cells("*-genetic-seed*.json"):
+        chains.setdefault((cell["network"], cell["seed"], cell["scale"]), []).append(cell)
+    lines = [
+        "| network | seed | round | top-1 on search | search, cut and fine-tune, all rounds (s) "
+        "| narrow network from scratch, until as good (s) |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for (network, seed, scale), cells in sorted(chains.items()):
+        spent = 0.0
+        for cell in sorted(cells, key=lambda c: c["round"]):
+            spent += sum(cell["seconds"].values())
+            pattern = f"{scale}-{network}-scratch-seed{seed}-round{cell['round']}.json"
+            for other in _cells(pattern):
+                lines.append(
+                    f"| {network} | {seed} | {cell['round']} | {cell['search_top1']:.2%} "
+                    f"| {spent:.0f} | {_until(other, cell['search_top1'])} |"
+                )
+    return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
+
+
+def _until(scratch: dict[str, Any], quality: float) -> str:
+    """Seconds of training until the search split first shows a quality."""
+    for point in scratch["training"]:
+        if point["search_top1"] >= quality:
+            return f"{point['seconds']:.0f}"
+    best = max(point["search_top1"] for point in scratch["training"])
+    return f"never in {scratch['training'][-1]['seconds']:.0f} (best {best:.2%})"
+
+
+def kuzmin_widths(_: Rows) -> str:
+    """Table 5: channels of every convolution after every round, ours of the first seed."""
+    widths, lines = _paper().WIDTHS, []
+    for cell in _cells("*-genetic-seed0-round*.json"):
+        network, number = cell["network"], cell["round"]
+        lines.append(f"| {network} | {number} | ours | {' '.join(map(str, cell['widths']))} |")
+        printed = " ".join(map(str, widths[network][number - 1]))
+        lines.append(f"| {network} | {number} | the paper's | {printed} |")
+    if not lines:
+        return "Not measured yet."
+    return "\n".join(
+        ["| network | round | | channels of each convolution, in order |", "|---|--:|---|---|", *lines]
+    )
+
+
+# Table to the record that it is drawn from (in the results of its study) and how.
+TABLES: dict[str, tuple[str, Callable[[Rows], str]]] = {
+    "kuzmin_quality": ("summary", kuzmin_quality),
+    "kuzmin_seconds": ("summary", kuzmin_seconds),
+    "kuzmin_from_scratch": ("summary", kuzmin_from_scratch),
+    "kuzmin_widths": ("summary", kuzmin_widths),
+    "kuzmin_ablation": ("ablation", kuzmin_ablation),
+}

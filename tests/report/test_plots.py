@@ -2,7 +2,7 @@
 
 import pytest
 
-from prunus.records import Comparison, HistoryPoint
+from prunus.records import Comparison, FrontPoint, HistoryPoint
 from prunus.report import figures
 
 
@@ -105,10 +105,11 @@ def test_the_best_of_a_quantity_is_shown_with_that_quantity(halved):
     labels = [button.label for button in figure.layout.updatemenus[0].buttons]
     assert labels == ["kl, best so far", "top1", "images"]
     assert figure.layout.yaxis.title.text == "kl, best so far"
-    # each button shows its own traces: two of kl, a line and dots of top1, dots of images
+    # each button shows its own traces: a line and dots of kl, dots of top1, dots of images; what was
+    # dropped was seen on few images, so that no line of a best top1 is made up from such dots
     shown = [button.args[0]["visible"] for button in figure.layout.updatemenus[0].buttons]
-    assert [sum(view) for view in shown] == [2, 2, 1]
-    assert [any(view) for view in zip(*shown, strict=True)] == [True] * 5
+    assert [sum(view) for view in shown] == [2, 1, 1]
+    assert [any(view) for view in zip(*shown, strict=True)] == [True] * 4
 
 
 def test_a_best_without_its_quantity_is_shown_alone(run_of):
@@ -119,6 +120,96 @@ def test_a_best_without_its_quantity_is_shown_alone(run_of):
     figure = figures(Comparison(title="t", runs=(run_of(history=history),)))["search"]
     assert [b.label for b in figure.layout.updatemenus[0].buttons] == ["best so far", "mean"]
     assert [list(t.y) for t in figure.data] == [[2.0, 1.0], [3.0, 3.0]]
+
+
+def test_a_best_loss_is_not_drawn_with_a_top1(run_of):
+    history = tuple(
+        HistoryPoint(phase="any", step=i, seconds=1, values={"best loss": 2.0 - i, "top1": 0.5})
+        for i in range(2)
+    )
+    figure = figures(Comparison(title="t", runs=(run_of(history=history),)))["search"]
+    assert [b.label for b in figure.layout.updatemenus[0].buttons] == ["best so far", "top1"]
+    assert [(t.mode, list(t.y)) for t in figure.data] == [
+        ("lines", [2.0, 1.0]),
+        ("markers", [0.5, 0.5]),
+    ]
+
+
+def views_of(figure):
+    """What each button of the menu shows: label, title below, traces."""
+    return {
+        button.label: (
+            button.args[1]["xaxis.title.text"],
+            [t for t, on in zip(figure.data, button.args[0]["visible"], strict=True) if on],
+        )
+        for button in figure.layout.updatemenus[0].buttons
+    }
+
+
+def test_generations_are_drawn_together_and_apart_from_candidates(halved, run_of):
+    steps = [
+        {"best of the generation": 0.3, "mean of the parents": 0.4, "best_fitness": 0.3},
+        {"best of the generation": 0.5, "mean of the parents": 0.35, "best_fitness": 0.3},
+    ]
+    history = tuple(
+        HistoryPoint(phase="search by generation", step=i, seconds=1, values=values)
+        for i, values in enumerate(steps)
+    )
+    run = run_of(history=(*halved().history, *history))
+    views = views_of(figures(Comparison(title="t", runs=(run,)))["search"])
+    assert list(views) == ["kl, best so far", "top1", "images", "fitness by generation"]
+    below, (best, mean, each) = views["fitness by generation"]
+    assert below == "generation" and views["top1"][0].startswith("candidate")
+    assert (best.mode, best.line.shape, list(best.y)) == ("lines+markers", "hv", [0.3, 0.3])
+    assert (mean.mode, mean.line.dash, list(mean.y)) == ("lines+markers", "dash", [0.4, 0.35])
+    assert (each.mode, list(each.y)) == ("markers", [0.3, 0.5])
+
+
+def test_a_search_for_a_front_has_no_best_candidate(run_of):
+    candidates = [
+        {"kl": kl, "loss": 1.0, "top1": 0.5, "images": 200, "complete": 1, "best_kl": min(kl, 0.2)}
+        for kl in (0.3, 0.1)
+    ]
+    history = [
+        HistoryPoint(phase="genetic", step=i, seconds=1, values=values)
+        for i, values in enumerate(candidates)
+    ]
+    history += [
+        HistoryPoint(
+            phase="search front",
+            step=i,
+            seconds=1,
+            values={"hypervolume": 0.5 + i / 10, "networks on the front": 2.0 + i},
+        )
+        for i in range(2)
+    ]
+    member = FrontPoint(macs=1, params=1, fitness=0.1, kl=0.1, loss=1, top1=0.5, chosen=True)
+    run = run_of(history=tuple(history), front=(member,))
+    drawn = figures(Comparison(title="t", runs=(run,)))
+    assert "training" not in drawn and "halving" not in drawn
+    views = views_of(drawn["search"])
+    # all were seen on the same images: those are no view
+    assert list(views) == ["kl", "loss", "top1", "hypervolume", "networks on the front"]
+    for name in ("kl", "loss", "top1"):
+        (dots,) = views[name][1]
+        assert dots.mode == "markers" and "best" not in dots.hovertext[0]
+    below, (line,) = views["hypervolume"]
+    assert (below, line.mode, list(line.y)) == ("generation", "lines+markers", [0.5, 0.6])
+
+
+def test_rounds_on_the_search_split_are_no_candidates(halved, run_of):
+    history = tuple(
+        HistoryPoint(
+            phase="search split after each step", step=i, seconds=1, values={"top1": 0.9 - i / 10}
+        )
+        for i in (1, 2)
+    )
+    run = run_of(history=(*halved().history, *history))
+    views = views_of(figures(Comparison(title="t", runs=(run,)))["search"])
+    below, (line,) = views["top1 on the search split"]
+    assert (below, line.mode) == ("step of the recipe", "lines+markers")
+    assert list(line.y) == pytest.approx([0.8, 0.7])
+    assert len(views["top1"][1]) == 1
 
 
 def test_halving_counts_those_that_were_seen_on_so_many_images(halved):

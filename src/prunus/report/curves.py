@@ -1,8 +1,4 @@
-"""Figures of what happened over time: the search, and the training. No torch.
-
-A record's history names its phases freely. A phase is a training if its name says so or if it holds
-a loss; every other phase is a search.
-"""
+"""Figures of what happened over time: the search, and the training. No torch."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -11,16 +7,22 @@ from itertools import accumulate
 import plotly.graph_objects as go
 
 from prunus.records import HistoryPoint
+from prunus.report.phases import (
+    CANDIDATE,
+    COMPLETE,
+    DOTS,
+    MEAN,
+    QUALITIES,
+    STEP,
+    View,
+    clock_of,
+    is_best,
+    is_training,
+    phases,
+    search_views,
+)
 from prunus.report.rows import Row
 from prunus.report.style import DASHES, axis, colors, dropdown, figure, series_name, text
-
-_TRAINING_NAMES = ("train", "fit", "fine", "distil", "retrain")
-IMAGES = "images"
-"""Value of a candidate: how many it was seen on before it was dropped; all, if it was not."""
-_COMPLETE = "complete"
-"""Value of a candidate: 1 where it was seen on all images, 0 where it was dropped on the way."""
-_QUALITIES = ("fitness", "score", "top1", "f1", "reward", "value")
-"""Values of a candidate of which more is better."""
 
 
 def search_figure(rows: Sequence[Row]) -> go.Figure | None:
@@ -29,50 +31,48 @@ def search_figure(rows: Sequence[Row]) -> go.Figure | None:
     Hollow dots are candidates that were dropped on the way, seen on a part of the images. Other
     recorded values are behind the menu, one at a time. None where no run holds a search.
     """
-    found = [(r, name, points) for r, name, points in phases(rows) if not _is_training(points)]
-    keys = list(dict.fromkeys(key for _, _, points in found for p in points for key in p.values))
-    if not keys:
+    found = [(r, name, points) for r, name, points in phases(rows) if not is_training(points)]
+    views = search_views([points for _, _, points in found])
+    if not views:
         return None
-    views = _views(keys)
     tint = colors(rows)
     drawn = figure(440)
-    shown_in: list[str] = []
-    for view, members in views.items():
+    shown_in: list[int] = []
+    for number, view in enumerate(views):
         named: set[str] = set()
         for row, name, points in found:
-            for trace in _search_traces(points, members):
+            for trace in _search_traces(points, view):
                 label = series_name(row, rows)
                 color = tint[row.method]
                 trace.update(
                     name=label,
                     legendgroup=label,
                     showlegend=label not in named,
-                    visible=view == next(iter(views)),
+                    visible=number == 0,
                     line={"color": color, "width": 2},
                     marker={"color": color, "size": 6, "opacity": 0.6},
                     hovertext=[f"{text(name)}<br>{t}" for t in trace.hovertext or ()],
                     hoverinfo="text",
                 )
-                if trace.showlegend:
-                    named.add(label)
+                named.add(label)
                 drawn.add_trace(trace)
-                shown_in.append(view)
+                shown_in.append(number)
     drawn.update_layout(
-        xaxis=axis("step of the search"),
-        yaxis=axis(text(next(iter(views)))),
+        xaxis=axis(views[0].clock),
+        yaxis=axis(text(views[0].label)),
         margin={"t": 70},
         showlegend=True,
         updatemenus=dropdown(
             [
                 {
-                    "label": text(view),
+                    "label": text(view.label),
                     "method": "update",
                     "args": [
-                        {"visible": [view == other for other in shown_in]},
-                        {"yaxis.title.text": text(view)},
+                        {"visible": [number == other for other in shown_in]},
+                        {"xaxis.title.text": view.clock, "yaxis.title.text": text(view.label)},
                     ],
                 }
-                for view in views
+                for number, view in enumerate(views)
             ]
         ),
     )
@@ -81,7 +81,7 @@ def search_figure(rows: Sequence[Row]) -> go.Figure | None:
 
 def training_figure(rows: Sequence[Row]) -> go.Figure | None:
     """Losses above, qualities below, against the epoch. None where no run holds a training."""
-    found = [(r, name, points) for r, name, points in phases(rows) if _is_training(points)]
+    found = [(r, name, points) for r, name, points in phases(rows) if is_training(points)]
     keys = list(dict.fromkeys(key for _, _, points in found for p in points for key in p.values))
     panels: list[tuple[str, list[str]]] = [
         ("loss", [key for key in keys if "loss" in key]),
@@ -127,35 +127,30 @@ def training_figure(rows: Sequence[Row]) -> go.Figure | None:
     return drawn
 
 
-def _views(keys: Sequence[str]) -> dict[str, list[str]]:
-    """What is shown together: each best with the values it is the best of, then all others alone."""
-    views: dict[str, list[str]] = {}
-    left = [key for key in keys if not _is_best(key) and key != _COMPLETE]
-    for key in keys:
-        if _is_best(key) and _best_of(key) in left:
-            views[f"{_best_of(key)}, best so far"] = [key, _best_of(key)]
-            left.remove(_best_of(key))
-    lone = [key for key in keys if _is_best(key) and not any(key in v for v in views.values())]
-    qualities = [key for key in left if key in _QUALITIES] if lone or not views else []
-    if lone or qualities:
-        views["best so far"] = [*lone, *qualities]
-    return views | {key: [key] for key in left if key not in qualities}
-
-
-def _search_traces(points: Sequence[HistoryPoint], keys: Sequence[str]) -> Iterator[go.Scatter]:
+def _search_traces(points: Sequence[HistoryPoint], view: View) -> Iterator[go.Scatter]:
     """The best so far as a line, then candidates as dots; a lone value of a step as a line."""
-    has_best = any(_is_best(key) and key in p.values for key in keys for p in points)
-    of_candidates = any(IMAGES in p.values for p in points)
-    for key in keys:
-        candidate = not _is_best(key) and (of_candidates or key in _QUALITIES)
-        if key in _QUALITIES and not has_best:
+    if clock_of(points) != view.clock:
+        return
+    has_best = any(is_best(key) for p in points for key in p.values)
+    # Generations and steps of a recipe are few, maybe one: a line alone would not be seen.
+    lines = "lines" if view.clock in (CANDIDATE, STEP) else "lines+markers"
+    for key in view.keys:
+        candidate = (
+            (view.clock == CANDIDATE and not is_best(key))
+            or (view.clock == STEP and key in QUALITIES)
+            or key == DOTS
+        )
+        if view.clock == STEP and key in QUALITIES and not has_best:
             best = _line(points, key, lambda values: list(accumulate(values, max)))
             if best is not None:
                 yield best.update(mode="lines", line={"shape": "hv"})
         trace = _line(points, key, lambda values: values)
         if trace is not None:
-            shape = "hv" if _is_best(key) else "linear"
-            trace.update(mode="markers" if candidate else "lines", line={"shape": shape})
+            shape = "hv" if is_best(key) else "linear"
+            dash = "dash" if key == MEAN else "solid"
+            trace.update(
+                mode="markers" if candidate else lines, line={"shape": shape, "dash": dash}
+            )
             if candidate:
                 trace.update(marker={"symbol": _symbols(points, key)})
             yield trace
@@ -164,7 +159,7 @@ def _search_traces(points: Sequence[HistoryPoint], keys: Sequence[str]) -> Itera
 def _symbols(points: Sequence[HistoryPoint], key: str) -> list[str]:
     """Hollow where a candidate was dropped on the way; in the order of ``_line``."""
     return [
-        "circle" if p is None or p.values.get(_COMPLETE, 1.0) else "circle-open"
+        "circle" if p is None or p.values.get(COMPLETE, 1.0) else "circle-open"
         for p in _with_breaks(_there(points, key))
     ]
 
@@ -203,30 +198,3 @@ def _with_breaks(points: Sequence[HistoryPoint]) -> list[HistoryPoint | None]:
 def _point_text(point: HistoryPoint) -> str:
     values = "<br>".join(f"{text(key)}: {value:.5g}" for key, value in point.values.items())
     return f"step {point.step}, {point.seconds:.0f} s<br>{values}"
-
-
-def phases(rows: Sequence[Row]) -> Iterator[tuple[Row, str, list[HistoryPoint]]]:
-    """Every phase of every run, with a name that tells them apart."""
-    for row in rows:
-        for run in row.runs:
-            for phase in dict.fromkeys(point.phase for point in run.history):
-                points = [point for point in run.history if point.phase == phase]
-                yield row, f"{row.label}, seed {run.seed}, {phase}", points
-
-
-def _is_training(points: Sequence[HistoryPoint]) -> bool:
-    phase = points[0].phase.lower()
-    if phase.startswith(_TRAINING_NAMES):
-        return True
-    keys = {key for point in points for key in point.values}
-    searches = phase.startswith("search") or any(_is_best(key) for key in keys)
-    return not searches and any("loss" in key for key in keys)
-
-
-def _is_best(key: str) -> bool:
-    return key.startswith("best")
-
-
-def _best_of(key: str) -> str:
-    """The value that a best is the best of: ``loss`` for ``best_loss``; empty for ``best`` alone."""
-    return key.removeprefix("best").strip("_ ")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from prunus.report.curves import IMAGES, phases
+from prunus.report.phases import IMAGES, phases
 from prunus.report.rows import Row
 from prunus.report.style import axis, colors, figure, series_name, text
 

@@ -46,11 +46,20 @@ _PLOTS = {
             "be cut (point at one for the reason)."
         ),
     ),
+    "front": (
+        "Front of the search",
+        (
+            "Networks that a search found in one go, on images of the search split, before any "
+            "training. A line is the best at each cost; a star is what the run went on with, after "
+            "it filled what the budget (dotted) had left."
+        ),
+    ),
     "search": (
         "Search history",
         (
             "Every seed is a line of its own. Hollow dots are candidates that were dropped on the "
-            "way. Point at one for all values."
+            "way. By generation, the line is the best so far, dashes are the mean of the parents, "
+            "dots the best of each generation. Point at one for all values."
         ),
     ),
     "halving": (

@@ -16,6 +16,7 @@ from prunus.report.columns import (
 )
 from prunus.report.curves import search_figure, training_figure
 from prunus.report.formats import DASH, Style, format_value
+from prunus.report.front import front_figure
 from prunus.report.halving import halving_figure
 from prunus.report.rows import Row, comparison_rows
 from prunus.report.spread import Missing, Stat, Value
@@ -53,6 +54,7 @@ def figures(comparison: Comparison) -> dict[str, go.Figure]:
         "pareto": pareto_figure(comparison, rows),
         "stages": stage_figure(comparison, rows),
         "widths": width_figure(rows),
+        "front": front_figure(rows),
         "search": search_figure(rows),
         "halving": halving_figure(rows),
         "training": training_figure(rows),

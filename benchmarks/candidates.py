@@ -276,7 +276,12 @@ def ablation(bench: Bench) -> Row:
             "images": sum(s.images for s in scored),
             "order": order,
         }
-    return {"seconds": seconds, "plans": len(numbers), "mutants": len(mutants), "halving": halving}
+    return {
+        "side_seconds": seconds,
+        "plans": len(numbers),
+        "mutants": len(mutants),
+        "halving": halving,
+    }
 
 
 def growth(bench: Bench) -> Row:
@@ -383,7 +388,41 @@ def table() -> None:
             rows += [_full_row(network, done, name) for name in computes()]
             rows += _peer_rows(network)
             rows += _search_rows(network, done)
-    write_results("candidates", rows, images=IMAGES, plans=PLANS, turn=TURN, seed=0, wanted=WANTED)
+    settings = {"images": IMAGES, "plans": PLANS, "turn": TURN, "seed": 0, "wanted": WANTED}
+    write_results("candidates", rows, **settings)
+    parts = [row for network in NETWORKS for row in _parts(network)]
+    write_results("candidates_parts", parts, **settings)
+
+
+def _parts(network: str) -> list[Row]:
+    """What each trick is worth, how the rate grows, what memory it takes: from the small cells."""
+    rows: list[Row] = []
+
+    def note(part: str, what: str, value: float, unit: str) -> None:
+        rows.append({"network": network, "part": part, "what": what, "value": value, "unit": unit})
+
+    if (cell := read("ablation", network)) is not None:
+        seconds = {name: statistics.median(found) for name, found in cell["side_seconds"].items()}
+        for name, without in (
+            ("channels_last", "layout"),
+            ("folding of batch norms", "folding"),
+            ("batches of 64 images, not 128", "batch 128"),
+        ):
+            note("trick", name, seconds[without] / seconds["all"], "times faster, full mode")
+        shared = seconds["no sharing"] / seconds["sharing"]
+        note("trick", "shared beginnings of mutants", shared, "times faster, full mode")
+        for name, found in cell["halving"].items():
+            saved = PLANS * IMAGES / found["images"]
+            note("trick", f"halving by {name}", saved, "times fewer search images")
+    if (cell := read("growth", network)) is not None:
+        for row in cell["rates"]:
+            what = f"{row['engine']}, {row['workers']} x {row['threads']} threads"
+            rate = row["plans"] / row["seconds"]
+            note("growth", f"{what}, {row['images']} images", rate, "candidates/s")
+    if (cell := read("memory", network)) is not None:
+        peak = cell["peak"]["engine"]["peak_mb"] / cell["peak"]["dense"]["peak_mb"]
+        note("memory", "engine against evaluation of the dense network", peak, "times its peak")
+    return rows
 
 
 def _full_row(network: str, cell: Row, engine: str) -> Row:

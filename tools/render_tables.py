@@ -104,6 +104,16 @@ def candidates(rows: Rows) -> str:
     return "\n".join(lines)
 
 
+def candidates_parts(rows: Rows) -> str:
+    """Tricks, growth and memory, a line each."""
+    lines = ["| network | | | |", "|---|---|---|--:|"]
+    lines += [
+        f"| {r['network']} | {r['part']} | {r['what']} | {r['value']:.2f} {r['unit']} |"
+        for r in rows
+    ]
+    return "\n".join(lines)
+
+
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
@@ -111,6 +121,7 @@ def _number(value: float | None) -> str:
 TABLES: dict[str, Callable[[Rows], str]] = {
     "accounting": accounting,
     "candidates": candidates,
+    "candidates_parts": candidates_parts,
     "coverage": coverage,
     "resnet56": resnet56,
 }

@@ -87,21 +87,19 @@ def kuzmin_from_scratch(_: Rows) -> str:
     chains: dict[tuple[str, int, str], Rows] = {}
     for cell in _cells("*-genetic-seed*.json"):
         chains.setdefault((cell["network"], cell["seed"], cell["scale"]), []).append(cell)
-    lines = [
-        "| network | seed | round | top-1 on search | search, cut and fine-tune, all rounds (s) "
-        "| narrow network from scratch, until as good (s) |",
-        "|---|--:|--:|--:|--:|--:|",
-    ]
+    clocks = "search, cut, fine-tune, all rounds (s) | narrow from scratch, until as good (s)"
+    head = f"| network | seed | round | top-1 on search | {clocks} |"
+    lines = [head, "|---|--:|--:|--:|--:|--:|"]
     for (network, seed, scale), cells in sorted(chains.items()):
         spent = 0.0
         for cell in sorted(cells, key=lambda c: c["round"]):
             spent += sum(cell["seconds"].values())
             pattern = f"{scale}-{network}-scratch-seed{seed}-round{cell['round']}.json"
-            for other in _cells(pattern):
-                lines.append(
-                    f"| {network} | {seed} | {cell['round']} | {cell['search_top1']:.2%} "
-                    f"| {spent:.0f} | {_until(other, cell['search_top1'])} |"
-                )
+            lines += [
+                f"| {network} | {seed} | {cell['round']} | {cell['search_top1']:.2%} "
+                f"| {spent:.0f} | {_until(other, cell['search_top1'])} |"
+                for other in _cells(pattern)
+            ]
     return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
 
 
@@ -125,7 +123,11 @@ def kuzmin_widths(_: Rows) -> str:
     if not lines:
         return "Not measured yet."
     return "\n".join(
-        ["| network | round | | channels of each convolution, in order |", "|---|--:|---|---|", *lines]
+        [
+            "| network | round | | channels of each convolution, in order |",
+            "|---|--:|---|---|",
+            *lines,
+        ]
     )
 
 

@@ -12,9 +12,7 @@ batch-norm statistics measured anew: KL to the dense network, top-1. Nothing loo
 import argparse
 import copy
 import statistics
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -193,5 +191,4 @@ def _slug(variant: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
-    sys.exit(main())
+    main()

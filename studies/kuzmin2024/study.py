@@ -16,7 +16,6 @@ epochs plus all the fine-tuning's. A queue that is cut short is valid: the table
 import argparse
 import json
 import statistics
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -312,25 +311,29 @@ def _summary(key: tuple[str, int, str], cells: list[dict[str, Any]]) -> dict[str
 
 
 def data_of(network: str) -> DataSplits:
+    """CIFAR-10 in three splits, normalized as the network's checkpoint was trained."""
     mean, std = normalization(network)
     return load_data("cifar10", mean=mean, std=std, seed=0)
 
 
 def environment_of(device: str) -> dict[str, Any]:
+    """Machine, versions and commit, now."""
     gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
     return Environment.capture(torch.get_num_threads(), gpu).model_dump()
 
 
 def read(path: Path) -> dict[str, Any]:
+    """A record."""
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
 
 
 def write(path: Path, content: Any) -> None:
+    """Write a record in one step."""
     part = path.with_suffix(".part")
     part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     part.replace(path)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

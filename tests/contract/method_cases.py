@@ -17,6 +17,13 @@ from prunus.zoo import build
 
 # Options that make a method fast enough to be tried a dozen times; others run with their defaults.
 QUICK: dict[str, dict[str, Any]] = {
+    "genetic": {
+        "population": 6,
+        "parents": 2,
+        "generations": 2,
+        "images": 64,
+        "recalibration_images": 64,
+    },
     "random-search": {"evaluations": 3, "images": 64, "recalibration_images": 64},
     "taylor": {"images": 128},
 }

@@ -7,7 +7,8 @@ import numpy as np
 from torch import nn
 
 from prunus.candidates import Candidate
-from prunus.graph import Group, Trace
+from prunus.graph import Choice, Group, Trace
+from prunus.graph.connections import unread_units
 from prunus.plan import Bits, BoolArray, IntArray, ZeroConnections
 
 
@@ -98,26 +99,58 @@ class Encoding:
         }
 
     def candidate(self, chromosome: Chromosome) -> Candidate:
-        """What the genes make: a neuron without a connection left that leads into it is inactive, too.
+        """What the genes make: a neuron that no connection leads into, or out of, is inactive, too.
 
         Connections are listed between active neurons only: those of an inactive one go with it.
         """
         keep = self.neurons(chromosome)
-        found: list[ZeroConnections] = []
+        while self._silence_(
+            keep, chromosome
+        ):  # what is inactive may have been another's last input
+            pass
+        found = [
+            _zeroed(weight, layer.connections[weight.tensor], keep, group)
+            for (group, weights), layer in zip(self._loci, chromosome, strict=True)
+            for weight in weights
+        ]
+        return Candidate(keep, tuple(edit for edit in found if edit is not None))
+
+    def executed(self, chromosome: Chromosome) -> Choice:
+        """Units that the cut network has: those that nothing reads any more are gone as well."""
+        candidate = self.candidate(chromosome)
+        if not candidate.connections:
+            return candidate.choice
+        return self._trace.plan(candidate.choice, candidate.connections).channels
+
+    def _silence_(self, keep: dict[str, BoolArray], chromosome: Chromosome) -> bool:
+        """Make neurons inactive that no active one leads into or reads; whether any were."""
+        changed = False
         for (group, weights), layer in zip(self._loci, chromosome, strict=True):
+            if not weights or group.refused:
+                continue
             alive = np.zeros(group.units, dtype=bool)
             for weight in weights:
                 genes = np.moveaxis(layer.connections[weight.tensor], weight.out_dim, 0)
                 led = np.asarray((genes & _inputs(weight, keep)).any(axis=1), dtype=bool)
                 alive[weight.out_units[led & (weight.out_units >= 0)]] = True
-            if weights and not group.refused:
-                keep[group.name] = _legal(group, keep[group.name], alive)
+            changed |= _narrow_(keep, group, alive)
+        for name, unread in unread_units(
+            self._trace.cuttable, self._dropped(keep, chromosome)
+        ).items():
+            changed |= _narrow_(keep, self._trace.by_name[name], ~unread)
+        return changed
+
+    def _dropped(
+        self, keep: Mapping[str, BoolArray], chromosome: Chromosome
+    ) -> list[ZeroConnections]:
+        """Weights with connections that are not; what leads into an inactive neuron is none."""
+        found = []
         for (group, weights), layer in zip(self._loci, chromosome, strict=True):
             for weight in weights:
-                edit = _zeroed(weight, layer.connections[weight.tensor], keep, group)
-                if edit is not None:
-                    found.append(edit)
-        return Candidate(keep, tuple(found))
+                genes, real = layer.connections[weight.tensor], _real(weight, keep, group)
+                if not genes[real].all():
+                    found.append(_edit(weight, genes & real))
+        return found
 
 
 def _weights(network: nn.Module, trace: Trace) -> Iterator[tuple[str, list[_Weight]]]:
@@ -164,7 +197,7 @@ def _inputs(weight: _Weight, keep: Mapping[str, BoolArray]) -> BoolArray:
 
 
 def _legal(group: Group, keep: BoolArray, alive: BoolArray) -> BoolArray:
-    """Active neurons that some connection leads into; as many others as the group must keep."""
+    """Active neurons that are alive, and as many others as the group must keep."""
     left = keep & alive
     step = group.round_to
     least = max(group.min_units, -(-int(left.sum()) // step) * step)
@@ -173,18 +206,35 @@ def _legal(group: Group, keep: BoolArray, alive: BoolArray) -> BoolArray:
     return left if left.sum() == group.units or not left.sum() % step else keep
 
 
-def _zeroed(
-    weight: _Weight, genes: BoolArray, keep: Mapping[str, BoolArray], group: Group
-) -> ZeroConnections | None:
+def _narrow_(keep: dict[str, BoolArray], group: Group, useful: BoolArray) -> bool:
+    """Make neurons of a group inactive that are of no use; whether any were."""
+    left = _legal(group, keep[group.name], useful)
+    changed = bool((left != keep[group.name]).any())
+    keep[group.name] = left
+    return changed
+
+
+def _real(weight: _Weight, keep: Mapping[str, BoolArray], group: Group) -> BoolArray:
+    """Connections between active neurons, in the weight's own order of dims."""
     outputs = keep.get(group.name, np.ones(group.units, dtype=bool))
     active = np.where(weight.out_units >= 0, outputs[weight.out_units], True)
     real = np.outer(active, _inputs(weight, keep))
-    stays = genes | ~(real if weight.out_dim == 0 else real.T)
-    if stays.all():
-        return None
-    level = "kernel" if weight.kernel else "weight"
+    return real if weight.out_dim == 0 else real.T
+
+
+def _zeroed(
+    weight: _Weight, genes: BoolArray, keep: Mapping[str, BoolArray], group: Group
+) -> ZeroConnections | None:
+    real = _real(weight, keep, group)
+    return None if genes[real].all() else _edit(weight, genes | ~real)
+
+
+def _edit(weight: _Weight, stays: BoolArray) -> ZeroConnections:
     return ZeroConnections(
-        tensor=weight.tensor, level=level, shape=weight.shape, keep=Bits.pack(stays)
+        tensor=weight.tensor,
+        level="kernel" if weight.kernel else "weight",
+        shape=weight.shape,
+        keep=Bits.pack(stays),
     )
 
 

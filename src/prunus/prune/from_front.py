@@ -31,7 +31,7 @@ def decide_from_front(context: Context, path: Path) -> Decision:
     front = Front.load(path)
     front.source.require(trace.shape, f"the front {path}")
     limit = budget.limit(budget.measure(trace, {}))
-    costs = [budget.measure(trace, _choice(point)) for point in front.points]
+    costs = [budget.measure(trace, _executed(trace, point)) for point in front.points]
     within = [p for p, cost in zip(front.points, costs, strict=True) if cost <= limit]
     if not within:
         least = min(costs, default=0)
@@ -41,7 +41,7 @@ def decide_from_front(context: Context, path: Path) -> Decision:
         )
     pick = min(within, key=lambda point: (point.fitness, point.macs, point.params))
     note = (
-        f"genetic: fitness {pick.fitness:.4f} at {budget.measure(trace, _choice(pick))} of {limit} "
+        f"genetic: fitness {pick.fitness:.4f} at {budget.measure(trace, _executed(trace, pick))} of {limit} "
         f"{budget.quantity}, from {path}; {len(within)} of {len(costs)} networks are within the target"
     )
     return Decision(
@@ -53,6 +53,11 @@ def decide_from_front(context: Context, path: Path) -> Decision:
 
 def _choice(point: FrontPoint) -> Choice:
     return {name: keep.unpack() for name, keep in point.keep.items()}
+
+
+def _executed(trace: Trace, point: FrontPoint) -> Choice:
+    """Units that the cut network has: those that nothing reads are gone."""
+    return trace.plan(_choice(point), point.connections).channels
 
 
 def _filled(trace: Trace, budget: Budget, choice: Choice, context: Context) -> Choice:

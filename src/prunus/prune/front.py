@@ -110,7 +110,7 @@ class _Costs:
 
     def spread(self, count: int) -> list[Budget]:
         """Budgets from the run's own on, evenly in the logarithm of the cost."""
-        costs = np.geomspace(self._limit, self._dense, count, endpoint=False)
+        costs = np.geomspace(max(self._limit, 1), self._dense, count, endpoint=False)
         return [self._absolute(cost) for cost in costs]
 
     def between(self, a: Chromosome, b: Chromosome) -> Budget:
@@ -139,7 +139,7 @@ class _Costs:
         return values
 
     def _shares(self, genome: Chromosome) -> list[float]:
-        choice = self._proposals.encoding.candidate(genome).choice
+        choice = self._proposals.encoding.executed(genome)
         return [
             Budget(quantity=name, value=1).measure(self._trace, choice) / whole
             for name, whole in zip(self._names, self._whole, strict=True)
@@ -157,14 +157,14 @@ class _Costs:
         within = [
             one
             for one in archive
-            if measure(self._trace, encoding.candidate(one.genome).choice) <= self._limit
+            if measure(self._trace, encoding.executed(one.genome)) <= self._limit
         ]
-        return min(within, key=lambda one: (one.values[0], one.key))
+        return min(within, key=lambda one: one.values)  # of equal ones the first, as on the front
 
     def point(self, one: Individual[Chromosome], scored: Scored, *, chosen: bool) -> FrontPoint:
         """A member of the front for the record."""
         candidate = self._proposals.encoding.candidate(one.genome)
-        cost = self._trace.cost(candidate.choice)
+        cost = self._trace.cost(self._proposals.encoding.executed(one.genome))
         return FrontPoint(
             macs=cost.macs,
             params=cost.params,

@@ -1,12 +1,13 @@
 """Chromosomes on a budget: the first population, and children of two parents."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as attribute
 
 import numpy as np
 
+from prunus.errors import BudgetError
 from prunus.graph import Choice, Trace
 from prunus.method import TOLERANCE, Budget
 from prunus.plan import BoolArray
@@ -18,7 +19,7 @@ from prunus.search import break_point, gumbel_ranks, swap, uniform
 
 MOVED_GROUPS = 3.0
 """Groups that a ratio move changes, on average."""
-_REFITS = 4  # of neurons to what is left by those without connections
+_REFITS = 12  # of neurons to what is left by those without connections
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,7 @@ class Proposals:
         if self.scores is not None and number == 0:
             choice = uniform_choice(self.trace, budget, self.scores)
         elif self.scores is not None and number == 1:
-            choice = global_choice(self.trace, budget, normalized(self.scores, "mean"))
+            choice = self._network_wide(budget, normalized(self.scores, "mean"))
         else:
             names = [group.name for group in self.trace.cuttable]
             factors = np.exp(self.options.jitter * self.generator.standard_normal(len(names)))
@@ -61,6 +62,13 @@ class Proposals:
         if share is None or share == 1:
             return chromosome
         return self.fitted(self._sparse(chromosome, share), budget)
+
+    def _network_wide(self, budget: Budget, scores: Scores) -> Choice:
+        """One ranked list; with a least share per group where the budget has room for that."""
+        try:
+            return global_choice(self.trace, budget, scores)
+        except BudgetError:
+            return global_choice(self.trace, budget, scores, least_share=0.0)
 
     def child(self, a: Chromosome, b: Chromosome, budget: Budget) -> Chromosome:
         """Crossover (stage 4), mutation (stage 5), and back to the budget."""
@@ -78,33 +86,44 @@ class Proposals:
 
         A neuron that has lost all its connections costs nothing: others get what it leaves.
         """
-        neurons = self.encoding.neurons(chromosome)
-        made = self.encoding.with_neurons(chromosome, self.to_budget(neurons, budget))
-        limit = asked = budget.limit(budget.measure(self.trace, {}))
+        neurons, order = self.encoding.neurons(chromosome), self._order()
+        made = self.encoding.with_neurons(chromosome, self.to_budget(neurons, budget, order))
+        if not dropped_share(made):
+            return made
+        dense = budget.measure(self.trace, {})
+        low = limit = budget.limit(dense)
+        high: int | None = None
         for _ in range(_REFITS):
             spare = limit - self._cost(made, budget)
-            if spare <= TOLERANCE * limit or not dropped_share(made):
+            if spare <= TOLERANCE * limit or low >= dense:
                 break
-            asked += spare
-            more = Budget(quantity=budget.quantity, value=float(asked))
-            wider = self.encoding.with_neurons(chromosome, self.to_budget(neurons, more))
+            asked = min(low + spare if high is None else (low + high) // 2, dense)
+            more = Budget(quantity=budget.quantity, value=max(float(asked), 2.0))
+            wider = self.encoding.with_neurons(chromosome, self.to_budget(neurons, more, order))
             if self._cost(wider, budget) > limit:
-                break
-            made = wider
+                high = asked
+            else:
+                low, made = asked, wider
         return made
 
     def _cost(self, chromosome: Chromosome, budget: Budget) -> int:
-        return budget.measure(self.trace, self.encoding.candidate(chromosome).choice)
+        return budget.measure(self.trace, self.encoding.executed(chromosome))
 
-    def to_budget(self, neurons: Mapping[str, BoolArray], budget: Budget) -> Choice:
+    def to_budget(
+        self,
+        neurons: Mapping[str, BoolArray],
+        budget: Budget,
+        order: Sequence[FloatArray] | None = None,
+    ) -> Choice:
         """The nearest widths in the same proportions that the budget allows.
 
         A group that must shrink loses its least important neurons, one that may grow gets back the
-        most important ones; without importance, any.
+        most important ones; without importance, any. ``order``: importance by group, or a draw.
         """
-        order = {n: k + _ranks(s) for (n, k), s in zip(neurons.items(), self._order(), strict=True)}
+        by_group = self._order() if order is None else order
+        scores = {n: k + _ranks(s) for (n, k), s in zip(neurons.items(), by_group, strict=True)}
         shares = {name: float(keep.mean()) for name, keep in neurons.items()}
-        return ratio_choice(self.trace, budget, order, shares)
+        return ratio_choice(self.trace, budget, scores, shares)
 
     # -- draws --------------------------------------------------------------------------------
 

@@ -1,0 +1,395 @@
+"""Genes of neurons and connections: which there are, and which network they make."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from prunus.graph import Trace, certify, cut, hold_connections_, trace
+from prunus.meter import measure_cost
+from prunus.plan import BoolArray, ZeroConnections
+from prunus.prune.chromosome import Chromosome, Encoding, Layer, dropped_share
+from tests.helpers import Wired, all_but, chain, enliven_, images
+
+SEEDS = st.integers(0, 10**6)
+IMAGES = images(4, 3, 8, 8)
+Genes = list[tuple[str, int, dict[str, tuple[int, int]]]]
+
+
+def residual() -> nn.Module:
+    def wiring(n: Any, x: Tensor) -> Tensor:
+        stem = n.a(x)
+        out: Tensor = n.fc((stem + n.c(n.b(stem.relu()).relu())).relu().mean((2, 3)))
+        return out
+
+    a, b, c = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(6, 4, 1)
+    return Wired(wiring, a=a, b=b, c=c, fc=nn.Linear(4, 2))
+
+
+def flattened() -> nn.Module:
+    """Three channels of 2x2 become twelve features; a second linear layer follows."""
+    convolution = nn.Conv2d(3, 3, 7)
+    return nn.Sequential(convolution, nn.Flatten(), nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, 2))
+
+
+def depthwise() -> nn.Module:
+    layers = nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 5, 1)
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 2))
+
+
+def transposed() -> nn.Module:
+    layers = nn.Conv2d(3, 4, 1), nn.ReLU(), nn.ConvTranspose2d(4, 5, 2)
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 2))
+
+
+# Counted by hand: a bit per unit that can be cut, one per pair of output and input of a weight
+# (input and output, where a weight is transposed), in the order of the forward pass.
+CASES: dict[str, tuple[Callable[[], nn.Module], Genes]] = {
+    "chain": (
+        chain,
+        [
+            ("0", 4, {"0.weight": (4, 3)}),
+            ("3", 5, {"3.weight": (5, 4)}),
+            ("6", 0, {"6.weight": (2, 5)}),
+        ],
+    ),
+    "residual": (
+        residual,
+        [
+            ("a", 4, {"a.weight": (4, 3), "c.weight": (4, 6)}),
+            ("b", 6, {"b.weight": (6, 4)}),
+            ("fc", 0, {"fc.weight": (2, 4)}),
+        ],
+    ),
+    "flattened": (
+        flattened,
+        [
+            ("0", 3, {"0.weight": (3, 3)}),
+            ("2", 4, {"2.weight": (4, 12)}),
+            ("4", 0, {"4.weight": (2, 4)}),
+        ],
+    ),
+    "depthwise": (
+        depthwise,
+        [
+            ("0", 4, {"0.weight": (4, 3)}),
+            ("3", 5, {"3.weight": (5, 4)}),
+            ("6", 0, {"6.weight": (2, 5)}),
+        ],
+    ),
+    "transposed": (
+        transposed,
+        [
+            ("0", 4, {"0.weight": (4, 3)}),
+            ("2", 5, {"2.weight": (4, 5)}),
+            ("5", 0, {"5.weight": (2, 5)}),
+        ],
+    ),
+}
+every_network = pytest.mark.parametrize("case", CASES)
+
+
+@cache
+def subject(case: str, step: int = 1) -> tuple[nn.Module, Trace, Encoding]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = enliven_(CASES[case][0]())
+    found = trace(network, IMAGES, min_units=step, round_to=step)
+    return network, found, Encoding(network, found)
+
+
+def with_genes(
+    chromosome: Chromosome, locus: int, neurons: BoolArray | None = None, **connections: BoolArray
+) -> Chromosome:
+    """Other genes at one locus; weights are named without ``.weight``."""
+    layer = chromosome[locus]
+    named = {f"{name.strip('_')}.weight": genes for name, genes in connections.items()}
+    made = Layer(
+        layer.neurons if neurons is None else neurons, {**dict(layer.connections), **named}
+    )
+    return (*chromosome[:locus], made, *chromosome[locus + 1 :])
+
+
+def drawn(encoding: Encoding, seed: int, share: float = 0.6, step: int = 1) -> Chromosome:
+    """Random genes; at least ``step`` neurons of a layer, and a multiple of it."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for layer in encoding.full():
+        count = (
+            step * int(rng.integers(1, layer.neurons.size // step + 1)) if len(layer.neurons) else 0
+        )
+        neurons = rng.permutation(layer.neurons.size) < count
+        connections = {t: rng.random(g.shape) < share for t, g in layer.connections.items()}
+        made.append(Layer(neurons, connections))
+    return tuple(made)
+
+
+def zeroed(edits: Sequence[ZeroConnections]) -> dict[str, BoolArray]:
+    """Weight to which of its connections are listed."""
+    return {e.tensor: ~e.keep.unpack().reshape(e.shape) for e in edits}
+
+
+# -- what is encoded ------------------------------------------------------------------------------
+
+
+@every_network
+def test_genes_are_those_counted_by_hand(case: str) -> None:
+    _, _, encoding = subject(case)
+    found = [
+        (name, layer.neurons.size, {t: g.shape for t, g in layer.connections.items()})
+        for name, layer in zip(encoding.names, encoding.full(), strict=True)
+    ]
+    assert found == CASES[case][1]
+    assert len(encoding) == 3
+
+
+@every_network
+def test_all_genes_set_are_the_whole_network(case: str) -> None:
+    _, found, encoding = subject(case)
+    candidate = encoding.candidate(encoding.full())
+    assert candidate.connections == ()
+    assert {n: int(k.sum()) for n, k in candidate.choice.items()} == {
+        g.name: g.units for g in found.cuttable
+    }
+    assert found.plan(candidate.choice, candidate.connections).is_empty
+    assert dropped_share(encoding.full()) == 0
+
+
+def test_share_of_dropped_connections_counts_all_weights() -> None:
+    _, _, encoding = subject("chain")
+    few = np.ones((4, 3), dtype=bool)
+    few[0] = False
+    chromosome = with_genes(encoding.full(), 0, all_but(4, 0), _0=few)
+    assert dropped_share(chromosome) == pytest.approx(3 / (12 + 20 + 10))
+
+
+def test_other_neurons_leave_all_other_genes() -> None:
+    _, _, encoding = subject("chain")
+    before = drawn(encoding, 3)
+    after = encoding.with_neurons(before, {"3": all_but(5, 2), "6": np.zeros(2, dtype=bool)})
+    assert [layer.neurons.tolist() for layer in after] == [
+        before[0].neurons.tolist(),
+        [True, True, False, True, True],
+        [],  # an output of the network cannot be cut
+    ]
+    assert [x.connections for x in after] == [x.connections for x in before]
+
+
+# -- which neurons are active ---------------------------------------------------------------------
+
+
+def test_neuron_without_connections_is_inactive() -> None:
+    _, _, encoding = subject("chain")
+    genes = np.ones((5, 4), dtype=bool)
+    genes[2] = False
+    candidate = encoding.candidate(with_genes(encoding.full(), 1, _3=genes))
+    assert candidate.choice["3"].tolist() == [True, True, False, True, True]
+    assert candidate.choice["0"].all()
+    assert candidate.connections == ()  # all that were dropped led into it
+
+
+def test_neuron_led_to_by_inactive_ones_alone_is_inactive() -> None:
+    """Unit 1 of the first layer goes for want of kernels, unit 2 of the second for want of it."""
+    _, _, encoding = subject("chain")
+    first, second = np.ones((4, 3), dtype=bool), np.ones((5, 4), dtype=bool)
+    first[1] = False
+    second[2] = [False, True, False, False]
+    chromosome = with_genes(with_genes(encoding.full(), 0, _0=first), 1, _3=second)
+    candidate = encoding.candidate(chromosome)
+    assert candidate.choice["0"].tolist() == [True, False, True, True]
+    assert candidate.choice["3"].tolist() == [True, True, False, True, True]
+
+
+def test_one_kernel_is_enough_to_be_active() -> None:
+    _, _, encoding = subject("chain")
+    genes = np.ones((5, 4), dtype=bool)
+    genes[2] = [False, True, False, False]
+    candidate = encoding.candidate(with_genes(encoding.full(), 1, _3=genes))
+    assert candidate.choice["3"].all()
+    assert zeroed(candidate.connections)["3.weight"].tolist() == (~genes).tolist()
+
+
+def test_unit_of_a_sum_is_active_while_either_term_leads_into_it() -> None:
+    _, _, encoding = subject("residual")
+    stem, inner = np.ones((4, 3), dtype=bool), np.ones((4, 6), dtype=bool)
+    stem[0] = False
+    alone = encoding.candidate(with_genes(encoding.full(), 0, a=stem))
+    assert alone.choice["a"].all()
+    inner[0] = False
+    both = encoding.candidate(with_genes(encoding.full(), 0, a=stem, c=inner))
+    assert both.choice["a"].tolist() == [False, True, True, True]
+    assert both.connections == ()
+
+
+def test_unit_of_a_sum_led_to_by_a_unit_without_connections_is_inactive() -> None:
+    _, _, encoding = subject("residual")
+    stem, inner, middle = (np.ones(s, dtype=bool) for s in ((4, 3), (4, 6), (6, 4)))
+    stem[0], inner[0, 1:], middle[0] = False, False, False
+    chromosome = with_genes(with_genes(encoding.full(), 0, a=stem, c=inner), 1, b=middle)
+    candidate = encoding.candidate(chromosome)
+    assert not candidate.choice["b"][0]
+    assert not candidate.choice["a"][0]
+
+
+def test_channel_without_kernels_takes_its_depthwise_filter_along() -> None:
+    network, found, encoding = subject("depthwise")
+    genes = np.ones((4, 3), dtype=bool)
+    genes[3] = False
+    candidate = encoding.candidate(with_genes(encoding.full(), 0, _0=genes))
+    small = cut(network, found.plan(candidate.choice, candidate.connections))
+    assert small.get_parameter("2.weight").shape == (3, 1, 3, 3)
+    assert small.get_parameter("3.weight").shape == (5, 3, 1, 1)
+
+
+def test_transposed_convolution_has_inputs_first() -> None:
+    _, _, encoding = subject("transposed")
+    genes = np.ones((4, 5), dtype=bool)
+    genes[:, 1] = False
+    genes[0, 2] = False
+    candidate = encoding.candidate(with_genes(encoding.full(), 1, _2=genes))
+    assert candidate.choice["2"].tolist() == [True, False, True, True, True]
+    assert np.argwhere(zeroed(candidate.connections)["2.weight"]).tolist() == [[0, 2]]
+
+
+@given(SEEDS, st.floats(0.0, 0.4), st.sampled_from(["chain", "residual", "flattened"]))
+def test_few_connections_leave_a_legal_network(seed: int, share: float, case: str) -> None:
+    """``min_units`` and ``round_to`` hold even where hardly a neuron has a connection."""
+    _, found, encoding = subject(case, 2)
+    candidate = encoding.candidate(drawn(encoding, seed, share, step=2))
+    found.check(candidate.choice)
+    assert all(int(k.sum()) % 2 == 0 or k.all() for k in candidate.choice.values())
+
+
+# -- which connections are listed -----------------------------------------------------------------
+
+
+@given(SEEDS, st.sampled_from(sorted(CASES)))
+def test_connections_are_listed_between_active_neurons_only(seed: int, case: str) -> None:
+    """Listed are the genes that are 0 where both ends are active, and no others."""
+    network, found, encoding = subject(case)
+    chromosome = drawn(encoding, seed)
+    candidate = encoding.candidate(chromosome)
+    plan, listed = found.plan(candidate.choice), zeroed(candidate.connections)
+    stays = {
+        (axis.tensor, axis.dim): axis.keep.unpack()
+        for edit in plan.edits
+        if edit.kind == "channels"
+        for axis in edit.axes
+    }
+    for layer in chromosome:
+        for tensor, genes in layer.connections.items():
+            ends = [stays.get((tensor, d), np.ones(genes.shape[d], dtype=bool)) for d in (0, 1)]
+            expected = ~genes & np.outer(*ends)
+            assert (listed.get(tensor, np.zeros_like(genes)) == expected).all(), tensor
+            assert (tensor in listed) == bool(expected.any())
+    kinds = dict(network.named_modules())
+    for edit in candidate.connections:
+        linear = isinstance(kinds[edit.tensor.removesuffix(".weight")], nn.Linear)
+        assert edit.level == ("weight" if linear else "kernel")
+
+
+def test_features_of_a_cut_channel_take_their_weights_along() -> None:
+    _, _, encoding = subject("flattened")
+    genes = np.ones((4, 12), dtype=bool)
+    genes[0, [3, 4, 7, 8]] = False  # channel 1 is features 4 to 7
+    chromosome = with_genes(encoding.full(), 0, all_but(3, 1))
+    candidate = encoding.candidate(with_genes(chromosome, 1, _2=genes))
+    assert np.argwhere(zeroed(candidate.connections)["2.weight"]).tolist() == [[0, 3], [0, 8]]
+
+
+def test_channel_that_no_kernel_reads_disappears() -> None:
+    _, found, encoding = subject("chain")
+    genes = np.ones((5, 4), dtype=bool)
+    genes[:, 1] = False
+    candidate = encoding.candidate(with_genes(encoding.full(), 1, _3=genes))
+    plan = found.plan(candidate.choice, candidate.connections)
+    assert {n: k.tolist() for n, k in plan.channels.items()} == {"0": [True, False, True, True]}
+
+
+def test_channel_that_inactive_neurons_alone_read_disappears() -> None:
+    _, found, encoding = subject("chain")
+    genes = np.ones((5, 4), dtype=bool)
+    genes[:3, 1] = False
+    chromosome = with_genes(encoding.full(), 1, all_but(5, 3, 4), _3=genes)
+    candidate = encoding.candidate(chromosome)
+    plan = found.plan(candidate.choice, candidate.connections)
+    assert plan.channels["0"].tolist() == [True, False, True, True]
+
+
+# -- the network they make ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+@every_network
+def test_what_genes_make_is_certified(case: str, seed: int) -> None:
+    network, found, encoding = subject(case)
+    candidate = encoding.candidate(drawn(encoding, seed, 0.7))
+    assert candidate.connections
+    plan = found.plan(candidate.choice, candidate.connections)
+    assert certify(network, found, plan, IMAGES).passed
+
+
+def hand_made() -> nn.Module:
+    """Unit 0 of the first layer inactive; two kernels and one weight at zero between active ones."""
+    network, found, encoding = subject("chain")
+    kernels, weights = np.ones((5, 4), dtype=bool), np.ones((2, 5), dtype=bool)
+    kernels[1, [0, 2]] = False
+    kernels[4, 3] = False
+    weights[0, 2] = False
+    chromosome = with_genes(encoding.full(), 0, all_but(4, 0))
+    chromosome = with_genes(with_genes(chromosome, 1, _3=kernels), 2, _6=weights)
+    candidate = encoding.candidate(chromosome)
+    return cut(network, found.plan(candidate.choice, candidate.connections))
+
+
+def zero_positions(network: nn.Module, tensor: str) -> list[list[int]]:
+    weight = network.get_parameter(tensor).detach()
+    return torch.argwhere(weight.reshape(*weight.shape[:2], -1).eq(0).all(2)).tolist()
+
+
+def test_zeroed_connections_are_zero_and_stay_zero_in_training() -> None:
+    network = hand_made()
+    # positions after the cut: inputs 1, 2, 3 are 0, 1, 2 now
+    expected = {"0.weight": [], "3.weight": [[1, 1], [4, 2]], "6.weight": [[0, 2]]}
+    assert {name: zero_positions(network, name) for name in expected} == expected
+    hold_connections_(network)
+    before = network.get_parameter("3.weight").detach().clone()
+    stepper = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    network.train()
+    for _ in range(3):
+        stepper.zero_grad()
+        (network(IMAGES) - 1).square().mean().backward()
+        stepper.step()
+    assert {name: zero_positions(network, name) for name in expected} == expected
+    moved = network.get_parameter("3.weight").detach() != before
+    assert int(moved.sum()) == 5 * 3 - 2
+
+
+def test_effective_macs_leave_out_zeroed_connections_executed_ones_do_not() -> None:
+    cost = measure_cost(hand_made(), IMAGES[:1])
+    area = 6 * 6
+    executed = area * 9 * 3 * 3 + area * 3 * 5 + 5 * 2
+    assert cost.macs == executed
+    assert cost.effective_macs == executed - 2 * area - 1
+
+
+def test_encoding_and_candidate_leave_genes_alone() -> None:
+    _, _, encoding = subject("residual")
+    chromosome = drawn(encoding, 1, 0.2)
+    copies = [
+        replace(
+            x, neurons=x.neurons.copy(), connections={t: g.copy() for t, g in x.connections.items()}
+        )
+        for x in chromosome
+    ]
+    encoding.candidate(chromosome)
+    for layer, before in zip(chromosome, copies, strict=True):
+        assert (layer.neurons == before.neurons).all()
+        assert all((layer.connections[t] == g).all() for t, g in before.connections.items())

@@ -259,12 +259,12 @@ def test_connections_are_zero_in_a_certified_network() -> None:
 
 
 def test_budget_is_met_with_few_connections() -> None:
-    """Promise 3: never exceeded; one neuron, and what it brings back to life, is about 2 % here."""
+    """Promise 3: never exceeded; one neuron, with what it brings back to life, is up to 3 % here."""
     given = context("macs=0.5")
     decision = decide(given, mode="paper", connections=0.5, generations=0)
     plan = traced().plan(decision.choice, decision.connections)
     limit = given.budget.limit(traced().macs({}))
-    assert 0.98 * limit <= traced().macs(plan.channels) <= limit
+    assert 0.97 * limit <= traced().macs(plan.channels) <= limit
 
 
 # -- lives and places -----------------------------------------------------------------------------

@@ -104,7 +104,29 @@ class Proposals:
                 high = asked
             else:
                 low, made = asked, wider
-        return made
+        return self._topped_up(made, budget, order)
+
+    def _topped_up(
+        self, chromosome: Chromosome, budget: Budget, order: Sequence[FloatArray]
+    ) -> Chromosome:
+        """Neurons added one by one (``round_to`` by so many), a group at a time, while they fit."""
+        limit = budget.limit(budget.measure(self.trace, {}))
+        open_groups = dict(zip(self.encoding.neurons(chromosome), order, strict=True))
+        while open_groups and limit - self._cost(chromosome, budget) > TOLERANCE * limit:
+            for name, scores in list(open_groups.items()):
+                keep, step = (
+                    self.encoding.neurons(chromosome)[name],
+                    self.trace.by_name[name].round_to,
+                )
+                more = np.argsort(-np.where(keep, -np.inf, scores), kind="stable")[:step]
+                wider = self.encoding.with_neurons(
+                    chromosome, {name: keep | np.isin(np.arange(keep.size), more)}
+                )
+                if keep.all() or self._cost(wider, budget) > limit:
+                    del open_groups[name]
+                else:
+                    chromosome = wider
+        return chromosome
 
     def _cost(self, chromosome: Chromosome, budget: Budget) -> int:
         return budget.measure(self.trace, self.encoding.executed(chromosome))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from prunus.candidates import Engine, Scored, Scoring
+from prunus.candidates import Engine, Scored
 from prunus.method import Budget, Context, Decision
 from prunus.plan import Bits
 from prunus.prune.chromosome import Chromosome
@@ -42,11 +42,7 @@ def decide_front(context: Context, proposals: Proposals) -> Decision:
         generations=options.generations,
         seed=context.seed,
     )
-    scoring = Scoring(
-        images=options.images,
-        calibration_images=options.recalibration_images,
-        fitness=options.fitness or "kl",
-    )
+    scoring = options.scoring()
     known: dict[str, Scored] = {}
     every: list[Scored] = []
     seconds: list[float] = []

@@ -7,7 +7,7 @@ from typing import final
 
 import numpy as np
 
-from prunus.candidates import Engine, Scored, Scoring
+from prunus.candidates import Engine, Scored
 from prunus.method import Context, Decision, Need
 from prunus.prune.base import Configured, search_split, train_split
 from prunus.prune.chromosome import Chromosome, Encoding, dropped_share
@@ -81,15 +81,6 @@ class Genetic(Configured[GeneticOptions]):
         return _decide_one(context, proposals)
 
 
-def scoring_of(options: GeneticOptions) -> Scoring:
-    """How candidates are scored."""
-    return Scoring(
-        images=options.images,
-        calibration_images=options.recalibration_images,
-        fitness=options.fitness or "kl",
-    )
-
-
 def _decide_one(context: Context, proposals: Proposals) -> Decision:
     """One objective: the best within the budget."""
     options, budget, begin = proposals.options, context.budget, time.perf_counter()
@@ -107,7 +98,7 @@ def _decide_one(context: Context, proposals: Proposals) -> Decision:
     points: list[HistoryPoint] = []
     progress = context.progress
     progress.start("generations", options.generations + 1)
-    with Engine.open(context, scoring_of(options)) as engine:
+    with Engine.open(context, options.scoring()) as engine:
         while genomes := search.ask():
             found = _score(engine, proposals, search, genomes)
             search.tell([_rank_value(s) for s in found], [s.key for s in found])
@@ -119,7 +110,7 @@ def _decide_one(context: Context, proposals: Proposals) -> Decision:
     progress.finish()
     best = proposals.encoding.candidate(search.best.genome)
     zeroed = dropped_share(search.best.genome)
-    fitness = options.fitness or "kl"
+    fitness = options.scoring().fitness
     note = (
         f"genetic: {options.mode} mode, {search.generation} generations after the first population, "
         f"{different} different networks in {execution}"

@@ -4,11 +4,11 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from prunus.candidates import Quantity, Scoring
 from prunus.plan import Record
+from prunus.prune.importance import Importance
 
 Mode = Literal["guided", "paper", "front"]
-Importance = Literal["l2", "taylor"]
-Fitness = Literal["kl", "loss", "accuracy"]
 
 
 class GeneticOptions(Record):
@@ -51,7 +51,7 @@ class GeneticOptions(Record):
     importance: Importance = "taylor"
     mixing: Literal["break-point", "uniform"] | None = None
     connections: float | None = Field(default=None, gt=0, le=1)
-    fitness: Fitness | None = None
+    fitness: Quantity | None = None
     images: int = Field(default=1000, ge=2)
     recalibration_images: int = Field(default=256, ge=2)
     halving: bool = True
@@ -88,4 +88,12 @@ class GeneticOptions(Record):
         }
         return self.model_copy(
             update={name: value for name, value in own.items() if getattr(self, name) is None}
+        )
+
+    def scoring(self) -> Scoring:
+        """How candidates are scored; ``kl`` where no mode has settled the fitness."""
+        return Scoring(
+            images=self.images,
+            calibration_images=self.recalibration_images,
+            fitness=self.fitness or "kl",
         )

@@ -73,11 +73,14 @@ class Proposals:
     def child(self, a: Chromosome, b: Chromosome, budget: Budget) -> Chromosome:
         """Crossover (stage 4), mutation (stage 5), and back to the budget."""
         options, generator = self.options, self.generator
+        crossed = True
         if options.mixing == "break-point":
             made = break_point(a, b, options.crossover)
         else:
-            made = uniform(a, b, generator) if generator.random() < options.crossover else a
-        if generator.random() < options.mutation:
+            crossed = generator.random() < options.crossover
+            made = uniform(a, b, generator) if crossed else a
+        mutated = generator.random() < options.mutation
+        if mutated or (not crossed and options.mutation > 0):  # no child is a mere copy
             made = self._mutated(made)
         return self.fitted(made, budget)
 

@@ -316,3 +316,8 @@ def test_what_is_no_front_is_refused_by_its_path(tmp_path: Path, content: str | 
     with pytest.raises(InputError, match=r"front\.json") as refusal:
         reuse(path, "macs=0.5")
     assert "\n" not in str(refusal.value)
+
+
+def test_missing_front_is_refused_before_anything_runs() -> None:
+    with pytest.raises(InputError, match=r"front='nowhere\.json'.*no such file; name the steps/01"):
+        make_method("genetic", {"front": "nowhere.json"})

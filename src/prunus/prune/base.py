@@ -119,10 +119,10 @@ def _read(method: str, options: Mapping[str, Any], into: type[OptionsT]) -> Opti
         return into.model_validate(dict(options))
     except ValidationError as error:
         first = error.errors()[0]
+        problem = first["msg"].removeprefix("Value error, ")
         if not first["loc"]:
-            problem = first["msg"].removeprefix("Value error, ")
             raise InputError(f"options of method '{method}': {problem}") from error
         name = str(first["loc"][0])
         raise InputError(
-            f"option {name}={options.get(name)!r} of method '{method}': {first['msg']}"
+            f"option {name}={options.get(name)!r} of method '{method}': {problem}"
         ) from error

@@ -95,7 +95,7 @@ class _Costs:
     """Objectives of candidates, and budgets between the run's and the dense network."""
 
     def __init__(self, context: Context, proposals: Proposals) -> None:
-        self._context, self._proposals = context, proposals
+        self._proposals = proposals
         self._trace, self._budget = context.trace, context.budget
         self._dense = self._budget.measure(self._trace, {})
         self._limit = min(self._budget.limit(self._dense), self._dense)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from prunus.prune.importance import importance_scores
 from prunus.prune.proposals import Proposals
 from prunus.records import HistoryPoint
 from prunus.search import GeneticSearch
+from prunus.search.pareto import require_pymoo
 
 
 @final
@@ -50,6 +51,11 @@ class Genetic(Configured[GeneticOptions]):
     )
     needs = frozenset({Need.TRAIN, Need.SEARCH})
     options_type = GeneticOptions
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        if self.options.mode == "front" and self.options.front is None:
+            require_pymoo()  # now, not after the dense network has been measured
 
     def decide(self, context: Context) -> Decision:
         """Evolve chromosomes, keep the best.

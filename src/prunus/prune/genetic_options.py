@@ -1,8 +1,9 @@
 """What a genetic search can be told, and what each mode means where nothing is said."""
 
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from prunus.candidates import Quantity, Scoring
 from prunus.plan import Record
@@ -65,6 +66,16 @@ class GeneticOptions(Record):
         if isinstance(values, dict) and isinstance(values.get("objectives"), str):
             return {**values, "objectives": tuple(values["objectives"].split(","))}
         return values
+
+    @field_validator("front")
+    @classmethod
+    def _is_there(cls, front: str | None) -> str | None:
+        """A file that is missing is found out before the dense network is measured."""
+        if front is not None and not Path(front).is_file():
+            raise ValueError(
+                "no such file; name the steps/01-prune.front.json of a run in mode front"
+            )
+        return front
 
     @model_validator(mode="after")
     def _fits(self) -> "GeneticOptions":

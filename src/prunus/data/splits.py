@@ -1,7 +1,7 @@
 """The three splits as three types: one trains weights, one decides, one is looked at once."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self, final
 
@@ -107,6 +107,18 @@ class Split(ABC):
             InputError: ``batch_size`` is below 1, or ``augment`` is set without a generator or on
                 another split than train.
         """
+        placed = self.placed_batches(batch_size, generator=generator, augment=augment)
+        return ((inputs, labels) for _, inputs, labels in placed)
+
+    def placed_batches(
+        self, batch_size: int, *, generator: torch.Generator | None = None, augment: bool = False
+    ) -> Iterator[tuple[Tensor, Inputs, Tensor]]:
+        """As ``batches``, with where each sample stands in the split before its inputs.
+
+        Positions are int64 ``[batch]``: what was computed for a sample once, such as a teacher's
+        logits, is found again by them in every later pass. Shuffled samples whose lengths differ
+        (texts) come in batches of similar length, so that little is computed on padding.
+        """
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}: use at least 1")
         if augment and generator is None:
@@ -134,20 +146,51 @@ class Split(ABC):
 
     def _pass(
         self, batch_size: int, generator: torch.Generator | None, *, augment: bool
-    ) -> Iterator[tuple[Inputs, Tensor]]:
+    ) -> Iterator[tuple[Tensor, Inputs, Tensor]]:
         self._begin_pass()
         indices = self._samples.indices
-        if generator is not None:
-            indices = indices[torch.randperm(len(indices), generator=generator)]
-        for start in range(0, len(indices), batch_size):
-            batch = indices[start : start + batch_size]
+        for positions in self._order(batch_size, generator):
+            batch = indices[positions]
             inputs, labels = self._samples.store.read(batch, generator if augment else None)
-            if int(labels.min()) < 0 or int(labels.max()) >= self.num_classes:
-                raise DataError(
-                    f"{self.name}: the {self.role} split has a label outside 0 to "
-                    f"{self.num_classes - 1}: set num_classes, or mend the labels"
-                )
-            yield inputs, labels
+            self._check_labels(labels)
+            yield positions, inputs, labels
+
+    def _order(self, batch_size: int, generator: torch.Generator | None) -> Sequence[Tensor]:
+        """Positions of every batch."""
+        size = len(self)
+        if generator is None:
+            return torch.arange(size).split(batch_size)
+        order = torch.randperm(size, generator=generator)
+        lengths = self._samples.store.lengths
+        if lengths is None:
+            return order.split(batch_size)
+        return _by_length(order, lengths[self._samples.indices], batch_size, generator)
+
+    def _check_labels(self, labels: Tensor) -> None:
+        if int(labels.min()) < 0 or int(labels.max()) >= self.num_classes:
+            raise DataError(
+                f"{self.name}: the {self.role} split has a label outside 0 to "
+                f"{self.num_classes - 1}: set num_classes, or mend the labels"
+            )
+
+
+_POOL_BATCHES = 50
+"""Batches whose samples are sorted by length together: enough for little padding, and for chance."""
+
+
+def _by_length(
+    order: Tensor, lengths: Tensor, batch_size: int, generator: torch.Generator
+) -> list[Tensor]:
+    """Shuffled positions in batches of similar length, the batches shuffled again.
+
+    A last batch that is not full stays the last, as in a pass without lengths.
+    """
+    full = len(order) // batch_size * batch_size
+    batches: list[Tensor] = []
+    for pool in order[:full].split(_POOL_BATCHES * batch_size):
+        batches += pool[lengths[pool].argsort(stable=True)].split(batch_size)
+    mixed = [batches[k] for k in torch.randperm(len(batches), generator=generator).tolist()]
+    return mixed if full == len(order) else [*mixed, order[full:]]
 
 
 @final
@@ -180,6 +223,26 @@ class SearchSplit(Split):
 
     def _with(self, samples: Samples) -> "SearchSplit":
         return SearchSplit(samples)
+
+
+@final
+class UnlabeledSplit(Split):
+    """Samples without labels (``-1``): a teacher's outputs are learned on them, nothing else."""
+
+    @property
+    def role(self) -> str:
+        """``unlabeled``."""
+        return "unlabeled"
+
+    def _begin_pass(self) -> None:
+        return
+
+    def _with(self, samples: Samples) -> "UnlabeledSplit":
+        return UnlabeledSplit(samples)
+
+    def _check_labels(self, labels: Tensor) -> None:
+        if bool((labels != -1).any()):
+            raise DataError(f"{self.name}: the unlabeled split has a label; mark all with -1")
 
 
 @dataclass

@@ -26,6 +26,11 @@ class SampleStore(ABC):
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input without the batch; empty where inputs are dictionaries."""
 
+    @property
+    def lengths(self) -> Tensor | None:
+        """Length of every sample, int64 ``[samples]``, where samples differ in it (texts)."""
+        return None
+
     @abstractmethod
     def read(self, indices: Tensor, augment: torch.Generator | None) -> tuple[Inputs, Tensor]:
         """Read samples.
@@ -64,6 +69,12 @@ class _Part(SampleStore):
     def input_shape(self) -> tuple[int, ...]:
         """As of the whole."""
         return self._whole.input_shape
+
+    @property
+    def lengths(self) -> Tensor | None:
+        """Of the samples of this part."""
+        whole = self._whole.lengths
+        return None if whole is None else whole[self._positions]
 
     def read(self, indices: Tensor, augment: torch.Generator | None) -> tuple[Inputs, Tensor]:
         """Read samples of this part."""

@@ -11,18 +11,18 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
-from pydantic import Field
-from torch import nn
+from pydantic import Field, ValidationError
+from torch import Tensor, nn
 
 from prunus.compute import Compute
 from prunus.data import SearchSplit, TrainSplit
 from prunus.errors import BudgetError, InputError
 from prunus.graph import Choice, Trace
-from prunus.plan import Plan, Record, ZeroConnections
+from prunus.plan import Plan, Rebuild, Record, ZeroConnections
 from prunus.progress import Progress, Silent
-from prunus.records import Front, HistoryPoint, Source
+from prunus.records import Cost, Front, HistoryPoint, Source
 
 Quantity = Literal["macs", "params", "size"]
 # A budget is met when the cost is at most this far below it (promise 3), or one unit would exceed it.
@@ -76,13 +76,32 @@ class Budget(Record):
             return trace.macs(choice)
         return trace.params(choice) if self.quantity == "params" else trace.size_bytes(choice)
 
+    def read(self, cost: Cost) -> int:
+        """This quantity of a cost.
+
+        Raises:
+            BudgetError: The cost does not know the size.
+        """
+        if self.quantity == "size" and cost.size_bytes is None:
+            raise BudgetError("the size of the network was not measured; measure it with its cost")
+        known = {"macs": cost.macs, "params": cost.params, "size": cost.size_bytes or 0}
+        return known[self.quantity]
+
     def require(self, trace: Trace, choice: Choice) -> None:
         """Refuse a choice above the budget.
 
         Raises:
             BudgetError: The choice costs more than the limit.
         """
-        limit, cost = self.limit(self.measure(trace, {})), self.measure(trace, choice)
+        self.require_within(self.measure(trace, choice), self.measure(trace, {}))
+
+    def require_within(self, cost: int, dense: int) -> None:
+        """Refuse a cost above the budget of a network that has ``dense``.
+
+        Raises:
+            BudgetError: It is above the limit.
+        """
+        limit = self.limit(dense)
         if cost > limit:
             raise BudgetError(
                 f"target {self.quantity}={self.value:g} allows {limit}, the choice costs {cost}"
@@ -131,6 +150,8 @@ class Decision:
     Attributes:
         choice: Units that stay, by group.
         connections: Held at zero.
+        edits: Modules and tables to replace, in place of a choice: the two do not go together.
+        tensors: Values of what ``edits`` make anew, by name in the network that comes out.
         history: Of a search.
         evaluations: Different networks scored.
         front: Other networks that the same search found, for other budgets.
@@ -139,6 +160,8 @@ class Decision:
 
     choice: Choice
     connections: tuple[ZeroConnections, ...] = ()
+    edits: tuple[Rebuild, ...] = ()
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
     history: tuple[HistoryPoint, ...] = ()
     evaluations: int = 0
     front: Front | None = None
@@ -152,6 +175,7 @@ class Method(ABC):
         name: Lower case, stable: used in recipes and on the command line.
         summary: One line for ``prunus methods``.
         needs: What the context must hold.
+        edits: Whether it replaces modules or tables instead of choosing units.
         null: Whether it is a null baseline, shown as such in every report.
         reinitialize: Whether the cut network starts from fresh weights (the small net from scratch).
     """
@@ -159,6 +183,7 @@ class Method(ABC):
     name: ClassVar[str]
     summary: ClassVar[str]
     needs: ClassVar[frozenset[Need]] = frozenset()
+    edits: ClassVar[bool] = False
     null: ClassVar[bool] = False
     reinitialize: ClassVar[bool] = False
 
@@ -166,9 +191,36 @@ class Method(ABC):
         if options:
             raise InputError(f"method '{self.name}' has no option '{next(iter(options))}'")
 
+    @property
+    def sizes_itself(self) -> bool:
+        """Whether its options say how small the network gets, so that no target is needed."""
+        return False
+
     @abstractmethod
     def decide(self, context: Context) -> Decision:
         """Choose the units that stay, within the budget."""
+
+
+class NoOptions(Record):
+    """For a method that has nothing to set."""
+
+
+OptionsT = TypeVar("OptionsT", bound=Record)
+
+
+class Configured(Method, Generic[OptionsT]):
+    """A method whose options are a record, validated at construction.
+
+    Attributes:
+        options_type: Names, types, ranges and defaults; set by every concrete class.
+        options: The values in use.
+    """
+
+    options_type: type[OptionsT]
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.options: OptionsT = _read(self.name, options, self.options_type)
 
 
 _METHODS: dict[str, type[Method]] = {}
@@ -201,3 +253,43 @@ def method_class(name: str) -> type[Method]:
 def make_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
     """Build a method from its name and options, validated now, before any compute."""
     return method_class(name)(**(options or {}))
+
+
+def train_split(context: Context, method: Method) -> TrainSplit:
+    """The training split of a context.
+
+    Raises:
+        InputError: It has none.
+    """
+    if context.train is None:
+        raise InputError(f"method '{method.name}' needs training data; give the context train=")
+    return context.train
+
+
+def search_split(context: Context, method: Method) -> SearchSplit:
+    """The search split of a context.
+
+    Raises:
+        InputError: It has none.
+    """
+    if context.search is None:
+        raise InputError(f"method '{method.name}' needs search data; give the context search=")
+    return context.search
+
+
+def _read(method: str, options: Mapping[str, Any], into: type[OptionsT]) -> OptionsT:
+    known = ", ".join(sorted(into.model_fields)) or "none"
+    for name in options:
+        if name not in into.model_fields:
+            raise InputError(f"method '{method}' has no option '{name}'; its options: {known}")
+    try:
+        return into.model_validate(dict(options))
+    except ValidationError as error:
+        first = error.errors()[0]
+        problem = first["msg"].removeprefix("Value error, ")
+        if not first["loc"]:
+            raise InputError(f"options of method '{method}': {problem}") from error
+        name = str(first["loc"][0])
+        raise InputError(
+            f"option {name}={options.get(name)!r} of method '{method}': {problem}"
+        ) from error

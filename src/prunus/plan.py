@@ -166,9 +166,62 @@ class ZeroConnections(Record):
         return self
 
 
+class Factorize(Record):
+    """A layer replaced by a chain of plain layers of low rank; their values ride beside the plan.
+
+    Attributes:
+        module: Path of the layer, a ``Linear``, ``Conv2d`` or ``Embedding``.
+        form: ``linear``: ``in -> r -> out``; ``tucker-linear``: ``in -> r_in -> r_out -> out``;
+            ``tucker-conv``: 1x1, the kernel, 1x1 with the same two ranks; ``embedding``: a table of
+            width ``r`` and a linear layer. The last part has the layer's bias.
+        ranks: ``(r,)`` or ``(r_in, r_out)``.
+        first: Path of an earlier factorized layer whose first part's weight this one shares.
+        last: The same for the weight of the last part.
+    """
+
+    kind: Literal["factorize"] = "factorize"
+    module: str
+    form: Literal["linear", "tucker-linear", "tucker-conv", "embedding"]
+    ranks: tuple[int, ...]
+    first: str = ""
+    last: str = ""
+
+    @model_validator(mode="after")
+    def _ranks(self) -> Self:
+        wanted = 2 if self.form.startswith("tucker") else 1
+        if len(self.ranks) != wanted or min(self.ranks) < 1:
+            raise ValueError(f"form {self.form} takes {wanted} ranks of at least 1")
+        return self
+
+
+class KeepLayers(Record):
+    """Layers of a stack (a ``ModuleList`` or ``Sequential``) that stay; the others are passed by."""
+
+    kind: Literal["layers"] = "layers"
+    stack: str
+    keep: Bits
+
+
+class KeepVocabulary(Record):
+    """Pieces of the vocabulary that stay: rows of embedding tables, renumbered in order."""
+
+    kind: Literal["vocabulary"] = "vocabulary"
+    tables: tuple[str, ...] = Field(min_length=1)
+    keep: Bits
+
+
 Edit = Annotated[
-    KeepChannels | SetAttribute | ReindexBuffer | ZeroConnections, Field(discriminator="kind")
+    KeepChannels
+    | SetAttribute
+    | ReindexBuffer
+    | ZeroConnections
+    | Factorize
+    | KeepLayers
+    | KeepVocabulary,
+    Field(discriminator="kind"),
 ]
+Rebuild = Factorize | KeepLayers | KeepVocabulary
+"""Edits that replace modules or tables; the others keep slices of what is there."""
 
 
 class Plan(Record):
@@ -190,6 +243,11 @@ class Plan(Record):
     def channels(self) -> Mapping[str, BoolArray]:
         """Group name to kept units, for the groups this plan cuts."""
         return {e.group: e.keep.unpack() for e in self.edits if isinstance(e, KeepChannels)}
+
+    @property
+    def rebuilds(self) -> "tuple[Rebuild, ...]":
+        """The edits that replace modules or tables, in order."""
+        return tuple(e for e in self.edits if isinstance(e, Rebuild))
 
     @property
     def is_empty(self) -> bool:

@@ -40,6 +40,7 @@ _BASE: dict[str, Any] = {
     "parents": PARENTS,
     "generations": SCALES["small"].generations,
     "images": SEARCHED,
+    "importance": "taylor",  # the default when the queue began; "guided by l2" is the default now
 }
 EVALUATIONS = POPULATION + (POPULATION - PARENTS) * SCALES["small"].generations
 # Each adds one thing to the one before it, from the paper's operators to the guided mode.

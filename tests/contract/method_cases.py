@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import prunus.prune  # noqa: F401  registers the methods
 from prunus.data import DataSplits, load_data
 from prunus.graph import Choice, Trace, trace
-from prunus.method import Budget, Context, Decision, make_method, method_names
+from prunus.method import Budget, Context, Decision, make_method, method_class, method_names
 from prunus.zoo import build
 
 # Options that make a method fast enough to be tried a dozen times; others run with their defaults.
@@ -73,7 +73,8 @@ def digest(choice: Choice) -> str:
 def digests(seed: int) -> dict[str, str]:
     """Method name to the digest of its choice."""
     given = context(seed=seed)
-    return {name: digest(decide(name, given).choice) for name in method_names()}
+    names = [name for name in method_names() if not method_class(name).edits]
+    return {name: digest(decide(name, given).choice) for name in names}
 
 
 if __name__ == "__main__":

@@ -159,11 +159,11 @@ class Split(ABC):
         """Positions of every batch."""
         size = len(self)
         if generator is None:
-            return torch.arange(size).split(batch_size)
+            return torch.split(torch.arange(size), batch_size)
         order = torch.randperm(size, generator=generator)
         lengths = self._samples.store.lengths
         if lengths is None:
-            return order.split(batch_size)
+            return torch.split(order, batch_size)
         return _by_length(order, lengths[self._samples.indices], batch_size, generator)
 
     def _check_labels(self, labels: Tensor) -> None:
@@ -187,8 +187,8 @@ def _by_length(
     """
     full = len(order) // batch_size * batch_size
     batches: list[Tensor] = []
-    for pool in order[:full].split(_POOL_BATCHES * batch_size):
-        batches += pool[lengths[pool].argsort(stable=True)].split(batch_size)
+    for pool in torch.split(order[:full], _POOL_BATCHES * batch_size):
+        batches += torch.split(pool[lengths[pool].argsort(stable=True)], batch_size)
     mixed = [batches[k] for k in torch.randperm(len(batches), generator=generator).tolist()]
     return mixed if full == len(order) else [*mixed, order[full:]]
 

@@ -2,7 +2,7 @@
 
 from prunus.graph.certify import certify, masked_outputs, relative_difference
 from prunus.graph.connections import held_connections, hold_connections_
-from prunus.graph.cut import cut, network_shape
+from prunus.graph.cut import cut, network_shape, plan_of
 from prunus.graph.groups import Trace
 from prunus.graph.inputs import Inputs, call, first_sample
 from prunus.graph.trace import trace
@@ -22,6 +22,7 @@ __all__ = [
     "hold_connections_",
     "masked_outputs",
     "network_shape",
+    "plan_of",
     "relative_difference",
     "trace",
 ]

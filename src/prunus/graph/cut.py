@@ -2,7 +2,7 @@
 
 import copy
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -18,12 +18,14 @@ from prunus.graph.connections import (
     require_fit,
 )
 from prunus.graph.provenance import read_attribute, write_attribute
+from prunus.graph.rebuild import rebuild_
 from prunus.plan import (
     BoolArray,
     IntArray,
     KeepChannels,
     NetworkShape,
     Plan,
+    Rebuild,
     ReindexBuffer,
     SetAttribute,
     ZeroConnections,
@@ -55,7 +57,30 @@ def cut(
         GraphError: The result has other shapes than the plan says.
     """
     plan.source.require(network_shape(network), "the plan")
+    smaller = _cut(network, plan, tensors)
+    plan.result.require(network_shape(smaller), "the plan's result")
+    hold_connections_(smaller)
+    return smaller
+
+
+def plan_of(network: nn.Module, edits: Sequence[Rebuild]) -> Plan:
+    """The plan of edits that replace modules, for this network.
+
+    Raises:
+        GraphError: An edit does not fit the network.
+    """
+    shape = network_shape(network)
+    if not edits:
+        return Plan(source=shape, result=shape)
+    drawn = Plan(source=shape, result=shape, edits=tuple(edits))
+    result = network_shape(_cut(network, drawn, None))
+    return drawn.model_copy(update={"result": result})
+
+
+def _cut(network: nn.Module, plan: Plan, tensors: Mapping[str, torch.Tensor] | None) -> nn.Module:
+    """The smaller network, not compared with what the plan says of it."""
     smaller = copy.deepcopy(network)
+    rebuild_(smaller, plan.rebuilds)
     for edit in plan.edits:
         if isinstance(edit, ZeroConnections):
             _hold_(smaller, edit)
@@ -68,8 +93,6 @@ def cut(
     sync_config_(smaller, network)
     if tensors:
         _load_(smaller, tensors)
-    plan.result.require(network_shape(smaller), "the plan's result")
-    hold_connections_(smaller)
     return smaller
 
 

@@ -8,8 +8,7 @@ from typing import Any, final
 import numpy as np
 
 from prunus.candidates import Engine, Scored
-from prunus.method import Context, Decision, Need
-from prunus.prune.base import Configured, search_split, train_split
+from prunus.method import Configured, Context, Decision, Need, search_split, train_split
 from prunus.prune.chromosome import Chromosome, Encoding, dropped_share
 from prunus.prune.from_front import decide_from_front
 from prunus.prune.front import decide_front

@@ -49,7 +49,7 @@ class GeneticOptions(Record):
     jitter: float = Field(default=0.3, gt=0, le=2)
     temperature: float = Field(default=0.2, ge=0, le=100)
     sampling: Literal["importance", "uniform"] | None = None
-    importance: Importance = "taylor"
+    importance: Importance = "l2"
     mixing: Literal["break-point", "uniform"] | None = None
     connections: float | None = Field(default=None, gt=0, le=1)
     fitness: Quantity | None = None

@@ -8,9 +8,8 @@ import numpy as np
 from pydantic import Field
 
 from prunus.candidates import Candidate, Engine, Scoring, ranked
-from prunus.method import Context, Decision, Need
+from prunus.method import Configured, Context, Decision, Need, search_split, train_split
 from prunus.plan import Record
-from prunus.prune.base import Configured, search_split, train_split
 from prunus.prune.budget import ratio_choice
 from prunus.prune.history import candidate_history
 from prunus.prune.magnitude import magnitude_scores

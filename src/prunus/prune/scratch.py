@@ -4,8 +4,8 @@ from typing import final
 
 import numpy as np
 
-from prunus.method import Context
-from prunus.prune.base import NoOptions, Ranked, UniformRanking
+from prunus.method import Context, NoOptions
+from prunus.prune.base import Ranked, UniformRanking
 
 
 @final

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from prunus.data import TrainSplit
 from prunus.errors import InputError
 from prunus.graph import Trace
-from prunus.method import Context, Need
+from prunus.method import Context, Need, train_split
 from prunus.progress import Progress, Silent
-from prunus.prune.base import GlobalOptions, GlobalRanking, Ranked, train_split
+from prunus.prune.base import GlobalOptions, GlobalRanking, Ranked
 from prunus.prune.scores import Axes, FloatArray, unit_scores
 from prunus.train import classification_loss, forward_logits
 

@@ -1,0 +1,226 @@
+"""Edits that replace modules: low-rank chains, shorter stacks of layers, smaller vocabularies."""
+
+import copy
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from prunus.errors import GraphError
+from prunus.plan import Factorize, KeepLayers, KeepVocabulary, Rebuild
+
+_VOCABULARY_SIZES = ("vocab_size",)
+_DEPTHS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+_PADDING = "pad_token_id"
+_M = TypeVar("_M", bound=nn.Module)
+
+
+def rebuild_(network: nn.Module, edits: Sequence[Rebuild]) -> None:
+    """Apply edits in place, in order. Factors are zero: their values are filled in afterwards.
+
+    Raises:
+        GraphError: An edit names what is not there, or does not fit it.
+    """
+    for edit in edits:
+        if isinstance(edit, Factorize):
+            _factorize_(network, edit)
+        elif isinstance(edit, KeepLayers):
+            _keep_layers_(network, edit)
+        else:
+            _keep_rows_(network, edit)
+
+
+def factorized(layer: nn.Module, edit: Factorize) -> nn.Sequential:
+    """The chain that takes the place of a layer, with zero weights and the layer's own bias.
+
+    Raises:
+        GraphError: The layer is of another kind than the edit's form, or its ranks do not fit.
+    """
+    makers = {
+        "linear": _linear_chain,
+        "tucker-linear": _tucker_linear,
+        "tucker-conv": _tucker_conv,
+        "embedding": _embedding_chain,
+    }
+    chain = makers[edit.form](layer, edit)
+    like = next(layer.parameters())
+    chain.to(device=like.device, dtype=like.dtype).train(layer.training)
+    with torch.no_grad():
+        for parameter in chain.parameters():
+            parameter.zero_()
+        bias = getattr(layer, "bias", None)
+        if isinstance(bias, torch.Tensor):
+            chain[-1].bias.copy_(bias)  # type: ignore[operator]
+    return chain
+
+
+def _factorize_(network: nn.Module, edit: Factorize) -> None:
+    chain = factorized(_module(network, edit.module), edit)
+    for position, owner in ((0, edit.first), (-1, edit.last)):
+        if owner:
+            shared = _module(network, owner)
+            if not isinstance(shared, nn.Sequential):
+                raise GraphError(f"'{edit.module}' shares a factor of '{owner}', which has none")
+            weight, own = shared[position].weight, chain[position].weight
+            if not isinstance(weight, nn.Parameter) or weight.shape != own.shape:
+                raise GraphError(
+                    f"'{edit.module}' shares a factor of '{owner}' of another shape; plan both anew"
+                )
+            chain[position].weight = weight
+    _place(network, edit.module, chain)
+
+
+def _require(layer: nn.Module, kind: type[_M], edit: Factorize) -> _M:
+    """The layer, known to be of the very kind that the form is for."""
+    if type(layer) is not kind:
+        raise GraphError(
+            f"'{edit.module}' is a {type(layer).__name__}, the form {edit.form} is for {kind.__name__}"
+        )
+    return layer
+
+
+def _linear_chain(module: nn.Module, edit: Factorize) -> nn.Sequential:
+    layer = _require(module, nn.Linear, edit)
+    (rank,) = edit.ranks
+    return nn.Sequential(
+        nn.Linear(layer.in_features, rank, bias=False),
+        nn.Linear(rank, layer.out_features, bias=layer.bias is not None),
+    )
+
+
+def _tucker_linear(module: nn.Module, edit: Factorize) -> nn.Sequential:
+    layer = _require(module, nn.Linear, edit)
+    r_in, r_out = edit.ranks
+    return nn.Sequential(
+        nn.Linear(layer.in_features, r_in, bias=False),
+        nn.Linear(r_in, r_out, bias=False),
+        nn.Linear(r_out, layer.out_features, bias=layer.bias is not None),
+    )
+
+
+def _tucker_conv(module: nn.Module, edit: Factorize) -> nn.Sequential:
+    layer = _require(module, nn.Conv2d, edit)
+    if layer.groups != 1:
+        raise GraphError(f"'{edit.module}' has groups={layer.groups}; only groups=1 is factorized")
+    r_in, r_out = edit.ranks
+    kernel = nn.Conv2d(
+        r_in,
+        r_out,
+        layer.kernel_size,  # type: ignore[arg-type]  # torch keeps it as a tuple of any length
+        stride=layer.stride,  # type: ignore[arg-type]
+        padding=layer.padding,  # type: ignore[arg-type]
+        dilation=layer.dilation,  # type: ignore[arg-type]
+        padding_mode=layer.padding_mode,
+        bias=False,
+    )
+    return nn.Sequential(
+        nn.Conv2d(layer.in_channels, r_in, 1, bias=False),
+        kernel,
+        nn.Conv2d(r_out, layer.out_channels, 1, bias=layer.bias is not None),
+    )
+
+
+def _embedding_chain(module: nn.Module, edit: Factorize) -> nn.Sequential:
+    layer = _require(module, nn.Embedding, edit)
+    if layer.max_norm is not None:
+        raise GraphError(f"'{edit.module}' renormalizes its rows (max_norm); leave it whole")
+    (rank,) = edit.ranks
+    return nn.Sequential(
+        nn.Embedding(
+            layer.num_embeddings,
+            rank,
+            padding_idx=layer.padding_idx,
+            sparse=layer.sparse,
+        ),
+        nn.Linear(rank, layer.embedding_dim, bias=False),
+    )
+
+
+def _keep_layers_(network: nn.Module, edit: KeepLayers) -> None:
+    stack = _module(network, edit.stack)
+    if not isinstance(stack, nn.ModuleList | nn.Sequential) or len(stack) != edit.keep.size:
+        raise GraphError(
+            f"'{edit.stack}' is no stack of {edit.keep.size} layers; use the network of the plan"
+        )
+    kept = [layer for layer, stays in zip(stack, edit.keep.unpack(), strict=True) if stays]
+    if isinstance(stack, nn.ModuleList):
+        _place(network, edit.stack, nn.ModuleList(kept))
+    else:
+        _place(network, edit.stack, nn.Sequential(*kept))
+    _set_config_(network, dict.fromkeys(_DEPTHS, (len(stack), len(kept))))
+
+
+def _keep_rows_(network: nn.Module, edit: KeepVocabulary) -> None:
+    at = np.flatnonzero(edit.keep.unpack())
+    for name in edit.tables:
+        path, _, leaf = name.rpartition(".")
+        table = _module(network, path)
+        weight = getattr(table, leaf, None)
+        if not isinstance(weight, nn.Parameter) or len(weight) != edit.keep.size:
+            raise GraphError(
+                f"'{name}' is no table of {edit.keep.size} pieces; use the network of the plan"
+            )
+        rows = weight.detach().index_select(0, torch.from_numpy(at).to(weight.device))
+        smaller = nn.Parameter(rows.clone(), requires_grad=weight.requires_grad)
+        for module in network.modules():  # where it is tied, too
+            for own, value in list(module._parameters.items()):
+                if value is weight:
+                    module._parameters[own] = smaller
+        padding = getattr(table, "padding_idx", None)
+        if padding is not None:
+            table.padding_idx = _rank(edit, int(padding))  # type: ignore[assignment]
+    _set_config_(
+        network,
+        {
+            **dict.fromkeys(_VOCABULARY_SIZES, (edit.keep.size, len(at))),
+            **_padding(network, edit),
+        },
+    )
+
+
+def _padding(network: nn.Module, edit: KeepVocabulary) -> dict[str, tuple[int, int]]:
+    old = getattr(vars(network).get("config"), _PADDING, None)
+    return {} if old is None else {_PADDING: (old, _rank(edit, old))}
+
+
+def _rank(edit: KeepVocabulary, piece: int) -> int:
+    """The new number of a piece.
+
+    Raises:
+        GraphError: It does not stay.
+    """
+    keep = edit.keep.unpack()
+    if not 0 <= piece < len(keep) or not keep[piece]:
+        raise GraphError(f"the plan drops piece {piece}, which pads texts; keep it")
+    return int(keep[:piece].sum())
+
+
+def _set_config_(network: nn.Module, changes: dict[str, tuple[int, int]]) -> None:
+    """Give the config of a Hugging Face network new numbers where it holds the old ones."""
+    config = vars(network).get("config")
+    if config is None or not hasattr(config, "to_dict"):
+        return
+    found = {k: new for k, (old, new) in changes.items() if getattr(config, k, None) == old}
+    own = copy.copy(config)
+    own.__dict__ = {**vars(config), **found}
+    network.__dict__["config"] = own
+
+
+def _module(network: nn.Module, path: str) -> nn.Module:
+    try:
+        return network.get_submodule(path)
+    except AttributeError as error:
+        raise GraphError(
+            f"the network has no module '{path}'; use the network of the plan"
+        ) from error
+
+
+def _place(network: nn.Module, path: str, module: nn.Module) -> None:
+    """Put a module where another was, under all its names."""
+    old = network.get_submodule(path)
+    for parent in list(network.modules()):
+        for name, child in list(parent._modules.items()):
+            if child is old:
+                parent._modules[name] = module

@@ -126,6 +126,8 @@ class Context:
         plans: Cuts that led from the dense network to ``network``.
         folder: Where a search keeps what it knows, so that a killed one goes on; None: nowhere.
         compute: Where and how a search scores its candidates.
+        fallback_pieces: Ids that a tokenizer needs to spell any text; empty where there is none.
+        done: Share of the recipe's rounds that are over with this one, in (0, 1]; for schedules.
     """
 
     network: nn.Module
@@ -141,6 +143,8 @@ class Context:
     plans: tuple[Plan, ...] = ()
     folder: Path | None = None
     compute: Compute = field(default_factory=Compute)
+    fallback_pieces: frozenset[int] = frozenset()
+    done: float = 1.0
 
 
 @dataclass(frozen=True)

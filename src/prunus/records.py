@@ -17,6 +17,7 @@ __all__ = [
     "Certificate",
     "Comparison",
     "Cost",
+    "DeployedRow",
     "Environment",
     "Front",
     "FrontPoint",
@@ -31,7 +32,7 @@ __all__ = [
     "Source",
 ]
 
-Stage = Literal["dense", "after_cut", "after_recalibration", "after_training"]
+Stage = Literal["dense", "after_cut", "after_recalibration", "after_training", "deployed"]
 
 
 class Cost(Record):
@@ -65,10 +66,20 @@ class Latency(Record):
 
 
 class Score(Record):
-    """Quality on one split at one stage. ``value`` of top1 and f1 is in [0, 1]."""
+    """Quality on one split at one stage. ``value`` of top1 and f1 is in [0, 1].
+
+    ``top1``, ``f1``, ``precision`` and ``recall`` are of the same look, see ``prunus.train.Evaluation``;
+    ``correct`` says which samples are in the right class, in the order of the split, so that two
+    networks can be compared pair by pair.
+    """
 
     metric: Literal["top1", "f1"] = "top1"
     value: float
+    top1: float | None = None
+    f1: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    correct: Bits | None = None
     loss: float | None = None
     samples: int = Field(gt=0)
     split: Literal["train", "search", "test"]
@@ -143,6 +154,39 @@ class Source(Record):
     weights: str | None = None
 
 
+class DeployedRow(Record):
+    """A network as it runs in an engine, measured there.
+
+    Attributes:
+        engine: ``torch``, ``onnxruntime`` or ``openvino``.
+        weights: Number format of linear and convolutional layers.
+        embeddings: Number format of word embeddings.
+        size_bytes: Of the files that hold the model.
+        latency: Of this network, as in the record; None: not measured.
+        own_float32_latency: Of the dense network in float32 on the same engine, timed in turns with
+            it: what the method, and not the engine, has to beat.
+        dense_latency: Of the dense network in PyTorch, timed in turns with both.
+        load_seconds: From the files to a session, in a process of its own.
+        prediction_agreement: Share of search samples that it puts in the class of the network that
+            it was made from.
+        logit_difference: Largest difference to that network's logits there, over their largest.
+        notes: What was kept in float, and why.
+    """
+
+    engine: str
+    weights: str
+    embeddings: str
+    calibration: str = ""
+    size_bytes: int = Field(ge=0)
+    latency: Latency | None = None
+    own_float32_latency: Latency | None = None
+    dense_latency: Latency | None = None
+    load_seconds: float | None = None
+    prediction_agreement: float | None = None
+    logit_difference: float | None = None
+    notes: tuple[str, ...] = ()
+
+
 class Environment(Record):
     """Machine and versions of a run."""
 
@@ -211,6 +255,7 @@ class RunRecord(Record):
     test_evaluations: dict[str, int] = Field(default_factory=dict)
     search_seen_in_pretraining: bool = False
     plans: tuple[str, ...] = ()
+    deployed: DeployedRow | None = None
     environment: Environment
     notes: tuple[str, ...] = ()
 

@@ -90,7 +90,6 @@ def test_any_recipe_survives_yaml(steps: list[Prune | Recalibrate | Train], time
         ("seed: 3", "sead: 3", ["sead", "unknown key", "seed"]),
         ("seed: 3", "seed: many", ["seed", "'many'", "integer"]),
         ("version: 1", "version: 2", ["version", "2"]),
-        ("target: macs=0.5, ", "", ["steps[0].repeat.steps[0].prune.target", "missing"]),
         ("options: {images: 64}", "option: {}", ["prune.option", "unknown key", "options"]),
         ("epochs: 2", "epochs: 0", ["steps[1].train.epochs", "0", "greater than or equal to 1"]),
         ("- recalibrate", "- rest", ["steps[0].repeat.steps[1]", "'rest'", "recalibrate"]),

@@ -210,7 +210,7 @@ def test_a_look_that_a_signal_cut_short_is_in_the_journal(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("prunus.recipe.measure.evaluate", killed)
+        patch.setattr("prunus.recipe.measure.predictions", killed)
         with pytest.raises(Killed):
             look(trained_cnn(), few_digits(), "after_cut", "cpu", tmp_path / "looks.json")
     for lost in (1, 2):

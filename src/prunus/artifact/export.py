@@ -3,7 +3,7 @@
 import copy
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ Inputs = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
 """Inputs of one call: a tensor, positional arguments, or keyword arguments by name."""
 
 Format = Literal["onnx", "pt2"]
+_RECURRENT_OPSET = 17
 _LARGEST_ONNX_BYTES = 2_000_000_000  # protobuf ends at 2^31; the graph itself needs a little room
 
 
@@ -28,6 +29,7 @@ def export(
     format: Format = "onnx",
     *,
     dynamic_batch: bool = True,
+    dynamic_length: bool = False,
 ) -> None:
     """Write a network, in eval mode and on the CPU, as one file that needs no code of its own.
 
@@ -40,6 +42,7 @@ def export(
         example_inputs: Dimension 0 of every tensor is the batch.
         format: ``"onnx"`` or ``"pt2"``.
         dynamic_batch: Leave the batch size free; else it is that of the example inputs.
+        dynamic_length: Leave dimension 1 free as well, the length of texts.
 
     Raises:
         InputError: Format or suffix is another, or the network cannot be traced.
@@ -52,8 +55,14 @@ def export(
         raise InputError(f"path={str(path)!r} must end in '.{format}' for format={format!r}")
     if format == "onnx":
         require_onnx()
+    recurrent = any(isinstance(module, nn.RNNBase) for module in network.modules())
     with _quiet():
-        program = _trace(network, example_inputs, dynamic_batch=dynamic_batch)
+        free = [*([0] if dynamic_batch else []), *([1] if dynamic_length else [])]
+        if recurrent and format == "onnx":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_recurrent(network, path, example_inputs, free)
+            return
+        program = _trace(network, example_inputs, free)
         path.parent.mkdir(parents=True, exist_ok=True)
         if format == "pt2":
             part = path.with_name(f".{path.stem}.part.pt2")  # torch wants this suffix
@@ -101,20 +110,21 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _trace(network: nn.Module, example_inputs: Inputs, *, dynamic_batch: bool) -> ExportedProgram:
+def _trace(network: nn.Module, example_inputs: Inputs, free: Sequence[int]) -> ExportedProgram:
     args, kwargs = arguments(example_inputs)
-    args = tuple(_example(tensor, dynamic_batch) for tensor in args)
-    kwargs = {name: _example(tensor, dynamic_batch) for name, tensor in kwargs.items()}
+    args = tuple(_example(tensor, free) for tensor in args)
+    kwargs = {name: _example(tensor, free) for name, tensor in kwargs.items()}
     shapes: Any = None
-    if dynamic_batch:
-        free = {0: Dim.DYNAMIC}  # unlike AUTO, an error where the network fixes the batch
-        shapes = dict.fromkeys(kwargs, free) if kwargs else tuple(free for _ in args)
+    if free:
+        # Unlike AUTO, an error where the network fixes the size.
+        sizes = dict.fromkeys(free, Dim.DYNAMIC)
+        shapes = dict.fromkeys(kwargs, sizes) if kwargs else tuple(sizes for _ in args)
     try:
         with torch.no_grad():
             deployed = _written_out(cpu_copy(network))
             program = torch.export.export(deployed, args, kwargs, dynamic_shapes=shapes)
     except Exception as error:  # a user's forward may raise anything in the tracer
-        remedy = "; try dynamic_batch=False" if dynamic_batch else ""
+        remedy = "; try dynamic_batch=False and dynamic_length=False" if free else ""
         raise InputError(f"network cannot be exported: {first_line(error)}{remedy}") from error
     program.example_inputs = None  # they would be stored: a user's data has no place in the file
     return program
@@ -133,12 +143,46 @@ def _written_out(network: nn.Module) -> nn.Module:
     return network
 
 
-def _example(tensor: Tensor, dynamic_batch: bool) -> Tensor:
-    """On the CPU, with at least two samples: the tracer takes a size of 1 for a constant."""
+def _example(tensor: Tensor, free: Sequence[int]) -> Tensor:
+    """On the CPU, each free size at least two: the tracer takes a size of 1 for a constant."""
     tensor = tensor.cpu()
-    if dynamic_batch and tensor.ndim and len(tensor) == 1:
-        return torch.cat([tensor, tensor])
+    for dim in free:
+        if dim < tensor.ndim and tensor.shape[dim] == 1:
+            tensor = torch.cat([tensor, tensor], dim)
     return tensor
+
+
+def _write_recurrent(
+    network: nn.Module, path: Path, example_inputs: Inputs, free: Sequence[int]
+) -> None:
+    """Write a network with an LSTM as one operation of ONNX.
+
+    The exporter of ``torch.export`` unrolls it, a step for each position, so that its length is
+    fixed and its file large. PyTorch's older exporter keeps it whole.
+    """
+    args, kwargs = arguments(example_inputs)
+    names = list(kwargs) or [f"input_{i}" for i in range(len(args))]
+    axes = {name: {dim: f"dim_{dim}" for dim in free} for name in names}
+    part = path.with_name(path.name + ".part")
+    try:
+        with torch.no_grad():
+            torch.onnx.export(
+                cpu_copy(network),
+                tuple(_example(tensor, free) for tensor in args),
+                str(part),
+                kwargs={name: _example(tensor, free) for name, tensor in kwargs.items()},
+                dynamo=False,
+                input_names=names,
+                output_names=["logits"],
+                dynamic_axes={**axes, "logits": {0: "dim_0"}} if free else None,
+                opset_version=_RECURRENT_OPSET,
+            )
+    except Exception as error:  # a user's forward may raise anything in the tracer
+        part.unlink(missing_ok=True)
+        raise InputError(
+            f"network cannot be exported to ONNX: {first_line(error)}; try format='pt2'"
+        ) from error
+    part.replace(path)
 
 
 def _write_onnx(program: ExportedProgram, path: Path) -> None:

@@ -14,6 +14,7 @@ VERSION = 1
 MANIFEST_FILE = "artifact.json"
 WEIGHTS_FILE = "model.safetensors"
 RECORD_FILE = "record.json"
+TOKENIZER_FILE = "tokenizer.json"
 _PLAN_FILE = re.compile(r"plan-\d+\.json")
 
 
@@ -78,7 +79,8 @@ def plan_file(index: int) -> str:
 
 def is_artifact_file(name: str) -> bool:
     """Whether an artifact folder may hold a file of this name."""
-    return name in {MANIFEST_FILE, WEIGHTS_FILE, RECORD_FILE} or bool(_PLAN_FILE.fullmatch(name))
+    fixed = {MANIFEST_FILE, WEIGHTS_FILE, RECORD_FILE, TOKENIZER_FILE}
+    return name in fixed or bool(_PLAN_FILE.fullmatch(name))
 
 
 def read_manifest(folder: Path | str) -> Manifest:

@@ -4,6 +4,7 @@ artifact.json        source, order of the plans, ties, recipe
 plan-0.json ...      what was cut, in order
 model.safetensors    weights of the network as it is now
 record.json          what happened in the run (optional)
+tokenizer.json       splits texts into the pieces that the network knows (networks for texts)
 """
 
 import os
@@ -20,6 +21,7 @@ from torch import nn
 from prunus.artifact.manifest import (
     MANIFEST_FILE,
     RECORD_FILE,
+    TOKENIZER_FILE,
     WEIGHTS_FILE,
     Manifest,
     is_artifact_file,
@@ -28,6 +30,7 @@ from prunus.artifact.manifest import (
 )
 from prunus.artifact.rebuild import find_source, note_factory, rebuild, require_same_outputs
 from prunus.artifact.weights import file_sha256, read_weights, same_values, write_weights
+from prunus.data import TextTokenizer
 from prunus.errors import InputError, PlanMismatchError
 from prunus.graph import Inputs, network_shape
 from prunus.plan import Plan
@@ -43,6 +46,7 @@ class Artifact:
     plans: tuple[Plan, ...]
     recipe: dict[str, Any]
     record: RunRecord | None
+    tokenizer: TextTokenizer | None = None
 
 
 def save(
@@ -54,6 +58,7 @@ def save(
     recipe: Mapping[str, Any] | None = None,
     record: RunRecord | None = None,
     example_inputs: Inputs | None = None,
+    tokenizer: TextTokenizer | None = None,
 ) -> None:
     """Write an artifact, and only one that loads: it is read back and compared before it is kept.
 
@@ -73,6 +78,7 @@ def save(
         example_inputs: A real batch. With it the network that is read back must give the outputs of
             ``network`` in eval mode; without it parameters and buffers alone are compared, and a
             source of another architecture with the same tensors goes unnoticed.
+        tokenizer: Of a network for texts.
 
     Raises:
         InputError: The folder holds other files or cannot be written, ``recipe`` is not JSON-able,
@@ -90,6 +96,8 @@ def save(
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         _write(part, network, source, plans, dict(recipe or {}), record)
+        if tokenizer is not None:
+            tokenizer.save(part / TOKENIZER_FILE)
         loaded = load_artifact(part).network
         _compare(network, loaded)
         if example_inputs is not None:
@@ -124,9 +132,11 @@ def load_artifact(folder: Path | str) -> Artifact:
     plans = tuple(Plan.load(folder / name) for name in manifest.plans)
     tensors = read_weights(folder / WEIGHTS_FILE, manifest.weights_sha256, manifest.ties)
     record = RunRecord.load(folder / RECORD_FILE) if (folder / RECORD_FILE).exists() else None
+    spelled = folder / TOKENIZER_FILE
+    tokenizer = TextTokenizer.read(spelled) if spelled.exists() else None
     source = find_source(manifest, folder)
     network = rebuild(source, manifest, plans, tensors)
-    return Artifact(network, source, plans, manifest.recipe, record)
+    return Artifact(network, source, plans, manifest.recipe, record, tokenizer)
 
 
 def _write(

@@ -69,6 +69,7 @@ def compress(  # noqa: PLR0913, PLR0917  # one parameter an option
     arguments: o.Arguments = None,
     weights: o.Weights = None,
     data: o.Data = None,
+    text: o.TextSettings = None,
     method: Annotated[
         str | None, typer.Option(help="See prunus methods.", rich_help_panel="Cut")
     ] = None,
@@ -84,12 +85,13 @@ def compress(  # noqa: PLR0913, PLR0917  # one parameter an option
         int | None, typer.Option(help="Of search and training.", rich_help_panel="Run")
     ] = None,
     epochs: o.Epochs = None,
-    lr: o.LearningRate = 0.02,
+    lr: o.LearningRate = None,
     batch_size: o.BatchSize = 128,
     distill: o.Distill = 0.0,
     train_epochs: o.TrainEpochs = None,
-    train_lr: o.TrainLearningRate = 0.1,
+    train_lr: o.TrainLearningRate = None,
     scratch_epochs: o.ScratchEpochs = None,
+    optimizer: o.Optimizer = None,
     recipe: Annotated[
         Path | None,
         typer.Option(help="YAML with the steps, instead of --method and --epochs."),
@@ -108,10 +110,12 @@ def compress(  # noqa: PLR0913, PLR0917  # one parameter an option
     from prunus.cli.work import run_compress
 
     run_compress(
-        Subject(model, tuple(arguments or ()), weights, data),
+        Subject(model, tuple(arguments or ()), weights, data, tuple(text or ())),
         method,
         Cut(target, tuple(option or ()), tuple(ignore or ()), min_units, round_to),
-        Training(epochs, lr, batch_size, distill, train_epochs, train_lr, scratch_epochs),
+        Training(
+            epochs, lr, batch_size, distill, train_epochs, train_lr, scratch_epochs, optimizer
+        ),
         Where(out, resume, device, threads, latency),
         Scoring(engine, workers, address, memory_mb),
         recipe=recipe,
@@ -122,13 +126,16 @@ def compress(  # noqa: PLR0913, PLR0917  # one parameter an option
 @app.command(
     epilog="Example: prunus compare --model digits_cnn --train-epochs 20 --data digits "
     "--target macs=0.5 --epochs 5 --batch-size 32 --seeds 0,1,2 --out runs/demo\n\n"
-    "On a Ray cluster: the same with --engine ray --address auto --workers 16"
+    "On a Ray cluster: the same with --engine ray --address auto --workers 16\n\n"
+    "Texts: prunus compare --suite text --model bert_tiny --data text:reviews.csv --train-epochs 10 "
+    "--out runs/reviews"
 )
 def compare(  # noqa: PLR0913, PLR0917  # one parameter an option
     model: o.Model = None,
     arguments: o.Arguments = None,
     weights: o.Weights = None,
     data: o.Data = None,
+    text: o.TextSettings = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -142,6 +149,7 @@ def compare(  # noqa: PLR0913, PLR0917  # one parameter an option
         typer.Option(help="METHOD.key=value; repeatable.", rich_help_panel="Cut"),
     ] = None,
     target: o.Target = None,
+    suite: o.Suite = None,
     ignore: o.Ignore = None,
     min_units: o.MinUnits = 1,
     round_to: o.RoundTo = 1,
@@ -149,12 +157,13 @@ def compare(  # noqa: PLR0913, PLR0917  # one parameter an option
         str, typer.Option(help="Separated by commas; 3 for a spread.", rich_help_panel="Run")
     ] = "0",
     epochs: o.Epochs = None,
-    lr: o.LearningRate = 0.02,
+    lr: o.LearningRate = None,
     batch_size: o.BatchSize = 128,
     distill: o.Distill = 0.0,
     train_epochs: o.TrainEpochs = None,
-    train_lr: o.TrainLearningRate = 0.1,
+    train_lr: o.TrainLearningRate = None,
     scratch_epochs: o.ScratchEpochs = None,
+    optimizer: o.Optimizer = None,
     recipe: Annotated[
         list[Path] | None,
         typer.Option(help="YAML whose steps are a method of their own; repeatable."),
@@ -173,13 +182,16 @@ def compare(  # noqa: PLR0913, PLR0917  # one parameter an option
     from prunus.cli.work import run_compare
 
     run_compare(
-        Subject(model, tuple(arguments or ()), weights, data),
+        Subject(model, tuple(arguments or ()), weights, data, tuple(text or ())),
         tuple(method or ()),
         Cut(target, tuple(option or ()), tuple(ignore or ()), min_units, round_to),
-        Training(epochs, lr, batch_size, distill, train_epochs, train_lr, scratch_epochs),
+        Training(
+            epochs, lr, batch_size, distill, train_epochs, train_lr, scratch_epochs, optimizer
+        ),
         Where(out, resume, device, threads, latency),
         Scoring(engine, workers, address, memory_mb),
         recipes=tuple(recipe or ()),
+        suite=suite,
         seeds=seeds,
     )
 
@@ -192,9 +204,11 @@ def train(  # noqa: PLR0913, PLR0917  # one parameter an option
     arguments: o.Arguments = None,
     weights: o.Weights = None,
     data: o.Data = None,
+    text: o.TextSettings = None,
     epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 30,
-    lr: o.LearningRate = 0.1,
+    lr: o.LearningRate = None,
     batch_size: o.BatchSize = 128,
+    optimizer: o.Optimizer = None,
     seed: Annotated[int, typer.Option(min=0, help="Of data order.", rich_help_panel="Run")] = 0,
     out: o.Out = None,
     resume: o.Resume = False,
@@ -205,8 +219,8 @@ def train(  # noqa: PLR0913, PLR0917  # one parameter an option
     from prunus.cli.work import run_train
 
     run_train(
-        Subject(model, tuple(arguments or ()), weights, data),
-        Training(epochs, lr, batch_size, 0.0, None, lr, None),
+        Subject(model, tuple(arguments or ()), weights, data, tuple(text or ())),
+        Training(epochs, lr, batch_size, 0.0, None, None, None, optimizer),
         Where(out, resume, device, threads, latency=False),
         seed=seed,
     )
@@ -218,6 +232,7 @@ def measure(  # noqa: PLR0913, PLR0917  # one parameter an option
     arguments: o.Arguments = None,
     weights: o.Weights = None,
     data: o.Data = None,
+    text: o.TextSettings = None,
     shape: Annotated[
         str | None, typer.Option(help="Of one input, instead of --data: 3,32,32.")
     ] = None,
@@ -232,7 +247,7 @@ def measure(  # noqa: PLR0913, PLR0917  # one parameter an option
     from prunus.cli.inspect import run_measure
 
     run_measure(
-        Subject(model, tuple(arguments or ()), weights, data),
+        Subject(model, tuple(arguments or ()), weights, data, tuple(text or ())),
         Cut(None, (), tuple(ignore or ()), min_units, round_to),
         Where(None, False, device, threads, latency),
         shape=shape,

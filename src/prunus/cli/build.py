@@ -8,10 +8,23 @@ from pydantic import ValidationError
 
 from prunus.cli.given import Cut, Scoring, Subject, Training, Where, read_pairs
 from prunus.compute import Compute
+from prunus.data import TextOptions
 from prunus.errors import InputError
-from prunus.recipe import LatencyOptions, Recipe, Step, Train, load_recipe, make_recipe
+from prunus.method import make_method
+from prunus.recipe import (
+    SUITES,
+    LatencyOptions,
+    Recipe,
+    Step,
+    TextSuite,
+    Train,
+    available_engines,
+    load_recipe,
+    make_recipe,
+)
 from prunus.records import Source
 from prunus.train import TrainConfig
+from prunus.zoo import reads_text as source_reads_text
 
 DEFAULT_METHODS = (
     "random",
@@ -23,6 +36,8 @@ DEFAULT_METHODS = (
     "scratch",
 )
 _HERE = "command line"
+_IMAGE_LR, _IMAGE_FIRST_LR = 0.02, 0.1  # SGD, after a cut and from scratch
+_TEXT_LR, _TEXT_FIRST_LR, _PRETRAINED_LR = 1e-4, 5e-4, 5e-5  # AdamW
 _AFTER = {
     "epochs": "--epochs",
     "lr": "--lr",
@@ -58,15 +73,30 @@ def make_source(subject: Subject) -> Source:
     )
 
 
-def make_finetune(training: Training) -> Train:
+def text_options(subject: Subject) -> TextOptions | None:
+    """How texts are read, where something is said of it.
+
+    Raises:
+        InputError: There is no such setting, or a value cannot be used.
+    """
+    given = read_pairs(subject.text, "--text")
+    return TextOptions.from_pairs(given, "--text") if given else None
+
+
+def make_finetune(training: Training, *, text: bool) -> Train:
     """The training after a cut.
+
+    Args:
+        training: As given.
+        text: Whether the network reads texts: that decides what is not given.
 
     Raises:
         InputError: A value cannot be used; names the option.
     """
     values: dict[str, Any] = {
+        **_manner(training, text=text),
         "epochs": training.epochs,
-        "lr": training.lr,
+        "lr": training.lr or (_TEXT_LR if text else _IMAGE_LR),
         "batch_size": training.batch_size,
         "distill_alpha": training.distill,
     }
@@ -75,8 +105,26 @@ def make_finetune(training: Training) -> Train:
     elif training.train_epochs is not None and training.epochs is not None:
         values["scratch_epochs"] = training.train_epochs + training.epochs
     if training.train_epochs is not None:
-        values["scratch_lr"] = training.train_lr
+        values["scratch_lr"] = training.train_lr or _first_lr(text=text, pretrained=False)
     return _train(values, _AFTER)
+
+
+def _manner(training: Training, *, text: bool) -> dict[str, Any]:
+    """Optimizer and schedule: BERT's for texts."""
+    optimizer = training.optimizer or ("adamw" if text else "sgd")
+    manner: dict[str, Any] = {"optimizer": optimizer}
+    if optimizer == "adamw":
+        manner["weight_decay"] = 0.01
+    if text:
+        manner |= {"schedule": "linear", "warmup_fraction": 0.1, "grad_clip": 1.0}
+        manner |= {"augment": False}
+    return manner
+
+
+def _first_lr(*, text: bool, pretrained: bool) -> float:
+    if not text:
+        return _IMAGE_FIRST_LR
+    return _PRETRAINED_LR if pretrained else _TEXT_FIRST_LR
 
 
 def _train(values: Mapping[str, Any], options: Mapping[str, str]) -> Train:
@@ -90,7 +138,7 @@ def _train(values: Mapping[str, Any], options: Mapping[str, str]) -> Train:
         raise InputError(f"{option} {first['input']}: {message}") from error
 
 
-def make_train_first(training: Training) -> TrainConfig | None:
+def make_train_first(training: Training, subject: Subject) -> TrainConfig | None:
     """The training of the dense network, before everything else.
 
     Raises:
@@ -98,30 +146,67 @@ def make_train_first(training: Training) -> TrainConfig | None:
     """
     if training.train_epochs is None:
         return None
+    text = reads_text(subject)
+    pretrained = (subject.model or "").startswith("hf:")
     values = {
+        **_manner(training, text=text),
         "epochs": training.train_epochs,
-        "lr": training.train_lr,
+        "lr": training.train_lr or _first_lr(text=text, pretrained=pretrained),
         "batch_size": training.batch_size,
     }
     return _train(values, _BEFORE).config(fresh=False)
 
 
-def own_recipe(method: str | None, cut: Cut, training: Training) -> Recipe:
+def make_training(training: Training, subject: Subject) -> TrainConfig:
+    """The training of a network that is not cut.
+
+    Raises:
+        InputError: A value cannot be used; names the option.
+    """
+    text = reads_text(subject)
+    pretrained = (subject.model or "").startswith("hf:")
+    values = {
+        **_manner(training, text=text),
+        "epochs": training.epochs,
+        "lr": training.lr or _first_lr(text=text, pretrained=pretrained),
+        "batch_size": training.batch_size,
+    }
+    return _train(values, _AFTER).config(fresh=False)
+
+
+def reads_text(subject: Subject) -> bool:
+    """Whether the network that is asked for takes pieces of texts."""
+    return subject.model is not None and source_reads_text(make_source(subject))
+
+
+def own_recipe(method: str | None, cut: Cut, training: Training, subject: Subject) -> Recipe:
     """Prune, recalibrate, train, as the options say."""
     if method is None:
         raise InputError("--method is missing; see prunus methods, or give --recipe FILE.yaml")
-    if cut.target is None:
-        raise InputError("--target is missing; write one such as --target macs=0.5")
     options = read_pairs(cut.options, "--option")
-    return make_recipe({"steps": _steps(method, cut.target, options, training)}, _HERE)
+    _require_target(method, cut.target, options)
+    text = reads_text(subject)
+    steps = _steps(method, cut.target or "", options, training, text=text)
+    return make_recipe({"steps": steps}, _HERE)
 
 
-def _steps(method: str, target: str, options: Mapping[str, Any], training: Training) -> list[Any]:
-    steps: list[Any] = [
-        {"prune": {"method": method, "target": target, "options": dict(options)}},
-        {"recalibrate": {}},
-    ]
-    return steps if training.epochs is None else [*steps, make_finetune(training)]
+def _steps(
+    method: str, target: str, options: Mapping[str, Any], training: Training, *, text: bool
+) -> list[Any]:
+    prune = {"prune": {"method": method, "target": target, "options": dict(options)}}
+    # Networks for texts normalize without statistics of batches.
+    steps: list[Any] = [prune] if text else [prune, {"recalibrate": {}}]
+    return steps if training.epochs is None else [*steps, make_finetune(training, text=text)]
+
+
+def _require_target(method: str, target: str | None, options: Mapping[str, Any]) -> None:
+    """Refuse a method without a target whose options do not say how small the network gets.
+
+    Raises:
+        InputError: There is no such method, or its target is missing.
+    """
+    if target is None and not make_method(method, options).sizes_itself:
+        raise InputError("--target is missing; write one such as --target macs=0.5")
 
 
 def refuse_with_recipe(method: str | None, cut: Cut, training: Training) -> None:
@@ -151,6 +236,7 @@ def overridden(recipe: Recipe, subject: Subject, cut: Cut, seed: int | None) -> 
         "arguments": read_pairs(subject.arguments, "--arguments") or None,
         "weights": subject.weights,
         "data": subject.data,
+        "text": text_options(subject),
         "seed": seed,
         "ignore": cut.ignore or None,
         "min_units": cut.min_units if cut.min_units != 1 else None,
@@ -161,12 +247,15 @@ def overridden(recipe: Recipe, subject: Subject, cut: Cut, seed: int | None) -> 
 
 
 def method_steps(
-    methods: tuple[str, ...], recipes: tuple[Path, ...], cut: Cut, training: Training
+    methods: tuple[str, ...],
+    recipes: tuple[Path, ...],
+    cut: Cut,
+    training: Training,
+    subject: Subject,
 ) -> dict[str, tuple[Step, ...]]:
     """Every row of the comparison with its steps."""
     names = methods or (() if recipes else DEFAULT_METHODS)
-    if names and cut.target is None:
-        raise InputError("--target is missing; write one such as --target macs=0.5")
+    text = reads_text(subject)
     options: dict[str, dict[str, Any]] = {name: {} for name in names}
     for key, value in read_pairs(cut.options, "--option").items():
         name, dot, option = key.partition(".")
@@ -178,7 +267,9 @@ def method_steps(
         options[name][option] = value
     found: dict[str, tuple[Step, ...]] = {}
     for name in names:
-        content = {"steps": _steps(name, cut.target or "", options[name], training)}
+        _require_target(name, cut.target, options[name])
+        steps = _steps(name, cut.target or "", options[name], training, text=text)
+        content = {"steps": steps}
         found[name] = make_recipe(content, _HERE).steps
     for path in recipes:
         recipe = load_recipe(path)
@@ -187,6 +278,32 @@ def method_steps(
             raise InputError(f"--recipe '{path}': the name '{name}' is taken; set its key name")
         found[name] = recipe.steps
     return found
+
+
+def suite_steps(
+    suite: str,
+    methods: tuple[str, ...],
+    recipes: tuple[Path, ...],
+    training: Training,
+) -> dict[str, tuple[Step, ...]]:
+    """Every row of a ready-made comparison with its steps.
+
+    Raises:
+        InputError: There is no such suite, or methods are given beside it.
+    """
+    if suite not in SUITES:
+        raise InputError(f"--suite '{suite}' is unknown; write --suite {' or '.join(SUITES)}")
+    if methods:
+        raise InputError(
+            f"--method '{methods[0]}' is given beside --suite, which has its own; leave one out"
+        )
+    given = {"epochs": training.epochs, "lr": training.lr}
+    asked = {name: value for name, value in given.items() if value is not None}
+    rows = TextSuite(engines=available_engines(), **asked).rows()
+    for path in recipes:
+        recipe = load_recipe(path)
+        rows[recipe.name or path.stem] = recipe.steps
+    return rows
 
 
 def make_compute(scoring: Scoring) -> Compute:

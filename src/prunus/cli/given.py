@@ -21,6 +21,7 @@ class Subject:
     arguments: tuple[str, ...]
     weights: str | None
     data: str | None
+    text: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,13 @@ class Training:
     """Training after the cut, and before everything else."""
 
     epochs: int | None
-    lr: float
+    lr: float | None
     batch_size: int
     distill: float
     train_epochs: int | None
-    train_lr: float
+    train_lr: float | None
     scratch_epochs: int | None
+    optimizer: str | None = None
 
 
 @dataclass(frozen=True)

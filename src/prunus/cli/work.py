@@ -7,14 +7,16 @@ from rich.console import Console
 
 from prunus.cli.build import (
     make_compute,
-    make_finetune,
     make_latency,
     make_source,
     make_train_first,
+    make_training,
     method_steps,
     overridden,
     own_recipe,
     refuse_with_recipe,
+    suite_steps,
+    text_options,
 )
 from prunus.cli.given import Cut, Scoring, Subject, Training, Where, read_seeds
 from prunus.cli.progress import RichProgress
@@ -37,7 +39,7 @@ def run_compress(
 ) -> None:
     """Compress by a recipe file, or by the recipe that the options make."""
     if recipe is None:
-        asked = own_recipe(method, cut, training)
+        asked = own_recipe(method, cut, training, subject)
     else:
         refuse_with_recipe(method, cut, training)
         asked = load_recipe(recipe)
@@ -52,7 +54,7 @@ def run_compress(
             resume=where.resume,
             device=where.device,
             progress=progress,
-            train_first=make_train_first(training),
+            train_first=make_train_first(training, subject),
             latency=make_latency(where),
             compute=compute,
         )
@@ -68,7 +70,7 @@ def run_compress(
         screen.print("nothing was saved: give --out to keep the network")
 
 
-def run_compare(
+def run_compare(  # noqa: PLR0913  # all that the command line holds
     subject: Subject,
     methods: tuple[str, ...],
     cut: Cut,
@@ -77,11 +79,15 @@ def run_compare(
     scoring: Scoring,
     *,
     recipes: tuple[Path, ...],
+    suite: str | None,
     seeds: str,
 ) -> None:
-    """Compare methods by name and recipe files, and write the report."""
+    """Compare methods by name, a suite of them, and recipe files, and write the report."""
     source = make_source(subject)
-    steps = method_steps(methods, recipes, cut, training)
+    if suite is None:
+        steps = method_steps(methods, recipes, cut, training, subject)
+    else:
+        steps = suite_steps(suite, methods, recipes, training)
     compute = make_compute(scoring)
     set_threads(where)
     with RichProgress(Console(stderr=True)) as progress:
@@ -89,13 +95,14 @@ def run_compare(
             source,
             steps,
             subject.data or "",
+            text=text_options(subject),
             seeds=read_seeds(seeds),
             trace_options=TraceOptions(cut.ignore, cut.min_units, cut.round_to),
             out=where.out,
             resume=where.resume,
             device=where.device,
             progress=progress,
-            train_first=make_train_first(training),
+            train_first=make_train_first(training, subject),
             latency=make_latency(where),
             compute=compute,
         )
@@ -109,12 +116,13 @@ def run_compare(
 def run_train(subject: Subject, training: Training, where: Where, *, seed: int) -> None:
     """Train, and save an artifact."""
     set_threads(where)
-    config = make_finetune(training).config(fresh=False)
+    config = make_training(training, subject)
     with RichProgress(Console(stderr=True)) as progress:
         done = train_network(
             make_source(subject),
             config,
             subject.data or "",
+            text=text_options(subject),
             seed=seed,
             out=where.out,
             resume=where.resume,
@@ -124,7 +132,8 @@ def run_train(subject: Subject, training: Training, where: Where, *, seed: int) 
     record, screen = done.record, console()
     scores = f"top-1 {100 * record.fit.search_top1:.2f} % on search"
     if record.test is not None:
-        scores += f", {100 * record.test.value:.2f} % on test"
+        name = "F1" if record.test.metric == "f1" else "top-1"
+        scores += f", {name} {100 * record.test.value:.2f} % on test"
     screen.print(
         f"{record.source.model} on {record.data}: {scores}, {record.fit.seconds:.1f} s "
         f"({record.fit.precision}, {record.fit.layout})",

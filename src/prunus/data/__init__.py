@@ -13,8 +13,13 @@ from prunus.data.splits import (
     UnlabeledSplit,
 )
 from prunus.data.stores import Inputs, Normalizer, SampleStore, TensorStore
+from prunus.data.text.load import is_text_data
+from prunus.data.text.options import Cleaning, TextOptions
+from prunus.data.text.store import TokenStore
+from prunus.data.text.tokenizer import TextTokenizer
 
 __all__ = [
+    "Cleaning",
     "CustomOptions",
     "DataSplits",
     "DatasetStore",
@@ -27,9 +32,13 @@ __all__ = [
     "Split",
     "TensorStore",
     "TestSplit",
+    "TextOptions",
+    "TextTokenizer",
+    "TokenStore",
     "TrainSplit",
     "UnlabeledSplit",
     "carve_search",
     "from_datasets",
+    "is_text_data",
     "load_data",
 ]

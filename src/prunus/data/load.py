@@ -8,6 +8,9 @@ from prunus.data.digits import load_digits
 from prunus.data.folder import load_folder
 from prunus.data.roles import DataSplits
 from prunus.data.stores import Normalizer
+from prunus.data.text.load import is_text_data, load_text
+from prunus.data.text.options import TextOptions
+from prunus.data.text.tokenizer import TextTokenizer
 from prunus.errors import InputError
 
 _FOLDER = "imagefolder:"
@@ -21,11 +24,15 @@ def load_data(
     seed: int = 0,
     search_size: int | None = None,
     image_size: int | None = None,
+    text: TextOptions | None = None,
+    tokenizer: TextTokenizer | None = None,
 ) -> DataSplits:
     """Load a data set in three splits. The test split is the same for every seed.
 
     Args:
-        name: ``digits``, ``cifar10``, ``cifar100`` or ``imagefolder:DIR``.
+        name: Images: ``digits``, ``cifar10``, ``cifar100`` or ``imagefolder:DIR``. Texts:
+            ``text:FILE`` (CSV, TSV, JSONL, parquet), ``docstrings``, ``sst2``, ``sms``,
+            ``ru_toxic`` or ``hfdata:NAME``.
         mean: Per channel, of inputs in [0, 1]; by default the data set's own. What a trained
             network needs is told by ``prunus.zoo.normalization``.
         std: Per channel, with ``mean``.
@@ -33,12 +40,23 @@ def load_data(
         search_size: Samples of the search split; by default 5000 for CIFAR (at most a fifth of
             train), a fifth of train otherwise.
         image_size: Side of the inputs in pixels, for ``imagefolder:`` alone; by default 224.
+        text: How texts are read.
+        tokenizer: Splits texts into the pieces that a network knows; trained on the training texts
+            where left out.
 
     Raises:
         InputError: The name is unknown or an argument out of range.
         DataError: The data is missing or broken.
         MissingExtraError: A package that the data needs is not installed.
     """
+    if is_text_data(name):
+        if mean is not None or image_size is not None:
+            raise InputError(f"mean, std and image_size are for images, '{name}' is a set of texts")
+        return load_text(
+            name, text or TextOptions(), tokenizer=tokenizer, seed=seed, search_size=search_size
+        )
+    if text is not None or tokenizer is not None:
+        raise InputError(f"settings of texts are given, but '{name}' is no set of texts")
     if (mean is None) != (std is None):
         raise InputError(f"mean is {mean} and std is {std}: give both or neither")
     normalizer = None
@@ -58,4 +76,7 @@ def load_data(
         return load_cifar(name, normalizer=normalizer, search_size=search_size, seed=seed)
     if name == "digits":
         return load_digits(normalizer=normalizer, search_size=search_size, seed=seed)
-    raise InputError(f"data '{name}' is unknown: use digits, cifar10, cifar100 or imagefolder:DIR")
+    raise InputError(
+        f"data '{name}' is unknown: use digits, cifar10, cifar100 or imagefolder:DIR for images, "
+        "text:FILE, docstrings, sst2, sms, ru_toxic or hfdata:NAME for texts"
+    )

@@ -1,12 +1,21 @@
 """A data set in its three roles, and how the search split is carved out of train."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from prunus.data.splits import Samples, SearchSplit, Split, TestSplit, TrainSplit
+from prunus.data.splits import (
+    Samples,
+    SearchSplit,
+    Split,
+    TestSplit,
+    TrainSplit,
+    UnlabeledSplit,
+)
 from prunus.data.stratify import stratified_draw
+from prunus.data.text.tokenizer import TextTokenizer
 from prunus.errors import DataError, InputError
 
 
@@ -24,6 +33,10 @@ class DataSplits:
         test: For reported numbers.
         num_classes: The same in all three.
         note: What a reader of results must know, as that a part of the data is missing.
+        metric: That results are told in.
+        class_names: In the order of their numbers, where they have names.
+        unlabeled: More samples, for a teacher.
+        tokenizer: Of texts.
 
     Raises:
         DataError: The splits differ in classes or input shape, or train and search overlap.
@@ -35,6 +48,10 @@ class DataSplits:
     test: TestSplit
     num_classes: int
     note: str = ""
+    metric: Literal["top1", "f1"] = "top1"
+    class_names: tuple[str, ...] = ()
+    unlabeled: UnlabeledSplit | None = None
+    tokenizer: TextTokenizer | None = None
 
     def __post_init__(self) -> None:
         splits: tuple[Split, ...] = (self.train, self.search, self.test)
@@ -65,6 +82,24 @@ class DataSplits:
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input without the batch; empty where inputs are dictionaries."""
         return self.train.input_shape
+
+    @property
+    def max_length(self) -> int | None:
+        """The greatest length of a sample, where samples differ in it (texts)."""
+        return self.train.samples.store.max_length
+
+    def with_tokenizer(self, tokenizer: TextTokenizer) -> "DataSplits":
+        """The same texts, split into other pieces. The test split goes on with its count.
+
+        Raises:
+            InputError: The samples are no texts.
+        """
+        changed = {
+            split.role: split.spelled(tokenizer)
+            for split in (self.train, self.search, self.test, self.unlabeled)
+            if split is not None
+        }
+        return replace(self, **changed, tokenizer=tokenizer)  # type: ignore[arg-type]  # by role
 
 
 def carve_search(train: TrainSplit, n: int, seed: int) -> tuple[TrainSplit, SearchSplit]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prunus.data.stores import Inputs, SampleStore
 from prunus.data.stratify import stratified_draw
+from prunus.data.text.tokenizer import TextTokenizer
 from prunus.errors import DataError, InputError
 
 
@@ -111,13 +112,19 @@ class Split(ABC):
         return ((inputs, labels) for _, inputs, labels in placed)
 
     def placed_batches(
-        self, batch_size: int, *, generator: torch.Generator | None = None, augment: bool = False
+        self,
+        batch_size: int,
+        *,
+        generator: torch.Generator | None = None,
+        augment: bool = False,
+        by_length: bool = False,
     ) -> Iterator[tuple[Tensor, Inputs, Tensor]]:
         """As ``batches``, with where each sample stands in the split before its inputs.
 
         Positions are int64 ``[batch]``: what was computed for a sample once, such as a teacher's
         logits, is found again by them in every later pass. Shuffled samples whose lengths differ
-        (texts) come in batches of similar length, so that little is computed on padding.
+        (texts) come in batches of similar length, so that little is computed on padding; those that
+        are not shuffled do so where ``by_length`` is set.
         """
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}: use at least 1")
@@ -125,7 +132,7 @@ class Split(ABC):
             raise InputError("augment is set without a generator: give a torch.Generator")
         if augment and self.role != "train":
             raise InputError(f"augment is set on the {self.role} split: only train is augmented")
-        return self._pass(batch_size, generator, augment=augment)
+        return self._pass(batch_size, generator, augment=augment, by_length=by_length)
 
     def subset(self, n: int, seed: int) -> Self:
         """Draw ``n`` samples, every class in proportion.
@@ -144,24 +151,44 @@ class Split(ABC):
         """The same samples in a store of their own; a test split goes on with its count."""
         return self._with(self._samples.alone())
 
+    def spelled(self, tokenizer: TextTokenizer) -> Self:
+        """The same texts, split into other pieces; a test split goes on with its count.
+
+        Raises:
+            InputError: The samples are no texts.
+        """
+        store = self._samples.store.take(self._samples.indices).spelled(tokenizer)
+        everything = torch.arange(len(self._samples.indices))
+        return self._with(replace(self._samples, store=store, indices=everything))
+
     def _pass(
-        self, batch_size: int, generator: torch.Generator | None, *, augment: bool
+        self,
+        batch_size: int,
+        generator: torch.Generator | None,
+        *,
+        augment: bool,
+        by_length: bool,
     ) -> Iterator[tuple[Tensor, Inputs, Tensor]]:
         self._begin_pass()
         indices = self._samples.indices
-        for positions in self._order(batch_size, generator):
+        for positions in self._order(batch_size, generator, by_length=by_length):
             batch = indices[positions]
             inputs, labels = self._samples.store.read(batch, generator if augment else None)
             self._check_labels(labels)
             yield positions, inputs, labels
 
-    def _order(self, batch_size: int, generator: torch.Generator | None) -> Sequence[Tensor]:
+    def _order(
+        self, batch_size: int, generator: torch.Generator | None, *, by_length: bool
+    ) -> Sequence[Tensor]:
         """Positions of every batch."""
         size = len(self)
-        if generator is None:
-            return torch.split(torch.arange(size), batch_size)
-        order = torch.randperm(size, generator=generator)
         lengths = self._samples.store.lengths
+        if generator is None:
+            order = torch.arange(size)
+            if by_length and lengths is not None:
+                order = lengths[self._samples.indices].argsort(stable=True)
+            return torch.split(order, batch_size)
+        order = torch.randperm(size, generator=generator)
         if lengths is None:
             return torch.split(order, batch_size)
         return _by_length(order, lengths[self._samples.indices], batch_size, generator)

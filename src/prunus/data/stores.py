@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from prunus.data.augment import shift_and_flip
+from prunus.data.text.tokenizer import TextTokenizer
 from prunus.errors import InputError
 
 Inputs = Tensor | dict[str, Tensor]  # a dictionary for networks called by keyword (texts)
@@ -31,6 +32,11 @@ class SampleStore(ABC):
         """Length of every sample, int64 ``[samples]``, where samples differ in it (texts)."""
         return None
 
+    @property
+    def max_length(self) -> int | None:
+        """The greatest length that a sample may have, where samples differ in it."""
+        return None
+
     @abstractmethod
     def read(self, indices: Tensor, augment: torch.Generator | None) -> tuple[Inputs, Tensor]:
         """Read samples.
@@ -50,6 +56,17 @@ class SampleStore(ABC):
             indices: Positions, int64 ``[samples]``.
         """
         return _Part(self, indices)
+
+    def spelled(self, tokenizer: TextTokenizer) -> "SampleStore":
+        """The same texts, split into other pieces.
+
+        Raises:
+            InputError: The samples are no texts.
+        """
+        raise InputError(
+            f"samples of {type(self).__name__} are no texts: {tokenizer.vocab_size} pieces cannot "
+            "spell them; load texts with load_data"
+        )
 
 
 @final
@@ -75,6 +92,11 @@ class _Part(SampleStore):
         """Of the samples of this part."""
         whole = self._whole.lengths
         return None if whole is None else whole[self._positions]
+
+    @property
+    def max_length(self) -> int | None:
+        """As of the whole."""
+        return self._whole.max_length
 
     def read(self, indices: Tensor, augment: torch.Generator | None) -> tuple[Inputs, Tensor]:
         """Read samples of this part."""

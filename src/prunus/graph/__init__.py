@@ -1,6 +1,7 @@
 """Trace a network's coupled channels, cut along a plan, certify the cut."""
 
 from prunus.graph.certify import certify, masked_outputs, relative_difference
+from prunus.graph.certify_rebuild import certify_rebuild
 from prunus.graph.connections import held_connections, hold_connections_
 from prunus.graph.cut import cut, network_shape, plan_of
 from prunus.graph.groups import Trace
@@ -16,6 +17,7 @@ __all__ = [
     "UnitAxis",
     "call",
     "certify",
+    "certify_rebuild",
     "cut",
     "first_sample",
     "held_connections",

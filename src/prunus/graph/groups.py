@@ -11,7 +11,7 @@ from scipy import sparse
 from prunus.errors import InputError
 from prunus.graph.connections import require_fit, unread_units
 from prunus.graph.inputs import Inputs
-from prunus.graph.labels import Algebra, Atoms
+from prunus.graph.labels import OUTPUT, Algebra, Atoms
 from prunus.graph.units import Choice, Group
 from prunus.graph.walk import AttributeUse, Findings
 from prunus.plan import (
@@ -71,6 +71,16 @@ class Trace:
     def by_name(self) -> Mapping[str, Group]:
         """Groups by name."""
         return {g.name: g for g in self.groups}
+
+    @cached_property
+    def output_layers(self) -> frozenset[str]:
+        """Paths of the layers that give the network's output."""
+        return frozenset(
+            axis.tensor.rpartition(".")[0]
+            for group in self.groups
+            if group.refused == OUTPUT
+            for axis in group.axes
+        )
 
     def algebra(self) -> Algebra:
         """The label algebra, frozen: for masked runs."""

@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass, replace
 
-import prunus.prune  # registers the methods
+import prunus.lowrank
+import prunus.prune  # both register their methods
 from prunus.errors import InputError
 from prunus.method import Budget, Method, Need, make_method, method_class
 from prunus.recipe.recipe import Recipe
-from prunus.recipe.steps import BasicStep, Prune, Recalibrate, Repeat, Step, Train
+from prunus.recipe.steps import BasicStep, Deploy, Prune, Recalibrate, Repeat, Step, Student, Train
 from prunus.records import Stage
 
-METHODS_PACKAGE = prunus.prune.__name__
-"""Where the methods of this layer come from; naming it keeps the import from looking unused."""
+METHODS_PACKAGES = (prunus.prune.__name__, prunus.lowrank.__name__)
+"""Where the methods of this layer come from; naming them keeps the imports from looking unused."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,16 @@ class Action:
     stage: Stage | None = None
 
     @property
+    def is_last_round(self) -> bool:
+        """Whether no other round comes after it."""
+        return self.round is None or self.round.number == self.round.times
+
+    @property
+    def done(self) -> float:
+        """Share of the rounds that are over with this one."""
+        return 1.0 if self.round is None else self.round.number / self.round.times
+
+    @property
     def name(self) -> str:
         """Of its folder."""
         return f"{self.index + 1:02d}-{self.step.step}"
@@ -59,7 +70,7 @@ class Action:
         if self.budget is None:
             raise ValueError(f"{self.path} has no budget")
         last = self.budget.limit(dense)
-        if self.round is None or self.round.number == self.round.times:
+        if self.round is None or self.is_last_round:
             return last
         return int(self.round.share(last / dense) * dense)
 
@@ -71,8 +82,9 @@ def lay_out(recipe: Recipe) -> tuple[Action, ...]:
     and at the end where a training comes after it. What lies before is judged on the search split.
 
     Raises:
-        InputError: A method, an option, a target or a schedule cannot be used.
+        InputError: A method, an option, a target, a schedule or the order of steps cannot be used.
     """
+    _check_order(recipe)
     flat: list[Action] = []
     for position, step in enumerate(recipe.steps):
         path = f"steps[{position}].{step.step}"
@@ -92,7 +104,13 @@ def lay_out(recipe: Recipe) -> tuple[Action, ...]:
 
 def _action(index: int, path: str, step: BasicStep, turn: Round | None = None) -> Action:
     budget = None
-    if isinstance(step, Prune):
+    if isinstance(step, Prune) and not step.target:
+        if not build_method(step, path).sizes_itself:
+            raise InputError(
+                f"{path}.target is missing: method '{step.method}' needs one such as macs=0.5, or "
+                "options that say how small the network gets; see its card"
+            )
+    elif isinstance(step, Prune):
         build_method(step, path)
         try:
             budget = Budget.parse(step.target)
@@ -134,9 +152,44 @@ def _check_schedule(step: Repeat, path: str) -> None:
     if not falling or shares[-1] <= 0:
         raise InputError(f"{where} must fall from at most 1 and stay above 0")
     for inner in step.steps:
-        if isinstance(inner, Prune) and (last := Budget.parse(inner.target).value) != shares[-1]:
+        if not isinstance(inner, Prune) or not inner.target:
+            continue
+        if (last := Budget.parse(inner.target).value) != shares[-1]:
             raise InputError(
                 f"{where} ends at {shares[-1]:g}, the target at {last:g}; make them agree"
+            )
+
+
+def _check_order(recipe: Recipe) -> None:
+    """Structure before quantization, and no other network after a cut.
+
+    Raises:
+        InputError: A step stands where it cannot be.
+    """
+    for position, step in enumerate(recipe.steps):
+        path = f"steps[{position}].{step.step}"
+        before, after = recipe.steps[:position], recipe.steps[position + 1 :]
+        if isinstance(step, Repeat):
+            for inner in step.steps:
+                if isinstance(inner, Student | Deploy):
+                    raise InputError(
+                        f"{path}: a repeat holds '{inner.step}', which is done once; put it "
+                        f"{'before' if isinstance(inner, Student) else 'after'} the repeat"
+                    )
+        elif isinstance(step, Deploy) and after:
+            raise InputError(
+                f"{path}: '{after[0].step}' comes after it, but a deployed network is not cut or "
+                "trained again; structure comes before quantization: make deploy the last step"
+            )
+        elif isinstance(step, Student) and any(not isinstance(s, Train) for s in before):
+            raise InputError(
+                f"{path}: it comes after '{before[-1].step}', whose work it would throw away; put "
+                "student first"
+            )
+        elif isinstance(step, Student) and not any(isinstance(s, Train | Repeat) for s in after):
+            raise InputError(
+                f"{path}: no train comes after it, so that its fresh weights would stay; add one "
+                "with distill_alpha"
             )
 
 
@@ -162,9 +215,14 @@ def _check_budgets(actions: list[Action]) -> None:
 
 def _stages(steps: list[BasicStep]) -> dict[int, Stage]:
     """Which stage is looked at after which step."""
+    found: dict[int, Stage] = {}
+    if steps and isinstance(steps[-1], Deploy):
+        steps = steps[:-1]
+        found[len(steps)] = "deployed"
     cuts = [i for i, step in enumerate(steps) if isinstance(step, Prune)]
     last = cuts[-1] if cuts else -1
-    found: dict[int, Stage] = {} if last < 0 else {last: "after_cut"}
+    if last >= 0:
+        found[last] = "after_cut"
     trained = [i for i in range(last + 1, len(steps)) if isinstance(steps[i], Train)]
     end = trained[0] if trained else len(steps)
     between = [i for i in range(last + 1, end) if isinstance(steps[i], Recalibrate)]
@@ -186,5 +244,14 @@ def label(recipe: Recipe) -> str:
     flat: list[Step] = [
         s for t in recipe.steps for s in (t.steps if isinstance(t, Repeat) else [t])
     ]
-    methods = dict.fromkeys(step.method for step in flat if isinstance(step, Prune))
-    return recipe.name or "+".join(methods) or "train"
+    parts = dict.fromkeys(name for step in flat if (name := _part(step)))
+    return recipe.name or "+".join(parts) or "train"
+
+
+def _part(step: Step) -> str:
+    """What a step adds to the name of a row."""
+    if isinstance(step, Prune):
+        return step.method
+    if isinstance(step, Student):
+        return step.model
+    return f"{step.weights}-{step.engine}" if isinstance(step, Deploy) else ""

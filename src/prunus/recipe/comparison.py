@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from prunus.compute import Compute
-from prunus.data import DataSplits
+from prunus.data import DataSplits, TextOptions
 from prunus.errors import InputError, PrunusError
 from prunus.graph import Inputs
 from prunus.progress import Progress, Silent
@@ -28,6 +28,7 @@ from prunus.recipe.prepare import (
     run_identity,
 )
 from prunus.recipe.recipe import Recipe, make_recipe
+from prunus.recipe.resume import Donor
 from prunus.recipe.run import run_recipe
 from prunus.recipe.steps import Prune, Recalibrate, Step, Train
 from prunus.recipe.subject import Subject, resolve_subject
@@ -82,6 +83,7 @@ def compare(  # noqa: PLR0913  # all but four are options, by keyword only
     data: DataSplits | str,
     target: str = "",
     *,
+    text: TextOptions | None = None,
     seeds: Sequence[int] = (0,),
     finetune: Train | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
@@ -99,13 +101,14 @@ def compare(  # noqa: PLR0913  # all but four are options, by keyword only
 ) -> Comparison:
     """Run every method with every seed from the same dense network, which is measured once.
 
-    A cell that fails is told in the notes of the first run, and does not stop the others.
+    Rows that begin with the same steps share them: with ``out`` each is computed once. A cell that fails is told in the notes of the first run, and does not stop the others.
 
     Args:
         network: As for ``compress``; not touched.
         methods: Names (``standard_steps`` each), or a name for each list of steps.
         data: In three splits, or its name.
         target: Budget of the methods given by name, such as ``macs=0.5``.
+        text: How texts are read, where the data is given by name.
         seeds: Of search, data order and fine-tuning.
         finetune: Training after the cut, of the methods given by name.
         options: Of the methods given by name.
@@ -133,6 +136,7 @@ def compare(  # noqa: PLR0913  # all but four are options, by keyword only
     subject = resolve_subject(
         network,
         data,
+        text=text,
         example_inputs=example_inputs,
         source=source,
         untrained=train_first is not None,
@@ -221,7 +225,10 @@ def _run_cells(
 ) -> tuple[list[RunRecord], list[tuple[str, PrunusError]]]:
     runs: list[RunRecord] = []
     failures: list[tuple[str, PrunusError]] = []
+    donors: list[Donor] = []
     progress = settings.progress
+    if folder is not None:
+        settings = replace(settings, engines=folder.path / "engines")
     progress.start("compare", len(cells))
     try:
         for cell in cells:
@@ -229,11 +236,13 @@ def _run_cells(
             identity = run_identity(baseline.subject, cell.recipe, settings, None)
             with open_folder(place, identity, resume=True) as own:
                 try:
-                    done = run_recipe(cell.recipe, baseline, own, settings)
+                    done = run_recipe(cell.recipe, baseline, own, settings, donors=donors)
                 except PrunusError as error:
                     failures.append((f"{cell.name} (seed {cell.recipe.seed})", error))
                 else:
                     runs.append(done.record)
+            if place is not None:  # a cell that failed has finished steps, too
+                donors.append(Donor(cell.name, cell.recipe, place / "steps"))
             progress.advance()
     finally:
         progress.finish()

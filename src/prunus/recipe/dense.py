@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from prunus.data import DataSplits
+from prunus.data import DataSplits, TextOptions
 from prunus.graph import Inputs, hold_connections_
 from prunus.meter import measure_cost
 from prunus.plan import Record
@@ -60,6 +60,7 @@ def train_network(  # noqa: PLR0913  # all but three are options, by keyword onl
     config: TrainConfig,
     data: DataSplits | str,
     *,
+    text: TextOptions | None = None,
     seed: int = 0,
     out: Path | str | None = None,
     resume: bool = False,
@@ -74,6 +75,7 @@ def train_network(  # noqa: PLR0913  # all but three are options, by keyword onl
         network: Not touched.
         config: Of the training.
         data: In three splits, or its name. The test split is looked at once, at the end.
+        text: How texts are read, where the data is given by name.
         seed: Of data order and dropout.
         out: Run folder: checkpoint at every epoch, the artifact at the end.
         resume: Go on in ``out`` where a killed run stopped.
@@ -86,7 +88,7 @@ def train_network(  # noqa: PLR0913  # all but three are options, by keyword onl
         PrunusError: Something given cannot be used.
     """
     subject = resolve_subject(
-        network, data, example_inputs=example_inputs, source=source, untrained=True
+        network, data, text=text, example_inputs=example_inputs, source=source, untrained=True
     )
     if out is None:
         return train_into(None, subject, config, seed, device, progress or Silent())
@@ -147,7 +149,7 @@ def train_into(
     )
     if folder is not None and artifact is not None and checkpoint is not None:
         source = subject.source if subject.rebuildable else None
-        save_network(artifact, network, (), source, subject.inputs)
+        save_network(artifact, network, (), source, subject.inputs, subject.data.tokenizer)
         record.save(folder / TRAINING_FILE)
         checkpoint.unlink(missing_ok=True)
     saved = artifact if subject.rebuildable else None

@@ -1,77 +1,37 @@
-"""One step of a run: decide, certify and cut; recalibrate; train."""
+"""One step of a run: decide, certify and cut; recalibrate; train; go on with a student; deploy."""
 
 import copy
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from pydantic import Field
 from torch import nn
 
-from prunus.compute import Compute
-from prunus.graph import Trace, certify, cut, hold_connections_, trace
-from prunus.method import Budget, Context
-from prunus.plan import Plan, Record
-from prunus.progress import Progress, Silent
+from prunus.graph import (
+    Trace,
+    certify,
+    certify_rebuild,
+    cut,
+    hold_connections_,
+    plan_of,
+    trace,
+)
+from prunus.meter import measure_cost
+from prunus.method import Budget, Context, Decision
+from prunus.plan import Plan
 from prunus.recipe.actions import Action, build_method, searches
+from prunus.recipe.deployed import deploy_state
 from prunus.recipe.fresh import reinitialize_
-from prunus.recipe.measure import Look, accounted_cost, look, phase, require_looks
+from prunus.recipe.measure import accounted_cost, look, phase, require_looks
 from prunus.recipe.recipe import Recipe
-from prunus.recipe.steps import Prune, Recalibrate, Train
-from prunus.recipe.subject import Subject
-from prunus.records import Certificate, FrontPoint, HistoryPoint
+from prunus.recipe.state import Outcome, State, Tools
+from prunus.recipe.steps import Deploy, Prune, Recalibrate, Student, Train
+from prunus.recipe.subject import CERTIFICATE_SAMPLES, Subject, stated, student_of
+from prunus.recipe.texts import teacher_for, with_plan
+from prunus.records import Certificate, FrontPoint, HistoryPoint, Source
 from prunus.train import evaluate, fit, recalibrate_batch_norm_
-
-
-@dataclass(frozen=True)
-class Tools:
-    """What every step may use.
-
-    Attributes:
-        subject: The dense network and its data; also the teacher of a distillation.
-        dense_trace: Of the dense network.
-        recipe: With the seed; its settings of the trace hold for later cuts, too.
-        journal: File that is told of looks at the test split before they happen.
-        steps: Folder of what steps keep; None: a killed search begins anew.
-        several_cuts: Whether the recipe cuts more than once.
-        device: ``"cpu"`` or ``"cuda"``.
-        progress: Told of everything.
-        compute: Where and how searches score their candidates.
-    """
-
-    subject: Subject
-    dense_trace: Trace
-    recipe: Recipe
-    journal: Path | None = None
-    steps: Path | None = None
-    several_cuts: bool = False
-    device: str = "cpu"
-    progress: Progress = field(default_factory=Silent)
-    compute: Compute = field(default_factory=Compute)
-
-
-@dataclass(frozen=True)
-class State:
-    """The network as it is now, and how it came from the dense one."""
-
-    network: nn.Module
-    plans: tuple[Plan, ...] = ()
-    fresh: bool = False
-
-
-class Outcome(Record):
-    """What happened in a step: kept beside the network, so that a resumed run need not repeat it."""
-
-    path: str
-    fresh: bool = False
-    seconds: dict[str, float] = Field(default_factory=dict)
-    look: Look | None = None
-    certificate: Certificate | None = None
-    history: tuple[HistoryPoint, ...] = ()
-    front: tuple[FrontPoint, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 def perform(
@@ -88,9 +48,13 @@ def perform(
         after, outcome = _prune(action, step, state, tools)
     elif isinstance(step, Recalibrate):
         after, outcome = _recalibrate(action, step, state, tools)
+    elif isinstance(step, Student):
+        after, outcome = _student(action, step, state)
+    elif isinstance(step, Deploy):
+        after, outcome = deploy_state(action, step.deployment, state, tools)
     else:
         after, outcome = _train(action, step, state, tools, checkpoint)
-    outcome = _judge(action, after, outcome, tools)
+    outcome = judge(action, after, outcome, tools)
     require_looks(data, before, 0 if outcome.look is None else 1, action.path)
     return after, outcome
 
@@ -105,41 +69,72 @@ def step_seed(seed: int, index: int) -> int:
 
 
 def _prune(action: Action, step: Prune, state: State, tools: Tools) -> tuple[State, Outcome]:
-    progress, subject, network = tools.progress, tools.subject, state.network
+    network = state.network
     method = build_method(step, action.path)
     found = tools.dense_trace
-    if state.plans:
-        found = trace_network(network, subject, tools.recipe)
-    budget = _budget(action, tools, dense=not state.plans)
+    if network is not tools.subject.network:
+        found = trace_network(network, state, tools.recipe)
+    budget = _budget(action, tools, dense=network is tools.subject.network)
     begin = time.perf_counter()
     decision = method.decide(_context(action, state, tools, found, budget))
     decided = time.perf_counter()
-    budget.require(found, decision.choice)
-    plan = found.plan(decision.choice, decision.connections)
-    with phase(progress, "certify and cut"):
-        certificate = certify(network, found, plan, subject.inputs)
-        smaller = cut(network, plan).eval()
-        accounted_cost(smaller, subject.one, found.cost(plan.channels), f"the cut of {action.path}")
+    with phase(tools.progress, "certify and cut"):
+        if method.edits:
+            smaller, plan, certificate = _rebuilt(action, state, decision, found, budget)
+        else:
+            smaller, plan, certificate = _cut(action, state, decision, found, budget)
     if method.reinitialize:
         reinitialize_(smaller, step_seed(tools.recipe.seed, action.index))
         hold_connections_(smaller)
     notes = [*decision.notes]
     if plan.is_empty:
-        notes.append(f"{action.path}: target {step.target} is met as it is: nothing was cut")
+        met = f"target {step.target} is met as it is: " if step.target else ""
+        notes.append(f"{action.path}: {met}nothing was cut")
     if decision.evaluations:
         notes.append(f"{action.path}: {decision.evaluations} evaluations of candidates")
     if decision.front is not None and tools.steps is not None:
         decision.front.save(tools.steps / f"{action.name}.front.json")
-    after = State(smaller, (*state.plans, plan), state.fresh or method.reinitialize)
+    after = replace(with_plan(state, smaller, plan), fresh=state.fresh or method.reinitialize)
     return after, Outcome(
         path=action.path,
         fresh=after.fresh,
+        student=_student_source(state),
         seconds={"search": decided - begin, "cut": time.perf_counter() - decided},
         certificate=certificate,
         history=decision.history,
         front=() if decision.front is None else _without_plans(decision.front.points),
         notes=tuple(notes),
     )
+
+
+def _cut(
+    action: Action, state: State, decision: Decision, found: Trace, budget: Budget
+) -> tuple[nn.Module, Plan, Certificate]:
+    """Cut units and hold connections, as the method chose."""
+    budget.require(found, decision.choice)
+    plan = found.plan(decision.choice, decision.connections)
+    certificate = certify(state.network, found, plan, state.inputs)
+    smaller = cut(state.network, plan).eval()
+    one = stated(state.inputs, 1, state.data)
+    predicted = found.cost(plan.channels)
+    accounted_cost(smaller, one, predicted, f"the cut of {action.path}")
+    return smaller, plan, certificate
+
+
+def _rebuilt(
+    action: Action, state: State, decision: Decision, found: Trace, budget: Budget
+) -> tuple[nn.Module, Plan, Certificate]:
+    """Replace modules and tables, as the method chose."""
+    plan = plan_of(state.network, decision.edits)
+    certificate = certify_rebuild(state.network, plan, decision.tensors, state.inputs)
+    smaller = cut(state.network, plan, decision.tensors).eval()
+    after = with_plan(state, smaller, plan)
+    one = stated(after.inputs, 1, after.data)
+    cost = measure_cost(smaller, one)
+    budget.require_within(budget.read(cost), budget.measure(found, {}))
+    predicted = trace(smaller, one, verify=False).cost({})
+    accounted_cost(smaller, one, predicted, f"the cut of {action.path}")
+    return smaller, plan, certificate
 
 
 def _without_plans(points: Sequence[FrontPoint]) -> tuple[FrontPoint, ...]:
@@ -149,16 +144,17 @@ def _without_plans(points: Sequence[FrontPoint]) -> tuple[FrontPoint, ...]:
 
 def _context(action: Action, state: State, tools: Tools, found: Trace, budget: Budget) -> Context:
     """What a method is given; a search also what its workers and its memory need."""
-    subject = tools.subject
     context = Context(
         network=copy.deepcopy(state.network),
         trace=found,
         budget=budget,
         seed=tools.recipe.seed,
-        train=subject.data.train,
-        search=subject.data.search,
+        train=state.data.train,
+        search=state.data.search,
         device=tools.device,
         progress=tools.progress,
+        fallback_pieces=_fallback(state),
+        done=action.done,
     )
     if not searches(action):
         return context
@@ -168,19 +164,24 @@ def _context(action: Action, state: State, tools: Tools, found: Trace, budget: B
         folder.mkdir(parents=True, exist_ok=True)
     return replace(
         context,
-        original=copy.deepcopy(subject.network),
-        source=subject.source if subject.rebuildable else None,
+        original=copy.deepcopy(state.origin.network),
+        source=state.origin.source if state.origin.rebuildable else None,
         plans=state.plans,
         folder=folder,
         compute=tools.compute,
     )
 
 
-def trace_network(network: nn.Module, subject: Subject, recipe: Recipe) -> Trace:
-    """Trace a network on the subject's real inputs, with the recipe's settings."""
+def _fallback(state: State) -> frozenset[int]:
+    tokenizer = state.data.tokenizer
+    return frozenset() if tokenizer is None else tokenizer.fallback_pieces()
+
+
+def trace_network(network: nn.Module, where: Subject | State, recipe: Recipe) -> Trace:
+    """Trace a network on real inputs, with the recipe's settings. Costs are stated for one sample."""
     return trace(
         network,
-        subject.inputs,
+        stated(where.inputs, CERTIFICATE_SAMPLES, where.data),
         ignore=recipe.ignore,
         min_units=recipe.min_units,
         round_to=recipe.round_to,
@@ -190,10 +191,9 @@ def trace_network(network: nn.Module, subject: Subject, recipe: Recipe) -> Trace
 def _budget(action: Action, tools: Tools, *, dense: bool) -> Budget:
     """The budget of a cut on the network as it is: later shares of dense become absolute limits."""
     final = action.budget
-    if final is None:
-        raise ValueError(f"{action.path} has no budget")
-    last_round = action.round is None or action.round.number == action.round.times
-    if dense and last_round:
+    if final is None:  # its options say how small the network gets
+        return Budget(quantity="params", value=1.0)
+    if dense and action.is_last_round:
         return final
     limit = action.limit(final.measure(tools.dense_trace, {}))
     return Budget(quantity=final.quantity, value=float(limit))
@@ -208,17 +208,23 @@ def _recalibrate(
     with phase(tools.progress, "recalibrate"):
         recalibrate_batch_norm_(
             network,
-            tools.subject.data.train,
+            state.data.train,
             images=step.images,
             batch_size=step.batch_size,
             seed=step_seed(tools.recipe.seed, action.index),
             device=tools.device,
         )
     seconds = {"recalibrate": time.perf_counter() - begin}
-    return (
-        State(network, state.plans, state.fresh),
-        Outcome(path=action.path, fresh=state.fresh, seconds=seconds),
-    )
+    return replace(state, network=network), _outcome(action, state, seconds=seconds)
+
+
+def _student(action: Action, step: Student, state: State) -> tuple[State, Outcome]:
+    """Another network in the place of the dense one, which stays the teacher."""
+    source = Source(model=step.model, arguments=step.arguments, weights=step.weights)
+    begin = time.perf_counter()
+    origin = student_of(source, state.origin)
+    after = State(origin.network, origin, state.data, state.inputs, fresh=step.weights is None)
+    return after, _outcome(action, after, seconds={"student": time.perf_counter() - begin})
 
 
 def _train(
@@ -227,49 +233,62 @@ def _train(
     network = copy.deepcopy(state.network)
     hold_connections_(network)  # hooks do not survive the copy
     config = step.config(fresh=state.fresh)
-    teacher = copy.deepcopy(tools.subject.network) if config.distill_alpha else None
+    teacher = None
+    if config.teaches:
+        teacher = teacher_for(copy.deepcopy(tools.subject.network), state)
     found = fit(
         network,
-        tools.subject.data.train,
-        tools.subject.data.search,
+        state.data.train,
+        state.data.search,
         config,
         seed=step_seed(tools.recipe.seed, action.index),
         teacher=teacher,
+        unlabeled=state.data.unlabeled if config.teaches else None,
         checkpoint=checkpoint,
         progress=tools.progress,
         device=tools.device,
     )
     notes = []
-    if state.fresh and step.scratch_epochs is None:
+    if state.fresh and step.scratch_epochs is None and _is_cut(state):
         notes.append(
             f"{action.path}: the network from scratch had the fine-tuning's {config.epochs} epochs "
             "only; set scratch_epochs to what the dense network and the fine-tuning had together"
         )
-    outcome = Outcome(
-        path=action.path,
-        fresh=state.fresh,
-        seconds={"train": found.seconds},
-        history=found.history,
-        notes=tuple(notes),
-    )
-    return State(network.eval(), state.plans, state.fresh), outcome
+    outcome = _outcome(action, state, seconds={"train": found.seconds})
+    outcome = outcome.model_copy(update={"history": found.history, "notes": tuple(notes)})
+    return replace(state, network=network.eval()), outcome
 
 
-def _judge(action: Action, after: State, outcome: Outcome, tools: Tools) -> Outcome:
+def _is_cut(state: State) -> bool:
+    """Whether fresh weights are those of a cut network, not of a student of its own kind."""
+    return bool(state.plans) and _student_source(state) is None
+
+
+def _student_source(state: State) -> Source | None:
+    return state.origin.source if state.origin.is_student else None
+
+
+def _outcome(action: Action, state: State, *, seconds: dict[str, float]) -> Outcome:
+    student = _student_source(state)
+    return Outcome(path=action.path, fresh=state.fresh, student=student, seconds=seconds)
+
+
+def judge(action: Action, after: State, outcome: Outcome, tools: Tools) -> Outcome:
     """Look at the test split where a stage ends; judge what lies between on the search split."""
-    data = tools.subject.data
+    if outcome.look is not None:  # a deployed network was looked at in a process of its own
+        return outcome
     if action.stage is not None:
         with phase(tools.progress, f"evaluate {action.stage.replace('_', ' ')}"):
-            seen = look(after.network, data, action.stage, tools.device, tools.journal)
+            seen = look(after.network, after.data, action.stage, tools.device, tools.journal)
         return outcome.model_copy(update={"look": seen})
-    if not tools.several_cuts:
+    if not tools.several_cuts or isinstance(action.step, Student):
         return outcome
     with phase(tools.progress, "evaluate on search"):
-        found = evaluate(after.network, data.search, device=tools.device)
+        found = evaluate(after.network, after.data.search, device=tools.device)
     point = HistoryPoint(
         phase="search split after each step",
         step=action.index + 1,
         seconds=sum(outcome.seconds.values()),
-        values={"top1": found.top1},
+        values={after.data.metric: getattr(found, after.data.metric)},
     )
-    return outcome.model_copy(update={"history": (*outcome.history, point)})
+    return outcome.model_copy(update={"judged": point})

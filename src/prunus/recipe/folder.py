@@ -6,6 +6,8 @@ dense.json           measurement of the dense network
 looks.json           looks at the test split, noted before they happen
 steps/01-prune/      network after a step: plans and weights, as an artifact
 steps/01-prune.json  what happened in it; its presence marks the step as done
+steps/02-deploy.onnxruntime/  the network as an engine runs it
+engines/             the dense network in float32, as each engine runs it
 steps/01-prune.search/  what its search knows of candidates
 steps/01-prune.front.json  the front it found, where it looked for one
 record.json          the run's record; its presence marks the run as done
@@ -26,8 +28,9 @@ from typing import Any
 from torch import nn
 
 from prunus.artifact import Manifest, read_manifest, save
-from prunus.artifact.manifest import MANIFEST_FILE, WEIGHTS_FILE, plan_file
+from prunus.artifact.manifest import MANIFEST_FILE, TOKENIZER_FILE, WEIGHTS_FILE, plan_file
 from prunus.artifact.weights import file_sha256, fill_, read_weights, write_weights
+from prunus.data import TextTokenizer
 from prunus.errors import InputError
 from prunus.graph import Inputs, cut
 from prunus.plan import Plan, Record
@@ -79,10 +82,18 @@ def save_network(
     plans: Sequence[Plan],
     source: Source | None,
     inputs: Inputs,
+    tokenizer: TextTokenizer | None = None,
 ) -> None:
     """Save a network; without a source it can be resumed, but not loaded on its own."""
     if source is not None:
-        save(folder, network, source=source, plans=plans, example_inputs=inputs)
+        save(
+            folder,
+            network,
+            source=source,
+            plans=plans,
+            example_inputs=inputs,
+            tokenizer=tokenizer,
+        )
         return
     folder.mkdir(parents=True, exist_ok=True)
     ties = write_weights(network, folder / WEIGHTS_FILE)
@@ -95,6 +106,8 @@ def save_network(
         ties=ties,
         weights_sha256=file_sha256(folder / WEIGHTS_FILE),
     ).save(folder / MANIFEST_FILE)
+    if tokenizer is not None:
+        tokenizer.save(folder / TOKENIZER_FILE)
 
 
 def load_network(folder: Path, dense: nn.Module) -> tuple[nn.Module, tuple[Plan, ...]]:

@@ -1,8 +1,9 @@
 """Measurements of a run: looks at the test split, costs that must agree, latencies side by side."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from prunus.data import DataSplits
 from prunus.errors import PrunusError
 from prunus.graph import Inputs
 from prunus.meter import measure_cost, measure_latencies, peak_memory_bytes
-from prunus.plan import Record
+from prunus.plan import Bits, Record
 from prunus.progress import Progress
-from prunus.recipe.subject import first_samples
+from prunus.recipe.subject import stated
 from prunus.records import Cost, Environment, Latency, Score, Stage
-from prunus.train import evaluate
+from prunus.train import evaluation_of, predictions
 
 LOOKS_FILE = "looks.json"
 
@@ -82,16 +83,41 @@ def look(
     Raises:
         PrunusError: The split counted another number of passes than one.
     """
+    return look_by(lambda: predictions(network, data.test, device=device), data, stage, journal)
+
+
+def look_by(
+    logits: Callable[[], Tensor], data: DataSplits, stage: Stage, journal: Path | None
+) -> Look:
+    """A look at the test split by any means; for the rest see ``look``.
+
+    Args:
+        logits: Passes over the test split once; ``[samples, classes]`` in its order.
+        data: Its test split counts its passes.
+        stage: Of the run.
+        journal: File that is told before the split is read.
+    """
     lost = 0
     if journal is not None:
         begun = dict(LookJournal.load(journal).begun) if journal.exists() else {}
         lost = begun.get(stage, 0)
         LookJournal(begun={**begun, stage: lost + 1}).save(journal)
     before = data.test.evaluations
-    found = evaluate(network, data.test, device=device)
+    seen, labels = logits(), data.test.labels
     require_looks(data, before, 1, f"the look at stage {stage}")
+    found = evaluation_of(seen, labels)
     score = Score(
-        value=found.top1, loss=found.loss, samples=found.samples, split="test", stage=stage
+        metric=data.metric,
+        value=found.f1 if data.metric == "f1" else found.top1,
+        top1=found.top1,
+        f1=found.f1,
+        precision=found.precision,
+        recall=found.recall,
+        correct=Bits.pack((seen.argmax(dim=1) == labels).numpy()),
+        loss=found.loss,
+        samples=found.samples,
+        split="test",
+        stage=stage,
     )
     return Look(score=score, evaluations=data.test.evaluations - before, lost=lost)
 
@@ -135,27 +161,33 @@ def accounted_cost(network: nn.Module, one: Inputs, predicted: Cost, what: str) 
     return counted.model_copy(update={"uncounted": names})
 
 
+@dataclass(frozen=True)
+class Timed:
+    """A network, and what it is timed on."""
+
+    network: nn.Module
+    inputs: Inputs
+    data: DataSplits
+
+    def batch(self, samples: int, device: str) -> Inputs:
+        """So many samples, on the device."""
+        batch = self.inputs
+        if samples > _samples(batch):
+            batch = next(iter(self.data.train.batches(samples)))[0]
+        return _to(stated(batch, samples, self.data), device)
+
+
 def compare_latencies(
-    dense: nn.Module,
-    small: nn.Module,
-    data: DataSplits,
-    inputs: Inputs,
-    *,
-    options: LatencyOptions,
-    device: str,
+    dense: Timed, small: Timed, *, options: LatencyOptions, device: str
 ) -> tuple[Latency, Latency]:
     """Time both networks round robin, and measure the peak memory of one pass of each."""
-    batch = inputs
-    if options.batch > _samples(inputs):
-        batch = next(iter(data.train.batches(options.batch)))[0]
-    batch = _to(first_samples(batch, options.batch), device)
-    networks = {
-        "dense": copy.deepcopy(dense).to(device).eval(),
-        "small": copy.deepcopy(small).to(device).eval(),
+    pairs = {
+        name: (copy.deepcopy(one.network).to(device).eval(), one.batch(options.batch, device))
+        for name, one in (("dense", dense), ("small", small))
     }
     found = measure_latencies(
-        {name: (network, batch) for name, network in networks.items()},
-        batch=_samples(batch),
+        pairs,
+        batch=_samples(pairs["dense"][1]),
         warmup=options.warmup,
         repeats=options.repeats,
         threads=options.threads,
@@ -165,7 +197,7 @@ def compare_latencies(
         found[name].model_copy(
             update={"peak_memory_bytes": peak_memory_bytes(network, batch, device)}
         )
-        for name, network in networks.items()
+        for name, (network, batch) in pairs.items()
     )
     return first, second
 

@@ -9,8 +9,9 @@ import numpy as np
 from prunus.errors import BudgetError
 from prunus.graph import Choice, Trace
 from prunus.graph.labels import IGNORED
-from prunus.method import Budget
+from prunus.method import Budget, method_class
 from prunus.recipe.actions import Action
+from prunus.recipe.steps import Prune
 
 
 def require_reachable(actions: tuple[Action, ...], trace: Trace) -> None:
@@ -22,7 +23,7 @@ def require_reachable(actions: tuple[Action, ...], trace: Trace) -> None:
     smallest = _smallest(trace)
     for action in actions:
         budget = action.budget
-        if budget is None:
+        if budget is None or not _cuts_units(action):
             continue
         dense, left = budget.measure(trace, {}), budget.measure(trace, smallest)
         if left > budget.limit(dense):
@@ -31,6 +32,11 @@ def require_reachable(actions: tuple[Action, ...], trace: Trace) -> None:
                 f"{len(trace.cuttable)} of {len(trace.groups)} groups can be cut, and at their "
                 f"least widths {left} of {dense} are left; {_remedy(budget, trace, left, dense)}"
             )
+
+
+def _cuts_units(action: Action) -> bool:
+    """Whether units of groups are cut; what other methods reach, they say themselves."""
+    return isinstance(action.step, Prune) and not method_class(action.step.method).edits
 
 
 def _smallest(trace: Trace) -> Choice:

@@ -9,6 +9,7 @@ import yaml
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from prunus.data import TextOptions
 from prunus.errors import InputError
 from prunus.plan import Record
 from prunus.recipe.steps import STEPS, Repeat, Step, StepItem, Train
@@ -27,6 +28,7 @@ class Recipe(Record):
         arguments: Of the model's constructor.
         weights: Checkpoint of the dense network.
         data: As for ``prunus.data.load_data``; None where the data is given in Python.
+        text: How texts are read.
         seed: Of search, data order and fine-tuning. The splits of the data do not depend on it.
         ignore: Glob patterns of modules whose outputs stay whole.
         min_units: Fewest units that must stay in each group.
@@ -40,6 +42,7 @@ class Recipe(Record):
     arguments: dict[str, Any] = Field(default_factory=dict)
     weights: str | None = None
     data: str | None = None
+    text: TextOptions | None = None
     seed: int = Field(default=0, ge=0)
     ignore: tuple[str, ...] = ()
     min_units: int = Field(default=1, ge=1)

@@ -9,14 +9,14 @@ from torch import nn
 
 from prunus.artifact import save
 from prunus.compute import Compute
-from prunus.data import DataSplits
+from prunus.data import DataSplits, TextOptions
 from prunus.graph import Inputs
 from prunus.plan import Plan
 from prunus.progress import Progress, Silent
 from prunus.recipe.actions import Action, label, lay_out
 from prunus.recipe.dense import trained_first
-from prunus.recipe.execute import Outcome, State, Tools, perform
-from prunus.recipe.folder import RunFolder, load_network, require_usable, save_network
+from prunus.recipe.execute import perform
+from prunus.recipe.folder import RunFolder, require_usable
 from prunus.recipe.measure import LOOKS_FILE, LatencyOptions, phase
 from prunus.recipe.prepare import (
     Baseline,
@@ -30,7 +30,9 @@ from prunus.recipe.prepare import (
     run_identity,
 )
 from prunus.recipe.recipe import Recipe, as_recipe, make_recipe
-from prunus.recipe.steps import Step
+from prunus.recipe.resume import Donor, adopt, keep, resume
+from prunus.recipe.state import Tools
+from prunus.recipe.steps import Prune, Step
 from prunus.recipe.subject import Subject, resolve_subject
 from prunus.recipe.summarize import Summary, make_record
 from prunus.records import RunRecord, Source
@@ -62,6 +64,7 @@ def compress(  # noqa: PLR0913  # all but three are options, by keyword only
     recipe: Recipe | Sequence[Step],
     data: DataSplits | str | None = None,
     *,
+    text: TextOptions | None = None,
     example_inputs: Inputs | None = None,
     seed: int | None = None,
     out: Path | str | None = None,
@@ -79,6 +82,7 @@ def compress(  # noqa: PLR0913  # all but three are options, by keyword only
         network: A network (not touched), the name or source of one, or None for the recipe's.
         recipe: A recipe, or its steps.
         data: In three splits, or its name; the recipe's where left out.
+        text: How texts are read, where the data is given by name; the recipe's where left out.
         example_inputs: A real batch for tracing and certificates; by default 16 training samples.
         seed: Of search, data order and fine-tuning; the recipe's where left out.
         out: Run folder: every finished step, the record, the artifact.
@@ -108,6 +112,7 @@ def compress(  # noqa: PLR0913  # all but three are options, by keyword only
     subject = resolve_subject(
         network if network is not None else recipe_source(asked),
         data if data is not None else asked.data,
+        text=text or asked.text,
         example_inputs=example_inputs,
         source=source,
         untrained=train_first is not None,
@@ -129,8 +134,18 @@ def run_recipe(
     folder: RunFolder | None,
     settings: Settings,
     name: str = "",
+    donors: Sequence[Donor] = (),
 ) -> Compressed:
-    """Do all steps that are not done yet, then measure and write the record."""
+    """Do all steps that are not done yet, then measure and write the record.
+
+    Args:
+        recipe: Pinned.
+        baseline: The dense network, measured.
+        folder: Of the run; None: nothing is kept.
+        settings: How it is done.
+        name: Of the row in a report.
+        donors: Runs on the same dense network, whose first steps may be this one's, too.
+    """
     actions = lay_out(recipe)
     subject = baseline.subject
     tools = Tools(
@@ -139,16 +154,21 @@ def run_recipe(
         recipe=recipe,
         journal=None if folder is None else folder.path / LOOKS_FILE,
         steps=None if folder is None else folder.path / "steps",
-        several_cuts=sum(action.budget is not None for action in actions) > 1,
+        engines=_engines(folder, settings),
+        several_cuts=sum(isinstance(action.step, Prune) for action in actions) > 1,
         device=settings.device,
+        latency=settings.latency,
         progress=settings.progress,
         compute=settings.compute,
     )
-    state, outcomes = _resume(actions, subject, folder)
+    state, outcomes = resume(actions, subject, folder)
+    if folder is not None:
+        state, outcomes = adopt(donors, actions, state, outcomes, tools)
     for action in actions[len(outcomes) :]:
         state, outcome = perform(action, state, tools, _checkpoint(action, folder))
         outcomes.append(outcome)
-        _keep(action, state, outcome, subject, folder)
+        if folder is not None:
+            keep(tools.steps, action, state, outcome)
     file = None if folder is None else folder.path / RECORD_FILE
     artifact = None
     if folder is not None and subject.rebuildable:
@@ -172,11 +192,12 @@ def run_recipe(
         save(
             artifact,
             state.network,
-            source=subject.source,
+            source=state.origin.source,
             plans=state.plans,
             recipe=record.recipe,
             record=record,
-            example_inputs=subject.inputs,
+            example_inputs=state.inputs,
+            tokenizer=state.data.tokenizer,
         )
     if file is not None:
         record.save(file)
@@ -192,36 +213,11 @@ def _complete(recipe: Recipe, subject: Subject) -> Recipe:
     return recipe.model_copy(update=named)
 
 
-def _resume(
-    actions: Sequence[Action], subject: Subject, folder: RunFolder | None
-) -> tuple[State, list[Outcome]]:
-    """The state after the last finished step, and what happened up to it."""
-    outcomes: list[Outcome] = []
-    if folder is not None:
-        for action in actions:
-            file = folder.path / "steps" / f"{action.name}.json"
-            if not file.exists():
-                break
-            outcomes.append(Outcome.load(file))
-    if folder is None or not outcomes:
-        return State(subject.network), []
-    last = folder.path / "steps" / actions[len(outcomes) - 1].name
-    network, plans = load_network(last, subject.network)
-    return State(network, plans, outcomes[-1].fresh), outcomes
-
-
 def _checkpoint(action: Action, folder: RunFolder | None) -> Path | None:
     return None if folder is None else folder.path / "steps" / f"{action.name}.ckpt"
 
 
-def _keep(
-    action: Action, state: State, outcome: Outcome, subject: Subject, folder: RunFolder | None
-) -> None:
-    """Save a finished step: first the network, then the file that marks it as done."""
-    if folder is None:
-        return
-    steps = folder.path / "steps"
-    source = subject.source if subject.rebuildable else None
-    save_network(steps / action.name, state.network, state.plans, source, subject.inputs)
-    outcome.save(steps / f"{action.name}.json")
-    (steps / f"{action.name}.ckpt").unlink(missing_ok=True)
+def _engines(folder: RunFolder | None, settings: Settings) -> Path | None:
+    if settings.engines is not None or folder is None:
+        return settings.engines
+    return folder.path / "engines"

@@ -10,6 +10,7 @@ from pydantic import (
 )
 
 from prunus.plan import Record
+from prunus.quantize import Deployment
 from prunus.train import TrainConfig
 
 
@@ -19,12 +20,13 @@ class Prune(Record):
     Attributes:
         method: Name of a registered method.
         target: Budget such as ``macs=0.5``: a share of the *dense* network, or an absolute limit.
+            Left out where the method's own options say how small the network gets.
         options: Of the method.
     """
 
     step: Literal["prune"] = "prune"
     method: str
-    target: str
+    target: str = ""
     options: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -65,6 +67,32 @@ class Train(TrainConfig):
         return TrainConfig(**values)
 
 
+class Student(Record):
+    """Go on with another network with fresh weights, to be taught by the dense one.
+
+    Attributes:
+        model: As for ``prunus.records.Source``.
+        arguments: Of its constructor; the data says classes and vocabulary where they are left out.
+        weights: Checkpoint, where there is one.
+    """
+
+    step: Literal["student"] = "student"
+    model: str = Field(min_length=1)
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    weights: str | None = None
+
+
+class Deploy(Deployment):
+    """Write the network for an engine, quantized or not, and measure it there: the last step."""
+
+    step: Literal["deploy"] = "deploy"
+
+    @property
+    def deployment(self) -> Deployment:
+        """The settings alone."""
+        return Deployment(**{name: getattr(self, name) for name in Deployment.model_fields})
+
+
 def _unwrap(value: Any) -> Any:
     """``{"prune": {...}}`` and ``"recalibrate"`` to the flat form that the records are made from."""
     if isinstance(value, str):
@@ -89,7 +117,7 @@ def _wrap(value: Any, handler: SerializerFunctionWrapHandler) -> Any:
 
 
 _AsItem = (BeforeValidator(_unwrap), WrapSerializer(_wrap))
-BasicStep = Prune | Recalibrate | Train
+BasicStep = Prune | Recalibrate | Train | Student | Deploy
 BasicItem = Annotated[BasicStep, Field(discriminator="step"), *_AsItem]
 
 
@@ -116,5 +144,7 @@ STEPS: dict[str, type[Record]] = {
     "prune": Prune,
     "recalibrate": Recalibrate,
     "train": Train,
+    "student": Student,
+    "deploy": Deploy,
     "repeat": Repeat,
 }

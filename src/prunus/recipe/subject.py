@@ -10,15 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.data import DataSplits, load_data
+from prunus.artifact.manifest import TOKENIZER_FILE
+from prunus.data import DataSplits, TextOptions, TextTokenizer, load_data
 from prunus.errors import InputError
 from prunus.graph import Inputs, hold_connections_
 from prunus.records import Source
 from prunus.train import forward_logits
-from prunus.zoo import load_source, normalization, zoo_names
+from prunus.zoo import load_source, normalization, reads_text, zoo_names
 
 CERTIFICATE_SAMPLES = 16
 _DIGEST_SAMPLES = 64  # of each split
+_PIECES, _MASK = "input_ids", "attention_mask"
 _OWN_SCHEMES = ("hf:", "timm:", "torchvision:")
 _GRAY_DATA = ("digits",)
 
@@ -33,6 +35,7 @@ class Subject:
         rebuildable: Whether ``source`` builds it again, so that an artifact can be written.
         data: In three splits.
         inputs: Real training inputs (at most 16 samples), or the caller's example.
+        is_student: Whether it takes the place of a dense network that teaches it.
         search_seen: Whether its weights may have been trained on the search split: not where the zoo
             drew them here, and they are trained in this run.
     """
@@ -43,11 +46,12 @@ class Subject:
     data: DataSplits
     inputs: Inputs
     search_seen: bool
+    is_student: bool = False
 
     @property
     def one(self) -> Inputs:
         """One sample: what costs are stated for."""
-        return first_samples(self.inputs, 1)
+        return stated(self.inputs, 1, self.data)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -65,7 +69,9 @@ class Subject:
         }
 
 
-def resolve_data(data: DataSplits | str | None, model: str | None) -> DataSplits:
+def resolve_data(
+    data: DataSplits | str | None, source: Source | None, text: TextOptions | None = None
+) -> DataSplits:
     """Data sets by name, normalized as the model wants it where that is known.
 
     The split into train and search does not depend on the seed of a run: the dense network is the
@@ -78,7 +84,15 @@ def resolve_data(data: DataSplits | str | None, model: str | None) -> DataSplits
     if isinstance(data, DataSplits):
         return data
     if not data:
-        raise InputError("data is missing; name digits, cifar10, cifar100 or imagefolder:DIR")
+        raise InputError(
+            "data is missing; name images (digits, cifar10, cifar100, imagefolder:DIR) or texts "
+            "(text:FILE, docstrings, sst2, sms, ru_toxic, hfdata:NAME)"
+        )
+    model = None if source is None else source.model
+    if source is not None and reads_text(source):
+        return load_data(data, text=text, tokenizer=_own_tokenizer(source))
+    if text is not None:
+        return load_data(data, text=text)
     if model is None or not (model in zoo_names() or model.startswith(_OWN_SCHEMES)):
         return load_data(data)
     mean, std = normalization(model)
@@ -91,6 +105,7 @@ def resolve_subject(
     network: nn.Module | Source | str | None,
     data: DataSplits | str | None,
     *,
+    text: TextOptions | None = None,
     example_inputs: Inputs | None = None,
     source: Source | None = None,
     untrained: bool = False,
@@ -100,6 +115,7 @@ def resolve_subject(
     Args:
         network: A network, or the name or source of one.
         data: The data or its name.
+        text: How texts are read, where the data is given by name.
         example_inputs: A real batch; taken from the training split where left out.
         source: Builds ``network`` where that is given as a module.
         untrained: Allow a zoo network without weights, as it will be trained first.
@@ -108,7 +124,7 @@ def resolve_subject(
         InputError: Something is missing, or network and data do not fit.
     """
     named = _as_source(network) if not isinstance(network, nn.Module) else source
-    splits = resolve_data(data, None if named is None else named.model)
+    splits = resolve_data(data, named, text)
     drawn_here = False
     if isinstance(network, nn.Module):
         dense = copy.deepcopy(network).cpu().eval()
@@ -117,7 +133,7 @@ def resolve_subject(
     else:
         if named is None:
             raise InputError("model is missing; name a zoo network, hf:, timm: or FILE.py:FACTORY")
-        where = _with_classes(named, splits.num_classes)
+        where = _completed(named, splits)
         if where.model in zoo_names() and where.weights is None and not untrained:
             raise InputError(
                 f"model '{where.model}' has no weights: name a checkpoint (--weights FILE), or train "
@@ -131,6 +147,26 @@ def resolve_subject(
     subject = Subject(dense, where, named is not None, splits, inputs, search_seen=not drawn_here)
     _require_fit(subject)
     return subject
+
+
+def student_of(source: Source, dense: Subject) -> Subject:
+    """A student on the data of the dense network.
+
+    Raises:
+        InputError: It cannot be built, or does not fit the data.
+    """
+    where = _completed(source, dense.data)
+    student = Subject(
+        network=load_source(where),
+        source=where,
+        rebuildable=True,
+        data=dense.data,
+        inputs=dense.inputs,
+        search_seen=source.weights is not None,
+        is_student=True,
+    )
+    _require_fit(student)
+    return student
 
 
 def weights_digest(network: nn.Module) -> str:
@@ -177,16 +213,44 @@ def first_samples(inputs: Inputs, n: int) -> Inputs:
     return {name: head(value) for name, value in inputs.items()}
 
 
+def stated(inputs: Inputs, samples: int, data: DataSplits) -> Inputs:
+    """The samples that costs are stated for: texts all have the greatest length that data allows.
+
+    Shorter ones are repeated until they are as long, so that no position is padding.
+    """
+    first = first_samples(inputs, samples)
+    length = data.max_length
+    if length is None or not isinstance(first, dict) or _PIECES not in first:
+        return first
+    ids = first[_PIECES]
+    repeated = ids.repeat(1, -(-length // ids.shape[1]))[:, :length]
+    return {**first, _PIECES: repeated, _MASK: torch.ones_like(repeated)}
+
+
 def _as_source(network: Source | str | None) -> Source | None:
     return Source(model=network) if isinstance(network, str) else network
 
 
-def _with_classes(source: Source, num_classes: int) -> Source:
-    """A zoo network gets the data's number of classes where none is asked for."""
-    if source.model not in zoo_names() or "num_classes" in source.arguments:
-        return source
-    arguments = {**source.arguments, "num_classes": num_classes}
-    return source.model_copy(update={"arguments": arguments})
+def _own_tokenizer(source: Source) -> TextTokenizer | None:
+    """What splits texts into the pieces that a network was trained on; None: it has none yet."""
+    if source.weights is not None:
+        beside = Path(source.weights).parent / TOKENIZER_FILE
+        return TextTokenizer.read(beside) if beside.is_file() else None
+    name = source.model.removeprefix("hf:")
+    if name == source.model or "config" in source.arguments:
+        return None
+    return TextTokenizer.load(name)
+
+
+def _completed(source: Source, data: DataSplits) -> Source:
+    """The source with the data's classes and vocabulary, where none are asked for."""
+    own = source.model in zoo_names()
+    given: dict[str, Any] = {}
+    if own or reads_text(source):
+        given["num_classes"] = data.num_classes
+    if own and reads_text(source) and data.tokenizer is not None:
+        given |= {"vocab_size": data.tokenizer.vocab_size, "pad_id": data.tokenizer.pad_id}
+    return source.model_copy(update={"arguments": {**given, **source.arguments}})
 
 
 def _require_fit(subject: Subject) -> None:

@@ -9,17 +9,18 @@ from prunus.graph import Choice, Trace
 from prunus.meter import measure_cost
 from prunus.plan import BoolArray
 from prunus.recipe.actions import lay_out, targets
-from prunus.recipe.execute import Outcome, State
 from prunus.recipe.measure import (
     LatencyOptions,
     Look,
+    Timed,
     accounted_cost,
     compare_latencies,
     environment,
 )
 from prunus.recipe.recipe import Recipe
-from prunus.recipe.subject import Subject
-from prunus.records import Cost, LayerWidth, RunRecord
+from prunus.recipe.state import Outcome, State
+from prunus.recipe.subject import Subject, stated
+from prunus.records import Cost, HistoryPoint, LayerWidth, RunRecord
 
 
 @dataclass(frozen=True)
@@ -60,18 +61,24 @@ def make_record(summary: Summary, subject: Subject, dense: Trace, state: State) 
         )
     notes += [note for seen in looks for note in seen.notes]
     notes += [note for outcome in summary.outcomes for note in outcome.notes]
+    deployed = next((o.deployed for o in summary.outcomes if o.deployed is not None), None)
     if summary.latency is None:
         notes.append("latency: switched off")
+    elif deployed is not None:
+        dense_latency, latency = deployed.dense_latency, deployed.latency
     else:
         dense_latency, latency = compare_latencies(
-            subject.network,
-            state.network,
-            subject.data,
-            subject.inputs,
+            Timed(subject.network, subject.inputs, subject.data),
+            Timed(state.network, state.inputs, state.data),
             options=summary.latency,
             device=summary.device,
         )
     choice = kept_units(dense, state)
+    cost = _final_cost(dense, choice, state)
+    if deployed is not None:
+        cost = cost.model_copy(update={"size_bytes": deployed.size_bytes})
+    if subject.data.max_length is not None:
+        notes.append(f"MACs and latency are of texts of {subject.data.max_length} pieces")
     return RunRecord(
         method=summary.name,
         source=subject.source,
@@ -80,18 +87,19 @@ def make_record(summary: Summary, subject: Subject, dense: Trace, state: State) 
         target=targets(lay_out(summary.recipe)),
         recipe=summary.recipe.model_dump(mode="json"),
         dense_cost=summary.dense_cost,
-        cost=_final_cost(dense, choice, subject, state),
+        cost=cost,
         dense_latency=dense_latency,
         latency=latency,
         scores=tuple(seen.score for seen in looks),
         certificates=tuple(o.certificate for o in summary.outcomes if o.certificate is not None),
         widths=_widths(dense, choice),
-        history=tuple(point for outcome in summary.outcomes for point in outcome.history),
+        history=tuple(point for outcome in summary.outcomes for point in _history(outcome)),
         front=tuple(point for outcome in summary.outcomes for point in outcome.front),
         seconds=_seconds(summary),
         test_evaluations={seen.score.stage: seen.evaluations for seen in looks},
         search_seen_in_pretraining=subject.search_seen,
         plans=tuple(plan.digest for plan in state.plans),
+        deployed=deployed,
         environment=environment(summary.device),
         notes=tuple(dict.fromkeys(notes)),
     )
@@ -100,9 +108,12 @@ def make_record(summary: Summary, subject: Subject, dense: Trace, state: State) 
 def kept_units(dense: Trace, state: State) -> Choice | None:
     """What all plans together keep of the dense network's units.
 
-    None where a later trace named a group that the dense network does not have.
+    None where a later trace named a group that the dense network does not have, where modules were
+    replaced, or where the network is a student's.
     """
     kept: dict[str, BoolArray] = {}
+    if state.origin.is_student or any(plan.rebuilds for plan in state.plans):
+        return None
     for plan in state.plans:
         for name, keep in plan.channels.items():
             group = dense.by_name.get(name)
@@ -117,11 +128,16 @@ def kept_units(dense: Trace, state: State) -> Choice | None:
     return kept
 
 
-def _final_cost(dense: Trace, choice: Choice | None, subject: Subject, state: State) -> Cost:
+def _final_cost(dense: Trace, choice: Choice | None, state: State) -> Cost:
     """Counted on the final network; where all plans compose, it must be what they predict."""
+    one = stated(state.inputs, 1, state.data)
     if choice is None:
-        return measure_cost(state.network, subject.one)
-    return accounted_cost(state.network, subject.one, dense.cost(choice), "the final network")
+        return measure_cost(state.network, one)
+    return accounted_cost(state.network, one, dense.cost(choice), "the final network")
+
+
+def _history(outcome: Outcome) -> tuple[HistoryPoint, ...]:
+    return outcome.history if outcome.judged is None else (*outcome.history, outcome.judged)
 
 
 def _widths(dense: Trace, choice: Choice | None) -> tuple[LayerWidth, ...]:

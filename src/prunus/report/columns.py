@@ -17,6 +17,7 @@ STAGES: Mapping[Stage, str] = MappingProxyType(
         "after_cut": "after cut",
         "after_recalibration": "after recalibration",
         "after_training": "after training",
+        "deployed": "deployed",
     }
 )
 LATENCY_KEYS = ("latency_ms", "latency_p95_ms", "latency_ratio")
@@ -24,7 +25,15 @@ LATENCY_NOTE = "latency:"
 """A note of a run that begins so says why its latency is missing."""
 
 _METRICS = {"top1": ("top-1", Style.PERCENT), "f1": ("F1", Style.FRACTION)}
-_SHORT_STAGES = {"dense": "dense", "after_cut": "cut", "after_recalibration": "recal."}
+_SHORT_STAGES = {
+    "dense": "dense",
+    "after_cut": "cut",
+    "after_recalibration": "recal.",
+    "deployed": "deployed",
+}
+_DETAILS = {"top1": ("Accuracy", Style.PERCENT), "f1": ("F1", Style.FRACTION)}
+_DETAILS |= {"precision": ("Precision", Style.FRACTION), "recall": ("Recall", Style.FRACTION)}
+_OTHER_OPERATIONS = "an engine runs other operations than those that are counted"
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,8 @@ def table_columns(comparison: Comparison) -> tuple[Column, ...]:
     """The columns for a comparison; effective MACs only where they differ from the others."""
     effective = any(run.cost.effective_macs != run.cost.macs for run in comparison.runs)
     columns = [_score_column(comparison, stage) for stage in STAGES]
+    if metric_name(comparison) != _METRICS["top1"][0]:
+        columns += [_detail_column(name) for name in ("top1", "precision", "recall")]
     columns += [
         Column("macs", "MACs", "MACs", Style.COUNT, _macs, _dense_macs, beside="macs_fold"),
         Column("macs_fold", "MACs fewer", "×", Style.FOLD, _macs_fold, _absent, inside=True),
@@ -82,6 +93,7 @@ def table_columns(comparison: Comparison) -> tuple[Column, ...]:
         Column("latency_ms", "Latency", "ms", Style.MILLISECONDS, _median, _dense_median, "lower"),
         Column("latency_p95_ms", "p95", "", Style.MILLISECONDS, _p95, _dense_p95),
         Column("latency_ratio", "Latency / dense", "ms ÷\ndense", Style.RATIO, _ratio, _absent),
+        *(_engine_columns() if any(run.deployed for run in comparison.runs) else ()),
         Column("seconds_search", "Search", "", Style.SECONDS, _seconds("search"), _absent),
         Column("seconds_train", "Training", "", Style.SECONDS, _seconds("train"), _absent),
         Column(
@@ -123,10 +135,12 @@ def _metric(comparison: Comparison) -> tuple[str, Style]:
 
 def _score_column(comparison: Comparison, stage: Stage) -> Column:
     name, style = _metric(comparison)
+    # Rows of many kinds do not all have all stages: a suite of them says so by its blanks.
+    why = "" if any(run.deployed for run in comparison.runs) else "not measured"
 
     def read(run: RunRecord) -> Reading:
         score = run.score(stage)
-        return Missing("not measured") if score is None else score.value
+        return Missing(why) if score is None else score.value
 
     return Column(
         key=f"{'f1' if style is Style.FRACTION else 'top1'}_{stage}",
@@ -140,12 +154,79 @@ def _score_column(comparison: Comparison, stage: Stage) -> Column:
     )
 
 
+def _detail_column(name: str) -> Column:
+    """Another measure of the last look."""
+    header, style = _DETAILS[name]
+
+    def at(run: RunRecord, stage: Stage) -> Reading:
+        score = run.score(stage)
+        found = None if score is None else getattr(score, name)
+        return Missing() if found is None else float(found)
+
+    return Column(
+        key=f"{name}_last" if name == "top1" else name,
+        header=header,
+        short="",
+        style=style,
+        read=lambda run: at(run, final_stage(run)),
+        read_dense=lambda run: at(run, "dense"),
+    )
+
+
+def _engine_columns() -> tuple[Column, ...]:
+    """What an engine alone gives, and what the method adds to it."""
+    return (
+        Column(
+            "own_float32_ms",
+            "Dense, float32, same engine",
+            "",
+            Style.MILLISECONDS,
+            _own_float32,
+            _absent,
+        ),
+        Column(
+            "faster_than_own_float32",
+            "Faster than that",
+            "× own\nfp32",
+            Style.FOLD,
+            _faster_than_own,
+            _absent,
+        ),
+        Column(
+            "faster_than_dense",
+            "Faster than dense in PyTorch",
+            "× torch\nfp32",
+            Style.FOLD,
+            _faster_than_dense,
+            _absent,
+        ),
+    )
+
+
+def _own_float32(run: RunRecord) -> Reading:
+    own = None if run.deployed is None else run.deployed.own_float32_latency
+    return Missing() if own is None else own.median_ms
+
+
+def _faster_than_own(run: RunRecord) -> Reading:
+    own = _own_float32(run)
+    if isinstance(own, Missing) or run.latency is None:
+        return Missing()
+    return own / run.latency.median_ms
+
+
+def _faster_than_dense(run: RunRecord) -> Reading:
+    if run.latency is None or run.dense_latency is None:
+        return Missing()
+    return run.dense_latency.median_ms / run.latency.median_ms
+
+
 def _absent(_: RunRecord) -> Reading:
     return Missing()
 
 
 def _macs(run: RunRecord) -> Reading:
-    return run.cost.macs
+    return run.cost.macs if run.deployed is None else Missing(_OTHER_OPERATIONS)
 
 
 def _dense_macs(run: RunRecord) -> Reading:
@@ -153,11 +234,13 @@ def _dense_macs(run: RunRecord) -> Reading:
 
 
 def _macs_fold(run: RunRecord) -> Reading:
+    if run.deployed is not None:
+        return Missing()
     return _fold(run.dense_cost.macs, run.cost.macs)
 
 
 def _effective(run: RunRecord) -> Reading:
-    return run.cost.effective_macs
+    return run.cost.effective_macs if run.deployed is None else Missing()
 
 
 def _dense_effective(run: RunRecord) -> Reading:
@@ -214,7 +297,7 @@ def _ratio(run: RunRecord) -> Reading:
     mine, dense = conditions(run.latency), conditions(run.dense_latency)
     if run.dense_latency is None or run.dense_latency.median_ms <= 0:
         return Missing("the dense network was not measured")
-    if mine != dense:
+    if mine != dense and run.deployed is None:  # else both were timed in turns
         return Missing(f"measured on {mine}, but dense on {dense}")
     return run.latency.median_ms / run.dense_latency.median_ms
 

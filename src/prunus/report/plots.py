@@ -122,18 +122,23 @@ def pareto_figure(comparison: Comparison, rows: Sequence[Row]) -> go.Figure | No
 def stage_figure(comparison: Comparison, rows: Sequence[Row]) -> go.Figure | None:
     """Quality at each stage (dense, cut, recalibrated, trained), one bar per row."""
     scale, style = _percent(comparison), score_style(comparison)
-    keys = [column.key for column in table_columns(comparison)[: len(STAGES)]]
     shown = [row for row in rows if row.kind != "dense"]
-    if not any(isinstance(row.values[key], Stat) for row in shown for key in keys):
+    columns = zip(table_columns(comparison), STAGES.values(), strict=False)
+    stages = {
+        column.key: stage
+        for column, stage in columns
+        if any(isinstance(row.values[column.key], Stat) for row in shown)
+    }
+    if not stages:
         return None
     tint = colors(rows)
     drawn = figure(420, barmode="group", bargap=0.25)
     for row in shown:
-        values = [row.values[key] for key in keys]
+        values = [row.values[key] for key in stages]
         drawn.add_trace(
             go.Bar(
                 name=series_name(row, rows),
-                x=list(STAGES.values()),
+                x=list(stages.values()),
                 y=[v.mean * scale if isinstance(v, Stat) else None for v in values],
                 error_y={
                     "type": "data",
@@ -143,7 +148,7 @@ def stage_figure(comparison: Comparison, rows: Sequence[Row]) -> go.Figure | Non
                 marker={"color": tint[row.method], "opacity": 0.55 if row.kind == "null" else 1.0},
                 hovertext=[
                     f"{text(row.label)}<br>{stage}: {format_value(value, style, of=len(row.seeds))}"
-                    for stage, value in zip(STAGES.values(), values, strict=True)
+                    for stage, value in zip(stages.values(), values, strict=True)
                 ],
                 hoverinfo="text",
             )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from prunus.records import Comparison, Environment
+from prunus.report.advice import advice
 from prunus.report.columns import (
     LATENCY_KEYS,
     STAGES,
@@ -35,7 +36,8 @@ RULES = (
 def summary_sentences(comparison: Comparison, rows: Sequence[Row]) -> tuple[str, ...]:
     """One sentence per target: the best method, what it scores and costs, and how sure that is."""
     targets = dict.fromkeys(row.target for row in rows if row.kind != "dense")
-    return tuple(_sentence(comparison, rows, target) for target in targets)
+    best = [_sentence(comparison, rows, target) for target in targets]
+    return (*best, *advice(comparison, rows))
 
 
 def report_warnings(comparison: Comparison, rows: Sequence[Row]) -> tuple[str, ...]:

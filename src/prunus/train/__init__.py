@@ -1,10 +1,10 @@
 """Training, evaluation, batch-norm recalibration and losses."""
 
 from prunus.train.config import TrainConfig
-from prunus.train.evaluate import Evaluation, evaluate
+from prunus.train.evaluate import Evaluation, evaluate, evaluation_of, predictions
 from prunus.train.fit import fit
 from prunus.train.forward import forward_logits
-from prunus.train.losses import classification_loss, distillation_loss
+from prunus.train.losses import classification_loss, distillation_loss, teacher_loss
 from prunus.train.precision import Execution
 from prunus.train.recalibrate import recalibrate_batch_norm_
 from prunus.train.result import FitResult
@@ -18,8 +18,11 @@ __all__ = [
     "classification_loss",
     "distillation_loss",
     "evaluate",
+    "evaluation_of",
     "fit",
     "forward_logits",
     "lr_at",
+    "predictions",
     "recalibrate_batch_norm_",
+    "teacher_loss",
 ]

@@ -5,7 +5,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from prunus.data import SearchSplit, Split, TrainSplit
+from prunus.data import SearchSplit, Split, TrainSplit, UnlabeledSplit
 from prunus.errors import InputError
 from prunus.plan import NetworkShape
 from prunus.records import HistoryPoint
@@ -42,6 +42,7 @@ class Checkpoint:
     best: dict[str, Any] | None
     history: tuple[HistoryPoint, ...]
     execution: Execution
+    projection: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write the file in one step: a kill leaves the old one or the new one, never half."""
@@ -56,6 +57,7 @@ class Checkpoint:
             "history": [point.model_dump() for point in self.history],
             "precision": self.execution.precision,
             "layout": self.execution.layout,
+            "projection": dict(self.projection),
         }
         with part.open("wb") as file:
             torch.save(content, file)
@@ -80,6 +82,7 @@ class Checkpoint:
                 best=content["best"],
                 history=tuple(HistoryPoint(**point) for point in content["history"]),
                 execution=Execution(content["precision"], content["layout"]),
+                projection=content.get("projection", {}),
             )
         except (TypeError, ValidationError) as error:
             raise _damaged(path) from error
@@ -93,6 +96,7 @@ def training_identity(
     *,
     seed: int,
     teacher: nn.Module | None,
+    unlabeled: UnlabeledSplit | None = None,
 ) -> Identity:
     """Describe a training that is about to start.
 
@@ -106,6 +110,7 @@ def training_identity(
         config: Its settings.
         seed: Of data order and dropout.
         teacher: Of a distillation.
+        unlabeled: Samples that it is asked for beside the training split's.
     """
     shape = NetworkShape(tensors={k: tuple(v.shape) for k, v in _tensors(network).items()})
     settings = {f"config.{name}": value for name, value in config.model_dump().items()}
@@ -119,6 +124,8 @@ def training_identity(
         "network shape": shape.digest,
         "starting weights": _digest(_tensors(network)),
         "teacher weights": "none" if teacher is None else _digest(_tensors(teacher)),
+        "unlabeled samples": 0 if unlabeled is None else len(unlabeled),
+        "unlabeled data": "none" if unlabeled is None else _first_samples_digest(unlabeled),
     }
 
 

@@ -1,5 +1,6 @@
 """One pass over the training split, seeded by the seed of the training and its own number."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,15 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunus.data import Inputs, TrainSplit
+from prunus.data import Inputs, TrainSplit, UnlabeledSplit
 from prunus.errors import InputError
 from prunus.progress import Progress
 from prunus.train.config import TrainConfig
 from prunus.train.forward import forward_logits, to_place
-from prunus.train.losses import classification_loss, distillation_loss
+from prunus.train.losses import classification_loss
 from prunus.train.optimizer import make_optimizer
 from prunus.train.precision import Execution
 from prunus.train.schedule import lr_at, steps_per_epoch
+from prunus.train.teacher import Teaching
+
+_Placed = tuple[Tensor, Inputs, Tensor]
 
 
 @dataclass
@@ -29,23 +33,27 @@ class EpochTrainer:
     """
 
     network: nn.Module
-    teacher: nn.Module | None
+    teaching: Teaching | None
     config: TrainConfig
     execution: Execution
     device: torch.device
     seed: int
     samples: int
+    unlabeled: UnlabeledSplit | None
     after_step: Callable[[nn.Module], None] | None
     progress: Progress
     optimizer: torch.optim.Optimizer = field(init=False)
 
     def __post_init__(self) -> None:
-        self.optimizer = make_optimizer(self.network, self.config)
+        more = () if self.teaching is None else tuple(self.teaching.projection.parameters())
+        self.optimizer = make_optimizer(self.network, self.config, more)
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of one epoch."""
-        return steps_per_epoch(self.samples, self.config.batch_size)
+        """Optimizer steps of one epoch, those on samples without labels included."""
+        size = self.config.batch_size
+        other = 0 if self.unlabeled is None else steps_per_epoch(len(self.unlabeled), size)
+        return steps_per_epoch(self.samples, size) + other
 
     def run(self, epoch: int, split: TrainSplit) -> tuple[float, float]:
         """Train one epoch, counted from 1; mean loss over its steps, and its last learning rate.
@@ -56,17 +64,11 @@ class EpochTrainer:
         generator = torch.Generator().manual_seed(_derived_seed(self.seed, epoch, 0))
         _seed_dropout(_derived_seed(self.seed, epoch, 1), self.device)
         self.network.train()
-        if self.teacher is not None:
-            self.teacher.eval()
         step = first = (epoch - 1) * self.steps
         total = lr = 0.0
-        for inputs, labels in split.batches(
-            self.config.batch_size, generator=generator, augment=self.config.augment
-        ):
-            if step == first + self.steps:
-                break  # the last batch of one sample: see steps_per_epoch
+        for role, placed in self._batches(split, generator):
             lr = self._set_lr(step)
-            loss = self._step(step, inputs, labels)
+            loss = self._step(step, placed, role)
             total += loss
             step += 1
             self.progress.advance(loss=loss)
@@ -98,14 +100,33 @@ class EpochTrainer:
             peak=self.config.lr,
             warmup_fraction=self.config.warmup_fraction,
             final_lr_fraction=self.config.final_lr_fraction,
+            schedule=self.config.schedule,
         )
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         return lr
 
-    def _step(self, step: int, batch: Inputs, batch_labels: Tensor) -> float:
+    def _batches(
+        self, split: TrainSplit, generator: torch.Generator
+    ) -> Iterator[tuple[str, _Placed]]:
+        """Batches of both splits in a random order. A last batch of one sample is left out."""
+        size = self.config.batch_size
+        labeled = split.placed_batches(size, generator=generator, augment=self.config.augment)
+        own = steps_per_epoch(len(split), size)
+        if self.unlabeled is None:
+            yield from ((split.role, placed) for placed in itertools.islice(labeled, own))
+            return
+        others = self.unlabeled.placed_batches(size, generator=generator)
+        sources = {True: (split.role, labeled), False: (self.unlabeled.role, others)}
+        for turn in torch.randperm(self.steps, generator=generator).tolist():
+            role, batches = sources[turn < own]
+            yield role, next(batches)
+
+    def _step(self, step: int, placed: _Placed, role: str) -> float:
+        positions, batch, batch_labels = placed
         inputs = to_place(batch, self.device, channels_last=self.execution.channels_last)
-        loss = self._loss(inputs, batch_labels.to(self.device))
+        labels = None if role == "unlabeled" else batch_labels.to(self.device)
+        loss = self._loss(inputs, labels, positions, role)
         value = float(loss.detach())
         self.require_finite(value, step)
         self.optimizer.zero_grad(set_to_none=True)
@@ -117,22 +138,14 @@ class EpochTrainer:
             self.after_step(self.network)
         return value
 
-    def _loss(self, inputs: Inputs, labels: Tensor) -> Tensor:
-        smoothing = self.config.label_smoothing
+    def _loss(self, inputs: Inputs, labels: Tensor | None, positions: Tensor, role: str) -> Tensor:
+        if self.teaching is not None:
+            return self.teaching.loss(inputs, labels, positions, role)
+        if labels is None:
+            raise ValueError("samples without labels need a teacher")
         with self.execution.autocast(self.device):
             logits = forward_logits(self.network, inputs)
-        if self.teacher is None:
-            return classification_loss(logits, labels, label_smoothing=smoothing)
-        with torch.no_grad(), self.execution.autocast(self.device):
-            target = forward_logits(self.teacher, inputs)
-        return distillation_loss(
-            logits,
-            target,
-            labels,
-            alpha=self.config.distill_alpha,
-            temperature=self.config.distill_temperature,
-            label_smoothing=smoothing,
-        )
+        return classification_loss(logits, labels, label_smoothing=self.config.label_smoothing)
 
 
 @contextmanager

@@ -1,32 +1,54 @@
-"""Top-1 and loss of a network on a split."""
+"""Quality of a network on a split: accuracy, loss, F1, and the logits behind them."""
+
+from collections.abc import Callable
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from prunus.data import Split
+from prunus.data import Inputs, Split
 from prunus.errors import InputError
 from prunus.plan import Record
 from prunus.train.forward import (
+    device_of,
     forward_logits,
+    logits_of,
     modes_restored,
     placed,
     resolve_device,
     to_place,
 )
 
+Predict = nn.Module | Callable[[Inputs], Tensor]
+"""A network, or anything else that maps inputs to logits on the CPU: a deployed session."""
+
 
 class Evaluation(Record):
-    """Quality on all samples of a split: ``top1`` in [0, 1], ``loss`` mean cross-entropy in nats."""
+    """Quality on all samples of a split; all but ``loss`` in [0, 1].
+
+    Of two classes ``f1``, ``precision`` and ``recall`` are those of class 1; of more they are the
+    plain mean over the classes that occur (macro). A ratio of nothing to nothing counts as 0.
+
+    Attributes:
+        top1: Share of samples in the right class (accuracy).
+        loss: Mean cross-entropy in nats.
+        f1: Harmonic mean of precision and recall.
+        precision: Share of what is called a class that is of it.
+        recall: Share of a class that is called so.
+        samples: How many.
+    """
 
     top1: float = Field(ge=0, le=1)
     loss: float
+    f1: float = Field(ge=0, le=1)
+    precision: float = Field(ge=0, le=1)
+    recall: float = Field(ge=0, le=1)
     samples: int = Field(gt=0)
 
 
 def evaluate(
-    network: nn.Module,
+    network: Predict,
     split: Split,
     *,
     batch_size: int = 256,
@@ -35,36 +57,104 @@ def evaluate(
 ) -> Evaluation:
     """Run a network over a whole split in eval mode, without augmentation.
 
-    Loss and hits are summed in float64, so that the batch size does not show in the result beyond
-    the rounding of the network itself. Training flags and place of the network are given back.
+    Loss is summed in float64, so that the batch size does not show in the result beyond the rounding
+    of the network itself. Training flags and place of the network are given back.
 
     Args:
-        network: Returns logits ``[samples, classes]`` (see ``forward_logits``).
+        network: Returns logits ``[samples, classes]`` (see ``forward_logits``), or a session.
         split: Any split; a test split counts this as one evaluation.
         batch_size: Samples per forward pass.
-        device: ``"cpu"`` or ``"cuda"``; the network is moved there and back.
+        device: ``"cpu"`` or ``"cuda"``; a network is moved there and back.
         channels_last: Give images and 2-D convolutions that layout; else leave them as they are.
 
     Raises:
         InputError: ``batch_size`` or ``device`` cannot be used, or the output is not logits.
     """
+    logits, labels = _run(network, split, batch_size, device, channels_last=channels_last)
+    return evaluation_of(logits, labels)
+
+
+def predictions(
+    network: Predict,
+    split: Split,
+    *,
+    batch_size: int = 256,
+    device: str | torch.device = "cpu",
+    channels_last: bool = False,
+) -> Tensor:
+    """Logits ``[samples, classes]`` in the order of the split, on the CPU; for the rest see ``evaluate``."""
+    return _run(network, split, batch_size, device, channels_last=channels_last)[0]
+
+
+def evaluation_of(logits: Tensor, labels: Tensor) -> Evaluation:
+    """Quality of logits ``[samples, classes]`` against labels ``[samples]``."""
+    logits = logits.double()
+    called = logits.argmax(dim=1)
+    classes = max(logits.shape[1], int(labels.max()) + 1)
+    table = torch.zeros(classes, classes, dtype=torch.float64)
+    table.index_put_((labels, called), torch.ones(len(labels)).double(), accumulate=True)
+    hits = table.diagonal()
+    precision = hits / table.sum(dim=0).clamp(min=1)
+    recall = hits / table.sum(dim=1).clamp(min=1)
+    f1 = 2 * hits / (table.sum(dim=0) + table.sum(dim=1)).clamp(min=1)
+
+    there = table.sum(dim=0) + table.sum(dim=1) > 0
+
+    def over_classes(values: Tensor) -> float:
+        return float(values[1] if classes == 2 else values[there].mean())
+
+    return Evaluation(
+        top1=float(hits.sum()) / len(labels),
+        loss=float(cross_entropy(logits, labels, reduction="sum")) / len(labels),
+        f1=over_classes(f1),
+        precision=over_classes(precision),
+        recall=over_classes(recall),
+        samples=len(labels),
+    )
+
+
+def _run(
+    network: Predict,
+    split: Split,
+    batch_size: int,
+    device: str | torch.device,
+    *,
+    channels_last: bool,
+) -> tuple[Tensor, Tensor]:
+    """Logits and labels in the order of the split, on the CPU; one pass."""
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size} must be at least 1")
-    where = resolve_device(device)
-    loss = torch.zeros((), dtype=torch.float64, device=where)
-    hits = torch.zeros((), dtype=torch.int64, device=where)
-    samples = 0
+    if not isinstance(network, nn.Module):
+        session = network
+        return _gather(lambda inputs: logits_of(session(inputs)), split, batch_size)
+    where, module = resolve_device(device), network
     with (
-        modes_restored(network),
-        placed(network, where, channels_last=channels_last),
+        modes_restored(module),
+        placed(module, where, channels_last=channels_last),
         torch.inference_mode(),
     ):
-        network.eval()
-        for batch, batch_labels in split.batches(batch_size):
-            inputs = to_place(batch, where, channels_last=channels_last)
-            labels = batch_labels.to(where)
-            logits = forward_logits(network, inputs).double()
-            loss += cross_entropy(logits, labels, reduction="sum")
-            hits += (logits.argmax(dim=1) == labels).sum()
-            samples += len(labels)
-    return Evaluation(top1=hits.item() / samples, loss=loss.item() / samples, samples=samples)
+        module.eval()
+        return _gather(
+            lambda inputs: forward_logits(
+                module, to_place(inputs, device_of(module), channels_last=channels_last)
+            ),
+            split,
+            batch_size,
+        )
+
+
+def _gather(
+    run: Callable[[Inputs], Tensor], split: Split, batch_size: int
+) -> tuple[Tensor, Tensor]:
+    """Texts come in batches of one length each; their logits are put back in the split's order."""
+    logits: Tensor | None = None
+    labels = torch.zeros(len(split), dtype=torch.int64)
+    for positions, inputs, some in split.placed_batches(batch_size, by_length=True):
+        found = run(inputs).cpu()
+        if logits is None:
+            logits = found.new_zeros(len(split), found.shape[1])
+        logits[positions] = found
+        labels[positions] = some
+    if logits is None:
+        raise InputError(f"{split.name}: the {split.role} split has no samples")
+    return logits, labels

@@ -5,11 +5,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from prunus.data import SearchSplit, Split, TrainSplit
+from prunus.data import SearchSplit, Split, TrainSplit, UnlabeledSplit
 from prunus.errors import InputError
 from prunus.progress import Progress, Silent
 from prunus.records import HistoryPoint
@@ -17,9 +18,10 @@ from prunus.train.checkpoint import Checkpoint, Identity, copy_state, training_i
 from prunus.train.config import TrainConfig
 from prunus.train.epoch import EpochTrainer, deterministic
 from prunus.train.evaluate import evaluate
-from prunus.train.forward import modes_restored, placed, resolve_device
+from prunus.train.forward import modes_restored, placed, resolve_device, to_place
 from prunus.train.precision import TRIAL_SAMPLES, Execution, choose_execution
 from prunus.train.result import FitResult, best_epoch
+from prunus.train.teacher import Teaching
 
 
 def fit(  # noqa: PLR0913  # all but four are options, by keyword only
@@ -30,6 +32,7 @@ def fit(  # noqa: PLR0913  # all but four are options, by keyword only
     *,
     seed: int,
     teacher: nn.Module | None = None,
+    unlabeled: UnlabeledSplit | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
     device: str | torch.device = "cpu",
@@ -50,6 +53,7 @@ def fit(  # noqa: PLR0913  # all but four are options, by keyword only
         config: All settings.
         seed: Of data order, augmentation and dropout; at least 0.
         teacher: Of a distillation; used in eval mode, never changed.
+        unlabeled: More samples, on which the teacher alone counts; an epoch passes over them, too.
         checkpoint: File kept at the end of every epoch. If it exists, training resumes from it,
             provided that it is of this very training: build the network anew, with the weights
             that it first started from.
@@ -63,10 +67,13 @@ def fit(  # noqa: PLR0913  # all but four are options, by keyword only
             training, or the loss is no longer finite.
     """
     where = resolve_device(device)
-    _check({"train": train, "search": search}, config, seed, network, teacher)
+    _check({"train": train, "search": search}, seed)
+    _check_teacher(config, network, teacher, unlabeled)
     store: _Store | None = None
     if checkpoint is not None:
-        identity = training_identity(network, train, search, config, seed=seed, teacher=teacher)
+        identity = training_identity(
+            network, train, search, config, seed=seed, teacher=teacher, unlabeled=unlabeled
+        )
         store = _Store(checkpoint, identity)
     saved = store.read() if store else None
     execution = saved.execution if saved else _choose(network, train, config, where)
@@ -76,14 +83,22 @@ def fit(  # noqa: PLR0913  # all but four are options, by keyword only
                 stack.enter_context(modes_restored(module))
                 stack.enter_context(placed(module, where, channels_last=execution.channels_last))
         stack.enter_context(deterministic(where))
+        teaching = None
+        if teacher is not None:
+            teaching = Teaching(network, teacher, config, execution, where)
+            splits: list[Split] = [train] if unlabeled is None else [train, unlabeled]
+            sample = next(iter(train.batches(2)))[0]
+            placed_sample = to_place(sample, where, channels_last=execution.channels_last)
+            teaching.prepare(placed_sample, splits, seed)
         trainer = EpochTrainer(
             network=network,
-            teacher=teacher,
+            teaching=teaching,
             config=config,
             execution=execution,
             device=where,
             seed=seed,
             samples=len(train),
+            unlabeled=unlabeled,
             after_step=after_step,
             progress=progress or Silent(),
         )
@@ -115,6 +130,8 @@ def _run(
     if saved:
         network.load_state_dict(saved.network)
         trainer.optimizer.load_state_dict(saved.optimizer)
+        if trainer.teaching is not None:
+            trainer.teaching.projection.load_state_dict(saved.projection)
     begin = time.perf_counter() - (history[-1].seconds if history else 0.0)
     progress = trainer.progress
     progress.start("train", config.epochs * trainer.steps)
@@ -127,12 +144,14 @@ def _run(
             )
             trainer.require_finite(score.loss, epoch * trainer.steps)
             values = {"train_loss": loss, "search_loss": score.loss, "search_top1": score.top1}
+            if config.metric == "f1":
+                values["search_f1"] = score.f1
             seconds = time.perf_counter() - begin
             point = HistoryPoint(
                 phase="train", step=epoch, seconds=seconds, values={**values, "lr": lr}
             )
             history.append(point)
-            if config.select == "best" and best_epoch(history) == epoch:
+            if config.select == "best" and best_epoch(history, config.metric) == epoch:
                 best = copy_state(network)
             if store:
                 Checkpoint(
@@ -142,6 +161,7 @@ def _run(
                     best=best,
                     history=tuple(history),
                     execution=execution,
+                    projection=_projection(trainer),
                 ).save(store.path)
             progress.advance(0, search_top1=score.top1)
     finally:
@@ -160,26 +180,38 @@ def _choose(
     return choose_execution(network, sample, config, device)
 
 
-def _check(
-    splits: dict[str, Split],
-    config: TrainConfig,
-    seed: int,
-    network: nn.Module,
-    teacher: nn.Module | None,
-) -> None:
+def _projection(trainer: EpochTrainer) -> dict[str, Any]:
+    teaching = trainer.teaching
+    return {} if teaching is None else teaching.projection.state_dict()
+
+
+def _check(splits: dict[str, Split], seed: int) -> None:
     for name, split in splits.items():
         if split.role != name:
             raise InputError(f"{name} is a {split.role} split; give the {name} split of the data")
     if seed < 0:
         raise InputError(f"seed={seed} must be at least 0")
+
+
+def _check_teacher(
+    config: TrainConfig,
+    network: nn.Module,
+    teacher: nn.Module | None,
+    unlabeled: UnlabeledSplit | None,
+) -> None:
     if teacher is network:
         raise InputError("teacher is the network itself; give a copy (copy.deepcopy) of it")
-    if config.distill_alpha and teacher is None:
+    if config.teaches and teacher is None:
         raise InputError(
             f"distill_alpha={config.distill_alpha:g} needs a teacher; give one, or set it to 0"
         )
-    if teacher is not None and not config.distill_alpha:
+    if teacher is not None and not config.teaches:
         raise InputError(
             "a teacher is given but distill_alpha=0 would ignore it; set distill_alpha (such as "
             "0.9), or give no teacher"
+        )
+    if unlabeled is not None and not config.distill_alpha:
+        raise InputError(
+            "unlabeled is given but distill_alpha=0: without labels the teacher's logits alone "
+            "teach; set distill_alpha (such as 0.9)"
         )

@@ -1,5 +1,6 @@
 """The optimizer of a training configuration."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,8 +13,10 @@ from prunus.train.config import TrainConfig
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
-def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """SGD or AdamW over all parameters that require a gradient.
+def make_optimizer(
+    network: nn.Module, config: TrainConfig, more: Sequence[nn.Parameter] = ()
+) -> torch.optim.Optimizer:
+    """SGD or AdamW over all parameters that require a gradient, and ``more`` beside them.
 
     Raises:
         InputError: No parameter requires a gradient.
@@ -21,6 +24,7 @@ def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optim
     decayed, exempt = split_parameters(network)
     if not decayed and not exempt:
         raise InputError("network has no parameter that requires a gradient; unfreeze some")
+    decayed += more
     rest = 0.0 if config.exempt_norm_and_bias else config.weight_decay
     groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": config.weight_decay},

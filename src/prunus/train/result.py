@@ -33,7 +33,7 @@ class FitResult(Record):
     @classmethod
     def of(cls, history: Sequence[HistoryPoint], config: TrainConfig, execution: Execution) -> Self:
         """Sum up a training of which all epochs are done."""
-        chosen = best_epoch(history)
+        chosen = best_epoch(history, config.metric)
         ends_with = chosen if config.select == "best" else len(history)
         return cls(
             history=tuple(history),
@@ -45,7 +45,8 @@ class FitResult(Record):
         )
 
 
-def best_epoch(history: Sequence[HistoryPoint]) -> int:
-    """Number of the first epoch with the highest top-1, the lowest loss among equals."""
-    order = [(-point.values["search_top1"], point.values["search_loss"]) for point in history]
+def best_epoch(history: Sequence[HistoryPoint], metric: str = "top1") -> int:
+    """Number of the first epoch with the highest metric, the lowest loss among equals."""
+    key = f"search_{metric}"
+    order = [(-point.values[key], point.values["search_loss"]) for point in history]
     return order.index(min(order)) + 1

@@ -1,20 +1,29 @@
 """Steps of a training and the learning rate at each of them: pure functions."""
 
 import math
+from typing import Literal
 
 from prunus.errors import InputError
 
 
 def lr_at(
-    step: int, total: int, *, peak: float, warmup_fraction: float, final_lr_fraction: float
+    step: int,
+    total: int,
+    *,
+    peak: float,
+    warmup_fraction: float,
+    final_lr_fraction: float,
+    schedule: Literal["one-cycle", "linear"] = "one-cycle",
 ) -> float:
-    """Learning rate of one optimizer step of the one-cycle schedule.
+    """Learning rate of one optimizer step.
 
     With ``w = round(warmup_fraction * total)``: a straight line ``peak * (step + 1) / (w + 1)``
     before step w (Goyal et al., "Accurate, Large Minibatch SGD", 2017, section 2.2), the peak at w,
     then ``final + (peak - final) * (1 + cos(pi * (step - w) / (total - w))) / 2`` (Loshchilov and
     Hutter, "SGDR", ICLR 2017, eq. 5). ``final = final_lr_fraction * peak`` belongs to
-    ``step = total``, after the last step, so that even ``final = 0`` wastes no step.
+    ``step = total``, after the last step, so that even ``final = 0`` wastes no step. With
+    ``schedule="linear"`` a straight line leads from the peak to ``final`` (Devlin et al., "BERT",
+    NAACL 2019, appendix A.2).
 
     Args:
         step: Steps already done, in [0, total].
@@ -22,6 +31,7 @@ def lr_at(
         peak: Largest learning rate.
         warmup_fraction: In [0, 1].
         final_lr_fraction: In [0, 1].
+        schedule: How the learning rate falls.
 
     Raises:
         InputError: ``step`` is outside [0, total].
@@ -38,6 +48,8 @@ def lr_at(
         return peak
     final = final_lr_fraction * peak
     progress = (step - warmup) / (total - warmup)
+    if schedule == "linear":
+        return final + (peak - final) * (1 - progress)
     return final + (peak - final) * (1 + math.cos(math.pi * progress)) / 2
 
 

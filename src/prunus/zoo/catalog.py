@@ -1,8 +1,9 @@
 """The names of the zoo: build a network, and the normalization its inputs need."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import Field, ValidationError
@@ -14,6 +15,16 @@ from prunus.zoo.cifar_resnet import CifarResNet
 from prunus.zoo.digits_cnn import DigitsCNN
 from prunus.zoo.mobilenet import MobileNetV2
 from prunus.zoo.resnet import ResNet
+from prunus.zoo.text import (
+    BertSmallArguments,
+    BertTinyArguments,
+    BiLstm,
+    BiLstmArguments,
+    TextArguments,
+    TextCnn,
+    TextCnnArguments,
+    make_bert,
+)
 from prunus.zoo.vgg import VGG16
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
@@ -21,10 +32,13 @@ Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 _IMAGENET: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _CIFAR: Normalization = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 _DIGITS: Normalization = ((0.3053,), (0.3760,))
+_TOKENS: Normalization = ((), ())
+
+_Arguments = TypeVar("_Arguments", bound=Record)
 
 
 class BuildArguments(Record):
-    """What every network of the zoo can be asked for.
+    """What every network for images can be asked for; ``TextArguments`` for those that read texts.
 
     ``width`` scales every channel count; ``in_channels`` is 3, or 1 for the digits; ``seed`` draws
     the initial weights, apart from the global random state.
@@ -41,6 +55,12 @@ class _Entry:
     make: Callable[[int, float, int], nn.Module]  # num_classes, width, in_channels
     normalization: Normalization
     in_channels: int = 3
+
+
+@dataclass(frozen=True)
+class _TextEntry:
+    make: Callable[[Any], nn.Module]  # takes a record of ``arguments``
+    arguments: type[TextArguments]
 
 
 def _cifar_resnet(blocks: int) -> _Entry:
@@ -65,9 +85,25 @@ _ZOO: dict[str, _Entry] = {
 }
 
 
+_TEXT_ZOO: dict[str, _TextEntry] = {
+    "bert_small": _TextEntry(make_bert, BertSmallArguments),
+    "bert_tiny": _TextEntry(make_bert, BertTinyArguments),
+    "bilstm": _TextEntry(BiLstm, BiLstmArguments),
+    "textcnn": _TextEntry(TextCnn, TextCnnArguments),
+}
+
+
 def zoo_names() -> tuple[str, ...]:
-    """The names that ``build`` knows, sorted."""
-    return tuple(sorted(_ZOO))
+    """The names that ``build`` knows, sorted: networks for images and for texts (``is_text``)."""
+    return tuple(sorted([*_ZOO, *_TEXT_ZOO]))
+
+
+def is_text(model: str) -> bool:
+    """Whether a name of the zoo takes token ids: ``input_ids`` and ``attention_mask`` by keyword.
+
+    False for every other source: of an ``hf:`` network only its config tells.
+    """
+    return model in _TEXT_ZOO
 
 
 def build(model: str, **arguments: Any) -> nn.Module:
@@ -75,32 +111,56 @@ def build(model: str, **arguments: Any) -> nn.Module:
 
     Args:
         model: One of ``zoo_names()``.
-        arguments: ``num_classes``, ``width``, ``in_channels``, ``seed``; see ``BuildArguments``.
+        arguments: For images ``num_classes``, ``width``, ``in_channels``, ``seed``; see
+            ``BuildArguments``. For texts ``vocab_size``, which must be given, ``num_classes``,
+            ``width``, ``seed`` and others; see ``prunus.zoo.text``.
 
     Raises:
-        InputError: The name or an argument is unknown, or a value is out of range.
+        InputError: The name or an argument is unknown, a value is missing or out of range.
+        MissingExtraError: The network is a BERT and transformers is not installed.
 
     >>> sum(p.numel() for p in build("resnet20").parameters())
     269722
     """
-    if model not in _ZOO:
+    text, entry = _TEXT_ZOO.get(model), _ZOO.get(model)
+    if text is not None:
+        read = _validated(model, text.arguments, arguments)
+        with _seeded(read.seed):
+            return text.make(read)
+    if entry is None:
         raise InputError(
             f"model '{model}' is unknown: use one of {', '.join(zoo_names())}, or "
             "hf:NAME, timm:NAME, torchvision:NAME, file.py:factory"
         )
+    asked = _validated(model, BuildArguments, arguments)
+    with _seeded(asked.seed):
+        return entry.make(asked.num_classes, asked.width, asked.in_channels or entry.in_channels)
+
+
+def _validated(model: str, record: type[_Arguments], given: dict[str, Any]) -> _Arguments:
     try:
-        asked = BuildArguments.model_validate(arguments)
+        return record.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
+        known = ", ".join(record.model_fields)
+        if first["type"] == "missing":
+            raise InputError(
+                f"argument '{where}' of model '{model}' is missing: give it; "
+                f"the arguments are {known}"
+            ) from error
         raise InputError(
             f"argument '{where}' of model '{model}' is {first['input']!r}: {first['msg']}; "
-            f"the arguments are {', '.join(BuildArguments.model_fields)}"
+            f"the arguments are {known}"
         ) from error
-    entry = _ZOO[model]
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Draw from a seed inside, and leave the global random state as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(asked.seed)
-        return entry.make(asked.num_classes, asked.width, asked.in_channels or entry.in_channels)
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def normalization(model: str) -> Normalization:
@@ -108,6 +168,9 @@ def normalization(model: str) -> Normalization:
 
     The CIFAR and digits constants belong to the zoo's networks; every other source (``hf:``,
     ``timm:``, a file) is taken to need ImageNet's, which its own documentation may contradict.
+    Networks that read token ids have no channels: both are empty.
     """
+    if model in _TEXT_ZOO:
+        return _TOKENS
     entry = _ZOO.get(model)
     return _IMAGENET if entry is None else entry.normalization

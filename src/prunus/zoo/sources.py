@@ -1,7 +1,6 @@
 """Build the network that a ``Source`` names: zoo, Hugging Face, timm, torchvision, own file."""
 
 import hashlib
-import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
@@ -13,12 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunus.errors import InputError, MissingExtraError
+from prunus.errors import InputError
+from prunus.extras import require_extra
 from prunus.records import Source
-from prunus.zoo.catalog import build
+from prunus.zoo.catalog import build, is_text
 from prunus.zoo.weights import load_weights
 
 _HF_TASKS = ("image", "text")
+_INLINE = "config"
 
 
 def load_source(source: Source) -> nn.Module:
@@ -27,7 +28,9 @@ def load_source(source: Source) -> nn.Module:
     ``source.model`` is a name of the zoo, ``hf:NAME`` or ``hf:FOLDER`` (a classifier of images or
     texts), ``timm:NAME``, ``torchvision:NAME`` or ``FILE.py:FACTORY``. ``source.arguments`` go
     to the constructor. The argument ``pretrained`` of hf, timm and torchvision says whether their
-    own weights are fetched: by default where ``source.weights`` names none. ``task`` ("image" or
+    own weights are fetched: by default where ``source.weights`` names none. ``hf:config`` builds a
+    network with random weights from its arguments (``model_type`` and sizes); ``num_classes`` is the
+    number of its labels. ``task`` ("image" or
     "text") settles an hf network that can do both. Weights not loaded are drawn from a fixed seed,
     and the global random state is left as it was.
 
@@ -66,26 +69,41 @@ def _fixed_seed() -> Iterator[None]:
         yield
 
 
-def _extra(package: str, extra: str) -> ModuleType:
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise MissingExtraError(
-            f"{package} is not installed: pip install prunus[{extra}]"
-        ) from error
+def reads_text(source: Source) -> bool:
+    """Whether the network of a source takes pieces of texts: by its name in the zoo, or its config.
+
+    Of a user's own file only running it would tell: it counts as not.
+
+    Raises:
+        InputError: The config of an ``hf:`` network cannot be found.
+        MissingExtraError: transformers is not installed.
+    """
+    scheme, _, name = source.model.partition(":")
+    if scheme != "hf":
+        return is_text(source.model)
+    arguments = dict(source.arguments)
+    arguments.pop("pretrained", None)
+    task = arguments.pop("task", None)
+    if task is not None:
+        return bool(task == "text")
+    transformers = require_extra("transformers", "text")
+    with _told_as_input_error(name):
+        config, _ = _config(transformers, name, arguments)
+    mapping = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    return type(config) in mapping
 
 
 def _from_hugging_face(name: str, arguments: dict[str, Any]) -> nn.Module:
-    transformers = _extra("transformers", "text")
+    transformers = require_extra("transformers", "text")
     if "trust_remote_code" in arguments:
         raise InputError(
             "argument 'trust_remote_code' is not allowed: use FILE.py:FACTORY for own code"
         )
     task, pretrained = arguments.pop("task", None), arguments.pop("pretrained")
-    try:
-        config, rest = transformers.AutoConfig.from_pretrained(
-            name, return_unused_kwargs=True, trust_remote_code=False, **arguments
-        )
+    if name == _INLINE:
+        pretrained = False  # a config alone has no weights
+    with _told_as_input_error(name), _quiet(transformers):
+        config, rest = _config(transformers, name, arguments)
         auto = _auto_class(transformers, name, config, task)
         if pretrained:
             network = auto.from_pretrained(
@@ -93,14 +111,57 @@ def _from_hugging_face(name: str, arguments: dict[str, Any]) -> nn.Module:
             )
         else:
             network = auto.from_config(config, trust_remote_code=False, **rest)
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(
-            f"model 'hf:{name}' cannot be loaded: {_first_line(error)}; give a hub name or a "
-            "folder with config.json and model.safetensors"
-        ) from error
     if not isinstance(network, nn.Module):
         raise InputError(f"model 'hf:{name}' is no torch network: {type(network).__name__}")
     return network.float()  # checkpoints are often stored in half precision
+
+
+def _config(
+    transformers: ModuleType, name: str, arguments: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """The config of a network, and the arguments that are none of its own.
+
+    ``hf:config`` builds one from the arguments alone: ``model_type`` and the sizes.
+    """
+    given = dict(arguments)
+    classes = given.pop("num_classes", None)
+    if classes is not None:
+        given.setdefault("num_labels", classes)
+    if name == _INLINE:
+        kind = given.pop("model_type", None)
+        if kind is None:
+            raise InputError("model 'hf:config' needs the argument model_type, such as bert")
+        return transformers.AutoConfig.for_model(kind, **given), {}
+    config, rest = transformers.AutoConfig.from_pretrained(
+        name, return_unused_kwargs=True, trust_remote_code=False, **given
+    )
+    return config, rest
+
+
+@contextmanager
+def _told_as_input_error(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"model 'hf:{name}' cannot be loaded: {_first_line(error)}; give a hub name or a "
+            "folder with config.json and model.safetensors, or hf:config with model_type and sizes"
+        ) from error
+
+
+@contextmanager
+def _quiet(transformers: ModuleType) -> Iterator[None]:
+    """Without the library's note on weights that are drawn: a fresh head is what was asked for."""
+    logging = transformers.utils.logging
+    before, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def _auto_class(transformers: ModuleType, name: str, config: Any, task: str | None) -> Any:
@@ -130,7 +191,7 @@ def _auto_class(transformers: ModuleType, name: str, config: Any, task: str | No
 
 
 def _from_timm(name: str, arguments: dict[str, Any]) -> nn.Module:
-    timm = _extra("timm", "zoo")
+    timm = require_extra("timm", "zoo")
     try:
         network = timm.create_model(name, **arguments)
     except (RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
@@ -141,7 +202,7 @@ def _from_timm(name: str, arguments: dict[str, Any]) -> nn.Module:
 
 
 def _from_torchvision(name: str, arguments: dict[str, Any]) -> nn.Module:
-    models = _extra("torchvision.models", "zoo")
+    models = require_extra("torchvision.models", "zoo")
     pretrained = arguments.pop("pretrained")
     try:
         network = _require_module(

@@ -1,0 +1,1 @@
+"""Texts: read from tables, cleaned, split into pieces."""

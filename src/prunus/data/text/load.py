@@ -1,0 +1,265 @@
+"""Load texts in three splits: a file of one's own, the embedded docstrings, or a shared set by name."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunus.data.roles import DataSplits, carve_search
+from prunus.data.splits import Samples, SearchSplit, TestSplit, TrainSplit, UnlabeledSplit
+from prunus.data.stratify import stratified_draw
+from prunus.data.text.clean import clean
+from prunus.data.text.docstrings import docstrings
+from prunus.data.text.options import TextOptions
+from prunus.data.text.store import TokenStore
+from prunus.data.text.table import LabelledTexts, labelled_rows, read_labelled, read_texts
+from prunus.data.text.tokenizer import TextTokenizer
+from prunus.errors import DataError, InputError
+from prunus.extras import require_extra
+
+FILE, HUB = "text:", "hfdata:"
+NAMES = ("docstrings", "sst2", "sms", "ru_toxic")
+_TEST_SEED = 20231  # the test split is the same for every seed
+_SST2_SEARCH = 2000
+_HUB_TESTS = ("test", "validation", "dev")
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Texts of a data set before they are split further; a search part where the set has its own."""
+
+    train: LabelledTexts
+    test: LabelledTexts | None = None
+    search: LabelledTexts | None = None
+    note: str = ""
+
+
+def is_text_data(name: str) -> bool:
+    """Whether a name is that of a set of texts."""
+    return name in NAMES or name.startswith((FILE, HUB))
+
+
+def load_text(
+    name: str,
+    options: TextOptions,
+    *,
+    tokenizer: TextTokenizer | None,
+    seed: int,
+    search_size: int | None,
+) -> DataSplits:
+    """Texts in three splits; the metric is F1.
+
+    Args:
+        name: ``text:FILE``, ``docstrings``, ``sst2``, ``sms``, ``ru_toxic`` or ``hfdata:NAME``.
+        options: How texts are read.
+        tokenizer: Of the network; where there is none, one is trained on the training texts.
+        seed: Decides which texts of train become search.
+        search_size: Texts of the search split; a fifth of train by default, at most 2000.
+
+    Raises:
+        InputError: The name is unknown or an option cannot be used.
+        DataError: The data is missing or broken.
+    """
+    parts = _read(name, options)
+    names = _class_names(parts)
+    train, notes = _prepared(parts.train, options, names)
+    if parts.test is None:
+        train, test = _divided(train, options, name)
+    else:
+        test, more = _prepared(parts.test, options, names)
+        notes += more
+    notes = [note for note in (parts.note, *dict.fromkeys(notes)) if note]
+    search = None
+    if parts.search is not None:
+        search, _ = _prepared(parts.search, options, names)
+        size = min(search_size or _SST2_SEARCH, len(search.texts))
+        search = search.draw(size, seed)
+    if options.train_size is not None:
+        if options.train_size > len(train.texts):
+            raise InputError(
+                f"train_size={options.train_size}: {name} has {len(train.texts)} training texts; "
+                "give no more"
+            )
+        train = train.draw(options.train_size, _TEST_SEED)
+        notes.append(f"trained on {options.train_size} of the training texts")
+    if tokenizer is None:
+        tokenizer = TextTokenizer.train_wordpiece(train.texts, options.vocab_size)
+    unlabeled = _unlabeled(name, options, tokenizer, len(names))
+
+    def samples(part: "_Texts") -> Samples:
+        store = TokenStore(part.texts, part.labels, tokenizer, options.max_length)
+        return Samples(name, store, torch.arange(len(part.texts)), len(names))
+
+    trains = TrainSplit(samples(train))
+    if search is None:
+        size = search_size or min(_SST2_SEARCH, max(1, len(trains) // 5))
+        trains, searches = carve_search(trains, size, seed)
+    else:
+        searches = SearchSplit(samples(search))
+    return DataSplits(
+        name=name,
+        train=trains,
+        search=searches,
+        test=TestSplit(samples(test)),
+        num_classes=len(names),
+        note="; ".join(notes),
+        metric="f1",
+        class_names=names,
+        unlabeled=unlabeled,
+        tokenizer=tokenizer,
+    )
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Clean texts with the numbers of their classes, int64 ``[texts]``."""
+
+    texts: tuple[str, ...]
+    labels: Tensor
+
+    def at(self, positions: Tensor) -> "_Texts":
+        """Some of them."""
+        texts = tuple(self.texts[i] for i in positions.tolist())
+        return _Texts(texts, self.labels[positions])
+
+    def draw(self, n: int, seed: int) -> "_Texts":
+        """``n`` of them, every class in proportion."""
+        return self.at(stratified_draw(self.labels, n, seed))
+
+
+def _prepared(
+    part: LabelledTexts, options: TextOptions, names: Sequence[str]
+) -> tuple[_Texts, list[str]]:
+    """Clean, without texts that are empty or, where asked for, there twice."""
+    number = {name: i for i, name in enumerate(names)}
+    unknown = next((label for label in part.labels if label not in number), None)
+    if unknown is not None:
+        raise DataError(f"class '{unknown}' is in the test texts and not in the training texts")
+    texts = clean(part.texts, options.cleaning)
+    seen: set[str] = set()
+    kept: list[int] = []
+    empty = twice = 0
+    for position, text in enumerate(texts):
+        digest = hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
+        if not text.strip():
+            empty += 1
+        elif options.deduplicate and digest in seen:
+            twice += 1
+        else:
+            seen.add(digest)
+            kept.append(position)
+    notes = [part.note] if part.note else []
+    if twice:
+        notes.append(f"{twice} texts that were there twice were left out before splitting")
+    if empty:
+        notes.append(f"cleaning left nothing of {empty} texts")
+    labels = torch.tensor([number[part.labels[i]] for i in kept], dtype=torch.int64)
+    return _Texts(tuple(texts[i] for i in kept), labels), notes
+
+
+def _divided(texts: _Texts, options: TextOptions, name: str) -> tuple[_Texts, _Texts]:
+    """Train and test, every class in proportion; the same for every seed."""
+    size = round(options.test_fraction * len(texts.texts))
+    if not 1 <= size < len(texts.texts) - 1:
+        raise DataError(
+            f"{name}: {len(texts.texts)} texts cannot be divided with test_fraction="
+            f"{options.test_fraction:g}; give more texts"
+        )
+    drawn = stratified_draw(texts.labels, size, _TEST_SEED)
+    rest = torch.ones(len(texts.texts), dtype=torch.bool)
+    rest[drawn] = False
+    return texts.at(rest.nonzero().flatten()), texts.at(drawn)
+
+
+def _class_names(parts: _Parts) -> tuple[str, ...]:
+    """Names in order: whole numbers by size, others by name."""
+    names = set(parts.train.labels)
+    try:
+        return tuple(sorted(names, key=int))
+    except ValueError:
+        return tuple(sorted(names))
+
+
+def _unlabeled(
+    name: str, options: TextOptions, tokenizer: TextTokenizer, classes: int
+) -> UnlabeledSplit | None:
+    if options.unlabeled_file is None:
+        return None
+    texts = clean(read_texts(Path(options.unlabeled_file), options), options.cleaning)
+    texts = [text for text in dict.fromkeys(texts) if text.strip()]
+    labels = torch.full((len(texts),), -1, dtype=torch.int64)
+    store = TokenStore(texts, labels, tokenizer, options.max_length)
+    return UnlabeledSplit(Samples(name, store, torch.arange(len(texts)), classes))
+
+
+def _read(name: str, options: TextOptions) -> _Parts:
+    if name.startswith(FILE):
+        return _files(Path(name.removeprefix(FILE)), options)
+    if name.startswith(HUB):
+        return _hub(name.removeprefix(HUB), options)
+    readers: dict[str, Callable[[], _Parts]] = {
+        "docstrings": lambda: _Parts(docstrings()),
+        "sst2": _sst2,
+        "sms": lambda: _Parts(_shared("SMSSpamCollection.tsv.xz", "column 2", "column 1")),
+        "ru_toxic": lambda: _Parts(_shared("ru_toxic_labeled.csv.xz", "comment", "toxic")),
+    }
+    if name not in readers:
+        raise InputError(
+            f"data '{name}' is unknown: use {', '.join(NAMES)}, text:FILE or hfdata:NAME"
+        )
+    return readers[name]()
+
+
+def _files(path: Path, options: TextOptions) -> _Parts:
+    test = None
+    if options.test_file is not None:
+        test = read_labelled(Path(options.test_file), options)
+    return _Parts(read_labelled(path, options), test)
+
+
+def _sst2() -> _Parts:
+    def part(which: str) -> LabelledTexts:
+        return _shared(f"sst2_{which}.tsv.xz", "sentence", "label")
+
+    note = "the search split shares phrases with train: decisions on it are optimistic"
+    return _Parts(part("train"), part("test"), part("val"), note)
+
+
+def _shared(file: str, text: str, label: str) -> LabelledTexts:
+    root = os.environ.get("PRUNUS_DATA")
+    path = Path(root or "") / "text" / file
+    if not root or not path.is_file():
+        raise DataError(
+            f"'text/{file}' is not in the folder that PRUNUS_DATA names ({root or 'not set'}); set "
+            "it, or give a file of your own: text:FILE"
+        )
+    return read_labelled(path, TextOptions(text_column=text, label_column=label, drop_empty=True))
+
+
+def _hub(name: str, options: TextOptions) -> _Parts:
+    """A data set of Hugging Face: by name, or a local folder of files."""
+    datasets = require_extra("datasets", "text")
+    try:
+        found = datasets.load_dataset(name)
+    except Exception as error:  # the library raises many kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(
+            f"data set '{name}' cannot be loaded: {reason}; check its name, or give text:FILE"
+        ) from error
+    if "train" not in found:
+        raise DataError(f"data set '{name}' has no split 'train', but {', '.join(found)}")
+    held = next((split for split in _HUB_TESTS if split in found), None)
+    test = None if held is None else _hub_part(name, found[held], options)
+    return _Parts(_hub_part(name, found["train"], options), test)
+
+
+def _hub_part(name: str, rows: Any, options: TextOptions) -> LabelledTexts:
+    """Through the same checks as a file of the user's."""
+    columns = tuple(rows.column_names)
+    cells = [[row[column] for column in columns] for row in rows]
+    return labelled_rows(f"hfdata:{name}", columns, cells, options)

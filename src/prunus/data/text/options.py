@@ -1,0 +1,85 @@
+"""How texts are read, cleaned and split into pieces."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from prunus.errors import InputError
+from prunus.plan import Record
+
+
+class Cleaning(Record):
+    """What is done to texts before they are split into pieces, in this order.
+
+    Attributes:
+        lower: Lower case.
+        stop_words: Leave out words such as "the".
+        lemmas: Words by their dictionary form.
+        language: Of lemmas and stop words.
+    """
+
+    lower: bool = False
+    stop_words: bool = False
+    lemmas: bool = False
+    language: Literal["en", "ru"] = "en"
+
+    @property
+    def does_nothing(self) -> bool:
+        """Whether texts stay as they are."""
+        return not (self.lower or self.lemmas or self.stop_words)
+
+
+class TextOptions(Record):
+    """How texts are read.
+
+    Attributes:
+        text_column: Column of the texts; guessed where left out.
+        label_column: Column of the classes; likewise.
+        encoding: Of a text file.
+        drop_empty: Leave out rows without text, instead of refusing them.
+        deduplicate: Keep one of texts that are equal after cleaning, before anything is split.
+        test_fraction: Of all texts where there is no test file; the paper's 4 : 1.
+        test_file: Texts to report on.
+        unlabeled_file: Texts without labels, for a teacher.
+        train_size: Train on so many of the training texts, drawn evenly from every class.
+        max_length: Most pieces of a text, the special ones included; the rest is cut off.
+        vocab_size: Pieces of a vocabulary that is trained here.
+        cleaning: Before all else.
+    """
+
+    text_column: str | None = None
+    label_column: str | None = None
+    encoding: str = "utf-8"
+    drop_empty: bool = False
+    deduplicate: bool = True
+    test_fraction: float = Field(default=0.2, gt=0, lt=1)
+    test_file: str | None = None
+    unlabeled_file: str | None = None
+    train_size: int | None = Field(default=None, ge=4)
+    max_length: int = Field(default=128, ge=4, le=8192)
+    vocab_size: int = Field(default=8000, ge=64)
+    cleaning: Cleaning = Cleaning()
+
+    @classmethod
+    def from_pairs(cls, given: Mapping[str, Any], where: str) -> "TextOptions":
+        """Options by name; those of the cleaning stand beside the others.
+
+        Raises:
+            InputError: A name is unknown, or a value cannot be used.
+        """
+        known = {*cls.model_fields, *Cleaning.model_fields} - {"cleaning"}
+        for name in given:
+            if name not in known:
+                raise InputError(
+                    f"{where}: no setting '{name}'; settings are {', '.join(sorted(known))}"
+                )
+        cleaning = {name: v for name, v in given.items() if name in Cleaning.model_fields}
+        rest = {name: v for name, v in given.items() if name not in cleaning}
+        try:
+            return cls.model_validate({**rest, "cleaning": cleaning})
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][-1])
+            message = first["msg"][:1].lower() + first["msg"][1:]
+            raise InputError(f"{where} {name}={first['input']!r}: {message}") from error

@@ -1,0 +1,79 @@
+"""Texts as a network takes them: numbers of pieces, padded to the longest text of a batch."""
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+from prunus.data.stores import Inputs, SampleStore
+from prunus.data.text.tokenizer import TextTokenizer
+from prunus.errors import InputError
+
+
+@final
+class TokenStore(SampleStore):
+    """Texts in memory, split into pieces once.
+
+    Args:
+        texts: Clean.
+        labels: int64 ``[samples]``; -1: not known.
+        tokenizer: Splits them.
+        max_length: Most pieces of a text.
+    """
+
+    def __init__(
+        self, texts: Sequence[str], labels: Tensor, tokenizer: TextTokenizer, max_length: int
+    ) -> None:
+        if len(labels) != len(texts):
+            raise InputError(f"{len(labels)} labels for {len(texts)} texts: give one per text")
+        self.texts = tuple(texts)
+        self.tokenizer = tokenizer
+        self._max_length = max_length
+        self._labels = labels.long()
+        pieces = tokenizer.encode(self.texts, max_length)
+        self._lengths = torch.tensor([len(one) for one in pieces], dtype=torch.int64)
+        self._starts = torch.cat([torch.zeros(1, dtype=torch.int64), self._lengths.cumsum(0)])
+        flat = [number for one in pieces for number in one]
+        self._pieces = torch.tensor(flat, dtype=torch.int32)  # half the memory of int64
+
+    @property
+    def labels(self) -> Tensor:
+        """Class of every text, int64 ``[samples]``."""
+        return self._labels
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Empty: inputs are dictionaries."""
+        return ()
+
+    @property
+    def lengths(self) -> Tensor:
+        """Pieces of every text, int64 ``[samples]``."""
+        return self._lengths
+
+    @property
+    def max_length(self) -> int:
+        """Most pieces of a text."""
+        return self._max_length
+
+    def read(self, indices: Tensor, augment: torch.Generator | None) -> tuple[Inputs, Tensor]:
+        """Texts as ``input_ids`` and ``attention_mask``, int64 ``[batch, longest]``; never augmented."""
+        del augment
+        longest = max(1, int(self._lengths[indices].max()))
+        ids = torch.full((len(indices), longest), self.tokenizer.pad_id, dtype=torch.int64)
+        mask = torch.zeros(len(indices), longest, dtype=torch.int64)
+        for row, index in enumerate(indices.tolist()):
+            start, end = int(self._starts[index]), int(self._starts[index + 1])
+            ids[row, : end - start] = self._pieces[start:end]
+            mask[row, : end - start] = 1
+        return {"input_ids": ids, "attention_mask": mask}, self._labels[indices]
+
+    def take(self, indices: Tensor) -> "TokenStore":
+        """A store of these texts alone."""
+        texts = [self.texts[index] for index in indices.tolist()]
+        return TokenStore(texts, self._labels[indices], self.tokenizer, self._max_length)
+
+    def spelled(self, tokenizer: TextTokenizer) -> "TokenStore":
+        """The same texts in other pieces."""
+        return TokenStore(self.texts, self._labels, tokenizer, self._max_length)

@@ -1,0 +1,243 @@
+"""Split texts into pieces: the tokenizer of a network, or one trained on the data."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self, final
+
+from prunus.errors import DataError, InputError
+from prunus.extras import require_extra
+from prunus.plan import BoolArray
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_FILE = "tokenizer.json"
+_VOCAB = "vocab.txt"
+_WORDPIECE = "WordPiece"
+_PADS = ("[PAD]", "<pad>", "<|endoftext|>", "</s>")
+
+
+@final
+class TextTokenizer:
+    """Texts to numbers of pieces, special ones included. It never pads; stores do.
+
+    Args:
+        content: Of a ``tokenizer.json``, as the library ``tokenizers`` writes it.
+
+    Raises:
+        DataError: The content is no tokenizer.
+    """
+
+    def __init__(self, content: str) -> None:
+        library = require_extra("tokenizers", "text")
+        try:
+            self._pieces: Any = library.Tokenizer.from_str(content)
+        except Exception as error:  # the library raises bare exceptions
+            raise DataError(f"no valid tokenizer: {str(error).splitlines()[0]}") from error
+        self._pieces.no_padding()
+        self._pieces.no_truncation()
+        self._content: dict[str, Any] = json.loads(self._pieces.to_str())
+
+    @classmethod
+    def read(cls, path: Path | str) -> Self:
+        """Read a ``tokenizer.json``.
+
+        Raises:
+            DataError: It cannot be read, or is none.
+        """
+        try:
+            content = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "no UTF-8 text"
+            raise DataError(f"'{path}' cannot be read: {reason}; name a tokenizer.json") from error
+        return cls(content)
+
+    @classmethod
+    def load(cls, name: str) -> Self:
+        """The tokenizer of a network: a folder, a ``tokenizer.json`` or ``vocab.txt``, or a hub name.
+
+        Raises:
+            DataError: There is none, or it has no fast form.
+        """
+        path = Path(name)
+        if path.is_file():
+            return cls.of_vocabulary(path) if path.suffix == ".txt" else cls.read(path)
+        if (path / _FILE).is_file():
+            return cls.read(path / _FILE)
+        if (path / _VOCAB).is_file():
+            return cls.of_vocabulary(path / _VOCAB)
+        transformers = require_extra("transformers", "text")
+        try:
+            found = transformers.AutoTokenizer.from_pretrained(name)
+            return cls(found.backend_tokenizer.to_str())
+        except Exception as error:  # the library raises many kinds
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise DataError(
+                f"no tokenizer of '{name}': {reason}; give a folder with tokenizer.json or vocab.txt"
+            ) from error
+
+    @classmethod
+    def of_vocabulary(cls, path: Path, *, lower: bool = True) -> Self:
+        """BERT's WordPiece over a ``vocab.txt`` with one piece a line.
+
+        Raises:
+            DataError: The file cannot be read, or lacks a special piece.
+        """
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"'{path}' cannot be read; name a vocab.txt in UTF-8") from error
+        vocabulary = {piece: number for number, piece in enumerate(lines)}
+        missing = [piece for piece in SPECIAL[:4] if piece not in vocabulary]
+        if missing:
+            raise DataError(f"'{path}' has no piece {missing[0]}; name a vocabulary of BERT's form")
+        return cls(_bert(vocabulary, lower=lower).to_str())
+
+    @classmethod
+    def train_wordpiece(cls, texts: Sequence[str], vocab_size: int, *, lower: bool = True) -> Self:
+        """Train WordPiece on texts; the same texts give the same pieces.
+
+        Schuster and Nakajima, "Japanese and Korean Voice Search", ICASSP 2012, section 2, as the
+        library ``tokenizers`` trains it. Every character of the texts is a piece.
+
+        Args:
+            texts: Training texts, and no others.
+            vocab_size: Most pieces, the special ones included.
+            lower: Lower case before all else.
+        """
+        library = require_extra("tokenizers", "text")
+        trainers = require_extra("tokenizers.trainers", "text")
+        begun = _bert({piece: i for i, piece in enumerate(SPECIAL)}, lower=lower)
+        # Sorted: the trainer breaks ties by the order in which it meets words.
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=vocab_size, special_tokens=list(SPECIAL), show_progress=False
+        )
+        begun.model = library.models.WordPiece(unk_token=SPECIAL[1])
+        begun.train_from_iterator(sorted(texts), trainer)
+        counted = begun.get_vocab()
+        # The trainer numbers equal counts as its hash tables lie: number them by name instead.
+        rest = sorted(counted.keys() - set(SPECIAL))
+        named = {piece: i for i, piece in enumerate((*SPECIAL, *rest))}
+        return cls(_bert(named, lower=lower).to_str())
+
+    @property
+    def vocab_size(self) -> int:
+        """Pieces that there are."""
+        return int(self._pieces.get_vocab_size(with_added_tokens=True))
+
+    @property
+    def pad_id(self) -> int:
+        """Number of the piece that pads texts; 0 where none has a name for it."""
+        numbers = (self._pieces.token_to_id(piece) for piece in _PADS)
+        return next((int(number) for number in numbers if number is not None), 0)
+
+    @property
+    def unknown_id(self) -> int | None:
+        """Number of the piece for what cannot be spelled, where there is one."""
+        name = self._content["model"].get("unk_token")
+        number = None if name is None else self._pieces.token_to_id(name)
+        return None if number is None else int(number)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the content, in hex."""
+        return hashlib.sha256(self._text().encode()).hexdigest()
+
+    def encode(self, texts: Sequence[str], max_length: int) -> list[list[int]]:
+        """Numbers of pieces of every text, at most ``max_length``, the last special piece kept."""
+        found = self._pieces.encode_batch_fast(list(texts))
+        special = self._pieces.num_special_tokens_to_add(False)
+        pieces = []
+        for one in found:
+            ids = list(one.ids)
+            if len(ids) > max_length:
+                ids = ids[: max_length - 1] + ids[-1:] if special > 1 else ids[:max_length]
+            pieces.append(ids)
+        return pieces
+
+    def fallback_pieces(self) -> frozenset[int]:
+        """What any text can be spelled with: special pieces, and single characters."""
+        found = {int(entry["id"]) for entry in self._content.get("added_tokens", [])}
+        for piece, number in self._pieces.get_vocab(with_added_tokens=True).items():
+            if piece in SPECIAL or len(piece.removeprefix("##")) == 1:
+                found.add(int(number))
+        return frozenset(found)
+
+    def trimmed(self, keep: BoolArray) -> "TextTokenizer":
+        """The tokenizer with a part of its pieces, numbered anew in order.
+
+        A text whose pieces all stay is split as before; another one into smaller pieces that stay,
+        down to single characters.
+
+        Args:
+            keep: Bool ``[vocab_size]``.
+
+        Raises:
+            InputError: The tokenizer is no WordPiece, ``keep`` has another length, or a special
+                piece would go.
+        """
+        model = self._content["model"]
+        if model.get("type") != _WORDPIECE:
+            raise InputError(
+                f"the tokenizer is a {model.get('type')}: vocabulary trimming supports WordPiece, as "
+                "BERT has; leave the vocabulary whole"
+            )
+        if len(keep) != self.vocab_size:
+            raise InputError(f"keep has {len(keep)} flags for {self.vocab_size} pieces")
+        new = {int(old): number for number, old in enumerate(keep.nonzero()[0])}
+        added = self._content.get("added_tokens", [])
+        lost = [entry["content"] for entry in added if int(entry["id"]) not in new]
+        if lost:
+            raise InputError(f"piece {lost[0]} is special and must stay")
+        content = json.loads(self._text())
+        content["model"]["vocab"] = {
+            piece: new[number] for piece, number in model["vocab"].items() if number in new
+        }
+        content["added_tokens"] = [{**entry, "id": new[int(entry["id"])]} for entry in added]
+        _renumber(content.get("post_processor"), new)
+        return TextTokenizer(json.dumps(content, ensure_ascii=False))
+
+    def save(self, path: Path | str) -> None:
+        """Write a ``tokenizer.json``."""
+        Path(path).write_text(self._text(), encoding="utf-8")
+
+    def _text(self) -> str:
+        return json.dumps(self._content, ensure_ascii=False, sort_keys=True)
+
+
+def _bert(vocabulary: dict[str, int], *, lower: bool) -> Any:
+    """A tokenizer that splits, lowers and frames texts as BERT's does."""
+    library = require_extra("tokenizers", "text")
+    processors = require_extra("tokenizers.processors", "text")
+    made = library.Tokenizer(library.models.WordPiece(vocabulary, unk_token=SPECIAL[1]))
+    made.normalizer = library.normalizers.BertNormalizer(lowercase=lower)
+    made.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
+    made.decoder = library.decoders.WordPiece()
+    made.add_special_tokens([piece for piece in SPECIAL if piece in vocabulary])
+    ends = [(piece, vocabulary[piece]) for piece in ("[CLS]", "[SEP]")]
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
+    )
+    return made
+
+
+def _renumber(content: Any, new: dict[int, int]) -> None:
+    """New numbers in the post-processor, which knows the special pieces by number, too."""
+    if not isinstance(content, dict):
+        return
+    for name in ("sep", "cls"):
+        if name in content:
+            content[name] = [content[name][0], new[int(content[name][1])]]
+    for entry in content.get("special_tokens", {}).values():
+        entry["ids"] = [new[int(number)] for number in entry["ids"]]
+    for inner in content.get("processors", ()):
+        _renumber(inner, new)
+
+
+def unknown_share(tokenizer: TextTokenizer, pieces: Iterable[Sequence[int]]) -> float:
+    """Share of the pieces that could not be spelled."""
+    unknown, total, missing = tokenizer.unknown_id, 0, 0
+    for one in pieces:
+        total += len(one)
+        missing += sum(number == unknown for number in one)
+    return missing / max(1, total)

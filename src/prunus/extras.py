@@ -1,0 +1,24 @@
+"""Packages that not every user installs."""
+
+import importlib
+from types import ModuleType
+
+from prunus.errors import MissingExtraError
+
+
+def require_extra(package: str, extra: str) -> ModuleType:
+    """Import an optional package.
+
+    Args:
+        package: Module to import.
+        extra: The extra of Prunus that installs it.
+
+    Raises:
+        MissingExtraError: Holds the command that installs it.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{package} is not installed: pip install prunus[{extra}]"
+        ) from error

@@ -1,0 +1,137 @@
+"""The certificate of edits that replace modules or tables.
+
+Each kind has its own promise. Factors: the network equals the dense one whose layers have the products
+of the factors as weights. Layers: it equals the dense one in which the dropped layers pass their input
+on. Vocabulary: logits are the same on texts whose pieces are all kept. The other side is made without
+the code that rebuilt the network: products are multiplied out, layers are passed by with hooks, pieces
+are called by their old numbers.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from prunus.errors import CertificateError
+from prunus.graph.certify import FLOAT32_LIMIT, FLOAT64_LIMIT, relative_difference
+from prunus.graph.cut import cut
+from prunus.graph.inputs import Inputs, call, cast, flat_tensors, output_tensors
+from prunus.plan import Factorize, KeepLayers, KeepVocabulary, Plan
+from prunus.records import Certificate
+
+_PIECES = "input_ids"
+Values = Mapping[str, torch.Tensor]
+
+
+def certify_rebuild(network: nn.Module, plan: Plan, tensors: Values, inputs: Inputs) -> Certificate:
+    """Compare the network that a plan makes with the dense one that its edits stand for.
+
+    In eval mode, in float32; where rounding exceeds its limit, float64 decides. Train mode adds
+    nothing: the edits have no part in dropout or batch statistics.
+
+    Args:
+        network: The dense network; not touched.
+        plan: Of edits that replace modules or tables.
+        tensors: Values of what is made anew.
+        inputs: Real inputs; pieces that go are replaced by others on both sides.
+
+    Raises:
+        CertificateError: The outputs disagree.
+    """
+    single = _difference(network, plan, tensors, inputs, torch.float32)
+    double = None
+    passed = single <= FLOAT32_LIMIT
+    if not passed:
+        double = _difference(network, plan, tensors, inputs, torch.float64)
+        passed = double <= FLOAT64_LIMIT
+    if not passed:
+        names = ", ".join(_name(edit) for edit in plan.rebuilds[:3])
+        raise CertificateError(
+            f"the rebuilt network and the dense one it stands for disagree (float32 {single}, float64 "
+            f"{double}) at {names}; leave these out with ignore"
+        )
+    return Certificate(
+        passed=True,
+        eval_difference=single,
+        train_difference=None,
+        eval_difference_float64=double,
+        samples=int(next((t.shape[0] for t in flat_tensors(inputs) if t.dim()), 1)),
+    )
+
+
+def _difference(
+    network: nn.Module, plan: Plan, tensors: Values, inputs: Inputs, dtype: torch.dtype
+) -> float:
+    dense = copy.deepcopy(network).eval().to(dtype)
+    given = {name: value.to(dtype) for name, value in tensors.items()}
+    rebuilt = cut(dense, plan, given).eval()
+    old, new = _pieces(plan, cast(inputs, dtype))
+    wanted = _stood_for(dense, plan, rebuilt, old)
+    found = call(rebuilt, new)
+    pairs = zip(output_tensors(wanted), output_tensors(found), strict=True)
+    return max((relative_difference(a, b) for a, b in pairs), default=0.0)
+
+
+def _stood_for(dense: nn.Module, plan: Plan, rebuilt: nn.Module, inputs: Inputs) -> Any:
+    """Outputs of the dense network with multiplied factors, and dropped layers passed by."""
+    handles = []
+    with torch.no_grad():
+        for edit in plan.rebuilds:
+            if isinstance(edit, Factorize):
+                _multiply_out_(dense, edit, rebuilt)
+            elif isinstance(edit, KeepLayers):
+                stack = list(dense.get_submodule(edit.stack).children())
+                for layer, stays in zip(stack, edit.keep.unpack(), strict=True):
+                    if not stays:
+                        handles.append(layer.register_forward_hook(_pass_on, with_kwargs=True))
+    try:
+        return call(dense, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _multiply_out_(dense: nn.Module, edit: Factorize, rebuilt: nn.Module) -> None:
+    """Give a layer the product of its factors as weight."""
+    layer = dense.get_submodule(edit.module)
+    parts = [part.get_parameter("weight") for part in rebuilt.get_submodule(edit.module).children()]
+    product: torch.Tensor = parts[0]
+    if edit.form == "embedding":
+        product = parts[0] @ parts[1].T
+    elif edit.form == "tucker-conv":
+        first, core, last = parts[0].flatten(1), parts[1], parts[2].flatten(1)
+        product = torch.einsum("sr,rqhw,qi->sihw", last, core, first)
+    else:
+        for part in parts[1:]:
+            product = part @ product
+    layer.get_parameter("weight").copy_(product)
+
+
+def _pass_on(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
+    """What a layer that is not there hands on: what it was handed."""
+    first = given[0] if given else named["hidden_states"]
+    return first if isinstance(output, torch.Tensor) else (first, *output[1:])
+
+
+def _pieces(plan: Plan, inputs: Inputs) -> tuple[Inputs, Inputs]:
+    """The same texts in old and in new numbers, of pieces that are all kept."""
+    old = new = inputs
+    for edit in plan.rebuilds:
+        if isinstance(edit, KeepVocabulary) and isinstance(inputs, Mapping):
+            keep = edit.keep.unpack()
+            at = torch.from_numpy(np.flatnonzero(keep))
+            rank = torch.from_numpy(np.cumsum(keep) - 1)
+            ids = inputs[_PIECES]
+            there = torch.from_numpy(keep)[ids]
+            # A piece that goes stands for one that stays, by its number.
+            spelled = torch.where(there, ids, at[ids % len(at)])
+            old = {**inputs, _PIECES: spelled}
+            new = {**inputs, _PIECES: rank[spelled]}
+    return old, new
+
+
+def _name(edit: Any) -> str:
+    return str(getattr(edit, "module", getattr(edit, "stack", getattr(edit, "tables", edit))))

@@ -1,0 +1,168 @@
+"""Pieces of the vocabulary that the data does not need go, with their rows of the embedding tables."""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, final
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from prunus.errors import BudgetError, GraphError
+from prunus.graph import call
+from prunus.method import Configured, Context, Decision, Need, search_split, train_split
+from prunus.plan import Bits, BoolArray, IntArray, KeepVocabulary, Record
+
+_PIECES = "input_ids"
+
+
+class VocabularyOptions(Record):
+    """What stays, beside the pieces that any text can be spelled with.
+
+    Attributes:
+        min_count: Pieces that occur at least so often in the training and search texts.
+        keep_top: Of these the most frequent ones, at most so many.
+    """
+
+    min_count: int = Field(default=1, ge=1)
+    keep_top: int | None = Field(default=None, ge=1)
+
+
+@final
+class Vocabulary(Configured[VocabularyOptions]):
+    """Keeps the pieces that the training and search texts hold, and special pieces and characters.
+
+    Texts whose pieces are all kept have the same logits; others are spelled by smaller pieces. With a
+    target the most frequent pieces stay, as many as it allows.
+
+    Source: Abdaoui et al., "Load What You Need: Smaller Versions of Multilingual BERT", SustaiNLP 2020.
+    """
+
+    name = "vocabulary"
+    summary = "pieces of the vocabulary that the data does not hold go (Abdaoui et al. 2020)"
+    needs = frozenset({Need.TRAIN, Need.SEARCH})
+    edits: ClassVar[bool] = True
+    options_type = VocabularyOptions
+
+    @property
+    def sizes_itself(self) -> bool:
+        """Always: the data says what stays."""
+        return True
+
+    def decide(self, context: Context) -> Decision:
+        """Count pieces, keep the most frequent ones."""
+        tables = word_tables(context.network, context.trace.example_inputs)
+        size = len(context.network.get_parameter(tables[0]))
+        counts = np.zeros(size, dtype=np.int64)
+        for split in (train_split(context, self), search_split(context, self)):
+            for inputs, _ in split.batches(256):
+                if isinstance(inputs, dict):
+                    ids = inputs[_PIECES].flatten()
+                    counts += np.bincount(ids.numpy(), minlength=size)
+        always = np.zeros(size, dtype=bool)
+        always[[piece for piece in context.fallback_pieces if piece < size]] = True
+        always[_padding(context.network, tables)] = True
+        wanted = (counts >= self.options.min_count) & ~always
+        order = np.flatnonzero(wanted)
+        order = order[np.argsort(-counts[order], kind="stable")]
+        if self.options.keep_top is not None:
+            order = order[: max(0, self.options.keep_top - int(always.sum()))]
+        keep = _within_budget(context, tables, always, order)
+        seen = counts[keep].sum() / max(1, counts.sum())
+        note = f"vocabulary: {int(keep.sum())} of {size} pieces stay; they spell {seen:.2%} of the texts"
+        edit = KeepVocabulary(tables=tables, keep=Bits.pack(keep))
+        edits = () if bool(keep.all()) else (edit,)
+        return Decision(choice={}, edits=edits, notes=(note,))
+
+
+def word_tables(network: nn.Module, inputs: Any) -> tuple[str, ...]:
+    """Names of the weights of all tables that are looked up by the pieces of a text.
+
+    Raises:
+        GraphError: There is none.
+    """
+    found: dict[int, str] = {}
+    ids = inputs.get(_PIECES) if hasattr(inputs, "get") else None
+    if isinstance(ids, Tensor):
+        handles = [
+            module.register_forward_pre_hook(_Looked(f"{path}.weight", ids, found))
+            for path, module in network.named_modules()
+            if isinstance(module, nn.Embedding)
+        ]
+        try:
+            call(network, inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+    if not found:
+        raise GraphError(
+            f"method 'vocabulary' finds no table that {type(network).__name__} looks the pieces of "
+            "texts up in; it is for networks that take input_ids"
+        )
+    return tuple(dict.fromkeys(found.values()))
+
+
+class _Looked:
+    """Notes a table that is called with the pieces themselves."""
+
+    def __init__(self, name: str, ids: Tensor, found: dict[int, str]) -> None:
+        self._name, self._ids, self._found = name, ids, found
+
+    def __call__(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        given = arguments[0]
+        if given.shape == self._ids.shape and torch.equal(given, self._ids):
+            self._found[id(module.weight)] = self._name
+
+
+def _padding(network: nn.Module, tables: tuple[str, ...]) -> list[int]:
+    """Pieces that pad texts, which tables and configs know by number."""
+    found = [
+        getattr(network.get_submodule(t.rpartition(".")[0]), "padding_idx", None) for t in tables
+    ]
+    config = vars(network).get("config")
+    found += [getattr(config, name, None) for name in _special_names(config)]
+    return [piece for piece in found if isinstance(piece, int)]
+
+
+def _special_names(config: Any) -> Iterator[str]:
+    """Of the numbers of pieces that a config holds."""
+    yield from (name for name in dir(config) if name.endswith("_token_id"))
+
+
+def _within_budget(
+    context: Context, tables: tuple[str, ...], always: BoolArray, order: IntArray
+) -> BoolArray:
+    """As many of ``order`` as the budget allows, beside those that always stay.
+
+    Raises:
+        BudgetError: Those that always stay are too many.
+    """
+
+    def kept(n: int) -> BoolArray:
+        keep = always.copy()
+        keep[order[:n]] = True
+        return keep
+
+    budget, network = context.budget, context.network
+    dense = budget.measure(context.trace, {})
+    limit = budget.limit(dense)
+    whole = kept(len(order))
+    if budget.quantity == "macs":
+        if limit >= dense:
+            return whole
+        raise BudgetError(
+            f"target macs={budget.value:g}: rows of a table cost no MACs, so that {dense} are left "
+            "however few pieces stay; give a target on params or size"
+        )
+    widths = sum(network.get_parameter(name).shape[1] for name in tables)
+    if budget.quantity == "size":
+        widths *= network.get_parameter(tables[0]).element_size()
+    room = limit - (dense - (len(whole) * widths))
+    most = room // widths - int(always.sum())
+    if most < 0:
+        least = dense - (len(whole) - int(always.sum())) * widths
+        raise BudgetError(
+            f"target {budget.quantity}={budget.value:g} allows {limit}; with special pieces and "
+            f"characters alone {least} of {dense} are left; ask for that or more"
+        )
+    return kept(min(len(order), int(most)))

@@ -1,0 +1,131 @@
+"""Write a network for an engine, and load it there again."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from torch import nn
+
+from prunus.artifact.weights import file_sha256
+from prunus.data import Inputs, TextTokenizer
+from prunus.errors import DataError, InputError
+from prunus.plan import Plan
+from prunus.quantize import onnx_runtime, open_vino, torch_engine
+from prunus.quantize.job import Job, Written
+from prunus.quantize.options import Deployment
+from prunus.quantize.session import DEPLOYED_FILE, Deployed, Session
+from prunus.records import Source
+
+_WRITERS = {
+    "torch": torch_engine.write,
+    "onnxruntime": onnx_runtime.write,
+    "openvino": open_vino.write,
+}
+_LOADERS: dict[str, Callable[[Path, Deployed, int | None], Session]] = {
+    "torch": torch_engine.TorchSession,
+    "onnxruntime": onnx_runtime.OnnxSession,
+    "openvino": open_vino.OpenVinoSession,
+}
+_PACKAGES = ("torch", "onnx", "onnxruntime", "openvino", "nncf", "prunus")
+
+
+def deploy(  # noqa: PLR0913  # all but three are options, by keyword only
+    network: nn.Module,
+    folder: Path | str,
+    deployment: Deployment,
+    *,
+    inputs: Inputs,
+    calibration: Iterable[Inputs] | None = None,
+    source: Source | None = None,
+    plans: Sequence[Plan] = (),
+    dynamic_length: bool = False,
+    tokenizer: TextTokenizer | None = None,
+) -> Deployed:
+    """Write a network for an engine, quantized as asked for. The network is not touched.
+
+    The folder is written beside its place and then renamed: a killed deployment leaves none. An
+    older deployment in its place is replaced.
+
+    Args:
+        network: Float32.
+        folder: New, empty, or of an older deployment.
+        deployment: Engine and number formats.
+        inputs: A real batch.
+        calibration: Real batches that ranges of activations are measured on, where they are needed.
+        source: Builds the network before the first plan; needed for ``engine="torch"``.
+        plans: That led from there to the network.
+        dynamic_length: Whether dimension 1 of the inputs is a length that changes (texts).
+        tokenizer: Of texts, kept beside the network.
+
+    Raises:
+        InputError: The network cannot be written, or the folder cannot be used.
+        MissingExtraError: The engine is not installed.
+    """
+    folder = Path(folder).resolve()
+    if folder.exists() and any(folder.iterdir()) and not (folder / DEPLOYED_FILE).exists():
+        raise InputError(f"folder={str(folder)!r} holds other files; name a new or empty folder")
+    batches = tuple(calibration or ())
+    job = Job(network, deployment, inputs, batches, source, tuple(plans), dynamic_length)
+    part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        written = _WRITERS[deployment.engine](job, part)
+        if tokenizer is not None:
+            tokenizer.save(part / "tokenizer.json")
+        record = _record(part, deployment, written)
+        record.save(part / DEPLOYED_FILE)
+        shutil.rmtree(folder, ignore_errors=True)
+        part.replace(folder)
+    except OSError as error:
+        raise InputError(
+            f"folder={str(folder)!r} cannot be written: {error.strerror or error}"
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return record
+
+
+def load_deployed(folder: Path | str, threads: int | None = None) -> Session:
+    """Load a deployed network in its engine. Its files are checked against their SHA-256.
+
+    Args:
+        folder: Written by ``deploy``.
+        threads: CPU threads of the session; the engine's own choice where left out.
+
+    Raises:
+        InputError: There is no deployment, or the engine cannot load it.
+        DataError: A file was changed.
+        MissingExtraError: The engine is not installed.
+    """
+    folder = Path(folder)
+    file = folder / DEPLOYED_FILE
+    if not file.is_file():
+        raise InputError(f"'{folder}' holds no {DEPLOYED_FILE}; name a folder written by deploy")
+    record = Deployed.load(file)
+    for name, sha256 in record.files.items():
+        path = folder / name
+        if not path.is_file() or file_sha256(path) != sha256:
+            state = "has changed" if path.is_file() else "is missing"
+            raise DataError(f"'{path}' {state} since it was deployed; deploy the network again")
+    return _LOADERS[record.deployment.engine](folder, record, threads)
+
+
+def _record(part: Path, deployment: Deployment, written: Written) -> Deployed:
+    files = {p.name: file_sha256(p) for p in sorted(part.iterdir()) if p.is_file()}
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return Deployed(
+        deployment=deployment,
+        files=files,
+        model_files=written.model_files,
+        size_bytes=sum((part / name).stat().st_size for name in written.model_files),
+        versions=versions,
+        notes=written.notes,
+    )

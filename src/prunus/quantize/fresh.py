@@ -1,0 +1,101 @@
+"""Run a deployed network in a process that knows nothing but its files."""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from prunus.data import Inputs
+from prunus.errors import InputError
+from prunus.plan import Record
+
+IMAGES = "input"  # name of inputs that are no dictionary
+BATCHES_FILE, LOGITS_FILE, FACTS_FILE = "batches.safetensors", "logits.safetensors", "facts.json"
+
+
+class Facts(Record):
+    """What the other process measured: seconds to a session, and its memory at most, in bytes."""
+
+    seconds_load: float
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True)
+class FreshRun:
+    """What the other process gave back.
+
+    Attributes:
+        logits: ``[samples, classes]``, in the order of the batches.
+        seconds_load: From files to a session.
+        peak_memory_bytes: Of the process.
+    """
+
+    logits: Tensor
+    seconds_load: float
+    peak_memory_bytes: int
+
+
+def run_fresh(
+    folder: Path | str, batches: Iterable[Inputs], *, threads: int | None = None
+) -> FreshRun:
+    """Load a deployed network in a new Python process and run it there.
+
+    Inputs and logits go between the processes as safetensors: nothing is pickled.
+
+    Args:
+        folder: Written by ``deploy``.
+        batches: Inputs.
+        threads: CPU threads of the session.
+
+    Raises:
+        InputError: The other process failed; its last line says why.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        work = Path(place)
+        save_file(_flat(batches), work / BATCHES_FILE)
+        command = [sys.executable, "-m", "prunus.quantize.fresh_worker", str(folder), place]
+        command += [] if threads is None else [str(threads)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
+            raise InputError(
+                f"'{folder}' does not run in a process of its own: {lines[-1]}; deploy it again"
+            )
+        facts = Facts.load(work / FACTS_FILE)
+        logits = load_file(work / LOGITS_FILE)["logits"]
+    return FreshRun(logits, facts.seconds_load, facts.peak_memory_bytes)
+
+
+def _flat(batches: Iterable[Inputs]) -> dict[str, Tensor]:
+    """Tensors by number of the batch and name of the input."""
+    flat: dict[str, Tensor] = {}
+    for number, batch in enumerate(batches):
+        named = {IMAGES: batch} if isinstance(batch, Tensor) else batch
+        for name, tensor in named.items():
+            flat[f"{number}/{name}"] = tensor.contiguous()
+    if not flat:
+        raise InputError("batches is empty; give at least one")
+    return flat
+
+
+def unflat(flat: dict[str, Tensor]) -> list[Inputs]:
+    """The batches again, in order."""
+    found: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in flat.items():
+        number, _, name = key.partition("/")
+        found.setdefault(int(number), {})[name] = tensor
+    return [
+        batch[IMAGES] if set(batch) == {IMAGES} else batch
+        for _, batch in sorted(found.items(), key=lambda item: item[0])
+    ]
+
+
+def gathered(logits: list[Tensor]) -> Tensor:
+    """All logits, float32 and contiguous."""
+    return torch.cat(logits).float().contiguous()

@@ -1,0 +1,182 @@
+"""ONNX Runtime as an engine: float32, dynamic int8, and static int8 with calibration."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prunus.artifact import export
+from prunus.artifact.export import first_line
+from prunus.data import Inputs
+from prunus.errors import InputError
+from prunus.extras import require_extra
+from prunus.quantize.job import Job, Written
+from prunus.quantize.session import Deployed, Session
+
+MODEL_FILE = "model.onnx"
+_LINEAR = ("MatMul", "Gemm", "Attention", "LSTM")
+_CONVOLUTION = ("Conv",)
+
+
+def write(job: Job, folder: Path) -> Written:
+    """Export to ONNX, then quantize the file.
+
+    Raises:
+        InputError: The network cannot be exported or quantized.
+    """
+    whole = folder / "float.onnx"
+    export(job.network, whole, job.inputs, dynamic_length=job.dynamic_length)
+    notes: tuple[str, ...] = ()
+    if job.deployment.is_float32:
+        whole.replace(folder / MODEL_FILE)
+    else:
+        with _quiet():
+            try:
+                notes = _quantize(job, whole, folder / MODEL_FILE)
+            except InputError:
+                raise
+            except Exception as error:  # its errors have no common base
+                raise InputError(
+                    f"engine=onnxruntime cannot quantize this network: {first_line(error)}; use "
+                    "engine=openvino, or exclude layers"
+                ) from error
+        whole.unlink()
+        whole.with_name(whole.name + ".data").unlink(missing_ok=True)
+    data = MODEL_FILE + ".data"
+    files = (MODEL_FILE, data) if (folder / data).exists() else (MODEL_FILE,)
+    return Written(files, notes)
+
+
+def _quantize(job: Job, whole: Path, target: Path) -> tuple[str, ...]:
+    quantization = require_extra("onnxruntime.quantization", "onnx")
+    onnx = require_extra("onnx", "onnx")
+    deployment = job.deployment
+    model = onnx.load(str(whole))
+    kinds: list[str] = []
+    if deployment.weights == "int8":
+        kinds += _LINEAR if deployment.calibration == "dynamic" else ("MatMul", "Gemm")
+        # Dynamic int8 of a convolution is slower than float32; with known ranges it is faster.
+        kinds += () if deployment.calibration == "dynamic" else _CONVOLUTION
+    if deployment.embeddings == "int8":
+        kinds.append("Gather")
+    left = _left_out(job, model)
+    if deployment.calibration == "static":
+        quantization.quantize_static(
+            str(whole),
+            str(target),
+            _Reader(job.calibration, [node.name for node in model.graph.input]),
+            quant_format=quantization.QuantFormat.QDQ,
+            op_types_to_quantize=kinds,
+            nodes_to_exclude=left,
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+        )
+        return ()
+    quantization.quantize_dynamic(
+        str(whole),
+        str(target),
+        op_types_to_quantize=kinds,
+        nodes_to_exclude=left,
+        per_channel=False,
+        weight_type=quantization.QuantType.QInt8,
+        extra_options={"MatMulConstBOnly": True},
+    )
+    return _notes(job)
+
+
+def _left_out(job: Job, model: Any) -> list[str]:
+    """Nodes that stay in float: look-ups of other tables than words, and excluded layers."""
+    words = {f"{path}.weight" for path, _ in job.tables()}
+    excluded = {
+        f"{path}.weight" for path, _ in job.network.named_modules() if job.deployment.excludes(path)
+    }
+    return [
+        node.name
+        for node in model.graph.node
+        if (node.op_type == "Gather" and node.input[0] not in words)
+        or any(name in excluded for name in node.input)
+    ]
+
+
+def _notes(job: Job) -> tuple[str, ...]:
+    if job.deployment.weights != "int8":
+        return ()
+    if any(isinstance(module, nn.Conv2d) for module in job.network.modules()):
+        note = "convolutions stay in float32 with dynamic ranges, which would make them slower"
+        return (f"onnxruntime: {note}; calibration=static quantizes them",)
+    return ()
+
+
+class _Reader:
+    """Batches as ONNX Runtime's calibration reads them."""
+
+    def __init__(self, batches: tuple[Inputs, ...], names: list[str]) -> None:
+        if not batches:
+            raise InputError("calibration is missing: static ranges are measured on real batches")
+        self._feeds: Iterator[dict[str, Any]] = iter([_feed(batch, names) for batch in batches])
+
+    def get_next(self) -> dict[str, Any] | None:
+        """The next batch, or None."""
+        return next(self._feeds, None)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        """Part of the reader's contract; batches are few enough to be read in one go."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self._feeds
+
+
+def _feed(batch: Inputs, names: list[str]) -> dict[str, Any]:
+    if isinstance(batch, Tensor):
+        return {names[0]: batch.numpy()}
+    return {name: tensor.numpy() for name, tensor in batch.items()}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's advice on pre-processing."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+@final
+class OnnxSession(Session):
+    """An ONNX Runtime session on the CPU."""
+
+    def __init__(self, folder: Path, record: Deployed, threads: int | None) -> None:
+        super().__init__(folder, record)
+        runtime = require_extra("onnxruntime", "onnx")
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3  # errors alone
+        if threads is not None:
+            options.intra_op_num_threads = threads
+            options.inter_op_num_threads = 1
+        try:
+            self._session = runtime.InferenceSession(
+                str(folder / MODEL_FILE), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its errors have no common base
+            raise InputError(
+                f"engine=onnxruntime cannot load '{folder}': {first_line(error)}; deploy it again"
+            ) from error
+        self._inputs = [node.name for node in self._session.get_inputs()]
+
+    def _names(self) -> list[str]:
+        return self._inputs
+
+    def _run(self, feed: dict[str, Tensor]) -> Tensor:
+        arrays = {name: np.ascontiguousarray(feed[name].numpy()) for name in self._inputs}
+        return torch.from_numpy(self._session.run(None, arrays)[0])

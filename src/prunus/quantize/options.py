@@ -1,0 +1,70 @@
+"""For which engine a network is written, and in which number formats."""
+
+from fnmatch import fnmatchcase
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from prunus.plan import Record
+
+Engine = Literal["torch", "onnxruntime", "openvino"]
+Weights = Literal["float32", "float16", "bfloat16", "int8"]
+
+
+class Deployment(Record):
+    """What a network is deployed as.
+
+    Attributes:
+        engine: That runs it.
+        weights: Number format of linear, convolutional and recurrent layers. ``int8`` computes in
+            int8, with activations quantized as they come (dynamic) or by ranges seen before (static).
+        embeddings: Of word embeddings alone: tables of positions and token types are small, and
+            their expanded index views break the quantized kernels.
+        calibration: Where the ranges of activations come from.
+        calibration_samples: Training samples that they, or OpenVINO's int8, are measured on.
+        exclude: Glob patterns of layers that stay in float32.
+    """
+
+    engine: Engine = "onnxruntime"
+    weights: Weights = "float32"
+    embeddings: Literal["float32", "int8"] = "float32"
+    calibration: Literal["dynamic", "static"] = "dynamic"
+    calibration_samples: int = Field(default=128, ge=1)
+    exclude: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.calibration == "static" and self.weights != "int8":
+            raise ValueError(
+                f"calibration=static is for weights=int8, not {self.weights}; leave it out"
+            )
+        if self.calibration == "static" and self.engine == "torch":
+            raise ValueError(
+                "calibration=static is not there for engine=torch, whose int8 is dynamic; use "
+                "engine=onnxruntime or openvino"
+            )
+        if self.engine == "onnxruntime" and self.weights in ("float16", "bfloat16"):
+            raise ValueError(
+                f"weights={self.weights} gains nothing in engine=onnxruntime, which computes in "
+                "float32 on a CPU; use engine=openvino or torch"
+            )
+        if self.engine == "openvino" and self.weights == "bfloat16":
+            raise ValueError(
+                "weights=bfloat16 is chosen by engine=openvino itself where the CPU has it; use "
+                "weights=float16"
+            )
+        if self.weights in ("float16", "bfloat16") and self.embeddings == "int8":
+            raise ValueError(
+                f"embeddings=int8 beside weights={self.weights} is not there; use weights=int8 or "
+                "float32"
+            )
+        return self
+
+    @property
+    def is_float32(self) -> bool:
+        """Whether nothing is quantized."""
+        return self.weights == "float32" and self.embeddings == "float32"
+
+    def excludes(self, layer: str) -> bool:
+        """Whether a layer stays in float32."""
+        return any(fnmatchcase(layer, pattern) for pattern in self.exclude)

@@ -1,0 +1,70 @@
+"""What a deployed network is: its record, and the session that runs it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from prunus.plan import Record
+from prunus.quantize.options import Deployment
+
+DEPLOYED_FILE = "deployed.json"
+
+
+class Deployed(Record):
+    """A network as files for an engine; ``deployed.json``.
+
+    Attributes:
+        version: Of this form.
+        deployment: As asked for.
+        files: File name to SHA-256, in hex, of all that the session reads.
+        model_files: Those whose bytes are the size of the network.
+        size_bytes: Of these together.
+        versions: Of the packages that wrote it.
+        notes: What stayed in float, and why.
+    """
+
+    version: int = 1
+    deployment: Deployment
+    files: dict[str, str]
+    model_files: tuple[str, ...]
+    size_bytes: int = Field(ge=0)
+    versions: dict[str, str] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class Session(ABC):
+    """A deployed network, ready to run: a ``Predictor`` on the CPU.
+
+    Args:
+        folder: Where its files lie.
+        record: What they are.
+    """
+
+    def __init__(self, folder: Path, record: Deployed) -> None:
+        self.folder = folder
+        self.record = record
+
+    @property
+    def device(self) -> torch.device:
+        """The CPU."""
+        return torch.device("cpu")
+
+    def __call__(self, inputs: Any, /) -> Tensor:
+        """Logits ``[samples, classes]`` of a tensor, positional or keyword arguments."""
+        if isinstance(inputs, Mapping):
+            return self._run(dict(inputs))
+        given = inputs if isinstance(inputs, tuple | list) else (inputs,)
+        return self._run(dict(zip(self._names(), given, strict=True)))
+
+    @abstractmethod
+    def _names(self) -> list[str]:
+        """Names of the inputs, in order."""
+
+    @abstractmethod
+    def _run(self, feed: dict[str, Tensor]) -> Tensor:
+        """Logits."""

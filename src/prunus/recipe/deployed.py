@@ -1,0 +1,162 @@
+"""The step ``deploy``: files for an engine, measured in a process that knows nothing but the files."""
+
+import copy
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.data import Inputs
+from prunus.errors import InputError
+from prunus.graph import Inputs as ExampleInputs
+from prunus.meter import measure_latencies
+from prunus.meter.latency import Predict
+from prunus.quantize import (
+    DEPLOYED_FILE,
+    Deployed,
+    Deployment,
+    FreshRun,
+    deploy,
+    load_deployed,
+    parity,
+    run_fresh,
+)
+from prunus.recipe.actions import Action
+from prunus.recipe.measure import LatencyOptions, look_by, phase
+from prunus.recipe.state import Outcome, State, Tools
+from prunus.recipe.subject import stated, weights_digest
+from prunus.records import DeployedRow, Latency
+
+_BATCH = 32
+_PARITY_BATCHES = 8
+
+
+def deploy_state(
+    action: Action, asked: Deployment, state: State, tools: Tools
+) -> tuple[State, Outcome]:
+    """Write the network for its engine, and measure it there.
+
+    The test split is read once, for the look; its samples go to the other process as tensors.
+    """
+    with _folder(tools.steps, f"{action.name}.{asked.engine}") as folder:
+        begin = time.perf_counter()
+        with phase(tools.progress, f"deploy to {asked.engine}"):
+            written = _write(state.network, folder, asked, state)
+        seconds = time.perf_counter() - begin
+        runs: list[FreshRun] = []
+
+        def examine() -> Tensor:
+            batches = (inputs for inputs, _ in state.data.test.batches(_BATCH))
+            runs.append(run_fresh(folder, batches, threads=torch.get_num_threads()))
+            return runs[0].logits
+
+        with phase(tools.progress, f"evaluate in {asked.engine}"):
+            seen = look_by(examine, state.data, "deployed", tools.journal)
+            session = load_deployed(folder, threads=torch.get_num_threads())
+            batches = islice(state.data.search.batches(_BATCH), _PARITY_BATCHES)
+            near = parity(state.network, session, [inputs for inputs, _ in batches])
+        row = DeployedRow(
+            engine=asked.engine,
+            weights=asked.weights,
+            embeddings=asked.embeddings,
+            calibration=asked.calibration,
+            size_bytes=written.size_bytes,
+            load_seconds=runs[0].seconds_load,
+            prediction_agreement=near.agreement,
+            logit_difference=near.relative_difference,
+            notes=written.notes,
+        )
+        if tools.latency is not None:
+            with phase(tools.progress, f"time in {asked.engine}"):
+                row = _timed(row, folder, state, tools, tools.latency)
+    outcome = Outcome(
+        path=action.path,
+        fresh=state.fresh,
+        student=state.origin.source if state.origin.is_student else None,
+        seconds={"deploy": seconds},
+        look=seen,
+        deployed=row,
+        notes=tuple(f"{action.path}: {note}" for note in row.notes),
+    )
+    return replace(state, deployed=None if tools.steps is None else folder), outcome
+
+
+def _write(network: nn.Module, folder: Path, asked: Deployment, state: State) -> Deployed:
+    samples = -(-asked.calibration_samples // _BATCH)
+    calibration = [inputs for inputs, _ in islice(state.data.train.batches(_BATCH), samples)]
+    return deploy(
+        network,
+        folder,
+        asked,
+        inputs=_plain(state.inputs),
+        calibration=calibration,
+        source=state.origin.source if state.origin.rebuildable else None,
+        plans=state.plans,
+        dynamic_length=state.data.max_length is not None,
+    )
+
+
+def _plain(inputs: ExampleInputs) -> Inputs:
+    """Inputs as data gives them: a tensor, or tensors by name.
+
+    Raises:
+        InputError: They are positional.
+    """
+    if isinstance(inputs, tuple):
+        if len(inputs) == 1 and isinstance(inputs[0], Tensor):
+            return inputs[0]
+        raise InputError("example_inputs is a tuple: to deploy, give a tensor, or tensors by name")
+    return inputs if isinstance(inputs, Tensor) else dict(inputs)
+
+
+def _timed(
+    row: DeployedRow, folder: Path, state: State, tools: Tools, options: LatencyOptions
+) -> DeployedRow:
+    """The deployed network, the dense one on the same engine and in PyTorch, timed in turns."""
+    threads = options.threads or torch.get_num_threads()
+    subject = tools.subject
+    dense = copy.deepcopy(subject.network).cpu().eval()
+    mine = stated(state.inputs, options.batch, state.data)
+    theirs = stated(subject.inputs, options.batch, subject.data)
+    named: dict[str, tuple[Predict, Any]] = {
+        "dense": (dense, theirs),
+        "deployed": (load_deployed(folder, threads=threads), mine),
+    }
+    engines = {"dense": "torch", "deployed": row.engine, "float32": row.engine}
+    if row.engine != "torch":
+        with _folder(tools.engines, f"{row.engine}-{weights_digest(dense)[:12]}") as place:
+            if not (place / DEPLOYED_FILE).exists():
+                _write(dense, place, Deployment(engine=row.engine), State.begin(subject))
+            named["float32"] = (load_deployed(place, threads=threads), theirs)
+    found: dict[str, Latency] = measure_latencies(
+        named,
+        batch=options.batch,
+        warmup=options.warmup,
+        repeats=options.repeats,
+        threads=threads,
+        engine=engines,
+    )
+    return row.model_copy(
+        update={
+            "latency": found["deployed"],
+            "own_float32_latency": found.get("float32", found["dense"]),
+            "dense_latency": found["dense"],
+        }
+    )
+
+
+@contextmanager
+def _folder(parent: Path | None, name: str) -> Iterator[Path]:
+    """A folder that stays where there is a place for it, else one that goes away."""
+    if parent is not None:
+        yield parent / name
+        return
+    with tempfile.TemporaryDirectory() as place:
+        yield Path(place) / name

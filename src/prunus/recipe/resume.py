@@ -1,0 +1,167 @@
+"""Steps that are done: kept, found again, and shared by runs that begin alike."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from prunus.artifact.manifest import TOKENIZER_FILE
+from prunus.data import TextTokenizer
+from prunus.recipe.actions import Action, lay_out
+from prunus.recipe.execute import judge
+from prunus.recipe.folder import RunFolder, load_network, save_network
+from prunus.recipe.recipe import Recipe
+from prunus.recipe.state import Outcome, State, Tools
+from prunus.recipe.subject import Subject, student_of
+from prunus.recipe.texts import first_batch
+
+
+@dataclass(frozen=True)
+class Donor:
+    """A run whose first steps may be those of another.
+
+    Attributes:
+        name: Of its row.
+        recipe: As it was run.
+        steps: Folder of its steps.
+    """
+
+    name: str
+    recipe: Recipe
+    steps: Path
+
+
+def keep(steps: Path | None, action: Action, state: State, outcome: Outcome) -> None:
+    """Save a finished step: first the network, then the file that marks it as done."""
+    if steps is None:
+        return
+    origin = state.origin
+    source = origin.source if origin.rebuildable else None
+    if state.deployed is None:
+        folder = steps / action.name
+        save_network(folder, state.network, state.plans, source, state.inputs, state.data.tokenizer)
+    outcome.save(steps / f"{action.name}.json")
+    (steps / f"{action.name}.ckpt").unlink(missing_ok=True)
+
+
+def resume(
+    actions: Sequence[Action], subject: Subject, folder: RunFolder | None
+) -> tuple[State, list[Outcome]]:
+    """The state after the last finished step, and what happened up to it."""
+    begin = State.begin(subject)
+    if folder is None:
+        return begin, []
+    steps = folder.path / "steps"
+    outcomes = _finished(actions, steps)
+    if not outcomes:
+        return begin, []
+    return _state(begin, actions[: len(outcomes)], outcomes, steps), outcomes
+
+
+def adopt(
+    donors: Sequence[Donor],
+    actions: Sequence[Action],
+    state: State,
+    outcomes: list[Outcome],
+    tools: Tools,
+) -> tuple[State, list[Outcome]]:
+    """Take over the first steps of the donor that has most of them done.
+
+    What a donor's network scored at a stage is looked at once for both; where the stages differ,
+    the network is judged anew.
+    """
+    if tools.steps is None:
+        return state, outcomes
+    found = [(_in_common(donor, actions, tools.recipe), donor) for donor in donors]
+    common, donor = max(found, key=lambda item: item[0], default=(0, None))
+    if donor is None or common <= len(outcomes):
+        return state, outcomes
+    theirs = lay_out(donor.recipe)
+    begin = State.begin(tools.subject)
+    for position in range(len(outcomes), common):
+        action = actions[position]
+        done = Outcome.load(donor.steps / f"{action.name}.json")
+        _copy(donor.steps, tools.steps, action.name)
+        state = _state(begin, actions[: position + 1], [*outcomes, done], donor.steps)
+        if theirs[position].stage != action.stage or (done.judged is None) == _judges(
+            action, tools
+        ):
+            done = judge(
+                action, state, done.model_copy(update={"look": None, "judged": None}), tools
+            )
+        note = f"{action.path}: computed once, with row '{donor.name}'"
+        done = done.model_copy(update={"notes": (*done.notes, note)})
+        done.save(tools.steps / f"{action.name}.json")
+        outcomes = [*outcomes, done]
+    return state, outcomes
+
+
+def _judges(action: Action, tools: Tools) -> bool:
+    """Whether a step between stages is judged on the search split in this run."""
+    return action.stage is None and tools.several_cuts
+
+
+def _in_common(donor: Donor, actions: Sequence[Action], recipe: Recipe) -> int:
+    """How many first steps of the donor are done, and are this run's as well."""
+    same = ("seed", "ignore", "min_units", "round_to")
+    if any(getattr(donor.recipe, name) != getattr(recipe, name) for name in same):
+        return 0
+    common = 0
+    for mine, its in zip(actions, lay_out(donor.recipe), strict=False):
+        alike = replace(mine, stage=None) == replace(its, stage=None)
+        if not alike or not (donor.steps / mine.name).is_dir():
+            break
+        if not (donor.steps / f"{mine.name}.json").exists():
+            break
+        common += 1
+    return common
+
+
+def _finished(actions: Sequence[Action], steps: Path) -> list[Outcome]:
+    outcomes = []
+    for action in actions:
+        file = steps / f"{action.name}.json"
+        if not file.exists():
+            break
+        outcomes.append(Outcome.load(file))
+    return outcomes
+
+
+def _state(
+    begin: State, actions: Sequence[Action], outcomes: Sequence[Outcome], steps: Path
+) -> State:
+    """The state after the last of some finished steps."""
+    last, folder = outcomes[-1], steps / actions[-1].name
+    if last.deployed is not None:
+        engine = steps / f"{actions[-1].name}.{last.deployed.engine}"
+        before = begin
+        if len(outcomes) > 1:
+            before = _state(begin, actions[:-1], outcomes[:-1], steps)
+        return replace(before, deployed=engine)
+    origin = begin.origin
+    if last.student is not None:
+        origin = student_of(last.student, origin)
+    network, plans = load_network(folder, origin.network)
+    data, inputs = begin.data, begin.inputs
+    spelled = folder / TOKENIZER_FILE
+    if spelled.exists() and data.tokenizer is not None:
+        tokenizer = TextTokenizer.read(spelled)
+        if tokenizer.digest != data.tokenizer.digest:
+            data = data.with_tokenizer(tokenizer)
+            inputs = first_batch(data, inputs)
+    return State(network, origin, data, inputs, plans, last.fresh)
+
+
+def _copy(source: Path, target: Path, name: str) -> None:
+    """The network after a step, its files linked where the disk can."""
+
+    def link(a: str, b: str) -> None:
+        try:
+            os.link(a, b)
+        except OSError:
+            shutil.copy2(a, b)
+
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(target / name, ignore_errors=True)
+    shutil.copytree(source / name, target / name, copy_function=link)

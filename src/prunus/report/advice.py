@@ -1,0 +1,82 @@
+"""Which row to take: sentences computed from the rows of a comparison with deployed networks. No torch."""
+
+from collections.abc import Sequence
+
+from prunus.records import Comparison
+from prunus.report.columns import metric_name, score_style
+from prunus.report.formats import Style, format_value, printable
+from prunus.report.rows import Row
+from prunus.report.spread import Stat
+
+ALLOWED_DROP = 0.005
+"""How much less than dense a row may score and still count as good as dense; of F1 or top-1."""
+
+
+def advice(comparison: Comparison, rows: Sequence[Row]) -> tuple[str, ...]:
+    """The smallest and the fastest row that is as good as dense, and the smallest of all.
+
+    Nothing where no network was deployed. All is said of the means over seeds.
+    """
+    methods = [row for row in rows if row.kind != "dense" and isinstance(row.final, Stat)]
+    dense = next((row.final for row in rows if row.kind == "dense"), None)
+    if not any(run.deployed for run in comparison.runs) or not isinstance(dense, Stat):
+        return ()
+    metric, style = metric_name(comparison), score_style(comparison)
+    good = [row for row in methods if _mean(row) >= dense.mean - ALLOWED_DROP]
+    bound = f"{ALLOWED_DROP:g}" if style is Style.FRACTION else f"{100 * ALLOWED_DROP:g} points"
+    found = []
+    if not good:
+        best = max(methods, key=_mean, default=None)
+        if best is not None:
+            text = f"No row is within {bound} of dense in {metric}; the nearest is "
+            found.append(f"{text}{_described(best, style)}.")
+    for key, what in (("size_bytes", "Smallest"), ("latency_ms", "Fastest")):
+        row = _least(good, key)
+        if row is not None:
+            found.append(f"{what} within {bound} of dense in {metric}: {_described(row, style)}.")
+    least = _least(methods, "size_bytes")
+    if least is not None and least not in good:
+        found.append(f"Smallest of all: {_described(least, style)}.")
+    return (*found, *_engines(rows))
+
+
+def _engines(rows: Sequence[Row]) -> list[str]:
+    """What each engine gives the dense network in float32, without any method."""
+    ratios: dict[str, list[float]] = {}
+    for row in rows:
+        for run in row.runs:
+            if run.deployed is None or run.dense_latency is None:
+                continue
+            own = run.deployed.own_float32_latency
+            if own is not None and run.deployed.engine != "torch":
+                ratio = run.dense_latency.median_ms / own.median_ms
+                ratios.setdefault(run.deployed.engine, []).append(ratio)
+    told = [f"{engine} {sum(r) / len(r):.2f}×" for engine, r in sorted(ratios.items())]
+    if not told:
+        return []
+    return [f"What the engine alone gives the dense network in float32: {', '.join(told)}."]
+
+
+def _described(row: Row, style: Style) -> str:
+    parts = [printable(row.method)]
+    if isinstance(row.final, Stat):
+        parts.append(format_value(row.final, style))
+    for key, form in (("size_bytes", Style.MEGABYTES), ("latency_ms", Style.MILLISECONDS)):
+        value = row.values.get(key)
+        if isinstance(value, Stat):
+            parts.append(format_value(Stat(value.mean, None, 1), form))
+    return ", ".join(parts)
+
+
+def _least(rows: Sequence[Row], key: str) -> Row | None:
+    known = [row for row in rows if isinstance(row.values.get(key), Stat)]
+    return min(known, key=lambda row: _number(row, key), default=None)
+
+
+def _number(row: Row, key: str) -> float:
+    value = row.values[key]
+    return value.mean if isinstance(value, Stat) else float("inf")
+
+
+def _mean(row: Row) -> float:
+    return row.final.mean if isinstance(row.final, Stat) else float("-inf")

@@ -1,0 +1,147 @@
+"""The teacher of a training: what its outputs are, and the loss against them."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from prunus.data import Inputs, Split
+from prunus.train.config import TrainConfig
+from prunus.train.evaluate import predictions
+from prunus.train.forward import forward_logits
+from prunus.train.losses import classification_loss, distillation_loss, teacher_loss
+from prunus.train.precision import Execution
+from prunus.train.taught import (
+    Reading,
+    attention_loss,
+    hidden_loss,
+    hidden_width,
+    matched_layers,
+    text_weights,
+)
+
+_CACHE_BATCH = 128
+
+
+@dataclass
+class Teaching:
+    """Loss of a student against labels and teacher. Student and teacher are on ``device``.
+
+    Attributes:
+        student: In training.
+        teacher: In eval mode, never changed.
+        config: Of the training.
+        execution: Number format and layout.
+        device: Of both.
+        projection: Of the student's hidden states to the teacher's width; trained with the student,
+            and no part of it.
+    """
+
+    student: nn.Module
+    teacher: nn.Module
+    config: TrainConfig
+    execution: Execution
+    device: torch.device
+    projection: nn.Module = field(default_factory=nn.Identity)
+    _known: dict[str, Tensor] = field(default_factory=dict)
+
+    def prepare(self, sample: Inputs, splits: list[Split], seed: int) -> None:
+        """Draw the projection, and compute the teacher's logits where they can be kept.
+
+        The logits are those of a pass in an order of its own, so that a resumed training has the
+        same ones to the bit.
+
+        Raises:
+            InputError: Hidden states or attention of the two cannot be compared.
+        """
+        self.teacher.eval()
+        if self.config.teaches_layers:
+            self._compare_layers(sample, seed)
+        elif self.config.cache_teacher and not self.config.augment:
+            for split in splits:
+                with self.execution.autocast(self.device):
+                    self._known[split.role] = predictions(
+                        self.teacher,
+                        split,
+                        batch_size=_CACHE_BATCH,
+                        device=self.device,
+                        channels_last=self.execution.channels_last,
+                    )
+
+    def loss(self, inputs: Inputs, labels: Tensor | None, positions: Tensor, role: str) -> Tensor:
+        """Of a batch.
+
+        Args:
+            inputs: On the device.
+            labels: int64 ``[batch]``; None: the teacher alone counts.
+            positions: Of the samples in their split.
+            role: Of the split.
+        """
+        if self.config.teaches_layers:
+            logits, target, more = self._read(inputs)
+        else:
+            with self.execution.autocast(self.device):
+                logits = forward_logits(self.student, inputs)
+            target, more = self._target(inputs, positions, role), logits.new_zeros(())
+        return self._on_logits(logits, target, labels) + more
+
+    def _on_logits(self, logits: Tensor, target: Tensor, labels: Tensor | None) -> Tensor:
+        config = self.config
+        if labels is None:
+            soft = teacher_loss(
+                logits, target, temperature=config.distill_temperature, kind=config.distill_loss
+            )
+            return config.distill_alpha * soft
+        if not config.distill_alpha:
+            return classification_loss(logits, labels, label_smoothing=config.label_smoothing)
+        return distillation_loss(
+            logits,
+            target,
+            labels,
+            alpha=config.distill_alpha,
+            temperature=config.distill_temperature,
+            label_smoothing=config.label_smoothing,
+            kind=config.distill_loss,
+        )
+
+    def _target(self, inputs: Inputs, positions: Tensor, role: str) -> Tensor:
+        if role in self._known:
+            return self._known[role][positions].to(self.device)
+        with torch.no_grad(), self.execution.autocast(self.device):
+            return forward_logits(self.teacher, inputs)
+
+    def _read(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of both, and the loss between their layers."""
+        mine, theirs = Reading(self.student, self.config), Reading(self.teacher, self.config)
+        with mine.open(), self.execution.autocast(self.device):
+            logits, states, attention = mine.call(inputs)
+        with theirs.open(), torch.no_grad(), self.execution.autocast(self.device):
+            target, teacher_states, teacher_attention = theirs.call(inputs)
+        at = matched_layers(len(states), len(teacher_states), self.config.distill_layers)
+        mask = text_weights(inputs, states[0].float())
+        loss = logits.new_zeros((), dtype=torch.float32)
+        if self.config.distill_hidden:
+            own = [state.float() for state in states]
+            other = [state.float() for state in teacher_states]
+            distance = hidden_loss(own, other, at, self.projection, mask)
+            loss = loss + self.config.distill_hidden * distance
+        if self.config.distill_attention:
+            distance = attention_loss(attention, teacher_attention, at, mask)
+            loss = loss + self.config.distill_attention * distance
+        return logits, target, loss
+
+    def _compare_layers(self, sample: Inputs, seed: int) -> None:
+        """Try the comparison once, before any training, with a projection where one is needed."""
+        flags = [(module, module.training) for module in self.student.modules()]
+        self.student.eval()
+        if self.config.distill_hidden:
+            mine = hidden_width(Reading(self.student, self.config), sample)
+            theirs = hidden_width(Reading(self.teacher, self.config), sample)
+            if mine != theirs:
+                with torch.random.fork_rng(devices=[]):
+                    torch.default_generator.manual_seed(seed)
+                    self.projection = nn.Linear(mine, theirs, bias=False).to(self.device)
+        with torch.no_grad():
+            self._read(sample)
+        for module, training in flags:
+            module.training = training

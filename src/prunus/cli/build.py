@@ -299,7 +299,9 @@ def suite_steps(
         )
     given = {"epochs": training.epochs, "lr": training.lr}
     asked = {name: value for name, value in given.items() if value is not None}
-    rows = TextSuite(engines=available_engines(), **asked).rows()
+    engines = available_engines()
+    chains = tuple(engine for engine in engines if engine != "torch") or engines
+    rows = TextSuite(engines=engines, chain_engines=chains, **asked).rows()
     for path in recipes:
         recipe = load_recipe(path)
         rows[recipe.name or path.stem] = recipe.steps

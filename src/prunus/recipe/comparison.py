@@ -228,7 +228,7 @@ def _run_cells(
     donors: list[Donor] = []
     progress = settings.progress
     if folder is not None:
-        settings = replace(settings, engines=folder.path / "engines")
+        settings = replace(settings, shared=folder.path)
     progress.start("compare", len(cells))
     try:
         for cell in cells:

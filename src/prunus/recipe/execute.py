@@ -245,6 +245,7 @@ def _train(
         teacher=teacher,
         unlabeled=state.data.unlabeled if config.teaches else None,
         checkpoint=checkpoint,
+        teacher_store=tools.teacher_logits,
         progress=tools.progress,
         device=tools.device,
     )

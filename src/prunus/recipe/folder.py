@@ -8,6 +8,7 @@ steps/01-prune/      network after a step: plans and weights, as an artifact
 steps/01-prune.json  what happened in it; its presence marks the step as done
 steps/02-deploy.onnxruntime/  the network as an engine runs it
 engines/             the dense network in float32, as each engine runs it
+teacher/             logits of teachers, by what decides them
 steps/01-prune.search/  what its search knows of candidates
 steps/01-prune.front.json  the front it found, where it looked for one
 record.json          the run's record; its presence marks the run as done

@@ -63,14 +63,14 @@ class Settings:
         progress: Told of everything.
         latency: How it is measured, if at all.
         compute: Where and how searches score their candidates.
-        engines: Folder of the dense network as engines run it, shared by the runs of a comparison.
+        shared: Folder for what the runs of a comparison share.
     """
 
     device: str = "cpu"
     progress: Progress = Silent()  # noqa: RUF009  # it holds nothing
     latency: LatencyOptions | None = LatencyOptions()  # noqa: RUF009  # frozen
     compute: Compute = Compute()  # noqa: RUF009  # frozen
-    engines: Path | None = None
+    shared: Path | None = None
 
 
 def recipe_source(recipe: Recipe) -> Source | None:

@@ -154,7 +154,8 @@ def run_recipe(
         recipe=recipe,
         journal=None if folder is None else folder.path / LOOKS_FILE,
         steps=None if folder is None else folder.path / "steps",
-        engines=_engines(folder, settings),
+        engines=_shared(folder, settings, "engines"),
+        teacher_logits=_shared(folder, settings, "teacher"),
         several_cuts=sum(isinstance(action.step, Prune) for action in actions) > 1,
         device=settings.device,
         latency=settings.latency,
@@ -217,7 +218,8 @@ def _checkpoint(action: Action, folder: RunFolder | None) -> Path | None:
     return None if folder is None else folder.path / "steps" / f"{action.name}.ckpt"
 
 
-def _engines(folder: RunFolder | None, settings: Settings) -> Path | None:
-    if settings.engines is not None or folder is None:
-        return settings.engines
-    return folder.path / "engines"
+def _shared(folder: RunFolder | None, settings: Settings, name: str) -> Path | None:
+    """A folder for all runs of a comparison, else of the run; None: nothing is kept."""
+    if settings.shared is not None:
+        return settings.shared / name
+    return None if folder is None else folder.path / name

@@ -28,6 +28,7 @@ class Tools:
         journal: File that is told of looks at the test split before they happen.
         steps: Folder of what steps keep; None: a killed search begins anew.
         engines: Folder of the dense network as each engine runs it; None: a temporary one.
+        teacher_logits: Folder of what teachers said, shared by the runs of a comparison.
         several_cuts: Whether the recipe cuts more than once.
         device: ``"cpu"`` or ``"cuda"``.
         latency: How it is measured, if at all.
@@ -41,6 +42,7 @@ class Tools:
     journal: Path | None = None
     steps: Path | None = None
     engines: Path | None = None
+    teacher_logits: Path | None = None
     several_cuts: bool = False
     device: str = "cpu"
     latency: LatencyOptions | None = None

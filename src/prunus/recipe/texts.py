@@ -29,7 +29,7 @@ class OldPieces(nn.Module):
     def __init__(self, network: nn.Module, old: Tensor) -> None:
         super().__init__()
         self.network = network
-        self.register_buffer("old", old, persistent=False)
+        self.register_buffer("old", old)
 
     def forward(self, input_ids: Tensor, **others: Any) -> Any:
         """What the network returns for these texts."""

@@ -22,6 +22,7 @@ from prunus.train.precision import Execution
 
 _FORMAT = "prunus-training-1"
 _KNOWN_SAMPLES = 32
+_DIGEST_BATCH = 1024
 _BROKEN = (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError)
 _KEYS = ("identity", "network", "optimizer", "best", "history", "precision", "layout")
 
@@ -127,6 +128,16 @@ def training_identity(
         "unlabeled samples": 0 if unlabeled is None else len(unlabeled),
         "unlabeled data": "none" if unlabeled is None else _first_samples_digest(unlabeled),
     }
+
+
+def teacher_digest(teacher: nn.Module, split: Split) -> str:
+    """SHA-256 of what decides a teacher's logits: its weights, and all samples of the split."""
+    total = hashlib.sha256(_digest(_tensors(teacher)).encode())
+    total.update(f"{type(teacher).__qualname__} {split.role} {len(split)}".encode())
+    for inputs, _ in split.batches(_DIGEST_BATCH):
+        named = {"input": inputs} if isinstance(inputs, Tensor) else inputs
+        total.update(_digest(named).encode())
+    return total.hexdigest()
 
 
 def copy_state(network: nn.Module) -> dict[str, Any]:

@@ -34,6 +34,7 @@ def fit(  # noqa: PLR0913  # all but four are options, by keyword only
     teacher: nn.Module | None = None,
     unlabeled: UnlabeledSplit | None = None,
     checkpoint: Path | None = None,
+    teacher_store: Path | None = None,
     progress: Progress | None = None,
     device: str | torch.device = "cpu",
     after_step: Callable[[nn.Module], None] | None = None,
@@ -57,6 +58,8 @@ def fit(  # noqa: PLR0913  # all but four are options, by keyword only
         checkpoint: File kept at the end of every epoch. If it exists, training resumes from it,
             provided that it is of this very training: build the network anew, with the weights
             that it first started from.
+        teacher_store: Folder where logits of teachers are kept for other trainings on the same
+            samples.
         progress: Told each step, with its loss, and each epoch, with its top-1.
         device: ``"cpu"`` or ``"cuda"``.
         after_step: Called with the network after every optimizer step, such as to hold cut
@@ -89,7 +92,7 @@ def fit(  # noqa: PLR0913  # all but four are options, by keyword only
             splits: list[Split] = [train] if unlabeled is None else [train, unlabeled]
             sample = next(iter(train.batches(2)))[0]
             placed_sample = to_place(sample, where, channels_last=execution.channels_last)
-            teaching.prepare(placed_sample, splits, seed)
+            teaching.prepare(placed_sample, splits, seed, teacher_store)
         trainer = EpochTrainer(
             network=network,
             teaching=teaching,

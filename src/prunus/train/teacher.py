@@ -1,11 +1,15 @@
 """The teacher of a training: what its outputs are, and the loss against them."""
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from prunus.data import Inputs, Split
+from prunus.train.checkpoint import teacher_digest
 from prunus.train.config import TrainConfig
 from prunus.train.evaluate import predictions
 from prunus.train.forward import forward_logits
@@ -45,11 +49,13 @@ class Teaching:
     projection: nn.Module = field(default_factory=nn.Identity)
     _known: dict[str, Tensor] = field(default_factory=dict)
 
-    def prepare(self, sample: Inputs, splits: list[Split], seed: int) -> None:
+    def prepare(
+        self, sample: Inputs, splits: list[Split], seed: int, store: Path | None = None
+    ) -> None:
         """Draw the projection, and compute the teacher's logits where they can be kept.
 
         The logits are those of a pass in an order of its own, so that a resumed training has the
-        same ones to the bit.
+        same ones to the bit; so has another training that finds them in ``store``.
 
         Raises:
             InputError: Hidden states or attention of the two cannot be compared.
@@ -59,14 +65,7 @@ class Teaching:
             self._compare_layers(sample, seed)
         elif self.config.cache_teacher and not self.config.augment:
             for split in splits:
-                with self.execution.autocast(self.device):
-                    self._known[split.role] = predictions(
-                        self.teacher,
-                        split,
-                        batch_size=_CACHE_BATCH,
-                        device=self.device,
-                        channels_last=self.execution.channels_last,
-                    )
+                self._known[split.role] = self._kept_logits(split, store)
 
     def loss(self, inputs: Inputs, labels: Tensor | None, positions: Tensor, role: str) -> Tensor:
         """Of a batch.
@@ -84,6 +83,28 @@ class Teaching:
                 logits = forward_logits(self.student, inputs)
             target, more = self._target(inputs, positions, role), logits.new_zeros(())
         return self._on_logits(logits, target, labels) + more
+
+    def _kept_logits(self, split: Split, store: Path | None) -> Tensor:
+        """Logits of a whole split, from the folder where they lie there."""
+        file = None
+        if store is not None:
+            file = store / f"{teacher_digest(self.teacher, split)[:32]}.safetensors"
+            if file.exists():
+                return load_file(file)["logits"]
+        with self.execution.autocast(self.device):
+            logits = predictions(
+                self.teacher,
+                split,
+                batch_size=_CACHE_BATCH,
+                device=self.device,
+                channels_last=self.execution.channels_last,
+            )
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            part = file.with_name(f".{file.name}.part-{os.getpid()}")
+            save_file({"logits": logits.clone()}, part)
+            part.replace(file)
+        return logits
 
     def _on_logits(self, logits: Tensor, target: Tensor, labels: Tensor | None) -> Tensor:
         config = self.config

@@ -1,0 +1,199 @@
+"""Part (a): bytes and CPU time of every row, on the paper's network by shape."""
+
+import json
+import shutil
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import paper
+import torch
+from torch import Tensor, nn
+
+import prunus.lowrank
+import prunus.prune
+from prunus.graph import Trace, cut, plan_of, trace
+from prunus.meter import measure_latencies
+from prunus.method import Budget, Context, make_method
+from prunus.plan import Plan
+from prunus.quantize import DEPLOYED_FILE, Deployment, deploy, load_deployed
+from prunus.recipe import TextSuite, available_engines
+from prunus.records import Environment, Latency, Source
+from prunus.zoo import load_source
+
+METHODS = (prunus.lowrank.__name__, prunus.prune.__name__)
+LENGTH, REPEATS, WARMUP = 128, 30, 3
+NETWORK = Source(
+    model="hf:config",
+    arguments={"model_type": "bert", "num_classes": 2, **paper.MULTILINGUAL_BERT},
+)
+STUDENT = Source(model="bilstm", arguments={"vocab_size": 30_522})
+PRUNED = 0.67  # of the MACs: what the paper's pruned network has by its size
+HALF = 0.5
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network to deploy, with what it was cut from."""
+
+    name: str
+    network: nn.Module
+    source: Source
+    plans: tuple[Plan, ...] = ()
+
+
+def run(work: Path, results: Path) -> None:
+    """Every row that has no record yet; deployed files are deleted when they are measured."""
+    results.mkdir(parents=True, exist_ok=True)
+    work.mkdir(parents=True, exist_ok=True)
+    dense = Subject("dense", load_source(NETWORK), NETWORK)
+    student = Subject("distilled", load_source(STUDENT), STUDENT)
+    engines = available_engines()
+    chains = [engine for engine in engines if engine != "torch"]
+    int8, tables = {"weights": "int8"}, {"embeddings": "int8"}
+    for engine in engines:
+        formats: dict[str, dict[str, str]] = {"none": {}, "int8 linear": int8}
+        formats["int8 linear + embeddings"] = {**int8, **tables}
+        for row, choices in formats.items():
+            _row(row, dense, dense, engine, choices, work, results)
+    ranks = TextSuite()
+    for made in (
+        _factorized("tucker", dense, "stacked-tucker", rank=ranks.rank),
+        _pruned("pruning", dense, PRUNED),
+        _pruned("pruning by half", dense, HALF),
+    ):
+        _row(made.name, made, dense, "torch", {}, work, results)
+        for engine in chains:
+            if made.name == "tucker":
+                name = f"{made.name} + int8 embeddings"
+                _row(name, made, dense, engine, tables, work, results)
+            _row(f"{made.name} + int8", made, dense, engine, {**int8, **tables}, work, results)
+    small = _factorized(
+        "distilled + tucker", student, "svd", rank=ranks.student_rank, embeddings=True
+    )
+    for made in (student, small):
+        _row(made.name, made, dense, "torch", {}, work, results)
+        for engine in chains:
+            name = f"{made.name} + int8 embeddings"
+            _row(name, made, dense, engine, tables, work, results)
+            _row(f"{made.name} + int8", made, dense, engine, {**int8, **tables}, work, results)
+
+
+def _factorized(name: str, subject: Subject, method: str, **options: Any) -> Subject:
+    found = _traced(subject.network)
+    context = Context(
+        network=subject.network, trace=found, budget=Budget(quantity="params", value=1.0), seed=0
+    )
+    decision = make_method(method, options).decide(context)
+    plan = plan_of(subject.network, decision.edits)
+    network = cut(subject.network, plan, decision.tensors).eval()
+    return replace(subject, name=name, network=network, plans=(plan,))
+
+
+def _pruned(name: str, subject: Subject, share: float) -> Subject:
+    """Heads, feed-forward channels and hidden width to a share of the MACs; weights are random."""
+    found = _traced(subject.network)
+    budget = Budget(quantity="macs", value=share)
+    context = Context(network=subject.network, trace=found, budget=budget, seed=0)
+    plan = found.plan(make_method("l1").decide(context).choice)
+    return replace(subject, name=name, network=cut(subject.network, plan).eval(), plans=(plan,))
+
+
+def _traced(network: nn.Module) -> Trace:
+    return trace(network, _inputs(network, 2))
+
+
+def _inputs(network: nn.Module, samples: int, length: int = LENGTH) -> dict[str, Tensor]:
+    """Texts of random pieces, without padding."""
+    rows = min(m.num_embeddings for m in network.modules() if _is_word_table(m))
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, rows, (samples, length), generator=generator)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def _is_word_table(module: nn.Module) -> bool:
+    return isinstance(module, nn.Embedding) and module.num_embeddings > 1000
+
+
+def _row(
+    row: str,
+    subject: Subject,
+    dense: Subject,
+    engine: str,
+    choices: dict[str, str],
+    work: Path,
+    results: Path,
+) -> None:
+    """Deploy, measure in turns with both float32 networks, write the record, delete the files."""
+    name = row if engine == "torch" and not choices else f"{row} ({engine})"
+    file = results / f"{name.replace(' ', '-').replace('(', '').replace(')', '')}.json"
+    if file.exists():
+        return
+    begin = time.perf_counter()
+    own = _written(dense, Deployment(engine=engine), work / f"float32-{engine}")
+    folder = own
+    deployment = Deployment.model_validate({"engine": engine, **choices})
+    if subject is not dense or not deployment.is_float32:
+        folder = _written(subject, deployment, work / "row")
+    threads = torch.get_num_threads()
+    times = _times(subject, dense, folder, own, engine, threads)
+    size = json.loads((folder / DEPLOYED_FILE).read_text(encoding="utf-8"))["size_bytes"]
+    record = {
+        "row": name,
+        "engine": engine,
+        "network": "multilingual BERT by shape" if subject.source == NETWORK else "BiLSTM",
+        "size_bytes": size,
+        "params": sum(p.numel() for p in subject.network.parameters()),
+        "sequence": LENGTH,
+        "latency": times["row"].model_dump(mode="json"),
+        "own_float32_latency": times.get("own", times["dense"]).model_dump(mode="json"),
+        "dense_latency": times["dense"].model_dump(mode="json"),
+        "seconds": time.perf_counter() - begin,
+        "environment": Environment.capture(
+            threads, packages=("openvino", "nncf", "onnx")
+        ).model_dump(mode="json"),
+    }
+    file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(work / "row", ignore_errors=True)
+    print(
+        f"{name}: {size / 1e6:.2f} MB, {times['row'].median_ms:.1f} ms "
+        f"(own float32 {times.get('own', times['dense']).median_ms:.1f}, eager "
+        f"{times['dense'].median_ms:.1f})",
+        flush=True,
+    )
+
+
+def _written(subject: Subject, deployment: Deployment, folder: Path) -> Path:
+    if deployment.is_float32 and (folder / DEPLOYED_FILE).exists():
+        return folder
+    deploy(
+        subject.network,
+        folder,
+        deployment,
+        inputs=_inputs(subject.network, 2, 16),
+        calibration=[_inputs(subject.network, 4, 64) for _ in range(4)],
+        source=subject.source,
+        plans=subject.plans,
+        dynamic_length=True,
+    )
+    return folder
+
+
+def _times(
+    subject: Subject, dense: Subject, folder: Path, own: Path, engine: str, threads: int
+) -> dict[str, Latency]:
+    named: dict[str, Any] = {"dense": (dense.network, _inputs(dense.network, 1))}
+    named["row"] = (load_deployed(folder, threads), _inputs(subject.network, 1))
+    if own != folder and engine != "torch":
+        named["own"] = (load_deployed(own, threads), _inputs(dense.network, 1))
+    elif engine != "torch":
+        named["own"] = named["row"]
+    return measure_latencies(
+        named,
+        batch=1,
+        warmup=WARMUP,
+        repeats=REPEATS,
+        threads=threads,
+        engine={"dense": "torch", "row": engine, "own": engine},
+    )

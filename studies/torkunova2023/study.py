@@ -20,11 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import bootstrap
 import sizes
 import summary
 import torch
 
-from prunus.data import TextOptions
+from prunus.data import TextOptions, load_data
 from prunus.recipe import (
     LatencyOptions,
     Step,
@@ -159,6 +160,7 @@ def quality(asked: TextSet, name: str, seeds: list[int] | None, only: str) -> No
         source, first = _minilm(str(weights.relative_to(ROOT))), None
     rows = {row: steps for row, steps in _rows(asked).items() if only in row}
     trained = {row: steps for row, steps in rows.items() if _trains(steps)}
+    labels = load_data(asked.data, text=asked.text).test.labels.numpy() == 1
     plain = {row: steps for row, steps in rows.items() if row not in trained}
     for group, given in ((plain, (0,)), (trained, tuple(seeds or asked.seeds))):
         for seed in given:
@@ -176,7 +178,7 @@ def quality(asked: TextSet, name: str, seeds: list[int] | None, only: str) -> No
                 latency=LatencyOptions(repeats=30),
             )
             for record in done.runs:
-                _keep(record, asked, name)
+                _keep(record, asked, name, labels)
 
 
 def _rows(asked: TextSet) -> dict[str, tuple[Step, ...]]:
@@ -207,12 +209,13 @@ def _minilm(weights: str | None = None) -> Source:
     return Source(model=f"hf:{MINILM.relative_to(ROOT)}", weights=weights)
 
 
-def _keep(record: RunRecord, asked: TextSet, name: str) -> None:
+def _keep(record: RunRecord, asked: TextSet, name: str, labels: bootstrap.Flags) -> None:
     """A cell: what the tables need of a run."""
     score = record.score("deployed") or record.score("after_training") or record.score("after_cut")
     dense = record.score("dense")
-    if score is None or dense is None:
+    if score is None or dense is None or score.correct is None or dense.correct is None:
         return
+    right, before = score.correct.unpack(), dense.correct.unpack()
     cell = {
         "set": name,
         "row": record.method,
@@ -225,6 +228,7 @@ def _keep(record: RunRecord, asked: TextSet, name: str) -> None:
         "macs": None if record.deployed is not None else record.cost.macs,
         "score": score.model_dump(mode="json"),
         "dense": dense.model_dump(mode="json"),
+        "against_dense": bootstrap.f1_difference(labels, right, before),
         "latency": None if record.latency is None else record.latency.model_dump(mode="json"),
         "dense_latency": None
         if record.dense_latency is None

@@ -42,6 +42,7 @@ def _quality(cells: Rows) -> dict[str, Any]:
         "accuracy_mean": _mean([cell["score"]["top1"] for cell in cells], 5),
         "precision_mean": _mean([cell["score"]["precision"] for cell in cells], 5),
         "recall_mean": _mean([cell["score"]["recall"] for cell in cells], 5),
+        "against_dense": _worst(cells),
         "dense_f1": round(first["dense"]["f1"], 5),
         "cpu_ms": _mean([_ms(cell["latency"]) for cell in cells], 3),
         "fp32_same_engine_cpu_ms": _ms(deployed.get("own_float32_latency"))
@@ -78,6 +79,14 @@ def _size(cell: dict[str, Any]) -> dict[str, Any]:
         "commit": cell["environment"]["commit"],
         "dirty": cell["environment"]["dirty"],
     }
+
+
+def _worst(cells: Rows) -> dict[str, float]:
+    """The paired difference to dense of the seed that lost most."""
+    found: dict[str, float] = min(
+        (cell["against_dense"] for cell in cells), key=lambda d: d["difference"]
+    )
+    return {name: round(value, 5) for name, value in found.items()}
 
 
 def plain_row(row: str) -> str:

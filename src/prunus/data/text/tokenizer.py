@@ -102,23 +102,23 @@ class TextTokenizer:
 
         Args:
             texts: Training texts, and no others.
-            vocab_size: Most pieces, the special ones included.
+            vocab_size: Most pieces, the special ones included; more where there are more characters.
             lower: Lower case before all else.
         """
         library = require_extra("tokenizers", "text")
         trainers = require_extra("tokenizers.trainers", "text")
         begun = _bert({piece: i for i, piece in enumerate(SPECIAL)}, lower=lower)
-        # Sorted: the trainer breaks ties by the order in which it meets words.
+        # The trainer breaks ties by the numbers of pieces, and numbers characters in the order of a
+        # hash table, unless they have numbers beforehand.
+        letters = sorted({c for text in texts for c in begun.normalizer.normalize_str(text)})
+        letters = [letter for letter in letters if not letter.isspace()]
+        first = [*SPECIAL, *letters, *(f"##{letter}" for letter in letters)]
         trainer = trainers.WordPieceTrainer(
-            vocab_size=vocab_size, special_tokens=list(SPECIAL), show_progress=False
+            vocab_size=max(vocab_size, len(first)), special_tokens=first, show_progress=False
         )
         begun.model = library.models.WordPiece(unk_token=SPECIAL[1])
-        begun.train_from_iterator(sorted(texts), trainer)
-        counted = begun.get_vocab()
-        # The trainer numbers equal counts as its hash tables lie: number them by name instead.
-        rest = sorted(counted.keys() - set(SPECIAL))
-        named = {piece: i for i, piece in enumerate((*SPECIAL, *rest))}
-        return cls(_bert(named, lower=lower).to_str())
+        begun.train_from_iterator(texts, trainer)
+        return cls(_bert(begun.get_vocab(), lower=lower).to_str())
 
     @property
     def vocab_size(self) -> int:

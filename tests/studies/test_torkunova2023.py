@@ -1,0 +1,101 @@
+"""Study M: its bootstrap by hand, its rows, and what its tables say."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "studies" / "torkunova2023"
+OWN = ("bootstrap", "paper", "sizes", "study", "summary", "text_tables")
+
+
+@pytest.fixture
+def study(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    for name in OWN:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    import study
+
+    yield study
+    for name in set(sys.modules) - before:
+        if name in OWN:
+            del sys.modules[name]
+
+
+def test_the_bootstrap_gives_the_f1_of_scikit_learn_and_no_difference_for_equals(
+    study: ModuleType,
+) -> None:
+    draw = np.random.default_rng(0)
+    labels = draw.random(400) < 0.4
+    one, two = draw.random(400) < 0.9, draw.random(400) < 0.7  # which texts are right
+    found = study.bootstrap.f1_difference(labels, one, two)
+    wanted = f1_score(labels, labels == one) - f1_score(labels, labels == two)
+    assert found["difference"] == pytest.approx(wanted, abs=1e-12)
+    assert found["low"] < wanted < found["high"]
+    assert found["low"] > 0  # 90 % against 70 % of 400 texts is no chance
+    same = study.bootstrap.f1_difference(labels, one, one)
+    assert same["difference"] == same["low"] == same["high"] == 0
+
+
+def test_every_row_and_chain_of_the_paper_is_run(study: ModuleType) -> None:
+    rows = {study.summary.plain_row(row) for row in study.SETS["sms"].suite.rows()}
+    assert set(study.sizes.paper.LINES) - {"none"} <= rows
+    # The rows of part (a) have rows of part (b) that tell their quality.
+    kinds = {study.summary.plain_row(row) for row in study._rows(study.SETS["sst2"])}
+    assert {"int8 linear", "int8 linear + embeddings", "distilled", "student alone"} <= kinds
+
+
+def test_the_encoder_of_the_papers_tucker_row_is_twenty_times_smaller(study: ModuleType) -> None:
+    # 12 layers of 768 wide: 4 square matrices, up and down of the feed-forward part, in MB.
+    rank, width, inner, layers = round(study.TextSuite().rank * 768), 768, 3072, 12
+    square = 4 * layers * rank**2 + 2 * rank * width
+    oblong = layers * rank**2 + rank * (width + inner)
+    # The paper's rows imply 17 MB: 385 less the word embeddings' 368.
+    assert 4 * (square + 2 * oblong) / 1e6 == pytest.approx(17, abs=0.5)
+
+
+def test_a_summary_tells_means_spreads_and_the_papers_figures(
+    study: ModuleType, tmp_path: Path
+) -> None:
+    (tmp_path / "cells").mkdir()
+    for seed, f1 in enumerate((0.90, 0.92, 0.94)):
+        cell = _cell(seed, f1)
+        (tmp_path / "cells" / f"{seed}.json").write_text(json.dumps(cell), encoding="utf-8")
+    study.summary.write(tmp_path)
+    (row,) = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    assert row["f1_mean"] == pytest.approx(0.92)
+    assert row["f1_std"] == pytest.approx(0.02)
+    assert (row["seeds"], row["size_mb"], row["paper_size_mb"]) == (3, 10.2, 10.3)
+    assert row["against_dense"]["difference"] == pytest.approx(-0.05)
+    import text_tables
+
+    table = text_tables.torkunova_quality([row])
+    assert "| distilled | 0.9200 ± 0.0200 | 3 | -0.0500" in table
+    assert text_tables.torkunova_sizes([row]) == "Not measured yet."
+
+
+def _cell(seed: int, f1: float) -> dict[str, Any]:
+    return {
+        "set": "sst2",
+        "row": "distilled",
+        "network": "minilm",
+        "seed": seed,
+        "engine": "torch",
+        "size_bytes": 10_200_000,
+        "score": {"f1": f1, "top1": f1, "precision": f1, "recall": f1},
+        "dense": {"f1": 0.95},
+        "against_dense": {"difference": f1 - 0.95, "low": -0.1, "high": 0.1, "resamples": 10_000},
+        "deployed": None,
+        "latency": {"median_ms": 2.0},
+        "dense_latency": {"median_ms": 8.0},
+        "environment": {"commit": "0" * 40, "dirty": False},
+    }

@@ -37,7 +37,44 @@ def advice(comparison: Comparison, rows: Sequence[Row]) -> tuple[str, ...]:
     least = _least(methods, "size_bytes")
     if least is not None and least not in good:
         found.append(f"Smallest of all: {_described(least, style)}.")
-    return (*found, *_engines(rows))
+    return (*found, *_fastest_engines(methods, style), *_engines(rows))
+
+
+def _fastest_engines(rows: Sequence[Row], style: Style) -> list[str]:
+    """Which engine is fastest where several run the same row, and how the others compare."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        name, _, engine = row.method.partition(" (")
+        if engine and isinstance(row.values.get("latency_ms"), Stat):
+            groups.setdefault(name, []).append(row)
+    found = []
+    for name, group in groups.items():
+        if len(group) < 2:
+            continue
+        first, *others = sorted(group, key=lambda row: _number(row, "latency_ms"))
+        least = _number(first, "latency_ms")
+        told = [
+            f"{_engine(row)} takes {_number(row, 'latency_ms') / least:.2f}× as long"
+            f" ({_score(row, style)}, {_megabytes(row)})"
+            for row in others
+        ]
+        found.append(
+            f"{printable(name)}: {_engine(first)} is the fastest ({_score(first, style)}, "
+            f"{_megabytes(first)}); {'; '.join(told)}."
+        )
+    return found
+
+
+def _engine(row: Row) -> str:
+    return printable(row.method.partition(" (")[2].rstrip(")"))
+
+
+def _score(row: Row, style: Style) -> str:
+    return format_value(row.final, style)
+
+
+def _megabytes(row: Row) -> str:
+    return format_value(row.values["size_bytes"], Style.MEGABYTES)
 
 
 def _engines(rows: Sequence[Row]) -> list[str]:

@@ -21,6 +21,7 @@ from prunus.recipe import (
     Deploy,
     LatencyOptions,
     Prune,
+    Step,
     Student,
     compare,
     compress,
@@ -166,7 +167,7 @@ def test_rows_that_begin_alike_share_their_steps(
     monkeypatch.setattr("prunus.recipe.execute.fit", spy)
     recover = texts.training(1, taught=True)
     low = Prune(method="svd", options={"rank": 0.5, "embeddings": True})
-    rows = {
+    rows: dict[str, list[Step]] = {
         "low": [low, recover],
         "low int8": [low, recover, TORCH_INT8],
         "low twice": [low, recover, Prune(method="magnitude-weights", options={"sparsity": 0.3})],

@@ -136,18 +136,8 @@ def compare(  # noqa: PLR0913, PLR0917  # one parameter an option
     weights: o.Weights = None,
     data: o.Data = None,
     text: o.TextSettings = None,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Repeatable; random, l1, l2-global, bn-scale, taylor, random-search and scratch "
-            "by default.",
-            rich_help_panel="Cut",
-        ),
-    ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(help="METHOD.key=value; repeatable.", rich_help_panel="Cut"),
-    ] = None,
+    method: o.Methods = None,
+    option: o.MethodOptions = None,
     target: o.Target = None,
     suite: o.Suite = None,
     ignore: o.Ignore = None,

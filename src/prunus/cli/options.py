@@ -53,6 +53,19 @@ Optimizer = Annotated[
         rich_help_panel=_TRAIN,
     ),
 ]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method",
+        help="Repeatable; random, l1, l2-global, bn-scale, taylor, random-search and scratch "
+        "by default.",
+        rich_help_panel=_CUT,
+    ),
+]
+MethodOptions = Annotated[
+    list[str] | None,
+    typer.Option("--option", help="METHOD.key=value; repeatable.", rich_help_panel=_CUT),
+]
 Suite = Annotated[
     str | None,
     typer.Option(

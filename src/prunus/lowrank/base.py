@@ -68,9 +68,10 @@ class LowRank(Configured[LowRankOptions]):
         sizes = Sizing(found, context.trace, context.budget, self.name).by_options(options)
         edits, tensors = _factorized(context, found, sizes)
         order = {layer.path: at for at, layer in enumerate(selection.layers)}
+        ordered: list[Factorize] = sorted(edits, key=lambda edit: order[edit.module])
         return Decision(
             choice={},
-            edits=tuple(sorted(edits, key=lambda edit: order[edit.module])),
+            edits=tuple(ordered),
             tensors=tensors,
             notes=_notes(self.name, selection, found, sizes),
         )

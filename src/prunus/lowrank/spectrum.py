@@ -67,11 +67,13 @@ def root_of(moment: Tensor) -> Tensor:
     scale = float(damped.diagonal().mean())
     eye = torch.eye(len(damped), dtype=torch.float64, device=damped.device)
     damped = damped + (DAMPING * scale if scale > 0 else 1.0) * eye
-    return torch.linalg.cholesky(damped)
+    root: Tensor = torch.linalg.cholesky(damped)
+    return root
 
 
 def behind_root(rows: Tensor, root: Tensor | None) -> Tensor:
     """``rows L^-1``: what reads whitened inputs, made to read the inputs themselves."""
     if root is None:
         return rows
-    return torch.linalg.solve_triangular(root, rows, upper=False, left=False)
+    found: Tensor = torch.linalg.solve_triangular(root, rows, upper=False, left=False)
+    return found

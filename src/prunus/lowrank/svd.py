@@ -23,4 +23,5 @@ class Svd(LowRank):
         self, network: nn.Module, layers: Sequence[Layer], moments: Moments
     ) -> tuple[Block, ...]:
         """Every layer for itself."""
+        del network
         return alone(layers, moments)

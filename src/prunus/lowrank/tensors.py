@@ -64,7 +64,8 @@ def tucker2(
 
 def times(tensor: Tensor, matrix: Tensor, mode: int) -> Tensor:
     """The mode product: ``matrix`` ``[new, size]`` applied along one mode."""
-    return torch.tensordot(tensor, matrix, dims=([mode], [1])).movedim(-1, mode)
+    product: Tensor = torch.tensordot(tensor, matrix, dims=([mode], [1]))
+    return product.movedim(-1, mode)
 
 
 def _iterate(

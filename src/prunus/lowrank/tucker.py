@@ -33,6 +33,7 @@ class Tucker(LowRank):
         self, network: nn.Module, layers: Sequence[Layer], moments: Moments
     ) -> tuple[Block, ...]:
         """Every layer for itself."""
+        del network
         images = [layer for layer in layers if is_convolution(layer)]
         others = [layer for layer in layers if not is_convolution(layer)]
         return (*(ConvBlock((la,), moments) for la in images), *alone(others, moments))

@@ -228,7 +228,8 @@ def _fitted(layer: Layer, moment: Tensor, first: Tensor, last: Tensor) -> Tensor
     root = root_of(moment)
     read = first @ root  # P C^(1/2)
     wanted = last.T @ layer.weight.double() @ root
-    return torch.linalg.solve(read @ read.T, read @ wanted.T).T
+    core: Tensor = torch.linalg.solve(read @ read.T, read @ wanted.T).T
+    return core
 
 
 def is_convolution(layer: Layer) -> bool:

@@ -148,20 +148,7 @@ def run_recipe(
     """
     actions = lay_out(recipe)
     subject = baseline.subject
-    tools = Tools(
-        subject=subject,
-        dense_trace=baseline.trace,
-        recipe=recipe,
-        journal=None if folder is None else folder.path / LOOKS_FILE,
-        steps=None if folder is None else folder.path / "steps",
-        engines=_shared(folder, settings, "engines"),
-        teacher_logits=_shared(folder, settings, "teacher"),
-        several_cuts=sum(isinstance(action.step, Prune) for action in actions) > 1,
-        device=settings.device,
-        latency=settings.latency,
-        progress=settings.progress,
-        compute=settings.compute,
-    )
+    tools = _tools(recipe, baseline, folder, settings, actions)
     state, outcomes = resume(actions, subject, folder)
     if folder is not None:
         state, outcomes = adopt(donors, actions, state, outcomes, tools)
@@ -203,6 +190,29 @@ def run_recipe(
     if file is not None:
         record.save(file)
     return Compressed(state.network, state.plans, record, artifact)
+
+
+def _tools(
+    recipe: Recipe,
+    baseline: Baseline,
+    folder: RunFolder | None,
+    settings: Settings,
+    actions: Sequence[Action],
+) -> Tools:
+    return Tools(
+        subject=baseline.subject,
+        dense_trace=baseline.trace,
+        recipe=recipe,
+        journal=None if folder is None else folder.path / LOOKS_FILE,
+        steps=None if folder is None else folder.path / "steps",
+        engines=_shared(folder, settings, "engines"),
+        teacher_logits=_shared(folder, settings, "teacher"),
+        several_cuts=sum(isinstance(action.step, Prune) for action in actions) > 1,
+        device=settings.device,
+        latency=settings.latency,
+        progress=settings.progress,
+        compute=settings.compute,
+    )
 
 
 def _complete(recipe: Recipe, subject: Subject) -> Recipe:

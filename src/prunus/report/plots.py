@@ -73,8 +73,8 @@ def pareto_figure(comparison: Comparison, rows: Sequence[Row]) -> go.Figure | No
         return None
     columns = {column.key: column for column in table_columns(comparison)}
     keys = [key for key in _AXES if any(isinstance(row.values[key], Stat) for row in scored)]
-    # What most rows have comes first: deployed networks have no MACs.
-    keys.sort(key=lambda key: -sum(isinstance(row.values[key], Stat) for row in scored))
+    if any(run.deployed for run in comparison.runs):  # these have no MACs, all have a size
+        keys.sort(key=lambda key: key != "size_bytes")
     scale = _percent(comparison)
     tint = colors(rows)
     drawn = figure(520, legend={"title": {"text": ""}})

@@ -28,8 +28,9 @@ from prunus.recipe import (
     make_recipe,
 )
 from prunus.recipe.actions import lay_out
-from prunus.recipe.texts import OldPieces, kept_pieces
+from prunus.recipe.texts import OldPieces, attention_shown, kept_pieces
 from prunus.train import fit
+from prunus.zoo import build
 from tests.recipe import texts
 
 VOCABULARY = Prune(method="vocabulary")
@@ -190,6 +191,19 @@ def test_rows_that_begin_alike_share_their_steps(
     assert three.score("after_training") is None  # it lies between two cuts: no look
     assert three.score("after_cut") is not None
     assert all(n == 1 for run in done.runs for n in run.test_evaluations.values())
+
+
+def test_attention_can_be_read_inside_and_is_fused_again_outside() -> None:
+    network = build("bert_tiny", vocab_size=20, hidden=16, layers=1).eval()
+    pieces = torch.tensor([[2, 7, 3]])
+    fused = network.config._attn_implementation  # type: ignore[union-attr]
+    with attention_shown(network), torch.no_grad():
+        seen = network(input_ids=pieces, output_attentions=True).attentions
+    assert [tuple(one.shape) for one in seen] == [(1, 1, 3, 3)]
+    assert torch.allclose(seen[0].sum(dim=-1), torch.ones(1, 1, 3))
+    assert network.config._attn_implementation == fused != "eager"  # type: ignore[union-attr]
+    with attention_shown(nn.Linear(2, 2)), attention_shown(None):
+        pass
 
 
 def test_a_teacher_is_called_by_the_old_numbers_of_pieces() -> None:

@@ -9,62 +9,29 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prunus.data import SearchSplit, Split, TestSplit, TrainSplit
+from prunus.data import Samples, SearchSplit, TestSplit, TrainSplit
 from prunus.errors import InputError
 from prunus.progress import Silent
-from prunus.train import TrainConfig, evaluate, fit, lr_at
+from prunus.records import HistoryPoint
+from prunus.train import Execution, FitResult, evaluate, fit, lr_at
+from prunus.train.result import best_epoch
 from tests.train.fakes import (
-    FloatStore,
+    Steps,
     digits,
+    inputs_of,
     same_state,
     samples,
     search_digits,
+    settings,
     small_cnn,
     train_digits,
 )
-
-PINNED = {"precision": "float32", "layout": "contiguous"}
-
-
-def settings(**changes: object) -> TrainConfig:
-    return TrainConfig.model_validate(
-        {"epochs": 4, "lr": 0.05, "batch_size": 32, **PINNED, **changes}
-    )
-
-
-def inputs_of(split: Split) -> Tensor:
-    store = split.samples.store
-    assert isinstance(store, FloatStore)
-    assert isinstance(store.inputs, Tensor)
-    return store.inputs
 
 
 def constant_splits() -> tuple[TrainSplit, SearchSplit]:
     """Four times input 1 with label 0 of two classes."""
     one = samples(torch.ones(4, 1), torch.zeros(4, dtype=torch.int64), num_classes=2)
     return TrainSplit(one), SearchSplit(one)
-
-
-class Steps(Silent):
-    """Counts steps; interrupts the training in the middle of an epoch if asked."""
-
-    def __init__(self, stop_at: int | None = None) -> None:
-        self.total = self.done = self.finished = 0
-        self.losses: list[float] = []
-        self.stop_at = stop_at
-
-    def start(self, phase: str, total: int) -> None:
-        self.total = total
-
-    def advance(self, n: int = 1, **values: float) -> None:
-        self.done += n
-        if "loss" in values:
-            self.losses.append(values["loss"])
-        if self.done == self.stop_at:
-            raise KeyboardInterrupt
-
-    def finish(self) -> None:
-        self.finished += 1
 
 
 def test_learns_digits() -> None:
@@ -404,6 +371,44 @@ def test_texts_are_trained_on_with_a_checkpoint(tmp_path: Path) -> None:
     )
     assert result.search_top1 == 1.0
     assert path.exists()
+
+
+def imbalanced(count: int, seed: int) -> Samples:
+    """Two noisy clouds, one sample in ten of class 1: to call all 0 is 90 % right."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = (torch.rand(count, generator=generator) < 0.1).long()
+    points = torch.randn(count, 2, generator=generator) + 1.5 * labels.unsqueeze(1)
+    return samples(points, labels, num_classes=2)
+
+
+def test_best_epoch_by_f1_is_restored_and_told_in_the_history() -> None:
+    train, search = TrainSplit(imbalanced(300, 0)), SearchSplit(imbalanced(300, 1))
+    config = settings(epochs=6, lr=0.5, select="best", metric="f1", batch_size=16, augment=False)
+    network = nn.Linear(2, 2)
+    nn.init.zeros_(network.weight)
+    result = fit(network, train, search, config, seed=0)
+    scores = [point.values["search_f1"] for point in result.history]
+    assert len(set(scores)) > 1
+    assert scores[result.best_epoch - 1] == max(scores)
+    assert evaluate(network, search).f1 == max(scores)
+
+    by_top1 = config.model_copy(update={"metric": "top1"})
+    result = fit(network, train, search, by_top1, seed=0)
+    assert all("search_f1" not in point.values for point in result.history)
+
+
+def test_f1_and_top1_choose_different_epochs_by_hand() -> None:
+    def point(step: int, top1: float, f1: float, loss: float) -> HistoryPoint:
+        values = {"search_top1": top1, "search_f1": f1, "search_loss": loss}
+        return HistoryPoint(phase="train", step=step, seconds=float(step), values=values)
+
+    history = [point(1, 0.9, 0.0, 0.3), point(2, 0.8, 0.5, 0.4), point(3, 0.7, 0.5, 0.35)]
+    assert best_epoch(history) == 1
+    assert best_epoch(history, "f1") == 3  # as good as the second, with a lower loss
+    chosen = FitResult.of(
+        history, settings(metric="f1", select="best"), Execution("float32", "contiguous")
+    )
+    assert (chosen.best_epoch, chosen.search_top1) == (3, 0.7)
 
 
 @pytest.mark.gpu

@@ -1,4 +1,5 @@
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunus.errors import InputError
-from prunus.train import classification_loss, distillation_loss
+from prunus.train import classification_loss, distillation_loss, teacher_loss
 
 LN3 = math.log(3)
 
@@ -31,6 +32,31 @@ def test_distillation_by_hand() -> None:
     expected = 0.9 * 4 * divergence + 0.1 * math.log(2)
     loss = distillation_loss(student, teacher, labels, alpha=0.9, temperature=2.0)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_squared_differences_of_logits_by_hand() -> None:
+    # (1 + 4) and (9 + 0), mean over two samples: 7; temperature and labels play no part.
+    student = torch.tensor([[1.0, 2.0], [3.0, 1.0]])
+    teacher = torch.tensor([[0.0, 0.0], [0.0, 1.0]])
+    for temperature in (1.0, 4.0):
+        found = teacher_loss(student, teacher, temperature=temperature, kind="mse")
+        assert found.item() == 7.0
+    # Mixed with the cross-entropy of labels 1 and 0: ln(1 + e^-1) and ln(1 + e^-2).
+    hard = (math.log1p(math.exp(-1)) + math.log1p(math.exp(-2))) / 2
+    found = distillation_loss(
+        student, teacher, torch.tensor([1, 0]), alpha=0.25, temperature=9.0, kind="mse"
+    )
+    assert found.item() == pytest.approx(0.25 * 7 + 0.75 * hard, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["kl", "mse"])
+def test_a_student_as_good_as_its_teacher_has_nothing_to_learn(kind: Literal["kl", "mse"]) -> None:
+    logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    loss = teacher_loss(logits, logits.detach(), temperature=2.0, kind=kind)
+    torch.autograd.backward(loss)
+    assert loss.item() == pytest.approx(0, abs=1e-7)
+    assert logits.grad is not None
+    assert logits.grad.abs().max() < 1e-6
 
 
 def test_divergence_is_from_teacher_to_student() -> None:

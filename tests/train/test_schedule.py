@@ -1,3 +1,5 @@
+from typing import Literal
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +23,17 @@ def test_values_by_hand() -> None:
     assert rate(10) == pytest.approx(0.1)
 
 
+def test_linear_schedule_by_hand() -> None:
+    # 10 steps, warm-up 2 as above; then 8 equal steps from 1 down to 0.2.
+    def rate(step: int) -> float:
+        return lr_at(
+            step, 10, peak=1.0, warmup_fraction=0.2, final_lr_fraction=0.2, schedule="linear"
+        )
+
+    expected = [1 / 3, 2 / 3, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2]
+    assert [rate(step) for step in range(11)] == pytest.approx(expected)
+
+
 def test_without_warm_up_it_starts_at_the_peak_and_can_stay_there() -> None:
     for step in range(6):
         assert lr_at(step, 5, peak=0.3, warmup_fraction=0, final_lr_fraction=1) == pytest.approx(
@@ -33,12 +46,24 @@ def test_without_warm_up_it_starts_at_the_peak_and_can_stay_there() -> None:
     st.floats(0, 1),
     st.floats(0, 1),
     st.floats(1e-5, 10),
+    st.sampled_from(["one-cycle", "linear"]),
 )
 def test_rises_to_the_peak_then_falls_and_is_never_zero_at_a_step(
-    total: int, warmup: float, final: float, peak: float
+    total: int,
+    warmup: float,
+    final: float,
+    peak: float,
+    schedule: Literal["one-cycle", "linear"],
 ) -> None:
     rates = [
-        lr_at(s, total, peak=peak, warmup_fraction=warmup, final_lr_fraction=final)
+        lr_at(
+            s,
+            total,
+            peak=peak,
+            warmup_fraction=warmup,
+            final_lr_fraction=final,
+            schedule=schedule,
+        )
         for s in range(total)
     ]
     top = rates.index(max(rates))

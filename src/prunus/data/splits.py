@@ -134,6 +134,11 @@ class Split(ABC):
             raise InputError(f"augment is set on the {self.role} split: only train is augmented")
         return self._pass(batch_size, generator, augment=augment, by_length=by_length)
 
+    @property
+    def augments(self) -> bool:
+        """Whether samples can be augmented: texts cannot."""
+        return self._samples.store.augments
+
     def subset(self, n: int, seed: int) -> Self:
         """Draw ``n`` samples, every class in proportion.
 
@@ -214,7 +219,7 @@ def _by_length(
     """
     full = len(order) // batch_size * batch_size
     batches: list[Tensor] = []
-    for pool in torch.split(order[:full], _POOL_BATCHES * batch_size):
+    for pool in torch.split(order[:full], _POOL_BATCHES * batch_size) if full else ():
         batches += torch.split(pool[lengths[pool].argsort(stable=True)], batch_size)
     mixed = [batches[k] for k in torch.randperm(len(batches), generator=generator).tolist()]
     return mixed if full == len(order) else [*mixed, order[full:]]

@@ -33,6 +33,11 @@ class SampleStore(ABC):
         return None
 
     @property
+    def augments(self) -> bool:
+        """Whether ``read`` makes use of a random source."""
+        return True
+
+    @property
     def max_length(self) -> int | None:
         """The greatest length that a sample may have, where samples differ in it."""
         return None
@@ -92,6 +97,11 @@ class _Part(SampleStore):
         """Of the samples of this part."""
         whole = self._whole.lengths
         return None if whole is None else whole[self._positions]
+
+    @property
+    def augments(self) -> bool:
+        """As of the whole."""
+        return self._whole.augments
 
     @property
     def max_length(self) -> int | None:

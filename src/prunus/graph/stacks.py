@@ -34,7 +34,8 @@ def main_stack(network: nn.Module, purpose: str) -> str:
     if not stacks:
         raise GraphError(
             f"{purpose} needs a stack of like layers, as transformers have; "
-            f"{type(network).__name__} has none"
+            f"{type(network).__name__} has none; use what works without one (another method, or "
+            "distill_alpha alone)"
         )
     return stacks[0]
 

@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from prunus.recipe.recipe import Recipe
 from prunus.recipe.state import Outcome, State, Tools
 from prunus.recipe.steps import Deploy, Prune, Recalibrate, Student, Train
 from prunus.recipe.subject import CERTIFICATE_SAMPLES, Subject, stated, student_of
-from prunus.recipe.texts import teacher_for, with_plan
+from prunus.recipe.texts import attention_shown, teacher_for, with_plan
 from prunus.records import Certificate, FrontPoint, HistoryPoint, Source
 from prunus.train import evaluate, fit, recalibrate_batch_norm_
 
@@ -236,19 +237,22 @@ def _train(
     teacher = None
     if config.teaches:
         teacher = teacher_for(copy.deepcopy(tools.subject.network), state)
-    found = fit(
-        network,
-        state.data.train,
-        state.data.search,
-        config,
-        seed=step_seed(tools.recipe.seed, action.index),
-        teacher=teacher,
-        unlabeled=state.data.unlabeled if config.teaches else None,
-        checkpoint=checkpoint,
-        teacher_store=tools.teacher_logits,
-        progress=tools.progress,
-        device=tools.device,
-    )
+    with ExitStack() as stack:
+        for reader in (network, teacher) if config.distill_attention else ():
+            stack.enter_context(attention_shown(reader))
+        found = fit(
+            network,
+            state.data.train,
+            state.data.search,
+            config,
+            seed=step_seed(tools.recipe.seed, action.index),
+            teacher=teacher,
+            unlabeled=state.data.unlabeled if config.distill_alpha else None,
+            checkpoint=checkpoint,
+            teacher_store=tools.teacher_logits,
+            progress=tools.progress,
+            device=tools.device,
+        )
     notes = []
     if state.fresh and step.scratch_epochs is None and _is_cut(state):
         notes.append(

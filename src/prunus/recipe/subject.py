@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.artifact.manifest import TOKENIZER_FILE
-from prunus.data import DataSplits, TextOptions, TextTokenizer, load_data
+from prunus.data import DataSplits, TextOptions, TextTokenizer, is_text_data, load_data
 from prunus.errors import InputError
 from prunus.graph import Inputs, hold_connections_
 from prunus.records import Source
@@ -91,7 +91,7 @@ def resolve_data(
     model = None if source is None else source.model
     if source is not None and reads_text(source):
         return load_data(data, text=text, tokenizer=_own_tokenizer(source))
-    if text is not None:
+    if text is not None or is_text_data(data):
         return load_data(data, text=text)
     if model is None or not (model in zoo_names() or model.startswith(_OWN_SCHEMES)):
         return load_data(data)

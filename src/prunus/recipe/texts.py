@@ -1,6 +1,7 @@
 """What a smaller vocabulary means for the data, and for a teacher that knows the larger one."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, final
 
@@ -51,6 +52,29 @@ def teacher_for(teacher: nn.Module, state: State) -> nn.Module:
     """The teacher as it is called with the pieces that the state's network knows."""
     old = kept_pieces(state.plans)
     return teacher if old is None else OldPieces(teacher, torch.from_numpy(old).long())
+
+
+@contextmanager
+def attention_shown(network: nn.Module | None) -> Iterator[None]:
+    """Inside, a network of transformers computes attention so that it can be read.
+
+    The fused kernels, which it uses otherwise, never hold the probabilities.
+    """
+    changed: list[tuple[Any, str]] = []
+    for module in () if network is None else network.modules():
+        choose, config = (
+            getattr(module, "set_attn_implementation", None),
+            vars(module).get("config"),
+        )
+        if choose is not None and config is not None:
+            changed.append((choose, config._attn_implementation))
+            choose("eager")
+            break  # the outermost passes it on
+    try:
+        yield
+    finally:
+        for choose, before in changed:
+            choose(before)
 
 
 def with_plan(state: State, network: nn.Module, plan: Plan) -> State:

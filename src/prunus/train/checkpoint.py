@@ -130,10 +130,11 @@ def training_identity(
     }
 
 
-def teacher_digest(teacher: nn.Module, split: Split) -> str:
-    """SHA-256 of what decides a teacher's logits: its weights, and all samples of the split."""
+def teacher_digest(teacher: nn.Module, split: Split, execution: Execution) -> str:
+    """SHA-256 of what decides a teacher's logits: itself, all samples of the split, the precision."""
     total = hashlib.sha256(_digest(_tensors(teacher)).encode())
-    total.update(f"{type(teacher).__qualname__} {split.role} {len(split)}".encode())
+    # Strides, slopes and the like are no weights, but the printed form of a network shows them.
+    total.update(f"{teacher} {execution} {len(split)}".encode())
     for inputs, _ in split.batches(_DIGEST_BATCH):
         named = {"input": inputs} if isinstance(inputs, Tensor) else inputs
         total.update(_digest(named).encode())

@@ -45,8 +45,12 @@ class EpochTrainer:
     optimizer: torch.optim.Optimizer = field(init=False)
 
     def __post_init__(self) -> None:
-        more = () if self.teaching is None else tuple(self.teaching.projection.parameters())
-        self.optimizer = make_optimizer(self.network, self.config, more)
+        self.optimizer = make_optimizer(self.network, self.config, self._projection)
+
+    @property
+    def _projection(self) -> tuple[nn.Parameter, ...]:
+        """Trained beside the network, and left behind at the end."""
+        return () if self.teaching is None else tuple(self.teaching.projection.parameters())
 
     @property
     def steps(self) -> int:
@@ -132,7 +136,9 @@ class EpochTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         if self.config.grad_clip:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.grad_clip)
+            nn.utils.clip_grad_norm_(
+                [*self.network.parameters(), *self._projection], self.config.grad_clip
+            )
         self.optimizer.step()
         if self.after_step is not None:
             self.after_step(self.network)

@@ -68,7 +68,8 @@ def evaluate(
         channels_last: Give images and 2-D convolutions that layout; else leave them as they are.
 
     Raises:
-        InputError: ``batch_size`` or ``device`` cannot be used, or the output is not logits.
+        InputError: ``batch_size`` or ``device`` cannot be used, the output is not logits, or a label
+            is no class of them.
     """
     logits, labels = _run(network, split, batch_size, device, channels_last=channels_last)
     return evaluation_of(logits, labels)
@@ -87,10 +88,19 @@ def predictions(
 
 
 def evaluation_of(logits: Tensor, labels: Tensor) -> Evaluation:
-    """Quality of logits ``[samples, classes]`` against labels ``[samples]``."""
+    """Quality of logits ``[samples, classes]`` against labels ``[samples]``.
+
+    Raises:
+        InputError: A label is no class of the logits.
+    """
+    classes = logits.shape[1]
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise InputError(
+            f"labels run from {int(labels.min())} to {int(labels.max())}, the network answers with "
+            f"{classes} classes: give labels 0 to {classes - 1} (-1, not known, cannot be judged)"
+        )
     logits = logits.double()
     called = logits.argmax(dim=1)
-    classes = max(logits.shape[1], int(labels.max()) + 1)
     table = torch.zeros(classes, classes, dtype=torch.float64)
     table.index_put_((labels, called), torch.ones(len(labels)).double(), accumulate=True)
     hits = table.diagonal()

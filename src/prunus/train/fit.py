@@ -70,7 +70,8 @@ def fit(  # noqa: PLR0913  # all but four are options, by keyword only
             training, or the loss is no longer finite.
     """
     where = resolve_device(device)
-    _check({"train": train, "search": search}, seed)
+    others: dict[str, Split] = {} if unlabeled is None else {"unlabeled": unlabeled}
+    _check({"train": train, "search": search, **others}, seed)
     _check_teacher(config, network, teacher, unlabeled)
     store: _Store | None = None
     if checkpoint is not None:
@@ -89,10 +90,9 @@ def fit(  # noqa: PLR0913  # all but four are options, by keyword only
         teaching = None
         if teacher is not None:
             teaching = Teaching(network, teacher, config, execution, where)
-            splits: list[Split] = [train] if unlabeled is None else [train, unlabeled]
             sample = next(iter(train.batches(2)))[0]
             placed_sample = to_place(sample, where, channels_last=execution.channels_last)
-            teaching.prepare(placed_sample, splits, seed, teacher_store)
+            teaching.prepare(placed_sample, [train, *others.values()], seed, teacher_store)
         trainer = EpochTrainer(
             network=network,
             teaching=teaching,

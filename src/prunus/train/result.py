@@ -14,12 +14,13 @@ class FitResult(Record):
 
     Attributes:
         history: One point per epoch: ``train_loss`` (of the loss trained on, mean over steps),
-            ``search_loss``, ``search_top1``, ``lr`` (of the last step); seconds since the start.
+            ``search_loss``, ``search_top1``, ``lr`` (of the last step), and ``search_f1`` where that
+            is the metric; seconds since the start.
         seconds: Wall-clock time of all epochs, those before a resumption included.
         precision: Used; give it back in the configuration to repeat the run exactly.
         layout: Likewise.
-        best_epoch: The epoch, from 1, with the best top-1 on the search split (then lowest loss,
-            then earliest).
+        best_epoch: The epoch, from 1, with the best metric of the configuration on the search split
+            (then lowest loss, then earliest).
         search_top1: On the search split, in [0, 1], of the weights the network ends with.
     """
 

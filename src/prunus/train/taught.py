@@ -51,7 +51,15 @@ class Reading:
         self.states = []
         named: Mapping[str, Any] = inputs if isinstance(inputs, dict) else {}
         more = {"output_attentions": True} if self._attention else {}
-        output = self._network(**named, **more) if named else self._network(inputs, **more)
+        try:
+            output = self._network(**named, **more) if named else self._network(inputs, **more)
+        except TypeError as error:
+            if "output_attentions" not in str(error):
+                raise
+            raise InputError(
+                f"distill_attention: {type(self._network).__name__} takes no 'output_attentions', "
+                "by which models of transformers return their attention; use distill_hidden"
+            ) from error
         attention = list(getattr(output, "attentions", None) or ()) if self._attention else []
         if self._attention and (not attention or attention[0] is None):
             raise InputError(
@@ -87,8 +95,8 @@ def hidden_width(reading: Reading, inputs: Inputs) -> int:
     """
     with reading.open(), torch.no_grad():
         _, states, _ = reading.call(inputs)
-    if not states or states[0].ndim != 3:
-        shape = list(states[0].shape) if states else "nothing"
+    shape = list(states[0].shape) if states else "nothing"
+    if not states or states[0].ndim != 3 or not _is_of(states[0], inputs):
         raise InputError(
             f"distill_hidden: the layers of a network return {shape}, not [batch, length, width]; "
             "compare logits alone (distill_alpha)"
@@ -130,6 +138,11 @@ def attention_loss(mine: list[Tensor], theirs: list[Tensor], at: list[int], mask
             )
         total = total + ((own - other).square() * weight).sum() / (weight.sum() * own.shape[1])
     return total / len(mine)
+
+
+def _is_of(states: Tensor, inputs: Inputs) -> bool:
+    """Whether hidden states are of the tokens of the texts, the batch first."""
+    return text_weights(inputs, states).shape == states.shape[:2]
 
 
 def text_weights(inputs: Inputs, states: Tensor) -> Tensor:

@@ -5,14 +5,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from prunus.data import Inputs, Split
+from prunus.errors import InputError
 from prunus.train.checkpoint import teacher_digest
 from prunus.train.config import TrainConfig
 from prunus.train.evaluate import predictions
-from prunus.train.forward import forward_logits
+from prunus.train.forward import forward_logits, modes_restored
 from prunus.train.losses import classification_loss, distillation_loss, teacher_loss
 from prunus.train.precision import Execution
 from prunus.train.taught import (
@@ -58,14 +60,15 @@ class Teaching:
         same ones to the bit; so has another training that finds them in ``store``.
 
         Raises:
-            InputError: Hidden states or attention of the two cannot be compared.
+            InputError: Logits, hidden states or attention of the two cannot be compared, or a file
+                of ``store`` is damaged.
         """
         self.teacher.eval()
-        if self.config.teaches_layers:
-            self._compare_layers(sample, seed)
-        elif self.config.cache_teacher and not self.config.augment:
+        self._try(sample, seed)
+        if self.config.cache_teacher and not self.config.teaches_layers:
             for split in splits:
-                self._known[split.role] = self._kept_logits(split, store)
+                if not (self.config.augment and split.augments):
+                    self._known[split.role] = self._kept_logits(split, store)
 
     def loss(self, inputs: Inputs, labels: Tensor | None, positions: Tensor, role: str) -> Tensor:
         """Of a batch.
@@ -78,19 +81,22 @@ class Teaching:
         """
         if self.config.teaches_layers:
             logits, target, more = self._read(inputs)
+            return self._on_logits(logits, target, labels) + more
+        logits = self._answer(inputs)
+        if role in self._known:
+            target = self._known[role][positions].to(self.device)
         else:
-            with self.execution.autocast(self.device):
-                logits = forward_logits(self.student, inputs)
-            target, more = self._target(inputs, positions, role), logits.new_zeros(())
-        return self._on_logits(logits, target, labels) + more
+            target = self._taught(inputs)
+        return self._on_logits(logits, target, labels)
 
     def _kept_logits(self, split: Split, store: Path | None) -> Tensor:
         """Logits of a whole split, from the folder where they lie there."""
         file = None
         if store is not None:
-            file = store / f"{teacher_digest(self.teacher, split)[:32]}.safetensors"
+            digest = teacher_digest(self.teacher, split, self.execution)
+            file = store / f"{digest[:32]}.safetensors"
             if file.exists():
-                return load_file(file)["logits"]
+                return _read_logits(file)
         with self.execution.autocast(self.device):
             logits = predictions(
                 self.teacher,
@@ -125,9 +131,11 @@ class Teaching:
             kind=config.distill_loss,
         )
 
-    def _target(self, inputs: Inputs, positions: Tensor, role: str) -> Tensor:
-        if role in self._known:
-            return self._known[role][positions].to(self.device)
+    def _answer(self, inputs: Inputs) -> Tensor:
+        with self.execution.autocast(self.device):
+            return forward_logits(self.student, inputs)
+
+    def _taught(self, inputs: Inputs) -> Tensor:
         with torch.no_grad(), self.execution.autocast(self.device):
             return forward_logits(self.teacher, inputs)
 
@@ -151,18 +159,32 @@ class Teaching:
             loss = loss + self.config.distill_attention * distance
         return logits, target, loss
 
-    def _compare_layers(self, sample: Inputs, seed: int) -> None:
-        """Try the comparison once, before any training, with a projection where one is needed."""
-        flags = [(module, module.training) for module in self.student.modules()]
-        self.student.eval()
-        if self.config.distill_hidden:
-            mine = hidden_width(Reading(self.student, self.config), sample)
-            theirs = hidden_width(Reading(self.teacher, self.config), sample)
-            if mine != theirs:
-                with torch.random.fork_rng(devices=[]):
-                    torch.default_generator.manual_seed(seed)
-                    self.projection = nn.Linear(mine, theirs, bias=False).to(self.device)
-        with torch.no_grad():
-            self._read(sample)
-        for module, training in flags:
-            module.training = training
+    def _try(self, sample: Inputs, seed: int) -> None:
+        """Compare the two once, before any training, with a projection where one is needed."""
+        with modes_restored(self.student), torch.no_grad():
+            self.student.eval()
+            if self.config.distill_hidden:
+                self._draw_projection(sample, seed)
+            if self.config.teaches_layers:
+                logits, target, _ = self._read(sample)
+            else:
+                logits, target = self._answer(sample), self._taught(sample)
+            if self.config.distill_alpha:
+                self._on_logits(logits, target, None)
+
+    def _draw_projection(self, sample: Inputs, seed: int) -> None:
+        mine = hidden_width(Reading(self.student, self.config), sample)
+        theirs = hidden_width(Reading(self.teacher, self.config), sample)
+        if mine != theirs:
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(seed)
+                self.projection = nn.Linear(mine, theirs, bias=False).to(self.device)
+
+
+def _read_logits(file: Path) -> Tensor:
+    try:
+        return load_file(file)["logits"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise InputError(
+            f"logits of a teacher in {file} cannot be read; delete the file to compute them anew"
+        ) from error

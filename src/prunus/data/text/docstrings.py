@@ -22,7 +22,8 @@ _HEAD = re.compile(r"^\s*(?:def|class) (\w+)", re.MULTILINE)
 _HEAD_CHARACTERS = 2000
 _LEAST_WORDS, _MOST_WORDS = 8, 60
 _NAMES = re.compile(
-    r"\b(scipy|sklearn|scikit[- ]?learn|numpy|np|sp|stats|signal|estimators?)\b", re.IGNORECASE
+    r"\w*(?:scipy|sklearn|scikit[-_ ]?learn)\w*|\b(?:numpy|np|sp|stats|signal|estimators?)\b",
+    re.IGNORECASE,
 )
 _SKIPPED = {"tests", "test", "_test", "externals", "_external", "conftest.py", "benchmarks"}
 _SECTION = re.compile(r"\n\s*(Parameters|Returns|Attributes|Examples|Notes|See Also|References)\n")

@@ -53,6 +53,11 @@ class TokenStore(SampleStore):
         return self._lengths
 
     @property
+    def augments(self) -> bool:
+        """Texts are taken as they are."""
+        return False
+
+    @property
     def max_length(self) -> int:
         """Most pieces of a text."""
         return self._max_length

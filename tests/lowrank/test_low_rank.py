@@ -18,7 +18,7 @@ from prunus.plan import Factorize, Plan
 from prunus.zoo import build
 
 SIZES: dict[str, Any] = {"vocab_size": 60, "hidden": 32, "layers": 3, "max_length": 16, "seed": 1}
-CASES = {
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "svd": ("bert_tiny", {}),
     "stacked-tucker": ("bert_tiny", {}),
     "tucker": ("digits_cnn", {}),
@@ -165,7 +165,8 @@ def test_a_matrix_of_rank_one_is_exact_at_rank_one() -> None:
             self.first, self.last = nn.Linear(12, 10), nn.Linear(10, 3)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.last(self.first(x).relu())
+            hidden: Tensor = self.last(self.first(x).relu())
+            return hidden
 
     network = Net().eval()
     generator = torch.Generator().manual_seed(0)

@@ -13,7 +13,10 @@ from prunus.data import (
     SearchSplit,
     TensorStore,
     TestSplit,
+    TextTokenizer,
+    TokenStore,
     TrainSplit,
+    UnlabeledSplit,
     carve_search,
 )
 from prunus.data.stratify import stratified_draw
@@ -167,3 +170,95 @@ def test_splits_of_one_store_are_parted() -> None:
     for split in (data.train, data.search, data.test):
         assert len(split.samples.store.labels) == 4
     assert test.evaluations == data.test.evaluations == 1
+
+
+def text_samples(lengths: list[int], name: str = "toy") -> Samples:
+    """Texts of so many pieces each: words of one piece, framed by two."""
+    tokenizer = TextTokenizer.train_wordpiece(["a b c"], 64)
+    texts = [" ".join("a" * (length - 2)) for length in lengths]
+    labels = torch.arange(len(lengths)) % 3
+    return Samples(name, TokenStore(texts, labels, tokenizer, 64), torch.arange(len(lengths)), 3)
+
+
+PIECES = st.lists(st.integers(2, 40), min_size=1, max_size=60)
+
+
+@given(lengths=PIECES, size=st.integers(1, 9), seed=st.integers(0, 99), shuffled=st.booleans())
+def test_a_position_tells_which_sample_of_the_split_was_read(
+    lengths: list[int], size: int, seed: int, shuffled: bool
+) -> None:
+    split = TrainSplit(text_samples(lengths))
+    generator = torch.Generator().manual_seed(seed) if shuffled else None
+    seen: list[int] = []
+    for places, inputs, labels in split.placed_batches(size, generator=generator):
+        assert isinstance(inputs, dict)
+        assert torch.equal(labels, split.labels[places])
+        assert inputs["attention_mask"].sum(1).tolist() == [lengths[i] for i in places.tolist()]
+        seen += places.tolist()
+    assert sorted(seen) == list(range(len(lengths)))
+    assert shuffled or seen == sorted(seen)
+
+
+def test_positions_are_of_the_split_and_not_of_the_store() -> None:
+    whole = samples([0, 1, 2, 0, 1, 2])
+    part = TrainSplit(Samples("toy", whole.store, torch.tensor([5, 1, 3]), 3))
+    ((places, inputs, labels),) = part.placed_batches(4)
+    assert isinstance(inputs, Tensor)
+    assert places.tolist() == [0, 1, 2]
+    assert inputs[:, 0, 0, 0].round().int().tolist() == [5, 1, 3]
+    assert labels.tolist() == [2, 1, 0]
+
+
+@given(lengths=PIECES, size=st.integers(1, 9))
+def test_by_length_the_short_come_first_and_equals_keep_their_order(
+    lengths: list[int], size: int
+) -> None:
+    split = SearchSplit(text_samples(lengths))
+    batches = split.placed_batches(size, by_length=True)
+    places = [i for batch, _, _ in batches for i in batch.tolist()]
+    assert places == sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+
+
+def test_shuffled_texts_come_in_batches_of_similar_length_in_mixed_order() -> None:
+    drawn = torch.randint(2, 41, (410,), generator=torch.Generator().manual_seed(0)).tolist()
+    split = TrainSplit(text_samples(drawn))
+
+    def shapes(seed: int) -> list[tuple[int, ...]]:
+        generator = torch.Generator().manual_seed(seed)
+        found = []
+        for inputs, _ in split.batches(20, generator=generator):
+            assert isinstance(inputs, dict)
+            found.append(tuple(inputs["input_ids"].shape))
+        return found
+
+    first = shapes(1)
+    assert first == shapes(1) != shapes(2)
+    assert [n for n, _ in first] == [20] * 20 + [10]  # what fills no batch comes last
+    widths = [width for _, width in first[:-1]]
+    assert widths != sorted(widths)
+    # 400 sorted texts of 2 to 40 pieces in 20 batches: a batch spans about 2 lengths, so the padding
+    # is at most some 10 %; batches drawn at random are nearly half padding.
+    assert sum(20 * width for width in widths) < 1.1 * sum(drawn)
+
+
+def test_samples_without_labels_are_read_and_a_label_is_refused() -> None:
+    texts = text_samples([3, 4, 5])
+    store = texts.store
+    assert isinstance(store, TokenStore)
+    hidden = TokenStore(store.texts, torch.full((3,), -1), store.tokenizer, 64)
+    split = UnlabeledSplit(Samples("toy", hidden, torch.arange(3), 3))
+    assert split.role == "unlabeled"
+    ((_, labels),) = split.batches(4)
+    assert labels.tolist() == [-1, -1, -1]
+    with pytest.raises(DataError, match="the unlabeled split has a label; mark all with -1"):
+        list(UnlabeledSplit(texts).batches(4))
+    with pytest.raises(DataError, match="train split has a label outside 0 to 2"):
+        list(TrainSplit(Samples("toy", hidden, torch.arange(3), 3)).batches(4))
+    with pytest.raises(InputError, match="only train is augmented"):
+        split.batches(4, generator=torch.Generator(), augment=True)
+
+
+def test_images_cannot_be_spelled_in_other_pieces() -> None:
+    tokenizer = TextTokenizer.train_wordpiece(["a b c"], 64)
+    with pytest.raises(InputError, match="are no texts: .* load texts with load_data"):
+        TrainSplit(samples([0, 1, 2])).spelled(tokenizer)

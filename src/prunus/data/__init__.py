@@ -15,6 +15,7 @@ from prunus.data.splits import (
 from prunus.data.stores import Inputs, Normalizer, SampleStore, TensorStore
 from prunus.data.text.load import is_text_data
 from prunus.data.text.options import Cleaning, TextOptions
+from prunus.data.text.stats import LengthStatistics, TextStatistics, length_statistics
 from prunus.data.text.store import TokenStore
 from prunus.data.text.tokenizer import TextTokenizer
 
@@ -24,6 +25,7 @@ __all__ = [
     "DataSplits",
     "DatasetStore",
     "Inputs",
+    "LengthStatistics",
     "Normalizer",
     "SampleStore",
     "Samples",
@@ -33,6 +35,7 @@ __all__ = [
     "TensorStore",
     "TestSplit",
     "TextOptions",
+    "TextStatistics",
     "TextTokenizer",
     "TokenStore",
     "TrainSplit",
@@ -40,5 +43,6 @@ __all__ = [
     "carve_search",
     "from_datasets",
     "is_text_data",
+    "length_statistics",
     "load_data",
 ]

@@ -22,7 +22,7 @@ _HEAD = re.compile(r"^\s*(?:def|class) (\w+)", re.MULTILINE)
 _HEAD_CHARACTERS = 2000
 _LEAST_WORDS, _MOST_WORDS = 8, 60
 _NAMES = re.compile(
-    r"\w*(?:scipy|sklearn|scikit[-_ ]?learn)\w*|\b(?:numpy|np|sp|stats|signal|estimators?)\b",
+    r"\w*(?:scipy|sklearn|scikit(?:[-_ ]*learn)?)\w*|\b(?:numpy|np|sp|stats|signal|estimators?)\b",
     re.IGNORECASE,
 )
 _SKIPPED = {"tests", "test", "_test", "externals", "_external", "conftest.py", "benchmarks"}

@@ -17,7 +17,13 @@ from prunus.data.text.clean import clean
 from prunus.data.text.docstrings import docstrings
 from prunus.data.text.options import TextOptions
 from prunus.data.text.store import TokenStore
-from prunus.data.text.table import LabelledTexts, labelled_rows, read_labelled, read_texts
+from prunus.data.text.table import (
+    LEAST_TEXTS,
+    LabelledTexts,
+    labelled_rows,
+    read_labelled,
+    read_texts,
+)
 from prunus.data.text.tokenizer import TextTokenizer
 from prunus.errors import DataError, InputError
 from prunus.extras import require_extra
@@ -27,6 +33,7 @@ NAMES = ("docstrings", "sst2", "sms", "ru_toxic")
 _TEST_SEED = 20231  # the test split is the same for every seed
 _SST2_SEARCH = 2000
 _HUB_TESTS = ("test", "validation", "dev")
+_NOT_TOLD = "-1"  # the label of texts whose classes a benchmark keeps to itself, as GLUE does
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ def load_text(
     parts = _read(name, options)
     names = _class_names(parts)
     train, notes = _prepared(parts.train, options, names)
+    _check_left(name, train, names)
     if parts.test is None:
         train, test = _divided(train, options, name)
     else:
@@ -77,8 +85,7 @@ def load_text(
     search = None
     if parts.search is not None:
         search, _ = _prepared(parts.search, options, names)
-        size = min(search_size or _SST2_SEARCH, len(search.texts))
-        search = search.draw(size, seed)
+        search = _drawn(search, search_size, seed, name)
     if options.train_size is not None:
         if options.train_size > len(train.texts):
             raise InputError(
@@ -97,7 +104,8 @@ def load_text(
 
     trains = TrainSplit(samples(train))
     if search is None:
-        size = search_size or min(_SST2_SEARCH, max(1, len(trains) // 5))
+        fifth = min(_SST2_SEARCH, max(1, len(trains) // 5))
+        size = fifth if search_size is None else search_size
         trains, searches = carve_search(trains, size, seed)
     else:
         searches = SearchSplit(samples(search))
@@ -162,6 +170,27 @@ def _prepared(
     return _Texts(tuple(texts[i] for i in kept), labels), notes
 
 
+def _drawn(texts: _Texts, size: int | None, seed: int, name: str) -> _Texts:
+    """The search texts of a set that has its own."""
+    size = min(_SST2_SEARCH, len(texts.texts)) if size is None else size
+    if not 1 <= size <= len(texts.texts):
+        raise InputError(
+            f"search_size is {size}: use 1 to {len(texts.texts)}, the search texts of {name}"
+        )
+    return texts.draw(size, seed)
+
+
+def _check_left(name: str, texts: _Texts, names: Sequence[str]) -> None:
+    """Refuse a class of which cleaning and leaving out copies left too little."""
+    counts = texts.labels.bincount(minlength=len(names)).tolist()
+    rare = min(range(len(names)), key=lambda number: counts[number])
+    if counts[rare] < LEAST_TEXTS:
+        raise DataError(
+            f"{name}: class '{names[rare]}' has {counts[rare]} different texts after cleaning; every "
+            f"class needs {LEAST_TEXTS} at least, or set deduplicate=false"
+        )
+
+
 def _divided(texts: _Texts, options: TextOptions, name: str) -> tuple[_Texts, _Texts]:
     """Train and test, every class in proportion; the same for every seed."""
     size = round(options.test_fraction * len(texts.texts))
@@ -218,7 +247,7 @@ def _read(name: str, options: TextOptions) -> _Parts:
 def _files(path: Path, options: TextOptions) -> _Parts:
     test = None
     if options.test_file is not None:
-        test = read_labelled(Path(options.test_file), options)
+        test = read_labelled(Path(options.test_file), options, divided=False)
     return _Parts(read_labelled(path, options), test)
 
 
@@ -253,13 +282,17 @@ def _hub(name: str, options: TextOptions) -> _Parts:
         ) from error
     if "train" not in found:
         raise DataError(f"data set '{name}' has no split 'train', but {', '.join(found)}")
-    held = next((split for split in _HUB_TESTS if split in found), None)
-    test = None if held is None else _hub_part(name, found[held], options)
-    return _Parts(_hub_part(name, found["train"], options), test)
+    train = _hub_part(name, found["train"], options)
+    for split in _HUB_TESTS:
+        if split in found:
+            test = _hub_part(name, found[split], options, divided=False)
+            if set(test.labels) != {_NOT_TOLD}:
+                return _Parts(train, test)
+    return _Parts(train)
 
 
-def _hub_part(name: str, rows: Any, options: TextOptions) -> LabelledTexts:
+def _hub_part(name: str, rows: Any, options: TextOptions, *, divided: bool = True) -> LabelledTexts:
     """Through the same checks as a file of the user's."""
     columns = tuple(rows.column_names)
     cells = [[row[column] for column in columns] for row in rows]
-    return labelled_rows(f"hfdata:{name}", columns, cells, options)
+    return labelled_rows(f"hfdata:{name}", columns, cells, options, divided=divided)

@@ -33,7 +33,7 @@ class TokenStore(SampleStore):
         self._labels = labels.long()
         pieces = tokenizer.encode(self.texts, max_length)
         self._lengths = torch.tensor([len(one) for one in pieces], dtype=torch.int64)
-        self._starts = torch.cat([torch.zeros(1, dtype=torch.int64), self._lengths.cumsum(0)])
+        self._starts = _starts(self._lengths)
         flat = [number for one in pieces for number in one]
         self._pieces = torch.tensor(flat, dtype=torch.int32)  # half the memory of int64
 
@@ -76,9 +76,21 @@ class TokenStore(SampleStore):
 
     def take(self, indices: Tensor) -> "TokenStore":
         """A store of these texts alone."""
-        texts = [self.texts[index] for index in indices.tolist()]
-        return TokenStore(texts, self._labels[indices], self.tokenizer, self._max_length)
+        part = TokenStore((), self._labels[:0], self.tokenizer, self._max_length)
+        part.texts = tuple(self.texts[index] for index in indices.tolist())
+        part._labels = self._labels[indices]
+        part._lengths = self._lengths[indices]
+        part._starts = _starts(part._lengths)
+        # Copied, not split again: that takes seconds for a large set, and splits are taken often.
+        moved = (self._starts[indices] - part._starts[:-1]).repeat_interleave(part._lengths)
+        part._pieces = self._pieces[moved + torch.arange(len(moved))]
+        return part
 
     def spelled(self, tokenizer: TextTokenizer) -> "TokenStore":
         """The same texts in other pieces."""
         return TokenStore(self.texts, self._labels, tokenizer, self._max_length)
+
+
+def _starts(lengths: Tensor) -> Tensor:
+    """Where every text begins among all pieces, and where the last one ends."""
+    return torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])

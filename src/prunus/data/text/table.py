@@ -1,10 +1,13 @@
 """Read labelled texts from a table: CSV, TSV, JSON lines or parquet, packed by xz or gzip or not."""
 
+import contextlib
 import csv
 import gzip
 import io
 import json
 import lzma
+import math
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +25,8 @@ _PACKED: dict[str, Callable[[bytes], bytes]] = {".xz": lzma.decompress, ".gz": g
 _BROKEN = (lzma.LZMAError, zlib.error, EOFError, OSError)
 _FEW_LABELS = 50  # a column with more values is no label that can be guessed
 _MOST_CLASSES = 1000
+_HALF = re.compile("[\ud800-\udfff]")  # JSON can hold them, no encoding of texts can
+LEAST_TEXTS = 3  # of a class that is to be in every split
 
 
 @dataclass(frozen=True)
@@ -43,25 +48,35 @@ class _Table:
     header: bool
 
 
-def read_labelled(path: Path, options: TextOptions) -> LabelledTexts:
+def read_labelled(path: Path, options: TextOptions, *, divided: bool = True) -> LabelledTexts:
     """Read texts and labels.
+
+    Args:
+        path: Of the table.
+        options: How it is read.
+        divided: Whether the texts are to be divided into splits, so that every class needs several.
 
     Raises:
         DataError: The file is missing, damaged, or its rows cannot be used.
         InputError: A column or the encoding cannot be used.
     """
-    return _labelled(_read(path, options), options)
+    return _labelled(_read(path, options), options, divided=divided)
 
 
 def labelled_rows(
-    name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], options: TextOptions
+    name: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    options: TextOptions,
+    *,
+    divided: bool = True,
 ) -> LabelledTexts:
     """Texts and labels of rows that were read elsewhere, with the checks of ``read_labelled``."""
     table = _Table(name, tuple(columns), [list(row) for row in rows], header=True)
-    return _labelled(table, options)
+    return _labelled(table, options, divided=divided)
 
 
-def _labelled(table: _Table, options: TextOptions) -> LabelledTexts:
+def _labelled(table: _Table, options: TextOptions, *, divided: bool) -> LabelledTexts:
     path = table.name
     if not table.rows:
         raise DataError(f"'{path}' has no rows; give a file with texts and labels")
@@ -82,7 +97,8 @@ def _labelled(table: _Table, options: TextOptions) -> LabelledTexts:
     if not texts:
         raise DataError(f"'{path}' has no text in column '{table.columns[text]}'; name another")
     note = f"{len(empty)} rows without text were left out" if empty else ""
-    _check_classes(path, labels)
+    if divided:
+        _check_classes(path, labels)
     return LabelledTexts(tuple(texts), tuple(labels), note)
 
 
@@ -127,13 +143,16 @@ def _read(path: Path, options: TextOptions) -> _Table:
         raise DataError(f"'{path}' is empty; give a file with texts and labels")
     if kind == ".parquet":
         return _parquet(path, raw)
-    readers = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".ndjson": _jsonl}
+    if kind in (".jsonl", ".ndjson"):
+        return _jsonl(path, _decoded(path, raw, options.encoding))
+    readers = {".csv": _csv_lines, ".tsv": _tsv_lines}
     if kind not in readers:
         raise InputError(
             f"'{path}' is of no known kind; use .csv, .tsv, .jsonl or .parquet, packed as .xz or .gz "
             "or not"
         )
-    return readers[kind](path, _decoded(path, raw, options.encoding))
+    lines = readers[kind](path, _decoded(path, raw, options.encoding))
+    return _with_header(path, lines, (options.text_column, options.label_column))
 
 
 def _decoded(path: Path, raw: bytes, encoding: str) -> str:
@@ -155,25 +174,28 @@ def _decoded(path: Path, raw: bytes, encoding: str) -> str:
     return text.removeprefix("\ufeff")
 
 
-def _csv(path: Path, text: str) -> _Table:
+def _csv_lines(path: Path, text: str) -> list[list[str]]:
     try:
-        lines = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
+        return [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
     except csv.Error as error:
         raise DataError(f"'{path}' is no valid CSV: {error}; mend its quotes") from error
-    return _with_header(path, lines)
 
 
-def _tsv(path: Path, text: str) -> _Table:
+def _tsv_lines(path: Path, text: str) -> list[list[str]]:
     """Line by line, without quotes: texts hold bare ones. The last column takes what is left."""
+    del path
     lines = [line for line in text.split("\n") if line.strip("\r")]
-    width = lines[0].count("\t")
-    return _with_header(path, [line.rstrip("\r").split("\t", width) for line in lines])
+    width = lines[0].count("\t") if lines else 0
+    return [line.rstrip("\r").split("\t", width) for line in lines]
 
 
-def _with_header(path: Path, lines: list[list[str]]) -> _Table:
-    first = [cell.strip() for cell in lines[0]]
+def _with_header(path: Path, lines: list[list[str]], named: Sequence[str | None]) -> _Table:
+    """The first row is a header where it holds a usual name of a column, or one of ``named``."""
+    if not lines:
+        raise DataError(f"'{path}' is empty; give a file with texts and labels")
+    first = [" ".join(cell.split()) for cell in lines[0]]
     known = {*TEXT_NAMES, *LABEL_NAMES}
-    header = any(cell.lower() in known for cell in first)
+    header = any(cell.lower() in known or cell in named for cell in first)
     if header and len({cell.lower() for cell in first}) < len(first):
         twice = next(name for name, n in Counter(c.lower() for c in first).items() if n > 1)
         raise DataError(f"'{path}' has two columns '{twice}'; give each a name of its own")
@@ -293,7 +315,7 @@ def _named(table: _Table, name: str, option: str) -> int:
 
 def _mean_length(table: _Table, column: int) -> float:
     cells = [row[column] for row in table.rows]
-    return sum(len(cell) for cell in cells if isinstance(cell, str)) / len(cells)
+    return sum(len(cell) for cell in cells if isinstance(cell, str)) / max(1, len(cells))
 
 
 def _text(table: _Table, cell: Any, number: int, column: int) -> str:
@@ -304,24 +326,47 @@ def _text(table: _Table, cell: Any, number: int, column: int) -> str:
             f"'{table.name}' row {number}: column '{table.columns[column]}' holds a "
             f"{type(cell).__name__}, not a text; name another with text_column"
         )
+    if _HALF.search(cell):
+        raise DataError(
+            f"'{table.name}' row {number}: column '{table.columns[column]}' holds half of a "
+            "character (a lone surrogate); mend it"
+        )
     return cell
 
 
 def _label(table: _Table, cell: Any, number: int, column: int) -> str:
     """The name of a class: whole numbers are written without a point."""
-    text = "" if cell is None else str(cell).strip()
+    if isinstance(cell, list | dict | bytes):
+        raise DataError(
+            f"'{table.name}' row {number}: column '{table.columns[column]}' holds a "
+            f"{type(cell).__name__}, not a class; name another with label_column"
+        )
+    missing = cell is None or (isinstance(cell, float) and math.isnan(cell))
+    text = "" if missing else " ".join(str(cell).split())
     if not text:
         raise DataError(
             f"'{table.name}' row {number} has no label in column '{table.columns[column]}'; mend it"
         )
-    try:
-        number_value = float(text)
-    except ValueError:
-        return text
-    return str(int(number_value)) if number_value.is_integer() else text
+    for whole in (int, _whole):  # int first: a float does not hold every whole number
+        with contextlib.suppress(ValueError):
+            return str(whole(text))
+    return text
+
+
+def _whole(text: str) -> int:
+    """The whole number that is written with a point, such as 1.0, or ValueError."""
+    number = float(text)
+    if not number.is_integer():
+        raise ValueError(text)
+    return int(number)
 
 
 def _check_classes(name: str, labels: Sequence[str]) -> None:
+    """Refuse texts that cannot be divided into three splits with every class in each.
+
+    Raises:
+        DataError: There is one class alone, a class of too few texts, or a class for every text.
+    """
     counts = Counter(labels)
     if len(counts) == 1:
         raise DataError(f"'{name}' has one class alone, '{labels[0]}'; give texts of two or more")
@@ -331,8 +376,8 @@ def _check_classes(name: str, labels: Sequence[str]) -> None:
             "classes with label_column"
         )
     rare = min(counts, key=lambda label: counts[label])
-    if counts[rare] < 3:
+    if counts[rare] < LEAST_TEXTS:
         raise DataError(
-            f"'{name}': class '{rare}' has {counts[rare]} texts; every class needs 3 at least, one "
-            "for each split"
+            f"'{name}': class '{rare}' has {counts[rare]} texts; every class needs "
+            f"{LEAST_TEXTS} at least, one for each split"
         )

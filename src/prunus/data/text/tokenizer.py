@@ -13,6 +13,7 @@ from prunus.plan import BoolArray
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _FILE = "tokenizer.json"
 _VOCAB = "vocab.txt"
+_SETTINGS = "tokenizer_config.json"
 _WORDPIECE = "WordPiece"
 _PADS = ("[PAD]", "<pad>", "<|endoftext|>", "</s>")
 
@@ -65,7 +66,7 @@ class TextTokenizer:
         if (path / _FILE).is_file():
             return cls.read(path / _FILE)
         if (path / _VOCAB).is_file():
-            return cls.of_vocabulary(path / _VOCAB)
+            return cls.of_vocabulary(path / _VOCAB, lower=_lowers(path))
         transformers = require_extra("transformers", "text")
         try:
             found = transformers.AutoTokenizer.from_pretrained(name)
@@ -81,13 +82,21 @@ class TextTokenizer:
         """BERT's WordPiece over a ``vocab.txt`` with one piece a line.
 
         Raises:
-            DataError: The file cannot be read, or lacks a special piece.
+            DataError: The file cannot be read, has a piece twice, or lacks a special one.
         """
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            content = path.read_text(encoding="utf-8")  # "\r\n" is read as "\n"
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"'{path}' cannot be read; name a vocab.txt in UTF-8") from error
-        vocabulary = {piece: number for number, piece in enumerate(lines)}
+        # Not splitlines: it ends lines at characters that are pieces of multilingual vocabularies.
+        lines = content.removesuffix("\n").split("\n")
+        vocabulary: dict[str, int] = {}
+        for number, piece in enumerate(lines):
+            if vocabulary.setdefault(piece, number) != number:
+                raise DataError(
+                    f"'{path}' has the piece '{piece}' twice, again in line {number + 1}; name a "
+                    "vocab.txt with each piece once"
+                )
         missing = [piece for piece in SPECIAL[:4] if piece not in vocabulary]
         if missing:
             raise DataError(f"'{path}' has no piece {missing[0]}; name a vocabulary of BERT's form")
@@ -219,6 +228,17 @@ def _bert(vocabulary: dict[str, int], *, lower: bool) -> Any:
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
     )
     return made
+
+
+def _lowers(folder: Path) -> bool:
+    """Whether the network of a folder is for lower case, as BERT's default is."""
+    try:
+        told = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError) as error:
+        raise DataError(f"'{folder / _SETTINGS}' is no JSON file; mend or remove it") from error
+    return not isinstance(told, dict) or bool(told.get("do_lower_case", True))
 
 
 def _renumber(content: Any, new: dict[int, int]) -> None:

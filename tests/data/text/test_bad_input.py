@@ -1,0 +1,329 @@
+"""A mistake in the user's file or options is told in one line that says what to do."""
+
+import gzip
+import io
+import json
+import lzma
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prunus.data import TextOptions, load_data
+from prunus.errors import DataError, InputError
+from prunus.extras import require_extra
+from tests.data.text.makers import csv_text, rows
+
+GOOD = csv_text(rows())
+
+
+def _parquet(columns: dict[str, list[Any]]) -> bytes:
+    arrow = require_extra("pyarrow", "text")
+    written = io.BytesIO()
+    require_extra("pyarrow.parquet", "text").write_table(arrow.table(columns), written)
+    return written.getvalue()
+
+
+def _jsonl(*records: object) -> str:
+    return "\n".join(json.dumps(record) for record in records)
+
+
+def _good_records() -> list[object]:
+    return [{"text": text, "label": label} for text, label in rows()]
+
+
+# File name, its content, options, what the message says, the remedy in it.
+CASES: dict[str, tuple[str, str | bytes, dict[str, Any], str, str]] = {
+    "empty file": ("a.csv", "", {}, "is empty", "give a file"),
+    "white space alone": ("a.csv", " \n\n", {}, "is empty", "give a file"),
+    "byte order mark alone": ("a.csv", b"\xef\xbb\xbf", {}, "has no rows|is empty", "give a file"),
+    "mark alone in TSV": ("a.tsv", b"\xef\xbb\xbf", {}, "has no rows|is empty", "give a file"),
+    "header alone": ("a.csv", "text,label\n", {}, "has no rows", "give a file"),
+    "unknown kind": ("a.docx", GOOD, {}, "no known kind", "use .csv, .tsv, .jsonl or .parquet"),
+    "no suffix": ("a", GOOD, {}, "no known kind", "use .csv"),
+    "damaged xz": ("a.csv.xz", b"no xz at all", {}, "is damaged", "pack it again"),
+    "xz cut short": (
+        "a.csv.xz",
+        lzma.compress(GOOD.encode())[:-30],
+        {},
+        "is damaged",
+        "pack it again",
+    ),
+    "damaged gzip": ("a.csv.gz", b"no gzip", {}, "is damaged", "pack it again"),
+    "gzip cut short": (
+        "a.csv.gz",
+        gzip.compress(GOOD.encode())[:-12],
+        {},
+        "is damaged",
+        "pack it again",
+    ),
+    "damaged parquet": ("a.parquet", b"PAR1 and no more", {}, "no valid parquet", "write it again"),
+    "not UTF-8": (
+        "a.csv",
+        GOOD.replace("day number 1,", "\u0434\u0435\u043d\u044c,").encode("cp1251"),
+        {},
+        "line 4 is not utf-8",
+        "set encoding .* cp1251",
+    ),
+    "unknown encoding": ("a.csv", GOOD, {"encoding": "utf-99"}, "'utf-99' is unknown", "use one"),
+    "NUL byte": ("a.csv", "text,label\nok,1\nbr\0ken,0\n", {}, "line 3 holds a NUL", "mend it"),
+    "open quote": ("a.csv", GOOD + '"never closed,pos\n', {}, "no valid CSV", "mend its quotes"),
+    "row too short": ("a.csv", GOOD + "alone\n", {}, "row 41 has 1 cells", "mend it"),
+    "row too long": ("a.csv", GOOD + "a,b,c\n", {}, "row 41 has 3 cells", "mend it"),
+    "TSV row too short": ("a.tsv", "text\tlabel\na\t1\nb\n", {}, "row 2 has 1 cells", "mend it"),
+    "two columns of one name": (
+        "a.csv",
+        "text,Text,label\na,b,c\n",
+        {},
+        "two columns",
+        "give each",
+    ),
+    "one column": ("a.csv", "text\na\nb\n", {}, "has one column", "give a column of texts and one"),
+    "broken JSON": ("a.jsonl", '{"text": "a"\n', {}, "line 1 is no JSON", "mend it"),
+    "JSON list": (
+        "a.jsonl",
+        _jsonl({"text": "a", "label": 1}, [1]),
+        {},
+        "line 2 is a list",
+        "write",
+    ),
+    "half of a character": (
+        "a.jsonl",
+        '{"text": "broken \\ud800", "label": 1}\n' + _jsonl(*_good_records()),
+        {},
+        "row 1: .*half of a character",
+        "mend it",
+    ),
+    "text that is a number": (
+        "a.jsonl",
+        _jsonl({"text": 5, "label": "pos"}, *_good_records()),
+        {},
+        "row 1: column 'text' holds a int",
+        "text_column",
+    ),
+    "label that is a list": (
+        "a.jsonl",
+        _jsonl(*_good_records(), {"text": "more", "label": ["pos"]}),
+        {},
+        "row 41: column 'label' holds a list",
+        "label_column",
+    ),
+    "unknown text column": (
+        "a.csv",
+        GOOD,
+        {"text_column": "body"},
+        "no column",
+        "it has text, label",
+    ),
+    "unknown label column": ("a.csv", GOOD, {"label_column": "kind"}, "no column", "it has text"),
+    "one column for both": (
+        "a.csv",
+        GOOD,
+        {"text_column": "label", "label_column": "label"},
+        "are both 'label'",
+        "name two columns",
+    ),
+    "two columns like texts": (
+        "a.csv",
+        "label,review,content\n1,some words are here,other words there\n" * 1,
+        {},
+        "both 'review' and 'content'|both 'content' and 'review'",
+        "text_column=",
+    ),
+    "two columns like labels": (
+        "a.csv",
+        "text,first,second\na long text,1,2\n",
+        {},
+        "2 columns look like labels",
+        "label_column=NAME, of text, first, second",
+    ),
+    "numbers where labels are asked": (
+        "a.csv",
+        "text,number\n" + "".join(f"a text {i},{i}\n" for i in range(60)),
+        {},
+        "no column looks like labels",
+        "label_column=NAME",
+    ),
+    "numbers as labels": (
+        "a.csv",
+        "text,label\n" + "".join(f"a text {i},{i}\n" for i in range(60)),
+        {},
+        "60 classes in 60 rows",
+        "label_column",
+    ),
+    "rows without text": (
+        "a.csv",
+        GOOD + ",pos\n",
+        {},
+        "1 rows without text.*row 41",
+        "drop_empty",
+    ),
+    "nothing but empty texts": (
+        "a.csv",
+        "text,label\n,1\n ,0\n",
+        {"drop_empty": True},
+        "no text in column 'text'",
+        "name another",
+    ),
+    "row without label": ("a.csv", GOOD + "words,\n", {}, "row 41 has no label", "mend it"),
+    "label NaN": (
+        "a.parquet",
+        _parquet({"text": ["a", "b", "c"], "label": [1.0, 0.0, float("nan")]}),
+        {},
+        "row 3 has no label",
+        "mend it",
+    ),
+    "one class alone": ("a.csv", "text,label\na,x\nb,x\nc,x\n", {}, "one class alone, 'x'", "two"),
+    "rare class": ("a.csv", GOOD + "w,odd\n", {}, "class 'odd' has 1 texts", "every class needs 3"),
+    "class of copies": (
+        "a.csv",
+        GOOD + "same,odd\n" * 4,
+        {},
+        "class 'odd' has 1 .*different",
+        "every class needs 3|deduplicate",
+    ),
+    "class of two lines": (
+        "a.csv",
+        GOOD + 'w,"od\nd"\n',
+        {},
+        "class 'od d'",
+        "every class needs 3",
+    ),
+    "column of two lines": (
+        "a.csv",
+        '"te\nxt",label\na,1\n',
+        {"text_column": "b"},
+        "te xt",
+        "it has",
+    ),
+    "too few texts": (
+        "a.csv",
+        csv_text(rows(3)),
+        {"test_fraction": 0.9},
+        "6 texts cannot be divided",
+        "give more texts",
+    ),
+    "too many to train on": ("a.csv", GOOD, {"train_size": 33}, "has 32 training", "give no more"),
+    "no test file": (
+        "a.csv",
+        GOOD,
+        {"test_file": "not/there.csv"},
+        "cannot be read",
+        "name a file",
+    ),
+    "no unlabeled file": ("a.csv", GOOD, {"unlabeled_file": "no.csv"}, "cannot be read", "name a"),
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "options", "problem", "remedy"), CASES.values(), ids=CASES.keys()
+)
+def test_a_mistake_is_told_in_one_line_with_its_remedy(
+    tmp_path: Path,
+    file: str,
+    content: str | bytes,
+    options: dict[str, Any],
+    problem: str,
+    remedy: str,
+) -> None:
+    path = tmp_path / file
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises((DataError, InputError)) as caught:
+        load_data(f"text:{path}", text=TextOptions(**options))
+    message = str(caught.value)
+    assert re.search(problem, message)
+    assert re.search(remedy, message)
+    assert "\n" not in message
+
+
+def _missing(folder: Path) -> str:
+    return f"text:{folder / 'none.csv'}"
+
+
+def _folder(folder: Path) -> str:
+    return f"text:{folder}"
+
+
+def _empty_hub(folder: Path) -> str:
+    return f"hfdata:{folder}"
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        (_missing, "No such file or directory; name a file"),
+        (_folder, "is a folder; name a file"),
+        (_empty_hub, "cannot be loaded: .*; check its name"),
+    ],
+)
+def test_a_place_without_texts_is_refused(
+    tmp_path: Path, name: Callable[[Path], str], problem: str
+) -> None:
+    with pytest.raises(DataError, match=problem) as caught:
+        load_data(name(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_class_of_the_test_file_must_be_known(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text(GOOD)
+    test = tmp_path / "test.csv"
+    test.write_text("text,label\nsome words,pos\nother words,odd\n")
+    with pytest.raises(DataError, match="class 'odd' is in the test texts and not in the training"):
+        load_data(f"text:{tmp_path / 'train.csv'}", text=TextOptions(test_file=str(test)))
+
+
+def test_an_unlabeled_file_with_a_header_alone_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text(GOOD)
+    more = tmp_path / "more.csv"
+    more.write_text("sentence,comment\n")
+    with pytest.raises(DataError, match="has no (column of texts|text)"):
+        load_data(f"text:{tmp_path / 'train.csv'}", text=TextOptions(unlabeled_file=str(more)))
+
+
+@pytest.mark.parametrize("size", [0, -1, 32, 1000])
+def test_a_search_split_of_an_impossible_size_is_refused(tmp_path: Path, size: int) -> None:
+    (tmp_path / "a.csv").write_text(GOOD)
+    with pytest.raises(InputError, match=f"search_size is {size}: use 1 to 31"):
+        load_data(f"text:{tmp_path / 'a.csv'}", search_size=size)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"colour": 1}, "--data-option: no setting 'colour'; settings are .*text_column"),
+        ({"max_length": 2}, "--data-option max_length=2: .*greater than or equal to 4"),
+        ({"test_fraction": 1.5}, "test_fraction=1.5: .*less than 1"),
+        ({"language": "de"}, "language='de': .*'en' or 'ru'"),
+        ({"drop_empty": "perhaps"}, "drop_empty='perhaps'"),
+        ({"train_size": 3}, "train_size=3: .*greater than or equal to 4"),
+        ({"cleaning": {}}, "no setting 'cleaning'"),
+    ],
+)
+def test_a_bad_option_is_named_with_its_value(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        TextOptions.from_pairs(given, "--data-option")
+    assert "\n" not in str(caught.value)
+
+
+def test_options_of_images_and_of_texts_do_not_mix() -> None:
+    with pytest.raises(InputError, match="mean, std and image_size are for images"):
+        load_data("docstrings", image_size=32)
+    with pytest.raises(InputError, match="'digits' is no set of texts"):
+        load_data("digits", text=TextOptions())
+
+
+def test_a_shared_set_without_its_folder_tells_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PRUNUS_DATA", raising=False)
+    with pytest.raises(DataError, match="PRUNUS_DATA names \\(not set\\); set it"):
+        load_data("sst2")
+
+
+def test_a_set_with_search_texts_of_its_own_has_no_more_of_them() -> None:
+    if not (Path(os.environ.get("PRUNUS_DATA", "")) / "text" / "sst2_val.tsv.xz").is_file():
+        pytest.skip("the folder of shared data is not here")
+    for size in (0, 6736):
+        with pytest.raises(InputError, match=f"search_size is {size}: use 1 to 6[0-9]{{3}}, the"):
+            load_data("sst2", search_size=size)

@@ -154,10 +154,11 @@ def teacher() -> None:
 
 def quality(asked: TextSet, name: str, seeds: list[int] | None, only: str) -> None:
     """Rows of a set, each with its seeds; a cell for each."""
-    source, first = Source(**asked.source), asked.dense
     if asked.network == "minilm":
         weights = RUNS / "teacher-sst2" / "artifact" / "model.safetensors"
-        source, first = _minilm(str(weights.relative_to(ROOT))), None
+        source = _minilm(str(weights.relative_to(ROOT)))
+    else:
+        source = Source(**asked.source)
     rows = {row: steps for row, steps in _rows(asked).items() if only in row}
     trained = {row: steps for row, steps in rows.items() if _trains(steps)}
     labels = load_data(asked.data, text=asked.text).test.labels.numpy() == 1
@@ -174,7 +175,7 @@ def quality(asked: TextSet, name: str, seeds: list[int] | None, only: str) -> No
                 seeds=(seed,),
                 out=RUNS / name,
                 resume=True,
-                train_first=first,
+                train_first=asked.dense,
                 latency=LatencyOptions(repeats=30),
             )
             for record in done.runs:

@@ -1,10 +1,12 @@
 """Write a network for another runtime: ONNX, or PyTorch's own exported program (``.pt2``)."""
 
 import copy
+import hashlib
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,6 +72,8 @@ def export(
             part.replace(path)
         else:
             _write_onnx(program, path)
+            if _shares_parameters(network):
+                _store_once(path)
 
 
 def require_onnx() -> None:
@@ -150,6 +154,35 @@ def _example(tensor: Tensor, free: Sequence[int]) -> Tensor:
         if dim < tensor.ndim and tensor.shape[dim] == 1:
             tensor = torch.cat([tensor, tensor], dim)
     return tensor
+
+
+def _shares_parameters(network: nn.Module) -> bool:
+    seen = [id(p) for m in network.modules() for p in m._parameters.values() if p is not None]
+    return len(set(seen)) < len(seen)
+
+
+def _store_once(path: Path) -> None:
+    """Store equal constants of an ONNX file once: the exporter writes some shared weights twice."""
+    onnx = import_module("onnx")
+    if path.with_name(path.name + ".data").exists():
+        return  # too large to be read into memory as a whole
+    model = onnx.load(str(path))
+    first: dict[bytes, str] = {}
+    renamed: dict[str, str] = {}
+    for constant in model.graph.initializer:
+        content = onnx.TensorProto.FromString(constant.SerializeToString())
+        content.ClearField("name")
+        key = hashlib.sha256(content.SerializeToString(deterministic=True)).digest()
+        renamed[constant.name] = first.setdefault(key, constant.name)
+    for node in model.graph.node:
+        for position, name in enumerate(node.input):
+            node.input[position] = renamed.get(name, name)
+    kept = [c for c in model.graph.initializer if renamed[c.name] == c.name]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    part = path.with_name(path.name + ".part")
+    onnx.save(model, str(part))
+    part.replace(path)
 
 
 def _write_recurrent(

@@ -1,0 +1,278 @@
+"""Networks in engines: near the network, as small as the number formats say, whole or not there."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from prunus.data import Inputs
+from prunus.errors import DataError, InputError
+from prunus.graph import cut, plan_of
+from prunus.meter import file_size_bytes
+from prunus.plan import Factorize
+from prunus.quantize import Deployment, deploy, load_deployed, parity, run_fresh
+from prunus.quantize.torch_engine import Int8Embedding, dynamic_linear
+from prunus.records import Source
+from prunus.zoo import load_source
+
+BERT = Source(
+    model="bert_tiny", arguments={"vocab_size": 900, "hidden": 32, "layers": 2, "max_length": 24}
+)
+LSTM = Source(model="bilstm", arguments={"vocab_size": 900, "embedding": 12, "hidden": 8})
+DIGITS = Source(model="digits_cnn")
+
+
+def texts(samples: int, length: int) -> Inputs:
+    generator = torch.Generator().manual_seed(length)
+    ids = torch.randint(5, 900, (samples, length), generator=generator)
+    mask = torch.ones_like(ids)
+    for row in range(1, samples):
+        mask[row, length - row % length :] = 0
+    return {"input_ids": ids * mask, "attention_mask": mask}
+
+
+def images(samples: int) -> Inputs:
+    return torch.randn(samples, 1, 8, 8, generator=torch.Generator().manual_seed(samples))
+
+
+def batches(source: Source) -> list[Inputs]:
+    if source is DIGITS:
+        return [images(8), images(5)]
+    return [texts(6, 9), texts(4, 17), texts(1, 5)]
+
+
+def written(source: Source, folder: Path, network: nn.Module | None = None, **choices: Any) -> Any:
+    given = batches(source)
+    return deploy(
+        load_source(source) if network is None else network,
+        folder,
+        Deployment(**choices),
+        inputs=given[0],
+        calibration=given,
+        source=source,
+        dynamic_length=source is not DIGITS,
+    )
+
+
+EXACT, NEAR, FAR = 1e-4, 0.05, 0.2
+FORMATS = [
+    (BERT, {"engine": "torch"}, EXACT),
+    (BERT, {"engine": "torch", "weights": "int8", "embeddings": "int8"}, FAR),
+    (BERT, {"engine": "torch", "embeddings": "int8"}, NEAR),
+    (BERT, {"engine": "torch", "weights": "bfloat16"}, NEAR),
+    (BERT, {"engine": "onnxruntime"}, EXACT),
+    (BERT, {"engine": "onnxruntime", "weights": "int8"}, FAR),
+    (BERT, {"engine": "onnxruntime", "embeddings": "int8"}, NEAR),
+    (BERT, {"engine": "openvino", "weights": "int8", "embeddings": "int8"}, FAR),
+    (LSTM, {"engine": "torch", "weights": "int8", "embeddings": "int8"}, FAR),
+    (LSTM, {"engine": "onnxruntime", "weights": "int8", "embeddings": "int8"}, FAR),
+    (LSTM, {"engine": "openvino", "weights": "float16"}, NEAR),
+    (DIGITS, {"engine": "onnxruntime", "weights": "int8", "calibration": "static"}, FAR),
+    (DIGITS, {"engine": "openvino", "weights": "int8"}, FAR),
+]
+
+
+@pytest.mark.parametrize(("source", "choices", "bound"), FORMATS)
+def test_a_session_is_near_its_network_on_batches_of_other_sizes(
+    source: Source, choices: dict[str, Any], bound: float, tmp_path: Path
+) -> None:
+    record = written(source, tmp_path / "deployed", **choices)
+    session = load_deployed(tmp_path / "deployed", threads=1)
+    found = parity(load_source(source), session, batches(source))
+    assert found.relative_difference <= bound
+    sizes = [(tmp_path / "deployed" / n).stat().st_size for n in record.model_files]
+    assert record.size_bytes == sum(sizes)
+    if choices["engine"] == "torch" and not record.deployment.is_float32:  # others hold a graph
+        assert record.size_bytes < file_size_bytes(load_source(source))
+
+
+def test_int8_tensors_take_a_byte_each_and_a_scale_for_each_row(tmp_path: Path) -> None:
+    network = load_source(BERT)
+    dense = file_size_bytes(network)
+    linear = [m for m in network.modules() if type(m) is nn.Linear]
+    weights = sum(m.weight.numel() for m in linear)
+    rows = sum(m.out_features for m in linear)
+    table = network.get_parameter("bert.embeddings.word_embeddings.weight")
+    one = written(BERT, tmp_path / "one", engine="torch", weights="int8").size_bytes
+    two = written(
+        BERT, tmp_path / "two", engine="torch", weights="int8", embeddings="int8"
+    ).size_bytes
+    header = 6000  # of the file, which names more tensors
+    assert abs(one - (dense - 3 * weights + 4 * rows)) < header
+    assert abs(one - two - (3 * table.numel() - 4 * len(table))) < 500
+
+
+def test_shared_factors_are_stored_once(tmp_path: Path) -> None:
+    network = load_source(BERT)
+    paths = [f"bert.encoder.layer.{k}.intermediate.dense" for k in (0, 1)]
+    edits = [
+        Factorize(module=paths[0], form="tucker-linear", ranks=(20, 20)),
+        Factorize(
+            module=paths[1], form="tucker-linear", ranks=(20, 20), first=paths[0], last=paths[0]
+        ),
+    ]
+    plan = plan_of(network, edits)
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        n: 0.1 * torch.randn(shape, generator=generator)
+        for n, shape in plan.result.tensors.items()
+        if n not in plan.source.tensors and n.endswith("weight")
+    }
+    small = cut(network, plan, tensors).eval()
+    given = batches(BERT)
+    for engine in ("torch", "onnxruntime", "openvino"):
+        record = deploy(
+            small,
+            tmp_path / engine,
+            Deployment(engine=engine, weights="int8"),
+            inputs=given[0],
+            calibration=given,
+            source=BERT,
+            plans=[plan],
+            dynamic_length=True,
+        )
+        shared = load_deployed(tmp_path / engine, threads=1)
+        assert parity(small, shared, given).relative_difference < FAR
+        apart = copy.deepcopy(small)
+        chain = apart.get_submodule(paths[1])
+        for position in ("0", "2"):
+            layer = chain.get_submodule(position)
+            layer._parameters["weight"] = nn.Parameter(layer.get_parameter("weight").clone())
+        if engine == "torch":
+            continue  # it builds networks by their plans, which say that factors are shared
+        twice = deploy(
+            apart,
+            tmp_path / f"{engine}-twice",
+            Deployment(engine=engine, weights="int8"),
+            inputs=given[0],
+            calibration=given,
+            source=BERT,
+            dynamic_length=True,
+        )
+        # first 20 x 32 and last 128 x 20, a byte each
+        assert twice.size_bytes - record.size_bytes > 0.8 * (20 * 32 + 128 * 20), engine
+
+
+@given(st.integers(1, 6), st.integers(1, 9), st.integers(0, 2**16))
+def test_a_row_of_int8_is_wrong_by_half_a_level_at_most(rows: int, width: int, seed: int) -> None:
+    table = torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
+    small = Int8Embedding.of(table)
+    found = small(torch.arange(rows))
+    level = table.abs().amax(dim=1, keepdim=True) / 127
+    assert bool(((found - table).abs() <= 0.5001 * level).all())
+
+
+def test_a_process_of_its_own_gives_the_same_logits(tmp_path: Path) -> None:
+    folder = tmp_path / "deployed"
+    written(LSTM, folder, engine="onnxruntime", weights="int8", embeddings="int8")
+    session = load_deployed(folder, threads=1)
+    given = batches(LSTM)
+    wanted = torch.cat([session(batch) for batch in given])
+    found = run_fresh(folder, iter(given), threads=1)
+    assert found.logits.shape == (11, 2)
+    assert torch.equal(found.logits, wanted)
+    assert found.seconds_load > 0
+    assert found.peak_memory_bytes > 10_000_000
+
+
+def test_files_that_were_changed_or_are_missing_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "deployed"
+    written(LSTM, folder, engine="torch", weights="int8")
+    with pytest.raises(InputError, match=r"holds no deployed\.json"):
+        load_deployed(tmp_path)
+    file = folder / "int8.safetensors"
+    raw = bytearray(file.read_bytes())
+    raw[-1] ^= 1
+    file.write_bytes(bytes(raw))
+    with pytest.raises(DataError, match="has changed since it was deployed"):
+        load_deployed(folder)
+    with pytest.raises(InputError, match="does not run in a process of its own: .*has changed"):
+        run_fresh(folder, batches(LSTM))
+    file.unlink()
+    with pytest.raises(DataError, match="is missing since it was deployed"):
+        load_deployed(folder)
+
+
+def test_a_deployment_that_fails_leaves_nothing_and_keeps_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "deployed"
+    before = written(LSTM, folder, engine="torch")
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise InputError("engine=onnxruntime broke; mend it")
+
+    monkeypatch.setattr("prunus.quantize.onnx_runtime.export", broken)
+    with pytest.raises(InputError, match="broke"):
+        written(LSTM, folder, engine="onnxruntime")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["deployed"]
+    assert load_deployed(folder).record == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all of it")
+    with pytest.raises(InputError, match="holds other files; name a new or empty folder"):
+        written(LSTM, tmp_path / "mine", engine="torch")
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [
+        ({"engine": "torch", "weights": "int8", "calibration": "static"}, "not there for engine=torch"),
+        ({"engine": "onnxruntime", "calibration": "static"}, "calibration=static is for weights=int8"),
+        ({"engine": "onnxruntime", "weights": "bfloat16"}, "gains nothing in engine=onnxruntime"),
+        ({"engine": "openvino", "weights": "bfloat16"}, "chosen by engine=openvino itself"),
+        ({"engine": "torch", "weights": "float16", "embeddings": "int8"}, "embeddings=int8 beside"),
+        ({"engine": "tflite"}, "'torch', 'onnxruntime' or 'openvino'"),
+    ],
+)  # fmt: skip
+def test_formats_that_do_not_go_together_are_refused(choices: dict[str, str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Deployment.model_validate(choices)
+
+
+def test_pytorch_without_a_source_or_without_int8_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match="engine=torch needs the source"):
+        deploy(
+            load_source(LSTM),
+            tmp_path / "a",
+            Deployment(engine="torch"),
+            inputs=batches(LSTM)[0],
+        )
+
+    def missing(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr("prunus.quantize.torch_engine.import_module", missing)
+    with pytest.raises(InputError, match=r"has no torch\.ao.* use engine=onnxruntime for int8"):
+        dynamic_linear(torch.zeros(2, 2, dtype=torch.int8), torch.ones(2), None)
+
+
+def test_excluded_layers_stay_in_float(tmp_path: Path) -> None:
+    whole = written(BERT, tmp_path / "a", engine="torch", weights="int8").size_bytes
+    less = written(
+        BERT, tmp_path / "b", engine="torch", weights="int8", exclude=("*intermediate*",)
+    ).size_bytes
+    weights = 2 * 32 * 128  # two layers' way up, three bytes more each
+    assert less - whole == pytest.approx(3 * weights - 4 * 2 * 128, abs=800)
+
+
+def test_parity_by_hand() -> None:
+    class Fixed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    own = torch.tensor([[1.0, 3.0], [4.0, 2.0]])
+    other = torch.tensor([[1.0, 2.0], [2.0, 2.5]])
+    found = parity(Fixed(), lambda _: other, [own])
+    assert found.relative_difference == pytest.approx(2 / 4)
+    assert found.agreement == 0.5  # the second sample is in another class
+    assert found.samples == 2
+    with pytest.raises(InputError, match="batches is empty"):
+        parity(Fixed(), lambda _: other, [])

@@ -24,6 +24,7 @@ QUICK: dict[str, dict[str, Any]] = {
         "images": 64,
         "recalibration_images": 64,
     },
+    "magnitude-weights": {"sparsity": 0.5},
     "random-search": {"evaluations": 3, "images": 64, "recalibration_images": 64},
     "taylor": {"images": 128},
 }
@@ -65,6 +66,15 @@ def decide(name: str, given: Context) -> Decision:
     return make_method(name, QUICK.get(name)).decide(given)
 
 
+def unit_methods() -> list[str]:
+    """Methods that choose units within a budget; those that replace or zero have their own suite."""
+    return [
+        name
+        for name in method_names()
+        if not method_class(name).edits and not make_method(name, QUICK.get(name)).sizes_itself
+    ]
+
+
 def digest(choice: Choice) -> str:
     text = {name: keep.astype(int).tolist() for name, keep in choice.items()}
     return hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()
@@ -73,8 +83,7 @@ def digest(choice: Choice) -> str:
 def digests(seed: int) -> dict[str, str]:
     """Method name to the digest of its choice."""
     given = context(seed=seed)
-    names = [name for name in method_names() if not method_class(name).edits]
-    return {name: digest(decide(name, given).choice) for name in names}
+    return {name: digest(decide(name, given).choice) for name in unit_methods()}
 
 
 if __name__ == "__main__":

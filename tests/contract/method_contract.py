@@ -16,7 +16,7 @@ import torch
 
 from prunus.errors import BudgetError, InputError
 from prunus.graph import certify, cut
-from prunus.method import TOLERANCE, Budget, Context, make_method, method_class, method_names
+from prunus.method import TOLERANCE, Budget, Context, make_method, method_class
 from prunus.plan import Plan
 from tests.contract.method_cases import (
     QUICK,
@@ -27,10 +27,11 @@ from tests.contract.method_cases import (
     example,
     splits,
     traced,
+    unit_methods,
 )
 
 ROOT = Path(__file__).parents[2]
-METHODS = [name for name in method_names() if not method_class(name).edits]
+METHODS = unit_methods()
 SEEDED = frozenset({"random"})  # whose choice must change with the seed
 every_method = pytest.mark.parametrize("name", METHODS)
 

@@ -125,6 +125,9 @@ def test_shared_factors_are_stored_once(tmp_path: Path) -> None:
     }
     small = cut(network, plan, tensors).eval()
     given = batches(BERT)
+    plain = Deployment(engine="torch")
+    deploy(small, tmp_path / "float", plain, inputs=given[0], source=BERT, plans=[plan])
+    assert parity(small, load_deployed(tmp_path / "float"), given).relative_difference < EXACT
     for engine in ("torch", "onnxruntime", "openvino"):
         record = deploy(
             small,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from prunus.artifact import save
 from prunus.artifact.manifest import WEIGHTS_FILE, read_manifest
 from prunus.artifact.rebuild import find_source
-from prunus.artifact.weights import fill_, write_weights
+from prunus.artifact.weights import fill_, read_weights, write_weights
 from prunus.errors import InputError
 from prunus.graph import cut
 from prunus.meter import as_predictor
@@ -156,7 +156,12 @@ class TorchSession(Session):
         else:
             if deployment.weights in _DTYPES:
                 network = network.to(_DTYPES[deployment.weights])
-            fill_(network, load_file(folder / WEIGHTS_FILE), manifest.ties)
+            sha256 = record.files[WEIGHTS_FILE]
+            fill_(
+                network,
+                read_weights(folder / WEIGHTS_FILE, sha256, manifest.ties),
+                manifest.ties,
+            )
         self.network = network.eval()
         self._predict = as_predictor(self.network)
 

@@ -7,7 +7,7 @@ import torch
 import transformers as hf
 from torch import nn
 
-from prunus.zoo import build, zoo_names
+from prunus.zoo import build, is_text, zoo_names
 
 Built = tuple[nn.Module, Mapping[str, torch.Tensor]]
 
@@ -253,7 +253,9 @@ def enliven(network: nn.Module, inputs: Mapping[str, torch.Tensor]) -> None:
 
 def architectures() -> dict[str, tuple[str, Callable[[str], Built]]]:
     """Name to (source, builder). Call ``torch.manual_seed`` before building: weights are random."""
-    table: dict[str, tuple[str, Callable[[str], Built]]] = dict.fromkeys(zoo_names(), ("zoo", _zoo))
+    table: dict[str, tuple[str, Callable[[str], Built]]] = dict.fromkeys(
+        (name for name in zoo_names() if not is_text(name)), ("zoo", _zoo)
+    )
     table |= dict.fromkeys(_VISION, ("transformers", _vision))
     table |= dict.fromkeys(_TEXT, ("transformers", _text))
     table["T5Encoder"] = ("transformers", _t5)

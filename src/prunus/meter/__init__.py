@@ -13,6 +13,7 @@ from prunus.meter.predictor import (
     eval_mode,
 )
 from prunus.meter.size import BYTES_PER_MB, file_size_bytes, format_bytes, path_size_bytes
+from prunus.meter.sparse import sparse_bytes
 
 __all__ = [
     "BYTES_PER_MB",
@@ -32,4 +33,5 @@ __all__ = [
     "measure_latency",
     "path_size_bytes",
     "peak_memory_bytes",
+    "sparse_bytes",
 ]

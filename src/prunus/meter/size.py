@@ -18,6 +18,17 @@ def file_size_bytes(network: nn.Module) -> int:
     Raises:
         InputError: The state dict holds something else than tensors with values.
     """
+    # Copies, as save refuses memory that is shared in part or laid out otherwise.
+    tensors = {name: t.contiguous().clone() for name, t in stored_tensors(network).items()}
+    return len(safetensors.torch.save(tensors))
+
+
+def stored_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """What a file of a network's state dict holds: its tensors by name, tied ones once.
+
+    Raises:
+        InputError: The state dict holds something else than tensors with values.
+    """
     require_shapes(network)
     tensors: dict[str, Tensor] = {}
     seen: set[Hashable] = set()
@@ -34,9 +45,8 @@ def file_size_bytes(network: nn.Module) -> int:
             )
         if tensor_key(tensor) not in seen:
             seen.add(tensor_key(tensor))
-            # A copy where the memory is shared in part or laid out otherwise, which save refuses.
-            tensors[name] = tensor.detach().contiguous().clone()
-    return len(safetensors.torch.save(tensors))
+            tensors[name] = tensor.detach()
+    return tensors
 
 
 def path_size_bytes(path: Path | str) -> int:

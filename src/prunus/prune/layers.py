@@ -67,57 +67,68 @@ class Layers(Configured[LayersOptions]):
         stack = main_stack(network, f"method '{self.name}'")
         size = len(list(network.get_submodule(stack).children()))
         _require_residual(network, stack, context.trace.example_inputs)
-        wanted = self.options.keep
-        if self.options.share is not None:
-            wanted = max(1, round(self.options.share * size))
-        if wanted is not None and wanted > size:
-            raise InputError(f"option keep={wanted} of method 'layers': there are {size} layers")
-        count = self._count(context, stack, size) if wanted is None else wanted
-        kept = self._kept(context, stack, size, count)
+        kept = self._kept(context, stack, size)
         flags = np.isin(np.arange(size), kept)
-        note = f"layers: {sorted(kept)} of {size} stay (numbered from 0)"
-        edits = () if count == size else (KeepLayers(stack=stack, keep=Bits.pack(flags)),)
+        note = f"layers: {kept} of {size} stay (numbered from 0)"
+        edits = () if bool(flags.all()) else (KeepLayers(stack=stack, keep=Bits.pack(flags)),)
         return Decision(choice={}, edits=edits, notes=(note,))
 
-    def _count(self, context: Context, stack: str, size: int) -> int:
-        """Most layers that the budget allows; they are all of a size."""
-        budget = context.budget
-        dense = budget.measure(context.trace, {})
-        limit = budget.limit(dense)
-        left = dense
-        for count in range(size, 0, -1):
-            left = budget.read(_cost(context, stack, size, list(range(count))))
-            if left <= limit:
-                return count
-        raise BudgetError(
-            f"target {budget.quantity}={budget.value:g} allows {limit}; with one layer of {size} "
-            f"{left} of {dense} are left; ask for that or more"
-        )
+    def _kept(self, context: Context, stack: str, size: int) -> list[int]:
+        """Layers that stay: as many as are asked for, else the most that the target allows.
 
-    def _kept(self, context: Context, stack: str, size: int, count: int) -> list[int]:
+        Raises:
+            BudgetError: They cost more than the target allows.
+        """
+        wanted = self._wanted(size)
+        dense = context.budget.measure(context.trace, {})
+        limit = context.budget.limit(dense)
+        if wanted is None and limit >= dense:
+            return list(range(size))
+        if wanted is None:  # known before any loss is measured
+            _require(context, stack, size, _cheapest(context, stack, size), limit)
+        kept = list(range(size))
+        while len(kept) > (wanted or 1):
+            kept = self._fewer(context, stack, size, kept)
+            if wanted is None and _left(context, stack, size, kept) <= limit:
+                return kept
+        _require(context, stack, size, kept, limit)
+        return kept
+
+    def _wanted(self, size: int) -> int | None:
+        """How many layers the options ask for.
+
+        Raises:
+            InputError: More than there are.
+        """
+        if self.options.share is not None:
+            return max(1, round(self.options.share * size))
+        if self.options.keep is not None and self.options.keep > size:
+            raise InputError(
+                f"option keep={self.options.keep} of method 'layers': there are {size} layers; give "
+                "as many or fewer"
+            )
+        return self.options.keep
+
+    def _fewer(self, context: Context, stack: str, size: int, kept: list[int]) -> list[int]:
+        """One layer less, by the order that is asked for."""
+        count = len(kept) - 1
         if self.options.order == "top":
-            return list(range(count))
+            return kept[:count]
         if self.options.order == "every-other":
-            return sorted({round(i) for i in np.linspace(0, size - 1, count)})
+            return [round(place) for place in np.linspace(0, size - 1, count)]
         split = search_split(context, self)
         split = split.subset(min(self.options.images, len(split)), context.seed)
-        kept = list(range(size))
-        context.progress.start("drop layers", size - count)
+        losses: dict[int, float] = {}
+        context.progress.start(f"layer {size - count} to drop", len(kept))
         try:
-            while len(kept) > count:
-                losses = {
-                    layer: evaluate(
-                        _without(context.network, stack, size, [k for k in kept if k != layer]),
-                        split,
-                        device=context.device,
-                    ).loss
-                    for layer in kept
-                }
-                kept.remove(min(losses, key=lambda layer: losses[layer]))
+            for layer in kept:
+                smaller = _without(context.network, stack, size, [k for k in kept if k != layer])
+                losses[layer] = evaluate(smaller, split, device=context.device).loss
                 context.progress.advance()
         finally:
             context.progress.finish()
-        return kept
+        gone = min(losses, key=lambda layer: losses[layer])
+        return [k for k in kept if k != gone]
 
 
 def _without(network: nn.Module, stack: str, size: int, kept: Sequence[int]) -> nn.Module:
@@ -128,10 +139,35 @@ def _without(network: nn.Module, stack: str, size: int, kept: Sequence[int]) -> 
     return cut(network, plan_of(network, [edit]))
 
 
-def _cost(context: Context, stack: str, size: int, kept: Sequence[int]) -> Any:
+def _left(context: Context, stack: str, size: int, kept: Sequence[int]) -> int:
+    """What the budget limits, of the network with these layers."""
     smaller = _without(context.network, stack, size, kept)
     one = first_sample(context.trace.example_inputs)
-    return measure_cost(smaller, one, size=context.budget.quantity == "size")
+    budget = context.budget
+    return budget.read(measure_cost(smaller, one, size=budget.quantity == "size"))
+
+
+def _cheapest(context: Context, stack: str, size: int) -> list[int]:
+    """The layer that alone costs least: earlier cuts may have left layers of unlike widths."""
+    layers = context.network.get_submodule(stack).children()
+    kinds = {str([p.shape for p in layer.parameters()]): at for at, layer in enumerate(layers)}
+    return [min(kinds.values(), key=lambda layer: _left(context, stack, size, [layer]))]
+
+
+def _require(context: Context, stack: str, size: int, kept: Sequence[int], limit: int) -> None:
+    """Refuse layers that cost more than the limit.
+
+    Raises:
+        BudgetError: They do.
+    """
+    budget = context.budget
+    dense = budget.measure(context.trace, {})
+    left = dense if limit >= dense else _left(context, stack, size, kept)
+    if left > limit:
+        raise BudgetError(
+            f"target {budget.quantity}={budget.value:g} allows {limit}; with {len(kept)} of {size} "
+            f"layers {left} of {dense} are left; ask for that or more"
+        )
 
 
 def _require_residual(network: nn.Module, stack: str, inputs: Any) -> None:

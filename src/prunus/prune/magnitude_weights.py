@@ -13,6 +13,8 @@ from prunus.graph import held_connections
 from prunus.method import Configured, Context, Decision
 from prunus.plan import Bits, Record, ZeroConnections
 
+_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
+
 
 class MagnitudeWeightsOptions(Record):
     """How many weights go.
@@ -65,7 +67,11 @@ class MagnitudeWeights(Configured[MagnitudeWeightsOptions]):
         share = self.options.sparsity
         if self.options.schedule == "cubic":
             share *= 1 - (1 - context.done) ** 3
-        keep = _kept(weights, share, scope=self.options.scope)
+        held = held_connections(context.network)
+        sizes = {name: _sizes(weight, held.get(name)) for name, weight in weights.items()}
+        keep = _kept(sizes, share, scope=self.options.scope)
+        # What an earlier round holds at zero stays so, even where this one asks for less.
+        keep = {name: mask & held[name] if name in held else mask for name, mask in keep.items()}
         connections = tuple(
             ZeroConnections(
                 tensor=name,
@@ -85,40 +91,66 @@ class MagnitudeWeights(Configured[MagnitudeWeightsOptions]):
         return Decision(choice={}, connections=connections, notes=(note,))
 
     def _weights(self, context: Context) -> dict[str, Tensor]:
-        """Weights that may go, with those that are held at zero already as zeros."""
-        protected = context.trace.output_layers
-        held = held_connections(context.network)
-        kinds = (nn.Linear, nn.modules.conv._ConvNd)
-        found = {}
-        for path, module in context.network.named_modules():
-            table = self.options.embeddings and isinstance(module, nn.Embedding)
-            name = f"{path}.weight"
-            if not (isinstance(module, kinds) or table) or path in protected:
+        """Weights that may go, by the names that plans know them by: tied ones once.
+
+        Raises:
+            InputError: There is none.
+        """
+        network, options = context.network, self.options
+        names = {id(weight): name for name, weight in network.named_parameters()}
+        whole = _output_weights(context)
+        kinds = (*_LAYERS, nn.Embedding) if options.embeddings else _LAYERS
+        found: dict[str, Tensor] = {}
+        left_out = False
+        for path, module in network.named_modules():
+            weight = getattr(module, "weight", None)
+            if not isinstance(weight, nn.Parameter):
                 continue
-            if any(fnmatchcase(path, pattern) for pattern in self.options.ignore):
+            if not isinstance(module, kinds):
                 continue
-            weight = module.get_parameter("weight").detach()
-            found[name] = weight * held[name] if name in held else weight
+            if id(weight) in whole:
+                continue
+            if any(fnmatchcase(path, pattern) for pattern in options.ignore):
+                left_out = True
+                continue
+            found[names[id(weight)]] = weight.detach()
         if not found:
-            raise InputError("method 'magnitude-weights' has no layer left; mend option ignore")
+            remedy = "mend option ignore" if left_out else "take a method for its channels"
+            raise InputError(
+                "method 'magnitude-weights' finds no linear or convolutional layer before the output "
+                f"layer of {type(network).__name__}; {remedy}"
+            )
         return found
 
 
+def _output_weights(context: Context) -> set[int]:
+    """Identities of the weights that give the output; one that is a table, too, is a language model's."""
+    of: dict[bool, set[int]] = {True: set(), False: set()}
+    found = set()
+    for path, module in context.network.named_modules(remove_duplicate=False):
+        weight = id(getattr(module, "weight", None))
+        if path in context.trace.output_layers:
+            found.add(weight)
+        if isinstance(module, (*_LAYERS, nn.Embedding)):
+            of[isinstance(module, nn.Embedding)].add(weight)
+    return found | (of[True] & of[False])
+
+
+def _sizes(weight: Tensor, held: Tensor | None) -> Tensor:
+    """Magnitudes; nothing is as small as what is held at zero already, which goes first."""
+    return weight.abs() if held is None else weight.abs().masked_fill(~held, -1.0)
+
+
 def _kept(
-    weights: dict[str, Tensor], share: float, *, scope: Literal["global", "layer"]
+    sizes: dict[str, Tensor], share: float, *, scope: Literal["global", "layer"]
 ) -> dict[str, Tensor]:
-    """Masks of what stays; ties go by position."""
+    """Masks of what stays, in the tensors' shapes; ties go by position."""
     if scope == "layer":
-        return {
-            name: _largest(weight.abs().flatten(), share).view_as(weight)
-            for name, weight in weights.items()
-        }
-    flat = torch.cat([weight.abs().flatten() for weight in weights.values()])
-    mask = _largest(flat, share)
-    parts = torch.split(mask, [weight.numel() for weight in weights.values()])
+        return {name: _largest(one.flatten(), share).view(one.shape) for name, one in sizes.items()}
+    mask = _largest(torch.cat([one.flatten() for one in sizes.values()]), share)
+    parts = torch.split(mask, [one.numel() for one in sizes.values()])
     return {
-        name: part.view_as(weight)
-        for (name, weight), part in zip(weights.items(), parts, strict=True)
+        name: part.view(one.shape) for (name, one), part in zip(sizes.items(), parts, strict=True)
     }
 
 

@@ -8,12 +8,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from prunus.errors import BudgetError, GraphError
+from prunus.errors import BudgetError, GraphError, InputError
 from prunus.graph import call
 from prunus.method import Configured, Context, Decision, Need, search_split, train_split
 from prunus.plan import Bits, BoolArray, IntArray, KeepVocabulary, Record
 
 _PIECES = "input_ids"
+_MASK = "attention_mask"
 
 
 class VocabularyOptions(Record):
@@ -21,7 +22,8 @@ class VocabularyOptions(Record):
 
     Attributes:
         min_count: Pieces that occur at least so often in the training and search texts.
-        keep_top: Of these the most frequent ones, at most so many.
+        keep_top: Pieces that stay in all, the most frequent ones of these; those that any text can be
+            spelled with stay even where they are more.
     """
 
     min_count: int = Field(default=1, ge=1)
@@ -56,12 +58,10 @@ class Vocabulary(Configured[VocabularyOptions]):
         counts = np.zeros(size, dtype=np.int64)
         for split in (train_split(context, self), search_split(context, self)):
             for inputs, _ in split.batches(256):
-                if isinstance(inputs, dict):
-                    ids = inputs[_PIECES].flatten()
-                    counts += np.bincount(ids.numpy(), minlength=size)
+                counts += _counted(inputs, size)
         always = np.zeros(size, dtype=bool)
         always[[piece for piece in context.fallback_pieces if piece < size]] = True
-        always[_padding(context.network, tables)] = True
+        always[[piece for piece in _special(context.network, tables) if 0 <= piece < size]] = True
         wanted = (counts >= self.options.min_count) & ~always
         order = np.flatnonzero(wanted)
         order = order[np.argsort(-counts[order], kind="stable")]
@@ -99,6 +99,12 @@ def word_tables(network: nn.Module, inputs: Any) -> tuple[str, ...]:
             f"method 'vocabulary' finds no table that {type(network).__name__} looks the pieces of "
             "texts up in; it is for networks that take input_ids"
         )
+    for module in network.modules():
+        if id(getattr(module, "weight", None)) in found and not isinstance(module, nn.Embedding):
+            raise GraphError(
+                f"method 'vocabulary' cannot trim {type(network).__name__}: its output layer has the "
+                "weights of the table of pieces, so that logits would go, too; give it a classifier"
+            )
     return tuple(dict.fromkeys(found.values()))
 
 
@@ -114,8 +120,27 @@ class _Looked:
             self._found[id(module.weight)] = self._name
 
 
-def _padding(network: nn.Module, tables: tuple[str, ...]) -> list[int]:
-    """Pieces that pad texts, which tables and configs know by number."""
+def _counted(inputs: Any, size: int) -> IntArray:
+    """How often each piece occurs in texts, what pads them apart: int64 ``[size]``.
+
+    Raises:
+        InputError: A text holds a piece that the table has no row for.
+    """
+    ids = inputs[_PIECES].flatten()
+    mask = inputs.get(_MASK)
+    if mask is not None:
+        ids = ids[mask.flatten() != 0]
+    found = np.bincount(ids.numpy(), minlength=size)
+    if len(found) > size:
+        raise InputError(
+            f"method 'vocabulary': the texts hold piece {len(found) - 1}, the network's table has "
+            f"{size} rows; load the texts with the network's own tokenizer"
+        )
+    return found
+
+
+def _special(network: nn.Module, tables: tuple[str, ...]) -> list[int]:
+    """Pieces that tables and configs know by number: padding, beginnings, ends."""
     found = [
         getattr(network.get_submodule(t.rpartition(".")[0]), "padding_idx", None) for t in tables
     ]

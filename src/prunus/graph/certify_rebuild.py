@@ -1,21 +1,21 @@
 """The certificate of edits that replace modules or tables.
 
 Each kind has its own promise. Factors: the network equals the dense one whose layers have the products
-of the factors as weights. Layers: it equals the dense one in which the dropped layers pass their input
+of the given factors as weights. Layers: it equals the dense one in which the dropped layers pass their input
 on. Vocabulary: logits are the same on texts whose pieces are all kept. The other side is made without
 the code that rebuilt the network: products are multiplied out, layers are passed by with hooks, pieces
 are called by their old numbers.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from prunus.errors import CertificateError
+from prunus.errors import CertificateError, GraphError
 from prunus.graph.certify import FLOAT32_LIMIT, FLOAT64_LIMIT, relative_difference
 from prunus.graph.cut import cut
 from prunus.graph.inputs import Inputs, call, cast, flat_tensors, output_tensors
@@ -24,6 +24,7 @@ from prunus.records import Certificate
 
 _PIECES = "input_ids"
 Values = Mapping[str, torch.Tensor]
+Factors = Mapping[str, tuple[str, ...]]
 
 
 def certify_rebuild(network: nn.Module, plan: Plan, tensors: Values, inputs: Inputs) -> Certificate:
@@ -39,13 +40,22 @@ def certify_rebuild(network: nn.Module, plan: Plan, tensors: Values, inputs: Inp
         inputs: Real inputs; pieces that go are replaced by others on both sides.
 
     Raises:
-        CertificateError: The outputs disagree.
+        GraphError: The plan both factorizes and drops layers.
+        CertificateError: The outputs disagree, a factor is not given, or the rebuilt network does not
+            run.
     """
-    single = _difference(network, plan, tensors, inputs, torch.float32)
+    _require_simple(plan)
+    factors = {
+        edit.module: _factor_names(edit, plan)
+        for edit in plan.rebuilds
+        if isinstance(edit, Factorize)
+    }
+    _require_given(factors, tensors)
+    single = _difference(network, plan, tensors, factors, inputs, torch.float32)
     double = None
     passed = single <= FLOAT32_LIMIT
     if not passed:
-        double = _difference(network, plan, tensors, inputs, torch.float64)
+        double = _difference(network, plan, tensors, factors, inputs, torch.float64)
         passed = double <= FLOAT64_LIMIT
     if not passed:
         names = ", ".join(_name(edit) for edit in plan.rebuilds[:3])
@@ -62,31 +72,75 @@ def certify_rebuild(network: nn.Module, plan: Plan, tensors: Values, inputs: Inp
     )
 
 
+def _require_simple(plan: Plan) -> None:
+    kinds = {type(edit) for edit in plan.rebuilds}
+    if {Factorize, KeepLayers} <= kinds:  # paths of layers shift between the two
+        raise GraphError(
+            "the plan both factorizes and drops layers, which no certificate covers; make two plans, "
+            "one after the other"
+        )
+
+
+def _factor_names(edit: Factorize, plan: Plan) -> tuple[str, ...]:
+    """Names of the factors' weights, first to last, as they are told apart: under their owner."""
+    edits = {e.module: e for e in plan.rebuilds if isinstance(e, Factorize)}
+    first = last = edit
+    while first.first in edits:
+        first = edits[first.first]
+    while last.last in edits:
+        last = edits[last.last]
+    inner = (f"{edit.module}.1.weight",) if edit.form.startswith("tucker") else ()
+    end = f"{last.module}.{2 if last.form.startswith('tucker') else 1}.weight"
+    return (f"{first.module}.0.weight", *inner, end)
+
+
+def _require_given(factors: Factors, tensors: Values) -> None:
+    """Refuse factors without values: zeros would equal zeros."""
+    for module, names in factors.items():
+        for name in names:
+            if name not in tensors:
+                raise CertificateError(
+                    f"factor '{name}' of '{module}' has no value; give the tensors of the decision "
+                    "that the plan was made from"
+                )
+
+
 def _difference(
-    network: nn.Module, plan: Plan, tensors: Values, inputs: Inputs, dtype: torch.dtype
+    network: nn.Module,
+    plan: Plan,
+    tensors: Values,
+    factors: Factors,
+    inputs: Inputs,
+    dtype: torch.dtype,
 ) -> float:
     dense = copy.deepcopy(network).eval().to(dtype)
     given = {name: value.to(dtype) for name, value in tensors.items()}
     rebuilt = cut(dense, plan, given).eval()
     old, new = _pieces(plan, cast(inputs, dtype))
-    wanted = _stood_for(dense, plan, rebuilt, old)
-    found = call(rebuilt, new)
-    pairs = zip(output_tensors(wanted), output_tensors(found), strict=True)
-    return max((relative_difference(a, b) for a, b in pairs), default=0.0)
+    try:
+        found = call(rebuilt, new)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise CertificateError(f"the rebuilt network does not run: {reason}") from error
+    for edit in plan.rebuilds:
+        if isinstance(edit, Factorize):
+            parts = [given[name] for name in factors[edit.module]]
+            _multiply_out_(dense.get_submodule(edit.module), edit, parts)
+    wanted = _stood_for(dense, plan, old)
+    if len(output_tensors(wanted)) != len(output_tensors(found)):
+        return float("inf")
+    return relative_difference(wanted, found)
 
 
-def _stood_for(dense: nn.Module, plan: Plan, rebuilt: nn.Module, inputs: Inputs) -> Any:
-    """Outputs of the dense network with multiplied factors, and dropped layers passed by."""
+def _stood_for(dense: nn.Module, plan: Plan, inputs: Inputs) -> Any:
+    """Outputs of the dense network with dropped layers passed by."""
     handles = []
-    with torch.no_grad():
-        for edit in plan.rebuilds:
-            if isinstance(edit, Factorize):
-                _multiply_out_(dense, edit, rebuilt)
-            elif isinstance(edit, KeepLayers):
-                stack = list(dense.get_submodule(edit.stack).children())
-                for layer, stays in zip(stack, edit.keep.unpack(), strict=True):
-                    if not stays:
-                        handles.append(layer.register_forward_hook(_pass_on, with_kwargs=True))
+    for edit in plan.rebuilds:
+        if isinstance(edit, KeepLayers):
+            stack = list(dense.get_submodule(edit.stack).children())
+            for layer, stays in zip(stack, edit.keep.unpack(), strict=True):
+                if not stays:
+                    handles.append(layer.register_forward_hook(_pass_on, with_kwargs=True))
     try:
         return call(dense, inputs)
     finally:
@@ -94,10 +148,8 @@ def _stood_for(dense: nn.Module, plan: Plan, rebuilt: nn.Module, inputs: Inputs)
             handle.remove()
 
 
-def _multiply_out_(dense: nn.Module, edit: Factorize, rebuilt: nn.Module) -> None:
-    """Give a layer the product of its factors as weight."""
-    layer = dense.get_submodule(edit.module)
-    parts = [part.get_parameter("weight") for part in rebuilt.get_submodule(edit.module).children()]
+def _multiply_out_(layer: nn.Module, edit: Factorize, parts: Sequence[torch.Tensor]) -> None:
+    """Give a layer the product of the given factors as weight."""
     product: torch.Tensor = parts[0]
     if edit.form == "embedding":
         product = parts[0] @ parts[1].T
@@ -107,7 +159,8 @@ def _multiply_out_(dense: nn.Module, edit: Factorize, rebuilt: nn.Module) -> Non
     else:
         for part in parts[1:]:
             product = part @ product
-    layer.get_parameter("weight").copy_(product)
+    with torch.no_grad():
+        layer.get_parameter("weight").copy_(product)
 
 
 def _pass_on(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
@@ -120,12 +173,15 @@ def _pieces(plan: Plan, inputs: Inputs) -> tuple[Inputs, Inputs]:
     """The same texts in old and in new numbers, of pieces that are all kept."""
     old = new = inputs
     for edit in plan.rebuilds:
-        if isinstance(edit, KeepVocabulary) and isinstance(inputs, Mapping):
-            keep = edit.keep.unpack()
-            at = torch.from_numpy(np.flatnonzero(keep))
-            rank = torch.from_numpy(np.cumsum(keep) - 1)
-            ids = inputs[_PIECES]
-            there = torch.from_numpy(keep)[ids]
+        if isinstance(edit, KeepVocabulary):
+            if not isinstance(inputs, Mapping) or _PIECES not in inputs:
+                raise CertificateError(
+                    f"a smaller vocabulary is certified on texts: give inputs with '{_PIECES}'"
+                )
+            keep, ids = edit.keep.unpack(), inputs[_PIECES]
+            at = torch.from_numpy(np.flatnonzero(keep)).to(ids.device)
+            rank = torch.from_numpy(np.cumsum(keep) - 1).to(ids.device)
+            there = torch.from_numpy(keep).to(ids.device)[ids]
             # A piece that goes stands for one that stays, by its number.
             spelled = torch.where(there, ids, at[ids % len(at)])
             old = {**inputs, _PIECES: spelled}

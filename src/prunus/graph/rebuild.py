@@ -13,7 +13,8 @@ from prunus.plan import Factorize, KeepLayers, KeepVocabulary, Rebuild
 
 _VOCABULARY_SIZES = ("vocab_size",)
 _DEPTHS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
-_PADDING = "pad_token_id"
+_PADDING, _SPECIAL = "pad_token_id", "_token_id"
+_PADDING_NUMBERS = ("pad_id", "padding_idx")
 _M = TypeVar("_M", bound=nn.Module)
 
 
@@ -44,15 +45,19 @@ def factorized(layer: nn.Module, edit: Factorize) -> nn.Sequential:
         "tucker-conv": _tucker_conv,
         "embedding": _embedding_chain,
     }
-    chain = makers[edit.form](layer, edit)
-    like = next(layer.parameters())
-    chain.to(device=like.device, dtype=like.dtype).train(layer.training)
+    with torch.device("meta"):  # no values are drawn that would be thrown away
+        chain = makers[edit.form](layer, edit)
+    like = layer.get_parameter("weight")
+    chain.to(dtype=like.dtype).to_empty(device=like.device).train(layer.training)
     with torch.no_grad():
         for parameter in chain.parameters():
             parameter.zero_()
+            parameter.requires_grad_(like.requires_grad)
         bias = getattr(layer, "bias", None)
         if isinstance(bias, torch.Tensor):
-            chain[-1].bias.copy_(bias)  # type: ignore[operator]
+            own = chain[-1].get_parameter("bias")
+            own.copy_(bias)
+            own.requires_grad_(bias.requires_grad)
     return chain
 
 
@@ -61,10 +66,14 @@ def _factorize_(network: nn.Module, edit: Factorize) -> None:
     for position, owner in ((0, edit.first), (-1, edit.last)):
         if owner:
             shared = _module(network, owner)
-            if not isinstance(shared, nn.Sequential):
-                raise GraphError(f"'{edit.module}' shares a factor of '{owner}', which has none")
-            weight, own = shared[position].weight, chain[position].weight
-            if not isinstance(weight, nn.Parameter) or weight.shape != own.shape:
+            part = shared[position] if isinstance(shared, nn.Sequential) and len(shared) else None
+            weight, own = getattr(part, "weight", None), chain[position].weight
+            if not isinstance(weight, nn.Parameter):
+                raise GraphError(
+                    f"'{edit.module}' shares a factor of '{owner}', which has none; factorize "
+                    f"'{owner}' before it"
+                )
+            if weight.shape != own.shape:
                 raise GraphError(
                     f"'{edit.module}' shares a factor of '{owner}' of another shape; plan both anew"
                 )
@@ -145,11 +154,10 @@ def _keep_layers_(network: nn.Module, edit: KeepLayers) -> None:
             f"'{edit.stack}' is no stack of {edit.keep.size} layers; use the network of the plan"
         )
     kept = [layer for layer, stays in zip(stack, edit.keep.unpack(), strict=True) if stays]
-    if isinstance(stack, nn.ModuleList):
-        _place(network, edit.stack, nn.ModuleList(kept))
-    else:
-        _place(network, edit.stack, nn.Sequential(*kept))
-    _set_config_(network, dict.fromkeys(_DEPTHS, (len(stack), len(kept))))
+    # In place: a subclass keeps its own forward, hooks and mode.
+    stack._modules.clear()
+    stack._modules.update({str(at): layer for at, layer in enumerate(kept)})
+    _set_config_(network, dict.fromkeys(_DEPTHS, (edit.keep.size, len(kept))))
 
 
 def _keep_rows_(network: nn.Module, edit: KeepVocabulary) -> None:
@@ -171,18 +179,35 @@ def _keep_rows_(network: nn.Module, edit: KeepVocabulary) -> None:
         padding = getattr(table, "padding_idx", None)
         if padding is not None:
             table.padding_idx = _rank(edit, int(padding))  # type: ignore[assignment]
+            _renumber_padding_(network, int(padding), edit)
     _set_config_(
         network,
         {
             **dict.fromkeys(_VOCABULARY_SIZES, (edit.keep.size, len(at))),
-            **_padding(network, edit),
+            **_special(network, edit),
         },
     )
 
 
-def _padding(network: nn.Module, edit: KeepVocabulary) -> dict[str, tuple[int, int]]:
-    old = getattr(vars(network).get("config"), _PADDING, None)
-    return {} if old is None else {_PADDING: (old, _rank(edit, old))}
+def _renumber_padding_(network: nn.Module, old: int, edit: KeepVocabulary) -> None:
+    """Modules that tell padding by its number know the new one."""
+    for module in network.modules():
+        for name in _PADDING_NUMBERS:
+            if not isinstance(module, nn.Embedding) and vars(module).get(name) == old:
+                setattr(module, name, _rank(edit, old))
+
+
+def _special(network: nn.Module, edit: KeepVocabulary) -> dict[str, tuple[int, int]]:
+    """New numbers of the special pieces that a config names; the padding must stay."""
+    config, keep = vars(network).get("config"), edit.keep.unpack()
+    found = {}
+    for name in vars(config) if config is not None else ():
+        old = getattr(config, name)
+        if not name.endswith(_SPECIAL) or not isinstance(old, int):
+            continue
+        if name == _PADDING or (0 <= old < len(keep) and keep[old]):
+            found[name] = (old, _rank(edit, old))
+    return found
 
 
 def _rank(edit: KeepVocabulary, piece: int) -> int:

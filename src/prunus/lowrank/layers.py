@@ -63,7 +63,7 @@ def select_layers(
     """Find the layers of some kinds that can be factorized.
 
     A layer stays whole where it does not run, shares its weight with another, holds connections at
-    zero, has groups, or where another module reads its weight instead of calling it.
+    zero, has groups or a kernel of 1x1, or where another module reads its weight instead of calling it.
 
     Args:
         network: Not touched.
@@ -119,6 +119,8 @@ def _whole(
         return "computes its weight from other tensors"
     if isinstance(module, nn.Conv2d) and module.groups != 1:
         return f"has groups={module.groups}"
+    if isinstance(module, nn.Conv2d) and module.weight[0, 0].numel() == 1:
+        return "has a kernel of 1x1, which leaves nothing between two 1x1 kernels"
     if isinstance(module, nn.Embedding) and module.max_norm is not None:
         return "renormalizes its rows (max_norm)"
     return ""

@@ -89,6 +89,12 @@ class Sizing:
         """The highest common energy within the limit, then single ranks while one more fits."""
         if self._dense <= self._limit:
             return (None,) * len(self.blocks)
+        if not self.blocks:
+            raise BudgetError(
+                f"target {self.budget.quantity}={self.budget.value:g} allows {self._limit} of "
+                f"{self._dense}, but method '{self.method}' finds no layer to factorize: let it "
+                "factorize more (embeddings, classifier, ignore), or take another method"
+            )
         least = self.at(lambda b: (1,) * len(b.full))
         if (cost := self.cost(least)) > self._limit:
             raise BudgetError(
@@ -119,16 +125,19 @@ class Sizing:
         now = list(sizes)
         queue = [(k, m) for k, r in enumerate(now) if r is not None for m in range(len(r))]
         while queue:
-            fits = []
+            fits, waits = [], []
             for k, mode in queue:
                 ranks = now[k]
-                if ranks is None or (wider := self.blocks[k].widened(ranks, mode)) == ranks:
+                if ranks is None:
+                    continue
+                if (wider := self.blocks[k].widened(ranks, mode)) == ranks:
+                    waits.append((k, mode))
                     continue
                 trial = [*now[:k], self._sized(self.blocks[k], wider), *now[k + 1 :]]
                 if self.cost(tuple(trial)) <= self._limit:
                     now = trial
                     fits.append((k, mode))
-            # Costs only grow: a step that does not fit now never will, but for one that waits for
-            # the other mode, which is tried again once all are done.
-            queue = fits
+            # Costs only grow: a step that does not fit now never will. One that waits for the other
+            # mode of its block is tried again as long as any other fits.
+            queue = [*fits, *waits] if fits else []
         return tuple(now)

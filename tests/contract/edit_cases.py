@@ -37,6 +37,7 @@ class Case:
 
 CASES = (
     Case("svd", "bert_tiny", "params=0.6"),
+    Case("svd", "bert_tiny", "size=0.6", {"embeddings": True}),
     Case("svd", "bert_tiny", "", {"rank": 0.3, "embeddings": True}),
     Case("tucker", "digits_cnn", "macs=0.6", {"calibration": 64}),
     Case("stacked-tucker", "bert_tiny", "macs=0.6"),

@@ -1,12 +1,14 @@
 """The suite for methods that replace modules, drop layers or pieces, or hold weights at zero."""
 
 import copy
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from prunus.errors import InputError
+from prunus.errors import BudgetError, InputError, PrunusError
 from prunus.graph import Trace, certify, certify_rebuild, cut, first_sample, plan_of, trace
 from prunus.meter import measure_cost
 from prunus.method import Decision, make_method, method_class, method_names
@@ -26,9 +28,16 @@ ROOT = Path(__file__).parents[2]
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 
 
-def _decide(case: Case, seed: int = 0) -> Decision:
-    method = make_method(case.method, case.options)
-    return method.decide(context_of(case, network_of(case), seed))
+every_method = pytest.mark.parametrize("name", sorted({case.method for case in CASES}))
+_decisions: dict[str, Decision] = {}
+
+
+def _decide(case: Case) -> Decision:
+    """Made once for every case."""
+    if str(case) not in _decisions:
+        method = make_method(case.method, case.options)
+        _decisions[str(case)] = method.decide(context_of(case, network_of(case)))
+    return _decisions[str(case)]
 
 
 def _plan(case: Case, found: Trace, decision: Decision) -> Plan:
@@ -94,7 +103,20 @@ class EditContract:
         left = budget.read(measure_cost(smaller, one))
         assert 0.5 * budget.limit(budget.read(dense)) < left <= budget.limit(budget.read(dense))
 
-    @pytest.mark.parametrize("name", sorted({case.method for case in CASES}))
+    @every_method
+    def test_a_target_out_of_reach_is_refused_in_one_line_with_numbers(self, name: str) -> None:
+        case = next(c for c in CASES if c.method == name)
+        tiny = replace(case, target="params=0.0001", options={})
+        if name == "magnitude-weights":  # meets none at all
+            tiny = replace(tiny, options=case.options)
+        with pytest.raises(PrunusError, match=r"params=0\.0001") as caught:
+            make_method(name, tiny.options).decide(context_of(tiny, network_of(tiny)))
+        assert "\n" not in str(caught.value)
+        if name != "magnitude-weights":
+            assert isinstance(caught.value, BudgetError)
+            assert re.search(r"allows \d+.*\d+", str(caught.value))
+
+    @every_method
     def test_unknown_options_are_refused_and_the_card_names_the_known_ones(self, name: str) -> None:
         with pytest.raises(InputError, match=f"method '{name}' has no option 'colour'") as caught:
             make_method(name, {"colour": "red"})

@@ -122,19 +122,15 @@ def test_an_impossible_budget_says_what_is_reachable(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", list(CASES))
-def test_the_certificate_holds_and_fails_where_a_factor_is_changed(method: str) -> None:
+def test_the_certificate_holds_for_the_factors_of_the_decision_and_for_no_less(method: str) -> None:
     network, decision = decide(method, rank=0.4)
     plan = Plan.model_validate_json(plan_of(network, decision.edits).model_dump_json())
     inputs = inputs_of(CASES[method][0])
     assert certify_rebuild(network, plan, decision.tensors, inputs).passed
-    smaller = cut(network, plan, decision.tensors)
-    layer = decision.edits[0]
-    assert isinstance(layer, Factorize)
-    with torch.no_grad():  # the product is what the plan stands for, whatever the factors are
-        smaller.get_submodule(layer.module).get_submodule("0").get_parameter("weight").mul_(2)
-    assert not torch.allclose(
-        outputs(smaller.eval(), inputs), outputs(rebuilt(network, decision), inputs)
-    )
+    first = next(iter(decision.tensors))
+    fewer = {name: value for name, value in decision.tensors.items() if name != first}
+    with pytest.raises(CertificateError, match=f"factor '{first}' of .* has no value"):
+        certify_rebuild(network, plan, fewer, inputs)
 
 
 def test_layers_of_one_shape_share_their_outer_factors() -> None:
@@ -191,14 +187,7 @@ def test_what_is_measured_on_inputs_is_nearer_on_these_inputs() -> None:
     split = digits().train
     batch = next(iter(split.batches(128)))[0]
     assert isinstance(batch, Tensor)
-    errors = {}
-    for samples in (0, 128):
-        network, decision = decide("tucker", energy=0.7, calibration=samples)
-        # The same sizes for both: what energy gives differs, so that ranks are taken from one.
-        errors[samples] = (network, decision)
-    network, weighted = errors[128]
-    layer = weighted.edits[-1]
-    assert isinstance(layer, Factorize)
+    network = network_of("digits_cnn")
     plain = make_method("tucker", {"rank": 0.5}).decide(_context(network))
     seen = make_method("tucker", {"rank": 0.5, "calibration": 128}).decide(_context(network))
     wanted = outputs(network, batch)
@@ -226,12 +215,11 @@ def test_options_that_contradict_each_other_are_refused() -> None:
         make_method("svd", {"ranks": 0.5})
 
 
-def test_a_certificate_is_refused_where_network_and_plan_disagree() -> None:
+def test_a_certificate_is_for_any_weights_of_the_network() -> None:
     network, decision = decide("svd", rank=0.4)
     plan = plan_of(network, decision.edits)
     other = copy.deepcopy(network)
     with torch.no_grad():
         other.get_parameter("bert.embeddings.LayerNorm.weight").mul_(1.5)
-    # Another dense network is another promise: both sides are made from it, so that it holds.
+    # Another dense network is another promise: both sides are made from it.
     assert certify_rebuild(other, plan, decision.tensors, inputs_of("bert_tiny")).passed
-    assert issubclass(CertificateError, Exception)

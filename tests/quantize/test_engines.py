@@ -10,85 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from prunus.data import Inputs
 from prunus.errors import DataError, InputError
 from prunus.graph import cut, plan_of
 from prunus.meter import file_size_bytes
 from prunus.plan import Factorize
 from prunus.quantize import Deployment, deploy, load_deployed, parity, run_fresh
 from prunus.quantize.torch_engine import Int8Embedding, dynamic_linear
-from prunus.records import Source
 from prunus.zoo import load_source
+from tests.quantize.networks import BERT, LSTM, batches, written
 
-BERT = Source(
-    model="bert_tiny", arguments={"vocab_size": 900, "hidden": 32, "layers": 2, "max_length": 24}
-)
-LSTM = Source(model="bilstm", arguments={"vocab_size": 900, "embedding": 12, "hidden": 8})
-DIGITS = Source(model="digits_cnn")
-
-
-def texts(samples: int, length: int) -> Inputs:
-    generator = torch.Generator().manual_seed(length)
-    ids = torch.randint(5, 900, (samples, length), generator=generator)
-    mask = torch.ones_like(ids)
-    for row in range(1, samples):
-        mask[row, length - row % length :] = 0
-    return {"input_ids": ids * mask, "attention_mask": mask}
-
-
-def images(samples: int) -> Inputs:
-    return torch.randn(samples, 1, 8, 8, generator=torch.Generator().manual_seed(samples))
-
-
-def batches(source: Source) -> list[Inputs]:
-    if source is DIGITS:
-        return [images(8), images(5)]
-    return [texts(6, 9), texts(4, 17), texts(1, 5)]
-
-
-def written(source: Source, folder: Path, network: nn.Module | None = None, **choices: Any) -> Any:
-    given = batches(source)
-    return deploy(
-        load_source(source) if network is None else network,
-        folder,
-        Deployment(**choices),
-        inputs=given[0],
-        calibration=given,
-        source=source,
-        dynamic_length=source is not DIGITS,
-    )
-
-
-EXACT, NEAR, FAR = 1e-4, 0.05, 0.2
-FORMATS = [
-    (BERT, {"engine": "torch"}, EXACT),
-    (BERT, {"engine": "torch", "weights": "int8", "embeddings": "int8"}, FAR),
-    (BERT, {"engine": "torch", "embeddings": "int8"}, NEAR),
-    (BERT, {"engine": "torch", "weights": "bfloat16"}, NEAR),
-    (BERT, {"engine": "onnxruntime"}, EXACT),
-    (BERT, {"engine": "onnxruntime", "weights": "int8"}, FAR),
-    (BERT, {"engine": "onnxruntime", "embeddings": "int8"}, NEAR),
-    (BERT, {"engine": "openvino", "weights": "int8", "embeddings": "int8"}, FAR),
-    (LSTM, {"engine": "torch", "weights": "int8", "embeddings": "int8"}, FAR),
-    (LSTM, {"engine": "onnxruntime", "weights": "int8", "embeddings": "int8"}, FAR),
-    (LSTM, {"engine": "openvino", "weights": "float16"}, NEAR),
-    (DIGITS, {"engine": "onnxruntime", "weights": "int8", "calibration": "static"}, FAR),
-    (DIGITS, {"engine": "openvino", "weights": "int8"}, FAR),
-]
-
-
-@pytest.mark.parametrize(("source", "choices", "bound"), FORMATS)
-def test_a_session_is_near_its_network_on_batches_of_other_sizes(
-    source: Source, choices: dict[str, Any], bound: float, tmp_path: Path
-) -> None:
-    record = written(source, tmp_path / "deployed", **choices)
-    session = load_deployed(tmp_path / "deployed", threads=1)
-    found = parity(load_source(source), session, batches(source))
-    assert found.relative_difference <= bound
-    sizes = [(tmp_path / "deployed" / n).stat().st_size for n in record.model_files]
-    assert record.size_bytes == sum(sizes)
-    if choices["engine"] == "torch" and not record.deployment.is_float32:  # others hold a graph
-        assert record.size_bytes < file_size_bytes(load_source(source))
+EXACT, FAR = 1e-4, 0.2
 
 
 def test_int8_tensors_take_a_byte_each_and_a_scale_for_each_row(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def export(
         else:
             _write_onnx(program, path)
             if _shares_parameters(network):
-                _store_once(path)
+                store_once(path)
 
 
 def require_onnx() -> None:
@@ -161,12 +161,14 @@ def _shares_parameters(network: nn.Module) -> bool:
     return len(set(seen)) < len(seen)
 
 
-def _store_once(path: Path) -> None:
+def store_once(path: Path) -> None:
     """Store equal constants of an ONNX file once: the exporter writes some shared weights twice."""
     onnx = import_module("onnx")
     if path.with_name(path.name + ".data").exists():
         return  # too large to be read into memory as a whole
     model = onnx.load(str(path))
+    if any(a.HasField("g") or a.graphs for node in model.graph.node for a in node.attribute):
+        return  # branches and loops read constants by name, too
     first: dict[bytes, str] = {}
     renamed: dict[str, str] = {}
     for constant in model.graph.initializer:

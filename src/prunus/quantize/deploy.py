@@ -64,9 +64,16 @@ def deploy(  # noqa: PLR0913  # all but three are options, by keyword only
         MissingExtraError: The engine is not installed.
     """
     folder = Path(folder).resolve()
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"folder={str(folder)!r} is a file; name a new folder")
     if folder.exists() and any(folder.iterdir()) and not (folder / DEPLOYED_FILE).exists():
         raise InputError(f"folder={str(folder)!r} holds other files; name a new or empty folder")
     batches = tuple(calibration or ())
+    if deployment.is_calibrated and not batches:
+        raise InputError(
+            f"calibration is missing: int8 of engine={deployment.engine} is measured on real "
+            "batches; give some"
+        )
     job = Job(network, deployment, inputs, batches, source, tuple(plans), dynamic_length)
     part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
     try:
@@ -96,10 +103,12 @@ def load_deployed(folder: Path | str, threads: int | None = None) -> Session:
         threads: CPU threads of the session; the engine's own choice where left out.
 
     Raises:
-        InputError: There is no deployment, or the engine cannot load it.
+        InputError: There is no deployment, ``threads`` is below 1, or the engine cannot load it.
         DataError: A file was changed.
         MissingExtraError: The engine is not installed.
     """
+    if threads is not None and threads < 1:
+        raise InputError(f"threads={threads} is below 1; leave it out for the engine's own choice")
     folder = Path(folder)
     file = folder / DEPLOYED_FILE
     if not file.is_file():

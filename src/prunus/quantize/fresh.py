@@ -78,7 +78,7 @@ def _flat(batches: Iterable[Inputs]) -> dict[str, Tensor]:
     for number, batch in enumerate(batches):
         named = {IMAGES: batch} if isinstance(batch, Tensor) else batch
         for name, tensor in named.items():
-            flat[f"{number}/{name}"] = tensor.contiguous()
+            flat[f"{number}/{name}"] = tensor.clone(memory_format=torch.contiguous_format)
     if not flat:
         raise InputError("batches is empty; give at least one")
     return flat

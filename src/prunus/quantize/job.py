@@ -1,7 +1,8 @@
 """What an engine is given to write, and what it has written."""
 
-from collections.abc import Iterator
+import ast
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -23,18 +24,6 @@ class Job:
     plans: tuple[Plan, ...]
     dynamic_length: bool
 
-    def layers(self) -> Iterator[tuple[str, nn.Linear]]:
-        """Linear layers that are quantized, by path."""
-        for path, module in self.network.named_modules():
-            if type(module) is nn.Linear and not self.deployment.excludes(path):
-                yield path, module
-
-    def tables(self) -> Iterator[tuple[str, nn.Embedding]]:
-        """Tables of word embeddings that are quantized, by path."""
-        for path, module in self.network.named_modules():
-            if is_word_table(path, module) and not self.deployment.excludes(path):
-                yield path, module
-
 
 @dataclass(frozen=True)
 class Written:
@@ -44,9 +33,57 @@ class Written:
     notes: tuple[str, ...] = ()
 
 
-def is_word_table(path: str, module: nn.Module) -> bool:
-    """Whether a layer is a table of word embeddings; positions and token types are none."""
-    if not isinstance(module, nn.Embedding):
+def int8_layers(network: nn.Module, deployment: Deployment) -> dict[str, nn.Linear]:
+    """Linear layers that are quantized, by every path that leads to them."""
+    if deployment.weights != "int8":
+        return {}
+    return {
+        path: module
+        for path, module in network.named_modules(remove_duplicate=False)
+        if type(module) is nn.Linear and not deployment.excludes(path)
+    }
+
+
+def int8_tables(network: nn.Module, deployment: Deployment) -> dict[str, nn.Embedding]:
+    """Tables of word embeddings that are quantized, by every path that leads to them."""
+    if deployment.embeddings != "int8":
+        return {}
+    return {
+        path: module
+        for path, module in network.named_modules(remove_duplicate=False)
+        if _is_word_table(path, module) and not deployment.excludes(path)
+    }
+
+
+def excluded_nodes(model: Any, deployment: Deployment) -> list[str]:
+    """Names of the nodes of an ONNX model that were exported from excluded layers.
+
+    Weights alone do not tell: the exporters rename those that they transpose. Nor do modules alone:
+    a convolution that a norm was folded into counts as the norm's.
+    """
+
+    def is_excluded(node: Any) -> bool:
+        holders = [name.rpartition(".")[0] for name in node.input if name.endswith(".weight")]
+        return any(deployment.excludes(path) for path in (_layer_of(node), *holders))
+
+    return [node.name for node in model.graph.node if is_excluded(node)]
+
+
+def _layer_of(node: Any) -> str:
+    """Path of the module that a node was exported from."""
+    for note in node.metadata_props:
+        if note.key == "pkg.torch.onnx.name_scopes":  # modules from the outermost, then operation
+            return str(["", *ast.literal_eval(note.value)][-2])
+    return ".".join(node.name.strip("/").split("/")[:-1])  # the older exporter: /layers.0/back/LSTM
+
+
+def _is_word_table(path: str, module: nn.Module) -> bool:
+    """Whether a layer is a table of word embeddings; positions and token types are none.
+
+    Subclasses are none, which may do more than look up rows.
+    """
+    if type(module) is not nn.Embedding or module.max_norm is not None:
         return False
     name = path.lower()
-    return not any(word in name for word in ("position", "token_type", "segment", "relative"))
+    others = ("position", "token_type", "segment", "relative", "wpe")  # wpe: positions of GPT-2
+    return not any(word in name for word in others)

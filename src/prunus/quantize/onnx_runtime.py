@@ -16,7 +16,7 @@ from prunus.artifact.export import first_line
 from prunus.data import Inputs
 from prunus.errors import InputError
 from prunus.extras import require_extra
-from prunus.quantize.job import Job, Written
+from prunus.quantize.job import Job, Written, excluded_nodes, int8_tables
 from prunus.quantize.session import Deployed, Session
 
 MODEL_FILE = "model.onnx"
@@ -63,10 +63,16 @@ def _quantize(job: Job, whole: Path, target: Path) -> tuple[str, ...]:
         kinds += _LINEAR if deployment.calibration == "dynamic" else ("MatMul", "Gemm")
         # Dynamic int8 of a convolution is slower than float32; with known ranges it is faster.
         kinds += () if deployment.calibration == "dynamic" else _CONVOLUTION
-    if deployment.embeddings == "int8":
-        kinds.append("Gather")
     left = _left_out(job, model)
     if deployment.calibration == "static":
+        if deployment.embeddings == "int8":  # which need no ranges: QDQ leaves look-ups alone
+            quantization.quantize_dynamic(
+                str(whole),
+                str(whole),
+                op_types_to_quantize=["Gather"],
+                nodes_to_exclude=left,
+                weight_type=quantization.QuantType.QInt8,
+            )
         quantization.quantize_static(
             str(whole),
             str(target),
@@ -78,7 +84,9 @@ def _quantize(job: Job, whole: Path, target: Path) -> tuple[str, ...]:
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
         )
-        return ()
+        return _notes(job)
+    if deployment.embeddings == "int8":
+        kinds.append("Gather")
     quantization.quantize_dynamic(
         str(whole),
         str(target),
@@ -93,22 +101,26 @@ def _quantize(job: Job, whole: Path, target: Path) -> tuple[str, ...]:
 
 def _left_out(job: Job, model: Any) -> list[str]:
     """Nodes that stay in float: look-ups of other tables than words, and excluded layers."""
-    words = {f"{path}.weight" for path, _ in job.tables()}
-    excluded = {
-        f"{path}.weight" for path, _ in job.network.named_modules() if job.deployment.excludes(path)
-    }
-    return [
+    words = {f"{path}.weight" for path in int8_tables(job.network, job.deployment)}
+    others = [
         node.name
         for node in model.graph.node
-        if (node.op_type == "Gather" and node.input[0] not in words)
-        or any(name in excluded for name in node.input)
+        if node.op_type == "Gather" and node.input[0] not in words
     ]
+    excluded = excluded_nodes(model, job.deployment)
+    # The library splits biases off, under another name.
+    return [*others, *excluded, *(f"{name}_MatMul" for name in excluded)]
 
 
 def _notes(job: Job) -> tuple[str, ...]:
     if job.deployment.weights != "int8":
         return ()
-    if any(isinstance(module, nn.Conv2d) for module in job.network.modules()):
+    kinds = tuple(job.network.modules())
+    if job.deployment.calibration == "static":
+        recurrent = any(isinstance(module, nn.RNNBase) for module in kinds)
+        note = "onnxruntime: recurrent layers stay in float32 with static ranges"
+        return (note,) if recurrent else ()
+    if any(isinstance(module, nn.modules.conv._ConvNd) for module in kinds):
         note = "convolutions stay in float32 with dynamic ranges, which would make them slower"
         return (f"onnxruntime: {note}; calibration=static quantizes them",)
     return ()
@@ -118,8 +130,6 @@ class _Reader:
     """Batches as ONNX Runtime's calibration reads them."""
 
     def __init__(self, batches: tuple[Inputs, ...], names: list[str]) -> None:
-        if not batches:
-            raise InputError("calibration is missing: static ranges are measured on real batches")
         self._feeds: Iterator[dict[str, Any]] = iter([_feed(batch, names) for batch in batches])
 
     def get_next(self) -> dict[str, Any] | None:
@@ -178,5 +188,5 @@ class OnnxSession(Session):
         return self._inputs
 
     def _run(self, feed: dict[str, Tensor]) -> Tensor:
-        arrays = {name: np.ascontiguousarray(feed[name].numpy()) for name in self._inputs}
+        arrays = {name: np.ascontiguousarray(feed[name].cpu().numpy()) for name in self._inputs}
         return torch.from_numpy(self._session.run(None, arrays)[0])

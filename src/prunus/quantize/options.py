@@ -65,6 +65,13 @@ class Deployment(Record):
         """Whether nothing is quantized."""
         return self.weights == "float32" and self.embeddings == "float32"
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether ranges of activations are measured on batches."""
+        return self.weights == "int8" and (
+            self.calibration == "static" or self.engine == "openvino"
+        )
+
     def excludes(self, layer: str) -> bool:
         """Whether a layer stays in float32."""
         return any(fnmatchcase(layer, pattern) for pattern in self.exclude)

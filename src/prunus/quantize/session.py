@@ -9,6 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from prunus.artifact.export import first_line
+from prunus.errors import InputError
 from prunus.plan import Record
 from prunus.quantize.options import Deployment
 
@@ -55,11 +57,28 @@ class Session(ABC):
         return torch.device("cpu")
 
     def __call__(self, inputs: Any, /) -> Tensor:
-        """Logits ``[samples, classes]`` of a tensor, positional or keyword arguments."""
+        """Logits ``[samples, classes]`` of a tensor, positional or keyword arguments.
+
+        Raises:
+            InputError: An input is missing, or the engine cannot run on them.
+        """
         if isinstance(inputs, Mapping):
-            return self._run(dict(inputs))
-        given = inputs if isinstance(inputs, tuple | list) else (inputs,)
-        return self._run(dict(zip(self._names(), given, strict=True)))
+            feed = dict(inputs)
+        else:
+            given = inputs if isinstance(inputs, tuple | list) else (inputs,)
+            feed = dict(zip(self._names(), given, strict=False))
+        missing = [name for name in self._names() if name not in feed]
+        if missing:
+            raise InputError(
+                f"inputs lack {', '.join(missing)}; the session takes {', '.join(self._names())}"
+            )
+        try:
+            return self._run(feed)
+        except Exception as error:  # the engines' errors have no common base
+            raise InputError(
+                f"engine={self.record.deployment.engine} cannot run on these inputs: "
+                f"{first_line(error)}; give inputs of the types that deploy was given"
+            ) from error
 
     @abstractmethod
     def _names(self) -> list[str]:

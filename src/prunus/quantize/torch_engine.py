@@ -15,11 +15,12 @@ from prunus.artifact import save
 from prunus.artifact.manifest import WEIGHTS_FILE, read_manifest
 from prunus.artifact.rebuild import find_source
 from prunus.artifact.weights import fill_, read_weights, write_weights
-from prunus.errors import InputError
+from prunus.errors import InputError, PlanMismatchError
 from prunus.graph import cut
 from prunus.meter import as_predictor
 from prunus.plan import Plan
-from prunus.quantize.job import Job, Written
+from prunus.quantize.job import Job, Written, int8_layers, int8_tables
+from prunus.quantize.options import Deployment
 from prunus.quantize.session import Deployed, Session
 from prunus.zoo import load_source
 
@@ -48,9 +49,7 @@ class Int8Embedding(nn.Module):
     @classmethod
     def of(cls, table: Tensor, padding_idx: int | None = None) -> "Int8Embedding":
         """Round every row to 255 levels, symmetric about 0: the error is at most half a level."""
-        scale = table.detach().abs().amax(dim=1).clamp(min=torch.finfo(table.dtype).tiny) / _LEVELS
-        levels = (table.detach() / scale.unsqueeze(1)).round().clamp(-_LEVELS, _LEVELS)
-        return cls(levels.to(torch.int8), scale.float(), padding_idx)
+        return cls(*_by_row(table), padding_idx)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Rows ``[..., width]``, float32."""
@@ -88,36 +87,50 @@ def _quantized_tensors(network: nn.Module, job: Job) -> dict[str, Tensor]:
 
     A tensor that several layers share is stored once, under its first name; so is its int8 form.
     """
+    small = _int8_modules(network, job.deployment)
     stored: dict[str, Tensor] = {}
-    names: dict[int, str] = {}
-    quantized: set[int] = set()
-    for path, table in job.tables() if job.deployment.embeddings == "int8" else ():
-        own = network.get_submodule(path).get_parameter("weight")
-        small = Int8Embedding.of(table.weight, table.padding_idx)
-        stored[f"{path}.weight"] = small.get_buffer("weight")
-        stored[f"{path}.scale"] = small.get_buffer("scale")
-        quantized.add(id(own))
-    for path, _ in job.layers() if job.deployment.weights == "int8" else ():
-        own = network.get_submodule(path).get_parameter("weight")
-        if id(own) in names:
-            continue
-        levels, scale = _by_channel(own)
+    for path in _owners(small).values():
+        levels, scale = _by_row(small[path].get_parameter("weight"))
         stored[f"{path}.weight"], stored[f"{path}.scale"] = levels, scale
-        names[id(own)] = path
-        quantized.add(id(own))
+    floats = _float_tensors(network, small)
+    return stored | {name: tensor.detach().clone().contiguous() for name, tensor in floats.items()}
+
+
+def _int8_modules(network: nn.Module, deployment: Deployment) -> dict[str, nn.Module]:
+    """All that is quantized, by path: the same where it is written and where it is built again."""
+    return {**int8_tables(network, deployment), **int8_layers(network, deployment)}
+
+
+def _owners(small: Mapping[str, nn.Module]) -> dict[int, str]:
+    """The path under which a weight is stored, by its identity: that of its first layer."""
+    owners: dict[int, str] = {}
+    for path, module in small.items():
+        owners.setdefault(id(module.get_parameter("weight")), path)
+    return owners
+
+
+def _float_tensors(network: nn.Module, small: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """All that is not quantized, shared tensors under their first name.
+
+    A weight that a quantized layer shares with one in float is here too.
+    """
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
     for name, tensor in network.state_dict(keep_vars=True).items():
-        if id(tensor) in quantized or id(tensor) in names:
+        path, _, leaf = name.rpartition(".")
+        if (leaf == "weight" and path in small) or id(tensor) in seen:
             continue
-        names[id(tensor)] = name
-        stored[name] = tensor.detach().contiguous()
-    return stored
+        seen.add(id(tensor))
+        found[name] = tensor
+    return found
 
 
-def _by_channel(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """int8 ``[out, in]`` and float32 scales ``[out]``, symmetric about 0."""
-    scale = weight.detach().abs().amax(dim=1).clamp(min=1e-12) / _LEVELS
-    levels = (weight.detach() / scale.unsqueeze(1)).round().clamp(-_LEVELS, _LEVELS)
-    return levels.to(torch.int8), scale.float()
+def _by_row(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 ``[rows, width]`` and float32 scales ``[rows]``, symmetric about 0."""
+    weight = weight.detach().float()
+    scale = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / _LEVELS
+    levels = (weight / scale.unsqueeze(1)).round().clamp(-_LEVELS, _LEVELS)
+    return levels.to(torch.int8), scale
 
 
 def _float_notes(job: Job) -> tuple[str, ...]:
@@ -152,7 +165,7 @@ class TorchSession(Session):
             network = cut(network, plan)
         deployment = record.deployment
         if (folder / INT8_FILE).exists():
-            _fill_int8_(network, load_file(folder / INT8_FILE))
+            _fill_int8_(network, load_file(folder / INT8_FILE), deployment)
         else:
             if deployment.weights in _DTYPES:
                 network = network.to(_DTYPES[deployment.weights])
@@ -189,33 +202,42 @@ class TorchSession(Session):
         return self._predict(feed)
 
 
-def _fill_int8_(network: nn.Module, stored: Mapping[str, Tensor]) -> None:
-    """Put stored tensors into a float network, int8 layers in the place of its own."""
-    scales = {name.removesuffix(".scale") for name in stored if name.endswith(".scale")}
-    shared: dict[int, str] = {}
-    replaced: set[str] = set()
-    for path, module in list(network.named_modules()):
-        weight = getattr(module, "weight", None)
-        owner = shared.get(id(weight), path)
-        if owner not in scales or not isinstance(weight, Tensor):
-            continue
-        shared[id(weight)] = owner
-        levels, scale = stored[f"{owner}.weight"], stored[f"{owner}.scale"]
-        if isinstance(module, nn.Embedding):
-            small: nn.Module = Int8Embedding(levels, scale, module.padding_idx)
-        else:
-            bias = stored.get(f"{path}.bias")
-            small = dynamic_linear(levels, scale, bias)
-        parent, _, leaf = path.rpartition(".")
-        setattr(network.get_submodule(parent), leaf, small)
-        replaced.add(path)
-    own = network.state_dict(keep_vars=True)
+def _fill_int8_(network: nn.Module, stored: Mapping[str, Tensor], deployment: Deployment) -> None:
+    """Put stored tensors into a float network, int8 layers in the place of its own.
+
+    Raises:
+        PlanMismatchError: They are of another network.
+    """
+    small = _int8_modules(network, deployment)
+    owners, floats = _owners(small), _float_tensors(network, small)
+    wanted = {f"{path}.{part}" for path in owners.values() for part in ("weight", "scale")}
+    differing = sorted((wanted | set(floats)) ^ set(stored))
+    if differing:
+        raise PlanMismatchError(
+            f"the source of a deployment builds another network than the one deployed: "
+            f"'{differing[0]}' is in one alone; deploy again with the source that builds it"
+        )
     with torch.no_grad():
-        for name, value in stored.items():
-            path = name.rpartition(".")[0]
-            if path in scales or path in replaced:
-                continue
-            own[name].copy_(value)
+        for name, tensor in floats.items():
+            tensor.copy_(stored[name])
+    built: dict[int, nn.Module] = {}
+    for path, module in small.items():
+        owner = owners[id(module.get_parameter("weight"))]
+        if id(module) not in built:
+            built[id(module)] = _int8(module, stored[f"{owner}.weight"], stored[f"{owner}.scale"])
+        parent, _, leaf = path.rpartition(".")
+        setattr(network.get_submodule(parent), leaf, built[id(module)])
+    for layer in network.modules():
+        if isinstance(layer, nn.TransformerEncoderLayer):
+            # Its fused way reads weights past the layers, and int8 layers have no such tensors.
+            layer.activation_relu_or_gelu = 0
+
+
+def _int8(module: nn.Module, levels: Tensor, scale: Tensor) -> nn.Module:
+    if isinstance(module, nn.Embedding):
+        return Int8Embedding(levels, scale, module.padding_idx)
+    bias = module._parameters["bias"]
+    return dynamic_linear(levels, scale, None if bias is None else bias.detach())
 
 
 def dynamic_linear(levels: Tensor, scale: Tensor, bias: Tensor | None) -> nn.Module:

@@ -135,7 +135,8 @@ def test_a_student_takes_the_place_of_its_teacher(data: DataSplits, tmp_path: Pa
 def test_a_killed_run_goes_on_with_its_student_and_its_vocabulary(
     data: DataSplits, tmp_path: Path
 ) -> None:
-    steps = [STUDENT, VOCABULARY, texts.training(taught=True), TORCH_INT8]
+    heir = STUDENT.model_copy(update={"embeddings": "teacher"})
+    steps = [heir, VOCABULARY, texts.training(taught=True), TORCH_INT8]
     whole = run(data, steps, tmp_path / "whole")
     for done in range(1, 4):
         folder = tmp_path / f"killed-{done}"

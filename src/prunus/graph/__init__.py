@@ -8,6 +8,7 @@ from prunus.graph.groups import Trace
 from prunus.graph.inputs import Inputs, call, first_sample
 from prunus.graph.trace import trace
 from prunus.graph.units import Choice, Group, UnitAxis
+from prunus.graph.word_tables import word_tables
 
 __all__ = [
     "Choice",
@@ -27,4 +28,5 @@ __all__ = [
     "plan_of",
     "relative_difference",
     "trace",
+    "word_tables",
 ]

@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, final
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from prunus.errors import BudgetError, GraphError, InputError
-from prunus.graph import call
+from prunus.graph import word_tables
 from prunus.method import Configured, Context, Decision, Need, search_split, train_split
 from prunus.plan import Bits, BoolArray, IntArray, KeepVocabulary, Record
 
@@ -53,7 +52,7 @@ class Vocabulary(Configured[VocabularyOptions]):
 
     def decide(self, context: Context) -> Decision:
         """Count pieces, keep the most frequent ones."""
-        tables = word_tables(context.network, context.trace.example_inputs)
+        tables = _tables(context)
         size = len(context.network.get_parameter(tables[0]))
         counts = np.zeros(size, dtype=np.int64)
         for split in (train_split(context, self), search_split(context, self)):
@@ -75,49 +74,28 @@ class Vocabulary(Configured[VocabularyOptions]):
         return Decision(choice={}, edits=edits, notes=(note,))
 
 
-def word_tables(network: nn.Module, inputs: Any) -> tuple[str, ...]:
-    """Names of the weights of all tables that are looked up by the pieces of a text.
+def _tables(context: Context) -> tuple[str, ...]:
+    """Tables that can be trimmed.
 
     Raises:
-        GraphError: There is none.
+        GraphError: There is none, or the output layer shares its weights.
     """
-    found: dict[int, str] = {}
-    ids = inputs.get(_PIECES) if hasattr(inputs, "get") else None
-    if isinstance(ids, Tensor):
-        handles = [
-            module.register_forward_pre_hook(_Looked(f"{path}.weight", ids, found))
-            for path, module in network.named_modules()
-            if isinstance(module, nn.Embedding)
-        ]
-        try:
-            call(network, inputs)
-        finally:
-            for handle in handles:
-                handle.remove()
-    if not found:
+    network = context.network
+    tables = word_tables(network, context.trace.example_inputs)
+    if not tables:
         raise GraphError(
             f"method 'vocabulary' finds no table that {type(network).__name__} looks the pieces of "
             "texts up in; it is for networks that take input_ids"
         )
+    weights = {id(network.get_parameter(name)) for name in tables}
     for module in network.modules():
-        if id(getattr(module, "weight", None)) in found and not isinstance(module, nn.Embedding):
+        shares = id(getattr(module, "weight", None)) in weights
+        if shares and not isinstance(module, nn.Embedding):
             raise GraphError(
                 f"method 'vocabulary' cannot trim {type(network).__name__}: its output layer has the "
                 "weights of the table of pieces, so that logits would go, too; give it a classifier"
             )
-    return tuple(dict.fromkeys(found.values()))
-
-
-class _Looked:
-    """Notes a table that is called with the pieces themselves."""
-
-    def __init__(self, name: str, ids: Tensor, found: dict[int, str]) -> None:
-        self._name, self._ids, self._found = name, ids, found
-
-    def __call__(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        given = arguments[0]
-        if given.shape == self._ids.shape and torch.equal(given, self._ids):
-            self._found[id(module.weight)] = self._name
+    return tables
 
 
 def _counted(inputs: Any, size: int) -> IntArray:

@@ -31,6 +31,7 @@ from prunus.recipe.state import Outcome, State, Tools
 from prunus.recipe.steps import Deploy, Prune, Recalibrate, Student, Train
 from prunus.recipe.subject import CERTIFICATE_SAMPLES, Subject, stated, student_of
 from prunus.recipe.texts import attention_shown, teacher_for, with_plan
+from prunus.recipe.words import inherit_words_
 from prunus.records import Certificate, FrontPoint, HistoryPoint, Source
 from prunus.train import evaluate, fit, recalibrate_batch_norm_
 
@@ -50,7 +51,7 @@ def perform(
     elif isinstance(step, Recalibrate):
         after, outcome = _recalibrate(action, step, state, tools)
     elif isinstance(step, Student):
-        after, outcome = _student(action, step, state)
+        after, outcome = _student(action, step, state, tools)
     elif isinstance(step, Deploy):
         after, outcome = deploy_state(action, step.deployment, state, tools)
     else:
@@ -219,13 +220,21 @@ def _recalibrate(
     return replace(state, network=network), _outcome(action, state, seconds=seconds)
 
 
-def _student(action: Action, step: Student, state: State) -> tuple[State, Outcome]:
+def _student(action: Action, step: Student, state: State, tools: Tools) -> tuple[State, Outcome]:
     """Another network in the place of the dense one, which stays the teacher."""
     source = Source(model=step.model, arguments=step.arguments, weights=step.weights)
     begin = time.perf_counter()
     origin = student_of(source, state.origin)
-    after = State(origin.network, origin, state.data, state.inputs, fresh=step.weights is None)
-    return after, _outcome(action, after, seconds={"student": time.perf_counter() - begin})
+    network = origin.network
+    notes: tuple[str, ...] = ()
+    if step.embeddings == "teacher":
+        network = copy.deepcopy(network)
+        held = inherit_words_(network, tools.subject.network, state.data.train, state.inputs)
+        of = f"the teacher's, reduced to {held:.0%} of their variance"
+        notes = (f"{action.path}: word embeddings start from {of}",)
+    after = State(network, origin, state.data, state.inputs, fresh=step.weights is None)
+    outcome = _outcome(action, after, seconds={"student": time.perf_counter() - begin})
+    return after, outcome.model_copy(update={"notes": notes})
 
 
 def _train(

@@ -1,12 +1,13 @@
 """The steps of a recipe: frozen records, written in YAML as ``- prune: {method: l1, target: macs=0.5}``."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BeforeValidator,
     Field,
     SerializerFunctionWrapHandler,
     WrapSerializer,
+    model_validator,
 )
 
 from prunus.plan import Record
@@ -74,12 +75,22 @@ class Student(Record):
         model: As for ``prunus.records.Source``.
         arguments: Of its constructor; the data says classes and vocabulary where they are left out.
         weights: Checkpoint, where there is one.
+        embeddings: ``teacher``: its word embeddings start from the teacher's, reduced to its width.
     """
 
     step: Literal["student"] = "student"
     model: str = Field(min_length=1)
     arguments: dict[str, Any] = Field(default_factory=dict)
     weights: str | None = None
+    embeddings: Literal["fresh", "teacher"] = "fresh"
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if self.weights is not None and self.embeddings == "teacher":
+            raise ValueError(
+                f"embeddings='teacher' would overwrite a part of weights='{self.weights}'; give one"
+            )
+        return self
 
 
 class Deploy(Deployment):

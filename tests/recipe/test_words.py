@@ -19,7 +19,8 @@ class Bag(nn.Module):
 
     def __init__(self, table: Tensor, padding_idx: int | None = 0) -> None:
         super().__init__()
-        self.words = nn.Embedding(*table.shape, padding_idx=padding_idx)
+        rows, width = table.shape
+        self.words = nn.Embedding(rows, width, padding_idx)
         with torch.no_grad():
             self.words.weight.copy_(table)
 

@@ -51,7 +51,7 @@ def run(work: Path, results: Path) -> None:
     student = Subject("distilled", load_source(STUDENT), STUDENT)
     engines = available_engines()
     chains = [engine for engine in engines if engine != "torch"]
-    int8, tables = {"weights": "int8"}, {"embeddings": "int8"}
+    int8, tables = {"weights": "int8", "rest": "float16"}, {"embeddings": "int8"}
     for engine in engines:
         formats: dict[str, dict[str, str]] = {"none": {}, "int8 linear": int8}
         formats["int8 linear + embeddings"] = {**int8, **tables}
@@ -134,6 +134,7 @@ def _row(
     own = _written(dense, Deployment(engine=engine), work / f"float32-{engine}")
     folder = own
     deployment = Deployment.model_validate({"engine": engine, **choices})
+    shutil.rmtree(work / "row", ignore_errors=True)  # of a run that was killed
     if subject is not dense or not deployment.is_float32:
         folder = _written(subject, deployment, work / "row")
     threads = torch.get_num_threads()
@@ -165,7 +166,7 @@ def _row(
 
 
 def _written(subject: Subject, deployment: Deployment, folder: Path) -> Path:
-    if deployment.is_float32 and (folder / DEPLOYED_FILE).exists():
+    if (folder / DEPLOYED_FILE).exists():
         return folder
     deploy(
         subject.network,

@@ -184,6 +184,7 @@ def quality(asked: TextSet, name: str, seeds: list[int] | None, only: str) -> No
 
 def _rows(asked: TextSet) -> dict[str, tuple[Step, ...]]:
     every = asked.suite.rows()
+    every |= _controls(every)
     if not asked.rows:
         return every
     groups = {
@@ -193,6 +194,15 @@ def _rows(asked: TextSet) -> dict[str, tuple[Step, ...]]:
     }
     names = [row for asked_row in asked.rows for row in groups.get(asked_row, [asked_row])]
     return {row: every[row] for row in names if row in every}
+
+
+def _controls(every: Mapping[str, tuple[Step, ...]]) -> dict[str, tuple[Step, ...]]:
+    """What the teacher's embeddings and its logits give apart from each other."""
+    (fresh, plain), (heir, taught) = every["student alone"], every["distilled"]
+    return {
+        "student alone, embeddings of the teacher": (heir, plain),
+        "distilled, fresh embeddings": (fresh, taught),
+    }
 
 
 def _trains(steps: tuple[Step, ...]) -> bool:

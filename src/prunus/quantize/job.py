@@ -4,7 +4,8 @@ import ast
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from prunus.data import Inputs
 from prunus.plan import Plan
@@ -53,6 +54,15 @@ def int8_tables(network: nn.Module, deployment: Deployment) -> dict[str, nn.Embe
         for path, module in network.named_modules(remove_duplicate=False)
         if _is_word_table(path, module) and not deployment.excludes(path)
     }
+
+
+def fits_float16(tensor: Tensor) -> bool:
+    """Whether float32 values are in float16's range, known to 11 bits of the largest."""
+    if tensor.dtype != torch.float32 or not tensor.numel():
+        return False
+    largest = float(tensor.abs().max())
+    half = torch.finfo(torch.float16)
+    return largest == 0 or half.tiny <= largest <= half.max
 
 
 def excluded_nodes(model: Any, deployment: Deployment) -> list[str]:

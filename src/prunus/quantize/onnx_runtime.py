@@ -16,10 +16,11 @@ from prunus.artifact.export import first_line
 from prunus.data import Inputs
 from prunus.errors import InputError
 from prunus.extras import require_extra
-from prunus.quantize.job import Job, Written, excluded_nodes, int8_tables
+from prunus.quantize.job import Job, Written, excluded_nodes, fits_float16, int8_tables
 from prunus.quantize.session import Deployed, Session
 
 MODEL_FILE = "model.onnx"
+_WORTH = 64  # elements of a constant that a node to cast it is smaller than
 _LINEAR = ("MatMul", "Gemm", "Attention", "LSTM")
 _CONVOLUTION = ("Conv",)
 
@@ -39,6 +40,8 @@ def write(job: Job, folder: Path) -> Written:
         with _quiet():
             try:
                 notes = _quantize(job, whole, folder / MODEL_FILE)
+                if job.deployment.rest == "float16":
+                    _halve(folder / MODEL_FILE)
             except InputError:
                 raise
             except Exception as error:  # its errors have no common base
@@ -97,6 +100,31 @@ def _quantize(job: Job, whole: Path, target: Path) -> tuple[str, ...]:
         extra_options={"MatMulConstBOnly": True},
     )
     return _notes(job)
+
+
+def _halve(file: Path) -> None:
+    """Store large float constants as float16, cast where they are read: the engine does so at loading.
+
+    What belongs to quantized tensors, their scales above all, stays: rules that fuse kernels look for it.
+    """
+    onnx = require_extra("onnx", "onnx")
+    model = onnx.load(str(file))
+    graph = model.graph
+    scales = {name for node in graph.node if "Linear" in node.op_type for name in node.input}
+    casts = []
+    for constant in graph.initializer:
+        values = torch.from_numpy(onnx.numpy_helper.to_array(constant).copy())
+        if values.numel() < _WORTH or constant.name in scales or not fits_float16(values):
+            continue
+        name = constant.name
+        half = onnx.numpy_helper.from_array(values.half().numpy(), f"{name}.float16")
+        constant.CopyFrom(half)
+        cast = onnx.helper.make_node("Cast", [half.name], [name], to=onnx.TensorProto.FLOAT)
+        casts.append(cast)
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.save(model, str(file))
 
 
 def _left_out(job: Job, model: Any) -> list[str]:

@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from importlib import import_module
 from pathlib import Path
 from typing import Any, final
 
@@ -17,10 +18,11 @@ from prunus.artifact.export import first_line
 from prunus.data import Inputs
 from prunus.errors import InputError
 from prunus.extras import require_extra
-from prunus.quantize.job import Job, Written, excluded_nodes, int8_tables
+from prunus.quantize.job import Job, Written, excluded_nodes, fits_float16, int8_tables
 from prunus.quantize.session import Deployed, Session
 
 MODEL_FILE, WEIGHTS_FILE = "model.xml", "model.bin"
+_WORTH = 512  # elements of a constant that a node to cast it is smaller than
 _EXTRA = "openvino"
 _RECURRENT = ("LSTMSequence", "LSTMCell", "GRUSequence", "GRUCell", "RNNSequence", "RNNCell")
 _COMPUTE = ("MatMul", "Convolution", "GroupConvolution", *_RECURRENT)
@@ -45,9 +47,10 @@ def write(job: Job, folder: Path) -> Written:
         with _quiet():
             if not deployment.is_float32 and deployment.weights != "float16":
                 model = _quantized(job, model, excluded)
-        openvino.save_model(
-            model, str(folder / MODEL_FILE), compress_to_fp16=deployment.weights == "float16"
-        )
+        if deployment.rest == "float16":
+            _halve_(model, openvino)
+        halves = deployment.weights == "float16"
+        openvino.save_model(model, str(folder / MODEL_FILE), compress_to_fp16=halves)
     except InputError:
         raise
     except Exception as error:  # its errors have no common base
@@ -86,6 +89,39 @@ def _quantized(job: Job, model: Any, excluded: list[str]) -> Any:
             **kind,
         )
     return model
+
+
+def _halve_(model: Any, openvino: Any) -> None:
+    """Store large float constants as float16, cast where they are read.
+
+    ``compress_to_fp16`` would do so, but leaves models alone that NNCF has quantized. What belongs to
+    quantized tensors, their scales and ranges, stays.
+    """
+    opset = import_module("openvino.opset13")
+    for constant in [op for op in model.get_ops() if op.get_type_name() == "Constant"]:
+        if constant.get_element_type() != openvino.Type.f32 or constant.data.size < _WORTH:
+            continue
+        readers = list(constant.output(0).get_target_inputs())
+        if any(_dequantizes(reader.get_node()) for reader in readers):
+            continue
+        if fits_float16(torch.from_numpy(constant.data.copy())):
+            half = opset.constant(
+                constant.data.astype(np.float16), name=constant.get_friendly_name()
+            )
+            cast = opset.convert(half, "f32")
+            for reader in readers:
+                reader.replace_source_output(cast.output(0))
+
+
+def _dequantizes(node: Any) -> bool:
+    """Whether a node makes integers float again, or rounds to them."""
+    sources = [node.input(i).get_source_output().get_node() for i in range(node.get_input_size())]
+    integers = ("i8", "u8", "i4", "u4")
+    return node.get_type_name() == "FakeQuantize" or any(
+        source.get_type_name() == "Convert"
+        and source.input(0).get_element_type().get_type_name() in integers
+        for source in sources
+    )
 
 
 def _nncf() -> Any:

@@ -23,6 +23,9 @@ class Deployment(Record):
         calibration: Where the ranges of activations come from.
         calibration_samples: Training samples that they, or OpenVINO's int8, are measured on.
         exclude: Glob patterns of layers that stay in float32.
+        rest: How tensors that are not quantized lie in the file. ``float16`` halves them; they are
+            float32 again when the network is loaded, rounded to 11 bits. Tensors that float16 cannot
+            hold stay as they are.
     """
 
     engine: Engine = "onnxruntime"
@@ -31,6 +34,7 @@ class Deployment(Record):
     calibration: Literal["dynamic", "static"] = "dynamic"
     calibration_samples: int = Field(default=128, ge=1)
     exclude: tuple[str, ...] = ()
+    rest: Literal["float32", "float16"] = "float32"
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -57,6 +61,12 @@ class Deployment(Record):
             raise ValueError(
                 f"embeddings=int8 beside weights={self.weights} is not there; use weights=int8 or "
                 "float32"
+            )
+        if self.rest == "float16" and "int8" not in (self.weights, self.embeddings):
+            raise ValueError(
+                f"rest=float16 is for what int8 leaves, and weights={self.weights}, "
+                f"embeddings={self.embeddings} have none; use weights=float16 with engine=openvino or "
+                "torch"
             )
         return self
 

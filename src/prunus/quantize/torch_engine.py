@@ -19,7 +19,7 @@ from prunus.errors import InputError, PlanMismatchError
 from prunus.graph import cut
 from prunus.meter import as_predictor
 from prunus.plan import Plan
-from prunus.quantize.job import Job, Written, int8_layers, int8_tables
+from prunus.quantize.job import Job, Written, fits_float16, int8_layers, int8_tables
 from prunus.quantize.options import Deployment
 from prunus.quantize.session import Deployed, Session
 from prunus.zoo import load_source
@@ -92,8 +92,11 @@ def _quantized_tensors(network: nn.Module, job: Job) -> dict[str, Tensor]:
     for path in _owners(small).values():
         levels, scale = _by_row(small[path].get_parameter("weight"))
         stored[f"{path}.weight"], stored[f"{path}.scale"] = levels, scale
-    floats = _float_tensors(network, small)
-    return stored | {name: tensor.detach().clone().contiguous() for name, tensor in floats.items()}
+    halves = job.deployment.rest == "float16"
+    for name, tensor in _float_tensors(network, small).items():
+        value = tensor.detach().clone().contiguous()
+        stored[name] = value.half() if halves and fits_float16(value) else value
+    return stored
 
 
 def _int8_modules(network: nn.Module, deployment: Deployment) -> dict[str, nn.Module]:

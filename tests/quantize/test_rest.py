@@ -1,0 +1,92 @@
+"""``rest=float16``: what int8 leaves is stored in half the bytes, and computes in float32."""
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from prunus.quantize import Deployment, load_deployed
+from prunus.quantize.job import fits_float16
+from prunus.quantize.torch_engine import INT8_FILE
+from prunus.zoo import load_source
+from tests.quantize.networks import BERT, DIGITS, LSTM, batches, written
+
+KINDS = {"bert": BERT, "lstm": LSTM, "digits": DIGITS}
+ENGINES = ("torch", "onnxruntime", "openvino")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_are_those_of_float32_but_for_eleven_bits(
+    engine: str, kind: str, tmp_path: Path
+) -> None:
+    source = KINDS[kind]
+    choices: dict[str, Any] = {"engine": engine, "weights": "int8"}
+    whole = written(source, tmp_path / "whole", **choices)
+    half = written(source, tmp_path / "half", **choices, rest="float16")
+    # The images' network has no large float constant in OpenVINO's file: its convolutions are int8.
+    assert half.size_bytes < whole.size_bytes or (engine, kind) == ("openvino", "digits")
+    first, second = load_deployed(tmp_path / "whole"), load_deployed(tmp_path / "half")
+    for batch in batches(source):
+        wanted, found = first(batch), second(batch)
+        assert found.dtype == torch.float32
+        # Each of a dozen layers rounds by 2^-11; near a border, int8 of what follows may turn over.
+        assert (found - wanted).abs().max() <= 0.03 * wanted.abs().max()
+
+
+def test_pytorch_stores_two_bytes_for_each_number_that_is_not_int8(tmp_path: Path) -> None:
+    written(BERT, tmp_path / "half", engine="torch", weights="int8", rest="float16")
+    stored = load_file(tmp_path / "half" / INT8_FILE)
+    scales = {name for name in stored if name.endswith(".scale")}
+    for name, value in stored.items():
+        if name in scales or not value.is_floating_point():
+            assert value.dtype != torch.float16, name
+        else:
+            assert value.dtype == torch.float16, name
+    network = load_source(BERT)
+    table = "bert.embeddings.word_embeddings.weight"
+    own = network.get_parameter(table).detach()
+    error = (stored[table].float() - own).abs()
+    assert (error <= own.abs() * 2.0**-11 + 2.0**-25).all()
+
+
+def test_onnx_casts_large_constants_and_leaves_scales(tmp_path: Path) -> None:
+    written(BERT, tmp_path / "half", engine="onnxruntime", weights="int8", rest="float16")
+    model = onnx.load(str(tmp_path / "half" / "model.onnx"))
+    kinds = {t.name: t.data_type for t in model.graph.initializer}
+    casts = [n for n in model.graph.node if n.op_type == "Cast" and n.input[0] in kinds]
+    assert {kinds[n.input[0]] for n in casts} >= {onnx.TensorProto.FLOAT16}
+    large = [
+        t
+        for t in model.graph.initializer
+        if t.data_type == onnx.TensorProto.FLOAT and torch.tensor(list(t.dims)).prod() >= 64
+    ]
+    scales = {i for n in model.graph.node if "Linear" in n.op_type for i in n.input}
+    assert all(t.name in scales for t in large)
+
+
+@pytest.mark.parametrize(
+    ("values", "fits"),
+    [
+        (torch.tensor([1.0, -65504.0]), True),
+        (torch.tensor([1.0, 65520.0]), False),
+        (torch.tensor([float("inf")]), False),
+        (torch.tensor([float("nan")]), False),
+        (torch.tensor([1e-5, 0.0]), False),
+        (torch.zeros(3), True),
+        (torch.empty(0), False),
+        (torch.tensor([3]), False),
+        (torch.tensor([1.0], dtype=torch.float64), False),
+    ],
+)
+def test_numbers_that_float16_cannot_hold_are_told(values: Tensor, fits: bool) -> None:
+    assert fits_float16(values) is fits
+
+
+def test_it_is_refused_where_nothing_is_int8() -> None:
+    with pytest.raises(ValueError, match="rest=float16 is for what int8 leaves"):
+        Deployment(engine="torch", rest="float16")

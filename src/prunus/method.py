@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 from pydantic import Field, ValidationError
 from torch import Tensor, nn
@@ -180,6 +180,7 @@ class Method(ABC):
         summary: One line for ``prunus methods``.
         needs: What the context must hold.
         edits: Whether it replaces modules or tables instead of choosing units.
+        targets: Quantities that it can lower to a target.
         null: Whether it is a null baseline, shown as such in every report.
         reinitialize: Whether the cut network starts from fresh weights (the small net from scratch).
     """
@@ -188,6 +189,7 @@ class Method(ABC):
     summary: ClassVar[str]
     needs: ClassVar[frozenset[Need]] = frozenset()
     edits: ClassVar[bool] = False
+    targets: ClassVar[frozenset[Quantity]] = frozenset(get_args(Quantity))
     null: ClassVar[bool] = False
     reinitialize: ClassVar[bool] = False
 

@@ -67,6 +67,22 @@ def run(data: DataSplits, steps: list[Any], out: Path | None = None, **options: 
         ),
         ([{"prune": {"method": "l1"}}], "needs one such as macs=0.5"),
         ([{"deploy": {"engine": "torch", "calibration": "static", "weights": "int8"}}], "static"),
+        (
+            [{"prune": {"method": "vocabulary", "target": "macs=0.5"}}],
+            "'vocabulary' does not lower macs; give one on params or size, or leave it out",
+        ),
+        (
+            [
+                {
+                    "prune": {
+                        "method": "magnitude-weights",
+                        "target": "size=0.5",
+                        "options": {"sparsity": 0.5},
+                    }
+                }
+            ],
+            "does not lower size; leave it out",
+        ),
     ],
 )
 def test_steps_that_cannot_be_in_this_order_are_refused_before_anything_runs(

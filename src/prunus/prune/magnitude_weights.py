@@ -48,6 +48,7 @@ class MagnitudeWeights(Configured[MagnitudeWeightsOptions]):
 
     name = "magnitude-weights"
     summary = "smallest single weights are zero; nothing gets smaller by it (Zhu and Gupta 2018)"
+    targets = frozenset()
     options_type = MagnitudeWeightsOptions
 
     @property

@@ -43,6 +43,7 @@ class Vocabulary(Configured[VocabularyOptions]):
     summary = "pieces of the vocabulary that the data does not hold go (Abdaoui et al. 2020)"
     needs = frozenset({Need.TRAIN, Need.SEARCH})
     edits: ClassVar[bool] = True
+    targets = frozenset({"params", "size"})
     options_type = VocabularyOptions
 
     @property

@@ -111,12 +111,28 @@ def _action(index: int, path: str, step: BasicStep, turn: Round | None = None) -
                 "options that say how small the network gets; see its card"
             )
     elif isinstance(step, Prune):
-        build_method(step, path)
-        try:
-            budget = Budget.parse(step.target)
-        except InputError as error:
-            raise InputError(f"{path}.target: {error}") from error
+        budget = _budget(step, step.target, path)
     return Action(index, path, step, budget, turn)
+
+
+def _budget(step: Prune, target: str, path: str) -> Budget:
+    """What a step asks for.
+
+    Raises:
+        InputError: It is not understood, or its method cannot lower that quantity.
+    """
+    method = build_method(step, path)
+    try:
+        budget = Budget.parse(target)
+    except InputError as error:
+        raise InputError(f"{path}.target: {error}") from error
+    if budget.quantity not in method.targets:
+        known = " or ".join(sorted(method.targets))
+        remedy = f"give one on {known}, or leave it out" if known else "leave it out"
+        raise InputError(
+            f"{path}.target: {target}: method '{step.method}' does not lower {budget.quantity}; {remedy}"
+        )
+    return budget
 
 
 def build_method(step: Prune, path: str) -> Method:

@@ -198,6 +198,32 @@ def test_a_test_file_may_hold_few_texts_of_one_class(tmp_path: Path) -> None:
     assert len(data.train) + len(data.search) == 40
 
 
+def test_texts_of_a_test_file_are_left_out_of_training_and_of_unlabeled_texts(
+    tmp_path: Path,
+) -> None:
+    first, second = rows()[0], rows()[1]
+    test = write_csv(
+        tmp_path / "test.csv", [(f" {first[0]} ", first[1]), ("one of its own", "pos")]
+    )
+    train = write_csv(tmp_path / "train.csv")
+    more = tmp_path / "more.csv"
+    more.write_text(f"text\n{first[0]}\n{second[0]}\n")
+    options = TextOptions(test_file=str(test), unlabeled_file=str(more))
+    data = load_data(f"text:{train}", text=options)
+    learned = {*_store(data, "train").texts, *_store(data, "search").texts}
+    assert learned == {text for text, _ in rows()} - {first[0]}
+    assert "1 training texts that are test texts, too, were left out" in data.note
+    assert data.unlabeled is not None
+    assert _store(data, "unlabeled").texts == (second[0],)
+    as_they_are = load_data(
+        f"text:{train}", text=TextOptions(test_file=str(test), deduplicate=False)
+    )
+    assert len(as_they_are.train) + len(as_they_are.search) == len(rows())
+    more.write_text(f"text\n{first[0]}\n")
+    with pytest.raises(DataError, match="has no text that is not a test text, too"):
+        load_data(f"text:{train}", text=options)
+
+
 def test_training_on_a_part_takes_it_evenly_from_every_class(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "a.csv")
     whole, part = (
@@ -207,7 +233,7 @@ def test_training_on_a_part_takes_it_evenly_from_every_class(tmp_path: Path) -> 
     labels = torch.cat([part.train.labels, part.search.labels])
     assert labels.bincount().tolist() == [5, 5]
     assert _store(part, "test").texts == _store(whole, "test").texts
-    assert "trained on 10 of the training texts" in part.note
+    assert "10 of the training texts were drawn; the search split is a part of them" in part.note
 
 
 def test_unlabeled_texts_are_cleaned_and_kept_once(tmp_path: Path) -> None:

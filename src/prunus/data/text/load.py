@@ -74,13 +74,7 @@ def load_text(
     """
     parts = _read(name, options)
     names = _class_names(parts)
-    train, notes = _prepared(parts.train, options, names)
-    _check_left(name, train, names)
-    if parts.test is None:
-        train, test = _divided(train, options, name)
-    else:
-        test, more = _prepared(parts.test, options, names)
-        notes += more
+    train, test, notes = _train_and_test(parts, options, names, name)
     notes = [note for note in (parts.note, *dict.fromkeys(notes)) if note]
     search = None
     if parts.search is not None:
@@ -93,10 +87,13 @@ def load_text(
                 "give no more"
             )
         train = train.draw(options.train_size, _TEST_SEED)
-        notes.append(f"trained on {options.train_size} of the training texts")
+        drawn = f"{options.train_size} of the training texts were drawn"
+        notes.append(
+            drawn if search is not None else f"{drawn}; the search split is a part of them"
+        )
     if tokenizer is None:
         tokenizer = TextTokenizer.train_wordpiece(train.texts, options.vocab_size)
-    unlabeled = _unlabeled(name, options, tokenizer, len(names))
+    unlabeled = _unlabeled(name, options, tokenizer, len(names), test.texts)
 
     def samples(part: "_Texts") -> Samples:
         store = TokenStore(part.texts, part.labels, tokenizer, options.max_length)
@@ -121,6 +118,20 @@ def load_text(
         unlabeled=unlabeled,
         tokenizer=tokenizer,
     )
+
+
+def _train_and_test(
+    parts: _Parts, options: TextOptions, names: tuple[str, ...], name: str
+) -> tuple["_Texts", "_Texts", list[str]]:
+    """Clean texts to learn from and to test on, none of them in both, with remarks."""
+    train, notes = _prepared(parts.train, options, names)
+    _check_left(name, train, names)
+    if parts.test is None:
+        return *_divided(train, options, name), notes
+    test, more = _prepared(parts.test, options, names)
+    train, left_out = _apart(train, test.texts, options)
+    _check_left(name, train, names)
+    return train, test, [*notes, *more, *left_out]
 
 
 @dataclass(frozen=True)
@@ -153,7 +164,7 @@ def _prepared(
     kept: list[int] = []
     empty = twice = 0
     for position, text in enumerate(texts):
-        digest = hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
+        digest = _digest(text)
         if not text.strip():
             empty += 1
         elif options.deduplicate and digest in seen:
@@ -168,6 +179,23 @@ def _prepared(
         notes.append(f"cleaning left nothing of {empty} texts")
     labels = torch.tensor([number[part.labels[i]] for i in kept], dtype=torch.int64)
     return _Texts(tuple(texts[i] for i in kept), labels), notes
+
+
+def _digest(text: str) -> str:
+    """The same for texts that differ by white space alone."""
+    return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
+
+
+def _apart(train: _Texts, test: Sequence[str], options: TextOptions) -> tuple[_Texts, list[str]]:
+    """Training texts without those of a test split that has a file of its own."""
+    known = {_digest(text) for text in test} if options.deduplicate else set()
+    stays = torch.tensor([_digest(text) not in known for text in train.texts], dtype=torch.bool)
+    gone = int((~stays).sum())
+    if not gone:
+        return train, []
+    return train.at(stays.nonzero().flatten()), [
+        f"{gone} training texts that are test texts, too, were left out"
+    ]
 
 
 def _drawn(texts: _Texts, size: int | None, seed: int, name: str) -> _Texts:
@@ -215,12 +243,23 @@ def _class_names(parts: _Parts) -> tuple[str, ...]:
 
 
 def _unlabeled(
-    name: str, options: TextOptions, tokenizer: TextTokenizer, classes: int
+    name: str,
+    options: TextOptions,
+    tokenizer: TextTokenizer,
+    classes: int,
+    test: Sequence[str],
 ) -> UnlabeledSplit | None:
+    """Texts for the teacher alone; what the test split holds is not seen there either."""
     if options.unlabeled_file is None:
         return None
     texts = clean(read_texts(Path(options.unlabeled_file), options), options.cleaning)
-    texts = [text for text in dict.fromkeys(texts) if text.strip()]
+    known = {_digest(text) for text in test}
+    texts = [t for t in dict.fromkeys(texts) if t.strip() and _digest(t) not in known]
+    if not texts:
+        raise DataError(
+            f"unlabeled_file='{options.unlabeled_file}' has no text that is not a test text, too; give "
+            "others, or leave it out"
+        )
     labels = torch.full((len(texts),), -1, dtype=torch.int64)
     store = TokenStore(texts, labels, tokenizer, options.max_length)
     return UnlabeledSplit(Samples(name, store, torch.arange(len(texts)), classes))

@@ -40,8 +40,7 @@ def write(job: Job, folder: Path) -> Written:
         with _quiet():
             try:
                 notes = _quantize(job, whole, folder / MODEL_FILE)
-                if job.deployment.rest == "float16":
-                    _halve(folder / MODEL_FILE)
+                _finish(folder / MODEL_FILE, halves=job.deployment.rest == "float16")
             except InputError:
                 raise
             except Exception as error:  # its errors have no common base
@@ -102,17 +101,24 @@ def _quantize(job: Job, whole: Path, target: Path) -> tuple[str, ...]:
     return _notes(job)
 
 
-def _halve(file: Path) -> None:
-    """Store large float constants as float16, cast where they are read: the engine does so at loading.
+def _finish(file: Path, *, halves: bool) -> None:
+    """Leave out what only the exporter's reader needs; store large float constants as float16.
 
-    What belongs to quantized tensors, their scales above all, stays: rules that fuse kernels look for it.
+    Those are cast where they are read, once, when the engine loads them. What belongs to quantized
+    tensors, their scales above all, stays: rules that fuse kernels look for it.
     """
+    if file.with_name(file.name + ".data").exists():
+        return  # larger than a file of this form may be
     onnx = require_extra("onnx", "onnx")
     model = onnx.load(str(file))
     graph = model.graph
+    for node in graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    del graph.value_info[:]  # shapes between nodes, which the engine finds itself
     scales = {name for node in graph.node if "Linear" in node.op_type for name in node.input}
     casts = []
-    for constant in graph.initializer:
+    for constant in graph.initializer if halves else ():
         values = torch.from_numpy(onnx.numpy_helper.to_array(constant).copy())
         if values.numel() < _WORTH or constant.name in scales or not fits_float16(values):
             continue

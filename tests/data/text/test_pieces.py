@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -185,3 +186,20 @@ def test_a_store_cuts_texts_off_at_its_greatest_length() -> None:
 def test_labels_must_be_as_many_as_texts() -> None:
     with pytest.raises(InputError, match="1 labels for 2 texts"):
         TokenStore(["a", "b"], torch.tensor([0]), tiny_tokenizer(), 8)
+
+
+def test_a_cut_text_keeps_its_special_pieces_also_where_there_is_one_alone() -> None:
+    """T5 ends texts with one piece and begins them with none."""
+    whole = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel(
+            {"[UNK]": 0, "a": 1, "b": 2, "c": 3, "</s>": 4}, unk_token="[UNK]"
+        )
+    )
+    whole.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    whole.post_processor = tokenizers.processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 4)]
+    )
+    pieces = TextTokenizer(whole.to_str())
+    assert pieces.encode(["a b c a b", "a"], 3) == [[1, 2, 4], [1, 4]]
+    assert pieces.encode(["a b c"], 1) == [[1]]  # no room for a piece beside the special one
+    assert pieces.encode(["a b c a b"], 9) == [[1, 2, 3, 1, 2, 4]]  # the limit is no state

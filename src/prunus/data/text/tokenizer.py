@@ -153,16 +153,15 @@ class TextTokenizer:
         return hashlib.sha256(self._text().encode()).hexdigest()
 
     def encode(self, texts: Sequence[str], max_length: int) -> list[list[int]]:
-        """Numbers of pieces of every text, at most ``max_length``, the last special piece kept."""
-        found = self._pieces.encode_batch_fast(list(texts))
+        """Numbers of pieces of every text, at most ``max_length``, special pieces kept where they fit."""
         special = self._pieces.num_special_tokens_to_add(False)
-        pieces = []
-        for one in found:
-            ids = list(one.ids)
-            if len(ids) > max_length:
-                ids = ids[: max_length - 1] + ids[-1:] if special > 1 else ids[:max_length]
-            pieces.append(ids)
-        return pieces
+        if max_length > special:
+            self._pieces.enable_truncation(max_length)
+        try:
+            found = self._pieces.encode_batch_fast(list(texts))
+        finally:
+            self._pieces.no_truncation()  # which the file does not hold
+        return [list(one.ids)[:max_length] for one in found]
 
     def fallback_pieces(self) -> frozenset[int]:
         """What any text can be spelled with: special pieces, and single characters."""

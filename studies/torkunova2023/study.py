@@ -83,6 +83,7 @@ class TextSet:
 
 
 STUDENTS = ("student alone", "distilled")
+RECOVERED = ("tucker", "pruning", "svd", "layers", "unstructured", "vocabulary")
 SETS = {
     "sst2": TextSet(
         data="sst2",
@@ -190,7 +191,7 @@ def _rows(asked: TextSet) -> dict[str, tuple[Step, ...]]:
     groups = {
         "quantized": [row for row, steps in every.items() if len(steps) == 1],
         "students": [row for row in every if row.startswith(STUDENTS)],
-        "recovered": ["tucker", "pruning", "svd", "layers"],
+        "recovered": [row for row in every if row.startswith(RECOVERED)],
     }
     names = [row for asked_row in asked.rows for row in groups.get(asked_row, [asked_row])]
     return {row: every[row] for row in names if row in every}

@@ -5,6 +5,8 @@ from typing import Any
 
 Rows = list[dict[str, Any]]
 _MISSING = "–"
+_QUANTIZED = ("int8", "static int8", "float16", "bfloat16")
+_HALF = "pruning by half + int8"
 
 
 def torkunova_sizes(rows: Rows) -> str:
@@ -25,7 +27,9 @@ def torkunova_sizes(rows: Rows) -> str:
             f"| {row['cpu_ms']:.1f} | {_fold(row['fp32_same_engine_cpu_ms'], row['cpu_ms'])} "
             f"| {_fold(row['fp32_eager_cpu_ms'], row['cpu_ms'])} |"
         )
-    return "\n".join([*lines, "", "Bold: at most the paper's size."])
+    return "\n".join(
+        [*lines, "", "Bold: at most the paper's size. int8 rows store the rest as float16."]
+    )
 
 
 def torkunova_quality(rows: Rows) -> str:
@@ -61,6 +65,61 @@ def torkunova_quality(rows: Rows) -> str:
     return "\n".join(parts).rstrip() or "Not measured yet."
 
 
+def torkunova_aims(rows: Rows) -> str:
+    """What the study set out to reach, and what the records say."""
+    lines = ["| aim | asked | found | |", "|---|--:|--:|---|"]
+    sizes = [row for row in rows if row["part"] == "a"]
+    for engine, eager, own in (("onnxruntime", 5, 2), ("openvino", 7, 2.5)):
+        row = _only(sizes, f"int8 linear + embeddings ({engine})")
+        name = f"{engine}, int8 linear + embeddings"
+        lines.append(_aim(f"{name}: × PyTorch float32", eager, _times(row, "fp32_eager_cpu_ms")))
+        found = _times(row, "fp32_same_engine_cpu_ms")
+        lines.append(_aim(f"{name}: × its own float32", own, found))
+    halves = [_times(r, "fp32_eager_cpu_ms") for r in sizes if r["row"].startswith(_HALF)]
+    best = max((found for found in halves if found is not None), default=None)
+    lines.append(_aim("cut by half + int8, the best engine: × PyTorch float32", 15, best))
+
+    sst2 = [row for row in rows if row["part"] == "b" and row["data"] == "sst2"]
+    sms = [row for row in rows if row["part"] == "b" and row["data"] == "sms"]
+    lines.append(_aim("F1 of the teacher on SST-2", 0.9, sst2[0]["dense_f1"] if sst2 else None))
+    for name, group in (("SST-2", sst2), ("SMS", sms)):
+        losses = [r["dense_f1"] - r["f1_mean"] for r in group if r["row"].startswith(_QUANTIZED)]
+        worst = max(losses, default=None)
+        lines.append(_aim(f"most F1 that quantizing loses, {name}", 0.005, worst, least=False))
+    taught, alone = _only(sst2, "distilled"), _only(sst2, "student alone")
+    closed = None
+    if taught and alone:
+        gap = taught["dense_f1"] - alone["f1_mean"]
+        closed = (taught["f1_mean"] - alone["f1_mean"]) / gap
+    lines.append(_aim("share of the student's gap to its teacher closed, SST-2", 1 / 3, closed))
+    taught = _only(sms, "distilled")
+    short = taught["dense_f1"] - taught["f1_mean"] if taught else None
+    lines.append(_aim("F1 that the student lacks to its teacher, SMS", 0.015, short, least=False))
+    small = [r["f1_mean"] for r in sst2 if r["size_mb"] <= 2 and r["row"].startswith("distilled")]
+    lines.append(
+        _aim("F1 of the best chain of at most 2 MB, SST-2", 0.84, max(small, default=None))
+    )
+    return "\n".join(lines)
+
+
+def _aim(name: str, asked: float, found: float | None, *, least: bool = True) -> str:
+    sign = "≥" if least else "≤"
+    if found is None:
+        return f"| {name} | {sign} {asked:.3g} | {_MISSING} | not measured |"
+    met = found >= asked if least else found <= asked
+    return f"| {name} | {sign} {asked:.3g} | {found:.3f} | {'met' if met else 'not met'} |"
+
+
+def _only(rows: Rows, name: str) -> dict[str, Any] | None:
+    return next((row for row in rows if row["row"] == name), None)
+
+
+def _times(row: dict[str, Any] | None, before: str) -> float | None:
+    """How many times as fast."""
+    found: float | None = None if row is None else row[before] / row["cpu_ms"]
+    return found
+
+
 def _interval(found: dict[str, float]) -> str:
     return f"{found['difference']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f})"
 
@@ -70,6 +129,7 @@ def _fold(before: float | None, after: float | None) -> str:
 
 
 TABLES: dict[str, tuple[str, Callable[[Rows], str]]] = {
+    "torkunova_aims": ("summary", torkunova_aims),
     "torkunova_sizes": ("summary", torkunova_sizes),
     "torkunova_quality": ("summary", torkunova_quality),
 }

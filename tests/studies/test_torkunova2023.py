@@ -83,6 +83,33 @@ def test_a_summary_tells_means_spreads_and_the_papers_figures(
     assert text_tables.torkunova_sizes([row]) == "Not measured yet."
 
 
+def test_aims_are_judged_from_the_records(study: ModuleType) -> None:
+    import text_tables
+
+    rows = [
+        _row("student alone", 0.80),
+        _row("distilled", 0.85),
+        _row("int8 linear (torch)", 0.894),
+    ]
+    rows.append(_row("distilled + tucker + int8 embeddings (onnxruntime)", 0.83, size_mb=1.7))
+    table = text_tables.torkunova_aims(rows)
+    assert "| F1 of the teacher on SST-2 | ≥ 0.9 | 0.900 | met |" in table
+    assert "closed, SST-2 | ≥ 0.333 | 0.500 | met |" in table
+    assert "quantizing loses, SST-2 | ≤ 0.005 | 0.006 | not met |" in table
+    assert "of at most 2 MB, SST-2 | ≥ 0.84 | 0.830 | not met |" in table
+    assert "lacks to its teacher, SMS | ≤ 0.015 | – | not measured |" in table
+    timed = {"cpu_ms": 10.0, "fp32_eager_cpu_ms": 55.0, "fp32_same_engine_cpu_ms": 19.0}
+    row = {"part": "a", "row": "int8 linear + embeddings (onnxruntime)", **timed}
+    table = text_tables.torkunova_aims([row])
+    assert "× PyTorch float32 | ≥ 5 | 5.500 | met |" in table
+    assert "× its own float32 | ≥ 2 | 1.900 | not met |" in table
+
+
+def _row(name: str, f1: float, **more: float) -> dict[str, Any]:
+    known = {"part": "b", "data": "sst2", "dense_f1": 0.9, "size_mb": 10.0}
+    return {"row": name, "f1_mean": f1, **known, **more}
+
+
 def _cell(seed: int, f1: float) -> dict[str, Any]:
     return {
         "set": "sst2",

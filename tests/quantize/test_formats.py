@@ -103,7 +103,7 @@ def int8_weights(folder: Path) -> int:
     return sum(
         int(torch.tensor(list(t.dims)).prod())
         for t in model.graph.initializer
-        if t.data_type in bytes_each and len(t.dims) >= 2
+        if t.data_type in bytes_each and len(t.dims) >= 2 and "zero_point" not in t.name
     )
 
 

@@ -4,7 +4,7 @@
     python studies/torkunova2023/study.py quality --set sst2 # rows of F1; killed, it goes on
     python studies/torkunova2023/study.py quality --set sms
     python studies/torkunova2023/study.py sizes              # the paper's network by shape
-    python studies/torkunova2023/study.py table              # summary.json and the tables of README.md
+    python studies/torkunova2023/study.py table              # results/ from the records of these runs
 
 (a) ``sizes``: the 178 M-parameter multilingual BERT from its config, random weights: bytes and CPU time of
 every row. (b) ``quality``: F1 of the same rows, with the same rank fractions and recipes, on text sets
@@ -15,6 +15,7 @@ the test split once. A queue that is cut short is valid: the tables say what is 
 import argparse
 import importlib.util
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,9 +39,11 @@ from prunus.records import RunRecord, Source
 from prunus.train import TrainConfig
 
 HERE = Path(__file__).parent
-CELLS = HERE / "results" / "cells"
 ROOT = HERE.parents[1]
 RUNS = ROOT / "runs" / "torkunova2023"
+# Outside what git tracks: a queue that wrote into the results would mark its own next cells dirty.
+RECORDS = RUNS / "records"
+CELLS = RECORDS / "cells"
 SEEDS = (0, 1, 2)
 MINILM = RUNS / "minilm"  # a link to the encoder's folder: records then name no machine's path
 BERT = {
@@ -135,8 +138,11 @@ def main() -> None:
     elif options.command == "quality":
         quality(SETS[options.set], options.set, options.seed, options.only)
     elif options.command == "sizes":
-        sizes.run(RUNS / "sizes", HERE / "results" / "sizes")
-    summary.write(HERE / "results")
+        sizes.run(RUNS / "sizes", RECORDS / "sizes")
+    else:
+        if RECORDS.exists():
+            shutil.copytree(RECORDS, HERE / "results", dirs_exist_ok=True)
+        summary.write(HERE / "results")
 
 
 def teacher() -> None:

@@ -92,7 +92,9 @@ SETS = {
         data="sst2",
         network="minilm",
         text=TextOptions(max_length=64),
-        suite=TextSuite(engines=ENGINES, chain_engines=CHAINS, student_epochs=6),
+        suite=TextSuite(
+            engines=ENGINES, chain_engines=CHAINS, student_epochs=6, student_texts=30_000
+        ),
         rows=("quantized", "students"),
     ),
     "sst2-recovered": TextSet(
@@ -191,7 +193,7 @@ def quality(asked: TextSet, name: str, seeds: list[int] | None, only: str) -> No
 
 def _rows(asked: TextSet) -> dict[str, tuple[Step, ...]]:
     every = asked.suite.rows()
-    every |= _controls(every)
+    every |= _controls(asked.suite)
     if not asked.rows:
         return every
     groups = {
@@ -203,12 +205,14 @@ def _rows(asked: TextSet) -> dict[str, tuple[Step, ...]]:
     return {row: every[row] for row in names if row in every}
 
 
-def _controls(every: Mapping[str, tuple[Step, ...]]) -> dict[str, tuple[Step, ...]]:
-    """What the teacher's embeddings and its logits give apart from each other."""
+def _controls(suite: TextSuite) -> dict[str, tuple[Step, ...]]:
+    """What logits, the teacher's embeddings and texts put together give apart from each other."""
+    every = suite.model_copy(update={"student_texts": 0}).rows()
     (fresh, plain), (heir, taught) = every["student alone"], every["distilled"]
     return {
         "student alone, embeddings of the teacher": (heir, plain),
         "distilled, fresh embeddings": (fresh, taught),
+        "distilled, training texts alone": (heir, taught),
     }
 
 

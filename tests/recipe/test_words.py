@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prunus.data import DataSplits
+from prunus.data import DataSplits, composed_texts
 from prunus.errors import InputError
 from prunus.recipe import Student, compress
 from prunus.recipe.words import inherit_words_
+from prunus.train import TrainConfig, fit
 from prunus.zoo import build
 from tests.recipe import texts
 
@@ -144,3 +145,35 @@ def test_a_recipe_says_how_much_of_the_teachers_words_is_held(
     )
     note = next(n for n in done.record.notes if "word embeddings" in n)
     assert "steps[0].student: word embeddings start from the teacher's, reduced to" in note
+
+
+def test_a_teacher_speaks_about_texts_put_together_as_about_other_unlabelled_ones(
+    data: DataSplits,
+) -> None:
+    assert data.tokenizer is not None
+    arguments = {"vocab_size": data.tokenizer.vocab_size, "embedding": 4, "hidden": 3}
+    choices = {"epochs": 1, "lr": 0.01, "batch_size": 16, "distill_alpha": 0.5, "augment": False}
+    weights = []
+    for more in ({"distill_texts": 25}, {}):
+        student, teacher = build("textcnn", **arguments), build("textcnn", seed=1, **arguments)
+        config = TrainConfig.model_validate(
+            {**choices, **more, "precision": "float32", "layout": "contiguous"}
+        )
+        unlabeled = None if more else composed_texts(data.train, 25, seed=0)
+        fit(
+            student,
+            data.train,
+            data.search,
+            config,
+            seed=0,
+            teacher=teacher,
+            unlabeled=unlabeled,
+        )
+        weights.append(student.state_dict())
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
+
+
+def test_texts_put_together_need_a_teacher() -> None:
+    with pytest.raises(ValueError, match="distill_texts=5 have no labels, and distill_alpha=0"):
+        TrainConfig(epochs=1, lr=0.1, distill_texts=5)

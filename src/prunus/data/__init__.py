@@ -13,6 +13,7 @@ from prunus.data.splits import (
     UnlabeledSplit,
 )
 from prunus.data.stores import Inputs, Normalizer, SampleStore, TensorStore
+from prunus.data.text.composed import composed_texts
 from prunus.data.text.load import is_text_data
 from prunus.data.text.options import Cleaning, TextOptions
 from prunus.data.text.stats import LengthStatistics, TextStatistics, length_statistics
@@ -41,6 +42,7 @@ __all__ = [
     "TrainSplit",
     "UnlabeledSplit",
     "carve_search",
+    "composed_texts",
     "from_datasets",
     "is_text_data",
     "length_statistics",

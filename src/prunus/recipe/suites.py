@@ -26,6 +26,7 @@ class TextSuite(Record):
         student: Zoo name of the small network that is taught.
         student_epochs: Of a student, taught or alone.
         student_lr: Its peak learning rate.
+        student_texts: Texts put together from training texts, that a taught student learns from, too.
         batch_size: Of all trainings.
         macs: Share of the dense MACs that pruning leaves.
         rank: Share of the full rank that stacked Tucker leaves of a transformer's layers; 0.2 makes
@@ -41,6 +42,7 @@ class TextSuite(Record):
     student: str = "bilstm"
     student_epochs: int = Field(default=6, ge=1)
     student_lr: float = Field(default=2e-3, gt=0)
+    student_texts: int = Field(default=0, ge=0)
     batch_size: int = Field(default=32, ge=1)
     macs: float = Field(default=0.5, gt=0, le=1)
     rank: float = Field(default=0.2, gt=0, le=1)
@@ -121,14 +123,15 @@ class TextSuite(Record):
         epochs, lr = self.student_epochs, self.student_lr
         alone = (Student(model=self.student), _adamw(epochs, lr, self.batch_size, taught=False))
         heir = Student(model=self.student, embeddings="teacher")
-        taught = (heir, _adamw(epochs, lr, self.batch_size, taught=True))
+        more = {"distill_texts": self.student_texts}
+        taught = (heir, _adamw(epochs, lr, self.batch_size, taught=True, **more))
         tucker = (
             *taught,
             Prune(
                 method="svd",
                 options={"rank": self.student_rank, "embeddings": True},
             ),
-            _adamw(1, self.student_lr / 4, self.batch_size, taught=True),
+            _adamw(1, self.student_lr / 4, self.batch_size, taught=True, **more),
         )
         return {
             "student alone": alone,
@@ -164,7 +167,7 @@ def _formats(engine: str) -> dict[str, dict[str, str]]:
     return rows
 
 
-def _adamw(epochs: int, lr: float, batch_size: int, *, taught: bool) -> Train:
+def _adamw(epochs: int, lr: float, batch_size: int, *, taught: bool, **more: int) -> Train:
     """AdamW with linear warm-up and decay, as BERT is fine-tuned."""
     return Train.model_validate(
         {
@@ -179,5 +182,6 @@ def _adamw(epochs: int, lr: float, batch_size: int, *, taught: bool) -> Train:
             "augment": False,
             "distill_alpha": 0.9 if taught else 0.0,
             "distill_temperature": 2.0,
+            **more,
         }
     )

@@ -1,8 +1,8 @@
 """The settings of a training: one frozen record, checked when it is made."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from prunus.plan import Record
 
@@ -39,6 +39,8 @@ class TrainConfig(Record):
             transformers with the same number of heads.
         distill_layers: Which teacher's layer each of the student's is compared with: ``uniform``:
             spread evenly; ``last``: the last ones.
+        distill_texts: Texts put together from training texts, on which the teacher alone counts; an
+            epoch passes over them, too. See ``prunus.data.composed_texts``.
         cache_teacher: Compute the teacher's logits once for all epochs, where samples are not
             augmented and logits are all that is compared.
         grad_clip: Largest L2 norm of the whole gradient; 0: not clipped.
@@ -67,12 +69,22 @@ class TrainConfig(Record):
     distill_hidden: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     distill_attention: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     distill_layers: Literal["uniform", "last"] = "uniform"
+    distill_texts: int = Field(default=0, ge=0)
     cache_teacher: bool = True
     grad_clip: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     precision: Literal["auto"] | Precision = "auto"
     layout: Literal["auto"] | Layout = "auto"
     select: Literal["last", "best"] = "last"
     metric: Literal["top1", "f1"] = "top1"
+
+    @model_validator(mode="after")
+    def _has_teacher(self) -> Self:
+        if self.distill_texts and not self.distill_alpha:
+            raise ValueError(
+                f"distill_texts={self.distill_texts} have no labels, and distill_alpha=0 asks no teacher; "
+                "set distill_alpha (such as 0.9)"
+            )
+        return self
 
     @property
     def teaches(self) -> bool:

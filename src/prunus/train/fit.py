@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunus.data import SearchSplit, Split, TrainSplit, UnlabeledSplit
+from prunus.data import SearchSplit, Split, TrainSplit, UnlabeledSplit, composed_texts
 from prunus.errors import InputError
 from prunus.progress import Progress, Silent
 from prunus.records import HistoryPoint
@@ -22,6 +22,8 @@ from prunus.train.forward import modes_restored, placed, resolve_device, to_plac
 from prunus.train.precision import TRIAL_SAMPLES, Execution, choose_execution
 from prunus.train.result import FitResult, best_epoch
 from prunus.train.teacher import Teaching
+
+_TEXTS_SEED = 0  # one set of texts for all seeds, so that a teacher's logits on them can be kept
 
 
 def fit(  # noqa: PLR0913  # all but four are options, by keyword only
@@ -70,6 +72,8 @@ def fit(  # noqa: PLR0913  # all but four are options, by keyword only
             training, or the loss is no longer finite.
     """
     where = resolve_device(device)
+    if config.distill_texts:
+        unlabeled = composed_texts(train, config.distill_texts, seed=_TEXTS_SEED, beside=unlabeled)
     others: dict[str, Split] = {} if unlabeled is None else {"unlabeled": unlabeled}
     _check({"train": train, "search": search, **others}, seed)
     _check_teacher(config, network, teacher, unlabeled)

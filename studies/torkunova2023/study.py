@@ -15,6 +15,7 @@ the test split once. A queue that is cut short is valid: the tables say what is 
 import argparse
 import importlib.util
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -133,7 +134,7 @@ def main() -> None:
     parser.add_argument("command", choices=["teacher", "quality", "sizes", "table"])
     parser.add_argument("--set", choices=list(SETS), default="sst2")
     parser.add_argument("--seed", type=int, nargs="+", default=None)
-    parser.add_argument("--only", default="", help="rows whose names hold this text")
+    parser.add_argument("--only", default="", help="rows whose names this expression is found in")
     options = parser.parse_args()
     if options.command == "teacher":
         teacher()
@@ -168,7 +169,7 @@ def quality(asked: TextSet, name: str, seeds: list[int] | None, only: str) -> No
         source = _minilm(str(weights.relative_to(ROOT)))
     else:
         source = Source(**asked.source)
-    rows = {row: steps for row, steps in _rows(asked).items() if only in row}
+    rows = {row: steps for row, steps in _rows(asked).items() if re.search(only, row)}
     trained = {row: steps for row, steps in rows.items() if _trains(steps)}
     labels = load_data(asked.data, text=asked.text).test.labels.numpy() == 1
     plain = {row: steps for row, steps in rows.items() if row not in trained}

@@ -5,6 +5,7 @@ import pytest
 from prunus.records import Comparison, DeployedRow, Latency, RunRecord, Score
 from prunus.report.advice import advice
 from prunus.report.rows import comparison_rows
+from prunus.report.summary import _listed
 
 
 def _latency(milliseconds: float, engine: str) -> Latency:
@@ -89,3 +90,8 @@ def test_where_no_row_is_as_good_as_dense_the_nearest_is_named(deployed: Compari
 
 def test_other_comparisons_have_no_advice(comparison: Comparison) -> None:
     assert advice(comparison, comparison_rows(comparison)) == ()
+
+
+def test_a_remark_names_a_few_rows_and_counts_the_others() -> None:
+    assert _listed(["a", "b", "c", "d"]) == "a, b, c, d"
+    assert _listed(["a", "b", "c", "d", "e", "f"]) == "a, b, c and 3 more rows"

@@ -16,6 +16,8 @@ from prunus.report.formats import DASH, Style, format_difference, format_value, 
 from prunus.report.rows import NO_FASTER, Row
 from prunus.report.spread import MIN_SEEDS, Missing, Stat, clear_winner
 
+NAMED = 4
+"""Most rows that a remark names one by one."""
 RULES = (
     (
         "± is the sample standard deviation over the seeds of a row; a number without ± stands "
@@ -170,7 +172,14 @@ def _missing(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
                 names = reasons.setdefault((what, printable(value.reason)), [])
                 if printable(row.label) not in names:
                     names.append(printable(row.label))
-    return [f"{what} n/a for {', '.join(names)}: {why}." for (what, why), names in reasons.items()]
+    return [f"{what} n/a for {_listed(names)}: {why}." for (what, why), names in reasons.items()]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names, the first of them where they are many: the table shows the others."""
+    if len(names) <= NAMED:
+        return ", ".join(names)
+    return f"{', '.join(names[: NAMED - 1])} and {len(names) - NAMED + 1} more rows"
 
 
 def _uncounted(rows: Sequence[Row]) -> list[str]:

@@ -20,6 +20,7 @@ from torch import nn
 from prunus.artifact import load, load_artifact, read_manifest, save
 from prunus.errors import InputError, PlanMismatchError
 from prunus.graph import cut, hold_connections_
+from prunus.meter import file_size_bytes
 from prunus.plan import Bits, Plan, ZeroConnections
 from prunus.records import Cost, Environment, RunRecord, Source
 from prunus.zoo import load_source
@@ -95,6 +96,11 @@ def test_any_cut_comes_back(
     scramble_(network, seed)
     save(folder / "a", network, source=source, plans=[plan])
     assert torch.equal(load(folder / "a")(images(3)), network(images(3)))
+
+
+def test_the_file_has_the_bytes_that_the_meter_counts(saved: Path) -> None:
+    file = saved / "model.safetensors"
+    assert file.stat().st_size == file_size_bytes(load(saved))
 
 
 def test_another_process_gives_the_same_outputs(tmp_path: Path, source: Source) -> None:

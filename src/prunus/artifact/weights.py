@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from prunus.errors import InputError, PlanMismatchError
+from prunus.graph.file_size import FILE_METADATA
 from prunus.plan import NetworkShape
 
 
@@ -30,7 +31,7 @@ def write_weights(network: nn.Module, path: Path) -> dict[str, str]:
         for name, tensor in state.items()
         if name not in ties
     }
-    save_file(tensors, path, metadata={"format": "pt"})
+    save_file(tensors, path, metadata=dict(FILE_METADATA))
     return ties
 
 

@@ -1,6 +1,5 @@
 """What a trace knows: coupled channel groups, and from them costs and plans by formula."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +9,7 @@ from scipy import sparse
 
 from prunus.errors import InputError
 from prunus.graph.connections import require_fit, unread_units
+from prunus.graph.file_size import header_bytes
 from prunus.graph.inputs import Inputs
 from prunus.graph.labels import OUTPUT, Algebra, Atoms
 from prunus.graph.units import Choice, Group
@@ -241,14 +241,7 @@ class Trace:
 
     @cached_property
     def _header_bytes(self) -> int:
-        """Length of the file's head: eight bytes, then JSON, padded to a multiple of eight."""
-        head, end = {}, 0
-        for name in sorted(self.stored, key=lambda n: (-self.stored[n], n)):
-            shape = list(self.shape.tensors[name])
-            start, end = end, end + self.stored[name] * int(np.prod(shape, dtype=np.int64))
-            # Types with the longest name there is: a few bytes too many at most.
-            head[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
-        return 8 + -(-len(json.dumps(head, separators=(",", ":")).encode()) // 8) * 8
+        return header_bytes(self.shape.tensors, self.stored)
 
     def cost(self, choice: Choice) -> Cost:
         """Executed MACs and parameters of the network that a choice makes: exact, nothing is built."""

@@ -6,8 +6,8 @@ from functools import cached_property
 
 from prunus.errors import BudgetError
 from prunus.graph import Trace
+from prunus.graph.file_size import file_bytes
 from prunus.lowrank.blocks import Block, Cost, Ranks, elements
-from prunus.lowrank.file_size import file_bytes
 from prunus.lowrank.options import LowRankOptions
 from prunus.method import Budget
 
@@ -61,7 +61,18 @@ class Sizing:
             return self._dense + sum(
                 elements(b.shapes(r)) - elements(b.dense_shapes) for b, r in chosen
             )
-        return file_bytes(self.trace, chosen) if chosen else self._dense
+        return self._file_bytes(chosen) if chosen else self._dense
+
+    def _file_bytes(self, chosen: Sequence[tuple[Block, Ranks]]) -> int:
+        shapes, widths = dict(self.trace.shape.tensors), dict(self.trace.stored)
+        for block, ranks in chosen:
+            width = widths[f"{block.layers[0].path}.weight"]
+            for name in block.dense_shapes:
+                widths.pop(name, None)
+            factors = block.shapes(ranks)
+            shapes.update(factors)
+            widths.update(dict.fromkeys(factors, width))
+        return file_bytes(shapes, widths)
 
     def by_options(self, options: LowRankOptions) -> Sizes:
         """Ranks as the user, or else the budget, says.

@@ -7,20 +7,21 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from prunus.errors import InputError
+from prunus.graph.file_size import FILE_METADATA
 from prunus.meter.params import require_shapes, tensor_key
 
 BYTES_PER_MB = 1_000_000
 
 
 def file_size_bytes(network: nn.Module) -> int:
-    """Bytes of the safetensors file of a network's state dict; tied tensors are stored once.
+    """Bytes of the file of weights that an artifact holds; tied tensors are stored once.
 
     Raises:
         InputError: The state dict holds something else than tensors with values.
     """
     # Copies, as save refuses memory that is shared in part or laid out otherwise.
     tensors = {name: t.contiguous().clone() for name, t in stored_tensors(network).items()}
-    return len(safetensors.torch.save(tensors))
+    return len(safetensors.torch.save(tensors, metadata=dict(FILE_METADATA)))
 
 
 def stored_tensors(network: nn.Module) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from prunus.errors import GraphError
+from prunus.graph.connections import held_name
 from prunus.plan import Factorize, KeepLayers, KeepVocabulary, Rebuild
 
 _VOCABULARY_SIZES = ("vocab_size",)
@@ -176,6 +177,9 @@ def _keep_rows_(network: nn.Module, edit: KeepVocabulary) -> None:
             for own, value in list(module._parameters.items()):
                 if value is weight:
                     module._parameters[own] = smaller
+                    held = module._buffers.get(held_name(own))
+                    if held is not None:
+                        module._buffers[held_name(own)] = held[torch.from_numpy(at).to(held.device)]
         padding = getattr(table, "padding_idx", None)
         if padding is not None:
             table.padding_idx = _rank(edit, int(padding))  # type: ignore[assignment]

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from prunus.graph.config import HEAD_COUNTS
+from prunus.graph.fixed_macs import fixed_macs
 from prunus.graph.inputs import flat_tensors
 from prunus.graph.labels import NONE, Algebra, Factor, Labels
 from prunus.graph.provenance import Origin, SizeUse
@@ -314,11 +315,15 @@ class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves 
         if known is not None:
             return known(self, func, args, kwargs)
         out = func(*args, **kwargs)
+        macs = fixed_macs(name, args)
+        if macs is not None:
+            self.count(name, [(macs, None)])
         reason = f"operation '{name}' in '{self.path}' has no rule"
         for tensor in flat_tensors((args, kwargs)):
             labels = self.labels(tensor)
             if labels.factors:
-                self.findings.unknown_ops.add(name)
+                if macs is None:
+                    self.findings.unknown_ops.add(name)
                 self.algebra.pin_all(labels, reason)
         return out
 

@@ -139,8 +139,8 @@ def require_looks(data: DataSplits, before: int, looks: int, what: str) -> None:
 def accounted_cost(network: nn.Module, one: Inputs, predicted: Cost, what: str) -> Cost:
     """Count the cost of a network; the count must be what the trace predicted.
 
-    Where the network runs operations that one of the two cannot count, they may differ: the cost
-    names these operations in ``uncounted``.
+    MACs may differ where the network runs operations that cannot be counted: the cost names them in
+    ``uncounted``.
 
     Raises:
         PrunusError: MACs or parameters differ.
@@ -151,14 +151,13 @@ def accounted_cost(network: nn.Module, one: Inputs, predicted: Cost, what: str) 
         ("parameters", predicted.params, counted.params),
     )
     for name, expected, found in pairs:
-        known = name == "parameters" or not (predicted.uncounted or counted.uncounted)
+        known = name == "parameters" or not counted.uncounted
         if known and expected != found:
             raise PrunusError(
                 f"accounting mismatch: {what} should have {expected} {name}, {found} were counted; "
                 "please report this network, the certificate does not cover its costs"
             )
-    names = tuple(sorted({*predicted.uncounted, *counted.uncounted}))
-    return counted.model_copy(update={"uncounted": names})
+    return counted
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,51 @@
+"""MACs of contractions that no label goes through: what they read stays whole, so they are constant.
+
+One multiply-add is one MAC. These formulas are the trace's own; ``prunus.meter`` counts by others.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+Args = tuple[Any, ...]
+
+
+def fixed_macs(name: str, args: Args) -> int | None:
+    """MACs of one call of an operation without a label rule; None: it has no formula.
+
+    Args:
+        name: Of the ATen operation, without its overload.
+        args: Positional arguments of the call.
+    """
+    formula = _FORMULAS.get(name)
+    return None if formula is None else formula(args)
+
+
+def _product(a: Tensor, b: Tensor) -> int:
+    """Rows of the first times its columns times columns of the second (one, if that is a vector)."""
+    return a.numel() * (b.shape[-1] if b.dim() > 1 else 1)
+
+
+def _recurrent(args: Args) -> int:
+    """One direction of one layer: input ``[.., .., features]`` meets both matrices at every step."""
+    steps = args[0].numel() // args[0].shape[-1]
+    return int(steps * (args[1].numel() + args[2].numel()))
+
+
+def _first_two(args: Args) -> int:
+    return _product(args[0], args[1])
+
+
+def _last_two(args: Args) -> int:
+    return _product(args[1], args[2])
+
+
+_FORMULAS: dict[str, Callable[[Args], int]] = {
+    "mkldnn_rnn_layer": _recurrent,
+    **dict.fromkeys(("_int_mm", "_scaled_mm", "mv", "dot", "vdot"), _first_two),
+    **dict.fromkeys(
+        ("addmm_", "baddbmm_", "addbmm", "addbmm_", "addmv", "addmv_"),
+        _last_two,
+    ),
+}

@@ -276,3 +276,30 @@ def test_bias_that_was_not_there_goes_again() -> None:
         assert skeleton.submodule("0.0").bias is None
         assert same_bits(forward(skeleton.module, x), dense)
     assert network.get_submodule("0.0").bias is None
+
+
+def norm_of_two_readers() -> nn.Module:
+    return Wired(
+        lambda m, x: m.out((y := m.stem(x)) + m.conv(m.norm(y).relu())).mean((2, 3)),
+        stem=nn.Conv2d(3, 4, 3, padding=1),
+        norm=nn.BatchNorm2d(4),
+        conv=nn.Conv2d(4, 4, 3, padding=1),
+        out=nn.Conv2d(4, 5, 1),
+    )
+
+
+def test_a_fresh_norm_behind_a_layer_with_two_readers_is_no_pair() -> None:
+    """As it is, a fresh norm changes nothing and folds anywhere; a candidate's statistics would not."""
+    assert find_pairs(norm_of_two_readers().eval(), RGB) == ()
+
+
+def test_layers_whose_weight_is_computed_are_no_pair() -> None:
+    for wrap in (nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm):
+        network = pooled(nn.Sequential(wrap(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4))).eval()
+        assert find_pairs(network, RGB) == ()
+
+
+@pytest.mark.parametrize("tokens", [8, 10])
+def test_a_norm_over_tokens_behind_a_linear_layer_is_no_pair(tokens: int) -> None:
+    network = nn.Sequential(nn.Linear(8, 10), nn.BatchNorm1d(tokens)).eval()
+    assert find_pairs(network, torch.randn(4, tokens, 8)) == ()

@@ -382,3 +382,43 @@ def test_network_random_state_and_threads_are_left_alone() -> None:
 def test_order_of_batch_norms_is_that_of_definition() -> None:
     network, *_ = subject()
     assert Skeleton(network).norms == ["bn1", "bn2", "bn3", "bn4"]
+
+
+class Masked(nn.Module):
+    """A class that is never said: its logit is minus infinity; or all are NaN."""
+
+    def __init__(self, last: float) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 6), nn.Linear(6, 3)
+        self.register_buffer("mask", torch.tensor([0.0, 0.0, last]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(self.a(x).relu()) + self.mask
+
+
+def test_a_class_that_is_never_said_costs_nothing() -> None:
+    """KL over the two others, by hand: the third has probability 0 on both sides."""
+    network = Masked(-torch.inf).eval()
+    x = images(40, 8, seed=1)
+    search, train = search_split(x, 2), train_split(images(40, 8, seed=2), 2)
+    found = trace(network, x[:2], verify=False)
+    data = gather(network, search, train)
+    scorer = Scorer(network, data, execution=LAST, batch_size=40, tricks=BARE)
+    assert np.abs(score(scorer, found.plan({}), 40).kl).max() < 1e-6
+    choice = {found.cuttable[0].name: np.arange(6) < 3}
+    with torch.inference_mode():
+        dense = log_softmax(network(data.search)[:, :2].double(), dim=1)
+        smaller = log_softmax(cut(network, found.plan(choice))(data.search)[:, :2].double(), dim=1)
+    expected = (dense.exp() * (dense - smaller)).sum(dim=1)
+    assert expected.max() > 1e-3
+    assert score(scorer, found.plan(choice), 40).kl == pytest.approx(expected.numpy(), abs=1e-6)
+
+
+def test_answers_that_are_no_numbers_are_wrong() -> None:
+    sound = Masked(0.0).eval()
+    x = images(40, 8, seed=1)
+    search, train = search_split(x, 2), train_split(images(40, 8, seed=2), 2)
+    data = gather(sound, search, train)
+    broken = Masked(torch.nan).eval()
+    scorer = Scorer(broken, data, execution=LAST, batch_size=40, tricks=BARE)
+    assert not score(scorer, trace(sound, x[:2], verify=False).plan({}), 40).correct.any()

@@ -22,6 +22,7 @@ from prunus.recipe import (
     Recipe,
     Repeat,
     Step,
+    Student,
     Train,
     compress,
     make_recipe,
@@ -397,3 +398,25 @@ def test_a_wrong_source_ends_the_run_at_its_first_step(tmp_path: Path) -> None:
             source=Source(model="digits_cnn"),
             out=tmp_path / "run",
         )
+
+
+class Summed(nn.Module):
+    """Nothing of it can be cut but its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.c = nn.Linear(64, 64), nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(torch.cumsum(self.a(x.flatten(1)), 1))
+
+
+def test_what_a_student_can_reach_does_not_hang_on_the_dense_network() -> None:
+    """Dense has 4810 parameters and no units to cut; the student has fewer, and units."""
+    data = few_digits()
+    target = Prune(method="l1", target="params=0.3")
+    with pytest.raises(BudgetError, match="cannot be reached"):
+        compress(Summed(), [target], data, latency=None)
+    steps: list[Step] = [Student(model="digits_cnn", arguments={"width": 0.5}), SHORT, target]
+    done = compress(Summed(), steps, data, latency=None)
+    assert done.record.cost.params <= 0.3 * 4810

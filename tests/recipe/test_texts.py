@@ -13,7 +13,7 @@ from prunus import load
 from prunus.artifact import read_manifest
 from prunus.data import DataSplits, TextTokenizer
 from prunus.errors import InputError
-from prunus.graph import plan_of
+from prunus.graph import held_connections, plan_of
 from prunus.plan import Bits, KeepVocabulary
 from prunus.quantize import load_deployed
 from prunus.recipe import (
@@ -246,3 +246,15 @@ def test_a_teacher_is_called_by_the_old_numbers_of_pieces() -> None:
     found = teacher(input_ids=torch.tensor([[2, 1, 0]]), attention_mask=torch.tensor([[1, 1, 0]]))
     assert found.tolist() == [[5, 2, 0]]
     assert kept_pieces([]) is None
+
+
+@pytest.mark.parametrize("embeddings", [False, True])
+def test_held_words_are_trimmed_with_their_table(data: DataSplits, embeddings: bool) -> None:
+    sparse = Prune(method="magnitude-weights", options={"sparsity": 0.5, "embeddings": embeddings})
+    found = run(data, [sparse, Prune(method="vocabulary", options={"min_count": 5})])
+    held = held_connections(found.network)
+    assert ("embedding.weight" in held) == embeddings
+    for name, mask in held.items():
+        weight = found.network.get_parameter(name)
+        assert mask.shape == weight.shape
+        assert not weight[~mask].any()

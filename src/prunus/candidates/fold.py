@@ -43,10 +43,9 @@ def find_pairs(network: nn.Module, inputs: Inputs) -> tuple[Pair, ...]:
     with modes_restored(network):
         network.eval()
         pairs = _watch(network, inputs)
-        reference = call(network, inputs)
-    if _agree(network, pairs, inputs, reference):
+    if _agree(network, pairs, inputs):
         return tuple(pairs)
-    return tuple(pair for pair in pairs if _agree(network, [pair], inputs, reference))
+    return tuple(pair for pair in pairs if _agree(network, [pair], inputs))
 
 
 def fold_(skeleton: Skeleton, pairs: Iterable[Pair]) -> None:
@@ -99,11 +98,15 @@ def _watch(network: nn.Module, inputs: Inputs) -> list[Pair]:
     finally:
         for handle in handles:
             handle.remove()
-    tied = _tied(network)
+    free = dict(network.named_parameters(remove_duplicate=False))  # none that is computed
+    for name in _tied(network):
+        del free[name]
     return [
         pair
         for pair in pairs
-        if calls[pair.layer] == calls[pair.norm] == 1 and f"{pair.layer}.weight" not in tied
+        if calls[pair.layer] == calls[pair.norm] == 1
+        and (weight := free.get(f"{pair.layer}.weight")) is not None
+        and len(weight) == network.get_submodule(pair.norm).num_features
     ]
 
 
@@ -115,8 +118,30 @@ def _tied(network: nn.Module) -> set[str]:
     return {name for names in seen.values() if len(names) > 1 for name in names}
 
 
-def _agree(network: nn.Module, pairs: list[Pair], inputs: Inputs, reference: Any) -> bool:
-    """Whether the network with these pairs folded returns the same."""
+def _agree(network: nn.Module, pairs: list[Pair], inputs: Inputs) -> bool:
+    """Whether the network with these pairs folded returns the same, whatever its batch norms hold.
+
+    Candidates have statistics of their own, and a fresh batch norm folds into any layer.
+    """
     skeleton = Skeleton(network)
+    _shake(skeleton)
+    reference = call(skeleton.module, inputs)
     fold_(skeleton, pairs)
     return relative_difference(reference, call(skeleton.module, inputs)) <= _LIMIT
+
+
+def _shake(skeleton: Skeleton) -> None:
+    """Move what every batch norm holds, by no more than the size of what it normalizes."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(like: Tensor) -> Tensor:
+        return (2 * torch.rand(like.shape, generator=generator) - 1).to(like)
+
+    for name in skeleton.norms:
+        norm: Any = skeleton.submodule(name)
+        mean, var = norm.running_mean, norm.running_var
+        skeleton.put_statistics(name, mean + draw(mean) * var.sqrt(), var * torch.exp2(draw(var)))
+        for leaf in ("weight", "bias"):
+            if f"{name}.{leaf}" in skeleton.names:
+                value = skeleton.tensor(f"{name}.{leaf}")
+                skeleton.put(f"{name}.{leaf}", value * (1 + draw(value) / 2) + draw(value) / 4)

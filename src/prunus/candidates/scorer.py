@@ -178,8 +178,11 @@ class Scorer:
         logits = logits.cpu()
         labels = self._images.labels[start:stop]
         dense = log_softmax(self._images.reference[start:stop].double(), dim=1)
-        kl = (dense.exp() * (dense - log_softmax(logits, dim=1))).sum(dim=1)
-        return kl, cross_entropy(logits, labels, reduction="none"), logits.argmax(dim=1) == labels
+        terms = dense.exp() * (dense - log_softmax(logits, dim=1))
+        # What the dense network never says (probability 0) costs nothing: 0 log 0 = 0.
+        kl = terms.masked_fill(dense == -torch.inf, 0).sum(dim=1)
+        right = (logits.argmax(dim=1) == labels) & ~logits.isnan().any(dim=1)
+        return kl, cross_entropy(logits, labels, reduction="none"), right
 
     # -- batch norm ---------------------------------------------------------------------------
 

@@ -39,7 +39,7 @@ from prunus.train.forward import (
 )
 from prunus.train.precision import Execution
 
-_READ = 256  # images read at a time
+_REFERENCE_BATCH = 256
 _EXECUTIONS = {
     f"{precision} {layout}": Execution(precision, layout)
     for precision in get_args(Precision)
@@ -116,14 +116,14 @@ def gather_images(context: Context, scoring: Scoring) -> Images:
     """
     train, search = _splits(context)
     drawn = search.subset(min(scoring.images, len(search)), context.seed)
-    parts, labels = zip(*drawn.batches(_READ), strict=True)
+    # In one batch, so that texts are all padded to one length.
+    inputs, labels = next(iter(drawn.batches(len(drawn))))
     available = min(scoring.calibration_images, len(train))
     if available < 2:
         raise DataError(f"batch-norm statistics need 2 images; the train split has {len(train)}")
     size = min(CALIBRATION_BATCH, available)
     generator = torch.Generator().manual_seed(context.seed)
     batches = islice(train.batches(size, generator=generator), available // size)
-    inputs = _joined(parts)
     with threads(threads_of(context.compute)):
         reference = _reference(_original(context), inputs, context.device)
     difficulty = _entropy(reference)
@@ -132,7 +132,7 @@ def gather_images(context: Context, scoring: Scoring) -> Images:
         search={n: t[order] for n, t in inputs.items()}
         if isinstance(inputs, dict)
         else inputs[order],
-        labels=torch.cat(labels)[order],
+        labels=labels[order],
         reference=reference[order],
         difficulty=difficulty[order],
         calibration=tuple(batch for batch, _ in batches),
@@ -288,19 +288,14 @@ def _reference(network: nn.Module, inputs: Inputs, device: str) -> Tensor:
         torch.inference_mode(),
     ):
         network.eval()
-        batches = (rows(inputs, at, at + _READ) for at in range(0, count, _READ))
+        batches = (
+            rows(inputs, at, at + _REFERENCE_BATCH) for at in range(0, count, _REFERENCE_BATCH)
+        )
         logits = [
             forward_logits(network, to_place(batch, where, channels_last=False)).float().cpu()
             for batch in batches
         ]
     return torch.cat(logits).clone()
-
-
-def _joined(parts: tuple[Inputs, ...]) -> Inputs:
-    first = parts[0]
-    if isinstance(first, Tensor):
-        return torch.cat([part for part in parts if isinstance(part, Tensor)])
-    return {name: torch.cat([_parts(part)[name] for part in parts]) for name in first}
 
 
 def _parts(inputs: Inputs) -> dict[str, Tensor]:

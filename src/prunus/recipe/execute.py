@@ -166,7 +166,7 @@ def _context(action: Action, state: State, tools: Tools, found: Trace, budget: B
         folder.mkdir(parents=True, exist_ok=True)
     return replace(
         context,
-        original=copy.deepcopy(state.origin.network),
+        original=teacher_for(copy.deepcopy(state.uncut or state.origin.network), state),
         source=state.origin.source if state.origin.rebuildable else None,
         plans=state.plans,
         folder=folder,
@@ -217,7 +217,7 @@ def _recalibrate(
             device=tools.device,
         )
     seconds = {"recalibrate": time.perf_counter() - begin}
-    return replace(state, network=network), _outcome(action, state, seconds=seconds)
+    return state.trained(network), _outcome(action, state, seconds=seconds)
 
 
 def _student(action: Action, step: Student, state: State, tools: Tools) -> tuple[State, Outcome]:
@@ -232,7 +232,8 @@ def _student(action: Action, step: Student, state: State, tools: Tools) -> tuple
         held = inherit_words_(network, tools.subject.network, state.data.train, state.inputs)
         of = f"the teacher's, reduced to {held:.0%} of their variance"
         notes = (f"{action.path}: word embeddings start from {of}",)
-    after = State(network, origin, state.data, state.inputs, fresh=step.weights is None)
+    fresh = step.weights is None
+    after = State(network, origin, state.data, state.inputs, fresh=fresh, uncut=network)
     outcome = _outcome(action, after, seconds={"student": time.perf_counter() - begin})
     return after, outcome.model_copy(update={"notes": notes})
 
@@ -270,7 +271,7 @@ def _train(
         )
     outcome = _outcome(action, state, seconds={"train": found.seconds})
     outcome = outcome.model_copy(update={"history": found.history, "notes": tuple(notes)})
-    return replace(state, network=network.eval()), outcome
+    return state.trained(network.eval()), outcome
 
 
 def _is_cut(state: State) -> bool:

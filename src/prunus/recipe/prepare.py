@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from prunus.recipe.folder import RunFolder, open_run
 from prunus.recipe.measure import LOOKS_FILE, LatencyOptions, Look, accounted_cost, look, phase
 from prunus.recipe.reachable import require_reachable
 from prunus.recipe.recipe import Recipe
+from prunus.recipe.steps import Student
 from prunus.recipe.subject import Subject
 from prunus.records import Cost, Source
 from prunus.train import Execution, TrainConfig
@@ -86,7 +88,9 @@ def checked_trace(
     """Trace the dense network, and refuse targets that cannot be reached."""
     with phase(settings.progress, "trace"):
         found = trace_network(subject.network, subject, recipe)
-    require_reachable(tuple(actions), found)
+    # What can be cut of a student is seen when it is there.
+    own = takewhile(lambda action: not isinstance(action.step, Student), actions)
+    require_reachable(tuple(own), found)
     return found
 
 

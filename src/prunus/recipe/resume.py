@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import nn
+
 from prunus.artifact.manifest import TOKENIZER_FILE
 from prunus.data import TextTokenizer
 from prunus.recipe.actions import Action, lay_out
@@ -13,6 +15,7 @@ from prunus.recipe.execute import judge
 from prunus.recipe.folder import RunFolder, load_network, save_network
 from prunus.recipe.recipe import Recipe
 from prunus.recipe.state import Outcome, State, Tools
+from prunus.recipe.steps import Prune
 from prunus.recipe.subject import Subject, student_of
 from prunus.recipe.texts import first_batch
 
@@ -150,7 +153,22 @@ def _state(
         if tokenizer.digest != data.tokenizer.digest:
             data = data.with_tokenizer(tokenizer)
             inputs = first_batch(data, inputs)
-    return State(network, origin, data, inputs, plans, last.fresh)
+    uncut = _uncut(actions, network, origin, steps)
+    return State(network, origin, data, inputs, plans, last.fresh, uncut=uncut)
+
+
+def _uncut(
+    actions: Sequence[Action], network: nn.Module, origin: Subject, steps: Path
+) -> nn.Module | None:
+    """The network before its first cut, from the step that left it so."""
+    last: Action | None = None
+    for action in actions:
+        if isinstance(action.step, Prune):
+            break
+        last = action
+    if last is None:
+        return None
+    return network if last is actions[-1] else load_network(steps / last.name, origin.network)[0]
 
 
 def _copy(source: Path, target: Path, name: str) -> None:

@@ -1,6 +1,6 @@
 """What steps work with, the network as it is now, and what happened in a step."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import Field
@@ -62,6 +62,8 @@ class State:
         plans: That led from the origin to the network.
         fresh: Whether its weights started fresh.
         deployed: Files that an engine runs, where the network was deployed.
+        uncut: The network as it was before its first cut, trained as it was by then; what searches
+            hold their candidates against. None: as in the origin.
     """
 
     network: nn.Module
@@ -71,11 +73,16 @@ class State:
     plans: tuple[Plan, ...] = ()
     fresh: bool = False
     deployed: Path | None = None
+    uncut: nn.Module | None = None
 
     @classmethod
     def begin(cls, subject: Subject) -> "State":
         """Before the first step."""
         return cls(subject.network, subject, subject.data, subject.inputs)
+
+    def trained(self, network: nn.Module) -> "State":
+        """After a step that gave the network other values and no other shape."""
+        return replace(self, network=network, uncut=self.uncut if self.plans else network)
 
 
 class Outcome(Record):

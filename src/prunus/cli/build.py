@@ -96,7 +96,7 @@ def make_finetune(training: Training, *, text: bool) -> Train:
     values: dict[str, Any] = {
         **_manner(training, text=text),
         "epochs": training.epochs,
-        "lr": training.lr or (_TEXT_LR if text else _IMAGE_LR),
+        "lr": _given(training.lr, _TEXT_LR if text else _IMAGE_LR),
         "batch_size": training.batch_size,
         "distill_alpha": training.distill,
     }
@@ -105,7 +105,7 @@ def make_finetune(training: Training, *, text: bool) -> Train:
     elif training.train_epochs is not None and training.epochs is not None:
         values["scratch_epochs"] = training.train_epochs + training.epochs
     if training.train_epochs is not None:
-        values["scratch_lr"] = training.train_lr or _first_lr(text=text, pretrained=False)
+        values["scratch_lr"] = _given(training.train_lr, _first_lr(text=text, pretrained=False))
     return _train(values, _AFTER)
 
 
@@ -121,6 +121,11 @@ def _manner(training: Training, *, text: bool) -> dict[str, Any]:
     return manner
 
 
+def _given(value: float | None, default: float) -> float:
+    """What was given, be it 0, which is for the step to refuse."""
+    return default if value is None else value
+
+
 def _first_lr(*, text: bool, pretrained: bool) -> float:
     if not text:
         return _IMAGE_FIRST_LR
@@ -133,7 +138,8 @@ def _train(values: Mapping[str, Any], options: Mapping[str, str]) -> Train:
         return Train.model_validate(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
-        option = options[str(first["loc"][0])]
+        name = str(first["loc"][0])
+        option = options.get(name, f"--{name.replace('_', '-')}")
         message = first["msg"][:1].lower() + first["msg"][1:]
         raise InputError(f"{option} {first['input']}: {message}") from error
 
@@ -151,7 +157,7 @@ def make_train_first(training: Training, subject: Subject) -> TrainConfig | None
     values = {
         **_manner(training, text=text),
         "epochs": training.train_epochs,
-        "lr": training.train_lr or _first_lr(text=text, pretrained=pretrained),
+        "lr": _given(training.train_lr, _first_lr(text=text, pretrained=pretrained)),
         "batch_size": training.batch_size,
     }
     return _train(values, _BEFORE).config(fresh=False)
@@ -168,7 +174,7 @@ def make_training(training: Training, subject: Subject) -> TrainConfig:
     values = {
         **_manner(training, text=text),
         "epochs": training.epochs,
-        "lr": training.lr or _first_lr(text=text, pretrained=pretrained),
+        "lr": _given(training.lr, _first_lr(text=text, pretrained=pretrained)),
         "batch_size": training.batch_size,
     }
     return _train(values, _AFTER).config(fresh=False)

@@ -1,6 +1,7 @@
 """One run: costs that agree, one look per stage, an input that stays as it was."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -420,3 +421,22 @@ def test_what_a_student_can_reach_does_not_hang_on_the_dense_network() -> None:
     steps: list[Step] = [Student(model="digits_cnn", arguments={"width": 0.5}), SHORT, target]
     done = compress(Summed(), steps, data, latency=None)
     assert done.record.cost.params <= 0.3 * 4810
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), "lazy layers without shapes"),
+        (lambda: nn.Sequential(nn.Flatten(), _normed(nn.Linear(64, 10))), "cannot be copied"),
+    ],
+)
+def test_a_network_that_cannot_be_copied_or_has_no_shapes_is_refused_first(
+    make: Callable[[], nn.Module], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        compress(make(), STEPS, few_digits(), latency=None)
+
+
+def _normed(layer: nn.Module) -> nn.Module:
+    with pytest.deprecated_call():
+        return nn.utils.weight_norm(layer)

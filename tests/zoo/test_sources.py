@@ -15,6 +15,7 @@ from prunus.records import Source
 from prunus.zoo import build, load_source
 
 FACTORY = """
+import warnings
 from dataclasses import dataclass
 import torch
 from torch import nn
@@ -32,6 +33,18 @@ def broken():
 
 def number():
     return 3
+
+def lazy():
+    return nn.Sequential(nn.Linear(4, 4), nn.LazyLinear(3))
+
+def ran():
+    network = lazy()
+    network(torch.zeros(1, 4))
+    return network
+
+def normed():
+    warnings.simplefilter("ignore")
+    return nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 3)))
 """
 
 
@@ -71,9 +84,15 @@ def test_file_factory_is_called_with_the_arguments(file: Path) -> None:
 @pytest.mark.parametrize(
     ("factory", "arguments", "message"),
     [
-        ("nothing", {}, r"has no function 'nothing': it defines Size, broken, make, number"),
+        (
+            "nothing",
+            {},
+            r"has no function 'nothing': it defines Size, broken, lazy, make, normed, number, ran",
+        ),
         ("broken", {}, r"broken\(\) raised RuntimeError: no such layer; mend the file"),
         ("make", {"inputs": 2}, r"make\(inputs\) raised TypeError"),
+        ("lazy", {}, r"has lazy layers without shapes \('1'\): give their sizes, or run"),
+        ("normed", {}, r"cannot be copied .* take those of torch\.nn\.utils\.parametrizations"),
         ("number", {}, r"gave int: the factory must return a torch\.nn\.Module"),
         ("", {}, r"names no factory: write FILE\.py:FACTORY"),
     ],
@@ -83,6 +102,10 @@ def test_wrong_factories_are_named(
 ) -> None:
     with pytest.raises(InputError, match=message):
         load_source(Source(model=f"{file}:{factory}", arguments=arguments))
+
+
+def test_lazy_layers_that_ran_are_taken(file: Path) -> None:
+    assert load_source(Source(model=f"{file}:ran")).get_parameter("1.weight").shape == (3, 4)
 
 
 def test_wrong_files_are_named(tmp_path: Path) -> None:

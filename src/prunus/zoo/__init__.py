@@ -2,7 +2,7 @@
 
 from prunus.zoo.catalog import Normalization, build, is_text, normalization, zoo_names
 from prunus.zoo.cifar_resnet import PadShortcut
-from prunus.zoo.sources import load_source, reads_text
+from prunus.zoo.sources import load_source, reads_text, require_usable
 from prunus.zoo.weights import load_weights
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "load_weights",
     "normalization",
     "reads_text",
+    "require_usable",
     "zoo_names",
 ]

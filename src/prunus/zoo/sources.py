@@ -1,5 +1,6 @@
 """Build the network that a ``Source`` names: zoo, Hugging Face, timm, torchvision, own file."""
 
+import copy
 import hashlib
 import importlib.util
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from prunus.errors import InputError
 from prunus.extras import require_extra
@@ -252,7 +254,31 @@ def _from_file(model: str, arguments: dict[str, Any]) -> nn.Module:
             f"model '{model}': {factory_name}({', '.join(arguments)}) raised "
             f"{type(error).__name__}: {_first_line(error)}; mend the file or the arguments"
         ) from error
-    return _require_module(network, model)
+    made = _require_module(network, model)
+    require_usable(made, model)
+    return made
+
+
+def require_usable(network: nn.Module, model: str) -> None:
+    """Refuse a network that cannot be copied, or whose shapes are not there yet.
+
+    Raises:
+        InputError: It has lazy layers that never ran, or tensors that are computed from others.
+    """
+    lazy = [name for name, p in network.named_parameters() if is_lazy(p)]
+    if lazy:
+        raise InputError(
+            f"model '{model}' has lazy layers without shapes ('{lazy[0].rpartition('.')[0]}'): give "
+            "their sizes, or run the network once on a batch where it is built"
+        )
+    try:
+        copy.deepcopy(network)
+    except Exception as error:  # a module's own __deepcopy__ may raise anything
+        raise InputError(
+            f"model '{model}' cannot be copied ({_first_line(error)}): a layer keeps a tensor that is "
+            "computed from others, as the old torch.nn.utils.weight_norm and spectral_norm do; take "
+            "those of torch.nn.utils.parametrizations, or remove_weight_norm before"
+        ) from error
 
 
 def _import_file(path: Path) -> ModuleType:

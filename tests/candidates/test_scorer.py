@@ -393,7 +393,8 @@ class Masked(nn.Module):
         self.register_buffer("mask", torch.tensor([0.0, 0.0, last]))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.b(self.a(x).relu()) + self.mask
+        out: torch.Tensor = self.b(self.a(x).relu()) + self.mask
+        return out
 
 
 def test_a_class_that_is_never_said_costs_nothing() -> None:

@@ -11,7 +11,7 @@ from prunus.meter import count_macs
 from tests.helpers import Wired, random_choice
 
 
-def recurrent(kind: type[nn.RNNBase], **options: bool) -> nn.Module:
+def recurrent(kind: type[nn.LSTM | nn.GRU | nn.RNN], **options: bool) -> nn.Module:
     width = 24 * (2 if options.get("bidirectional") else 1)
     return Wired(
         lambda m, x: m.out(m.hidden(m.rnn(m.first(x))[0][:, -1]).relu()),
@@ -34,7 +34,8 @@ class Product(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.product(self.table, self.first(x)[0, 0])
-        return self.out(self.hidden(x[0, :1] + y).relu())
+        out: Tensor = self.out(self.hidden(x[0, :1] + y).relu())
+        return out
 
 
 def test_an_lstm_by_hand() -> None:

@@ -409,7 +409,8 @@ class Summed(nn.Module):
         self.a, self.c = nn.Linear(64, 64), nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.c(torch.cumsum(self.a(x.flatten(1)), 1))
+        out: Tensor = self.c(torch.cumsum(self.a(x.flatten(1)), 1))
+        return out
 
 
 def test_what_a_student_can_reach_does_not_hang_on_the_dense_network() -> None:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from prunus.candidates import engine
 from prunus.candidates.options import Scoring
-from prunus.candidates.workplace import Images
+from prunus.candidates.scorer import Images
+from prunus.candidates.workplace import gather_images
 from prunus.data import DataSplits, TextOptions, load_data
 from prunus.method import Context
 from prunus.recipe import Prune, Recalibrate, Step, Student, Train, compress
@@ -28,10 +29,9 @@ SEARCH = Prune(method="random-search", target="macs=0.6", options={"evaluations"
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[Images]:
     """Images that searches were given, with the logits that they compare with."""
     found: list[Images] = []
-    honest = engine.gather_images
 
     def gather(context: Context, scoring: Scoring) -> Images:
-        found.append(honest(context, scoring))
+        found.append(gather_images(context, scoring))
         return found[-1]
 
     monkeypatch.setattr(engine, "gather_images", gather)
@@ -75,7 +75,7 @@ def test_it_is_the_network_as_trained_before_the_cut(
 def test_a_resumed_search_has_the_same(
     digits: DataSplits, seen: list[Images], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = [Student(model="digits_cnn"), TRAIN, SEARCH, TRAIN]
+    steps: list[Step] = [Student(model="digits_cnn"), TRAIN, SEARCH, TRAIN]
     network = build("digits_cnn", seed=1)
     with monkeypatch.context() as patch:
         patch.setattr("prunus.prune.random_search.RandomSearch.decide", _stop)

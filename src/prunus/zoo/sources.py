@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedParameter
 
 from prunus.errors import InputError
 from prunus.extras import require_extra
@@ -265,9 +265,7 @@ def require_usable(network: nn.Module, model: str) -> None:
     Raises:
         InputError: It has lazy layers that never ran, or tensors that are computed from others.
     """
-    lazy = [
-        name for name, p in network.named_parameters() if isinstance(p, UninitializedTensorMixin)
-    ]
+    lazy = [name for name, p in network.named_parameters() if isinstance(p, UninitializedParameter)]
     if lazy:
         raise InputError(
             f"model '{model}' has lazy layers without shapes ('{lazy[0].rpartition('.')[0]}'): give "

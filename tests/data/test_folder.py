@@ -143,3 +143,35 @@ def test_wrong_image_size_is_named(folder: Path) -> None:
         load_data(f"imagefolder:{folder}", image_size=0)
     with pytest.raises(InputError, match=r"for 1 channels, the images have 3"):
         load_data(f"imagefolder:{folder}", mean=[0.5], std=[0.5])
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_images_of_16_bits_are_scaled_and_not_clipped(folder: Path, suffix: str) -> None:
+    """25700 of 65535 is 100 of 255."""
+    for file in (folder / "test").rglob("*.png"):
+        file.unlink()
+        Image.fromarray(np.full((40, 30), 25700, np.uint16)).save(file.with_suffix(f".{suffix}"))
+    data = load_data(f"imagefolder:{folder}", mean=[0.0] * 3, std=[1.0] * 3, image_size=SIDE)
+    inputs, _ = first(data.test)
+    assert (inputs * 255).round().unique().tolist() == [100.0]
+
+
+def test_images_without_a_known_range_are_named(folder: Path) -> None:
+    Image.fromarray(np.full((40, 30), 0.5, np.float32)).save(folder / "test" / "ant" / "00.tiff")
+    data = load_data(f"imagefolder:{folder}", mean=[0.0] * 3, std=[1.0] * 3, image_size=SIDE)
+    with pytest.raises(DataError, match=r"00\.tiff' has values of no known range \(mode F\): save"):
+        first(data.test)
+
+
+def test_a_photo_is_turned_as_its_camera_says(folder: Path) -> None:
+    """Orientation 3 is upside down: the dark half, stored below, belongs above."""
+    pixels = np.full((40, 40, 3), 200, np.uint8)
+    pixels[20:] = 10
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(pixels).save(folder / "test" / "ant" / "00.jpg", exif=exif)
+    (folder / "test" / "ant" / "00.png").unlink()
+    data = load_data(f"imagefolder:{folder}", mean=[0.0] * 3, std=[1.0] * 3, image_size=SIDE)
+    inputs, _ = first(data.test)
+    assert inputs[0, 0, 2, 2] < 0.1
+    assert inputs[0, 0, -3, 2] > 0.7

@@ -206,7 +206,7 @@ class Engine:
         return self._entry(key).asked == self._workplace.image_count
 
     def _dropped(self, keys: Sequence[str], look: _Look, top: int) -> set[str]:
-        """Who is certainly not among the best, after a look."""
+        """Who is not among the best after a look, by the bound of each pair."""
         values = {key: self._values(look.name(key), look.end) for key in keys}
         difficulty = self._workplace.images.difficulty.numpy()[: look.end]
         # Full scores are on these very images and the rest; quick ones stand for others.

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -30,7 +30,7 @@ class Deployed(Record):
         notes: What stayed in float, and why.
     """
 
-    version: int = 1
+    version: Literal[1] = 1
     deployment: Deployment
     files: dict[str, str]
     model_files: tuple[str, ...]

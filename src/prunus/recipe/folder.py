@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -51,7 +51,7 @@ class RunFile(Record):
         candidate_threads: CPU threads that each candidate of a search is scored with.
     """
 
-    version: int = 1
+    version: Literal[1] = 1
     identity: dict[str, str]
     execution: dict[str, str] | None = None
     candidate_threads: int | None = None

@@ -52,7 +52,8 @@ def report_warnings(comparison: Comparison, rows: Sequence[Row]) -> tuple[str, .
         found.append(f"Null baselines, which know nothing of the network: {', '.join(nulls)}.")
     if any(run.search_seen_in_pretraining for run in comparison.runs):
         found.append(
-            "The dense checkpoint has seen the images of the search split in its training."
+            "The dense weights may have seen the search split in their training: what decisions see "
+            "there is then too good."
         )
     weights = {run.source.weights for run in comparison.runs}
     if len(weights) > 1:

@@ -30,7 +30,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(STAMP)  ## Compress a small network on handwritten digits and write the report to runs/demo
-	$(DEMO)
+	OMP_WAIT_POLICY=PASSIVE $(DEMO)
 
 test: $(STAMP)  ## Run the tests (WORKERS=2 processes, one thread each)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q --timeout=600 -m "not bench"

@@ -7,6 +7,7 @@ Which batch norm follows which layer, and reads nothing else, is watched in one 
 tried: only pairs that leave the outputs as they are count.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -98,24 +99,21 @@ def _watch(network: nn.Module, inputs: Inputs) -> list[Pair]:
     finally:
         for handle in handles:
             handle.remove()
-    free = dict(network.named_parameters(remove_duplicate=False))  # none that is computed
-    for name in _tied(network):
-        del free[name]
+    own = _own_parameters(network)
     return [
         pair
         for pair in pairs
         if calls[pair.layer] == calls[pair.norm] == 1
-        and (weight := free.get(f"{pair.layer}.weight")) is not None
+        and (weight := own.get(f"{pair.layer}.weight")) is not None
         and len(weight) == network.get_submodule(pair.norm).num_features
     ]
 
 
-def _tied(network: nn.Module) -> set[str]:
-    """Names of parameters that are stored under other names, too."""
-    seen: dict[int, list[str]] = {}
-    for name, parameter in network.named_parameters(remove_duplicate=False):
-        seen.setdefault(id(parameter), []).append(name)
-    return {name for names in seen.values() if len(names) > 1 for name in names}
+def _own_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that are stored under one name alone; none that is computed from others."""
+    named = list(network.named_parameters(remove_duplicate=False))
+    times = Counter(id(parameter) for _, parameter in named)
+    return {name: parameter for name, parameter in named if times[id(parameter)] == 1}
 
 
 def _agree(network: nn.Module, pairs: list[Pair], inputs: Inputs) -> bool:

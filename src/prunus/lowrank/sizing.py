@@ -66,7 +66,7 @@ class Sizing:
     def _file_bytes(self, chosen: Sequence[tuple[Block, Ranks]]) -> int:
         shapes, widths = dict(self.trace.shape.tensors), dict(self.trace.stored)
         for block, ranks in chosen:
-            width = widths[f"{block.layers[0].path}.weight"]
+            width = self.trace.stored[f"{block.layers[0].path}.weight"]
             for name in block.dense_shapes:
                 widths.pop(name, None)
             factors = block.shapes(ranks)

@@ -166,7 +166,7 @@ def _context(action: Action, state: State, tools: Tools, found: Trace, budget: B
         folder.mkdir(parents=True, exist_ok=True)
     return replace(
         context,
-        original=teacher_for(copy.deepcopy(state.uncut or state.origin.network), state),
+        original=teacher_for(copy.deepcopy(state.uncut), state),
         source=state.origin.source if state.origin.rebuildable else None,
         plans=state.plans,
         folder=folder,
@@ -233,7 +233,7 @@ def _student(action: Action, step: Student, state: State, tools: Tools) -> tuple
         of = f"the teacher's, reduced to {held:.0%} of their variance"
         notes = (f"{action.path}: word embeddings start from {of}",)
     fresh = step.weights is None
-    after = State(network, origin, state.data, state.inputs, fresh=fresh, uncut=network)
+    after = State(network, origin, state.data, state.inputs, network, fresh=fresh)
     outcome = _outcome(action, after, seconds={"student": time.perf_counter() - begin})
     return after, outcome.model_copy(update={"notes": notes})
 

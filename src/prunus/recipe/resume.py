@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 
 from torch import nn
@@ -154,21 +155,17 @@ def _state(
             data = data.with_tokenizer(tokenizer)
             inputs = first_batch(data, inputs)
     uncut = _uncut(actions, network, origin, steps)
-    return State(network, origin, data, inputs, plans, last.fresh, uncut=uncut)
+    return State(network, origin, data, inputs, uncut, plans, last.fresh)
 
 
 def _uncut(
     actions: Sequence[Action], network: nn.Module, origin: Subject, steps: Path
-) -> nn.Module | None:
+) -> nn.Module:
     """The network before its first cut, from the step that left it so."""
-    last: Action | None = None
-    for action in actions:
-        if isinstance(action.step, Prune):
-            break
-        last = action
-    if last is None:
-        return None
-    return network if last is actions[-1] else load_network(steps / last.name, origin.network)[0]
+    whole = list(takewhile(lambda action: not isinstance(action.step, Prune), actions))
+    if len(whole) == len(actions):
+        return network
+    return load_network(steps / whole[-1].name, origin.network)[0] if whole else origin.network
 
 
 def _copy(source: Path, target: Path, name: str) -> None:

@@ -59,26 +59,26 @@ class State:
         origin: What it was cut from: the dense network, or a student with its fresh weights.
         data: In the pieces that the network knows now.
         inputs: A real batch in the same pieces.
+        uncut: The network before its first cut, trained as it was by then: what searches hold their
+            candidates against.
         plans: That led from the origin to the network.
         fresh: Whether its weights started fresh.
         deployed: Files that an engine runs, where the network was deployed.
-        uncut: The network as it was before its first cut, trained as it was by then; what searches
-            hold their candidates against. None: as in the origin.
     """
 
     network: nn.Module
     origin: Subject
     data: DataSplits
     inputs: Inputs
+    uncut: nn.Module
     plans: tuple[Plan, ...] = ()
     fresh: bool = False
     deployed: Path | None = None
-    uncut: nn.Module | None = None
 
     @classmethod
     def begin(cls, subject: Subject) -> "State":
         """Before the first step."""
-        return cls(subject.network, subject, subject.data, subject.inputs)
+        return cls(subject.network, subject, subject.data, subject.inputs, subject.network)
 
     def trained(self, network: nn.Module) -> "State":
         """After a step that gave the network other values and no other shape."""

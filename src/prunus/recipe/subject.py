@@ -1,6 +1,5 @@
 """What a recipe works on: the dense network, where it comes from, its data and some real inputs."""
 
-import copy
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +15,7 @@ from prunus.errors import InputError
 from prunus.graph import Inputs, hold_connections_
 from prunus.records import Source
 from prunus.train import forward_logits
-from prunus.zoo import load_source, normalization, reads_text, require_usable, zoo_names
+from prunus.zoo import copied, load_source, normalization, reads_text, zoo_names
 
 CERTIFICATE_SAMPLES = 16
 _DIGEST_SAMPLES = 64  # of each split
@@ -127,8 +126,7 @@ def resolve_subject(
     splits = resolve_data(data, named, text)
     drawn_here = False
     if isinstance(network, nn.Module):
-        require_usable(network, type(network).__qualname__)
-        dense = copy.deepcopy(network).cpu().eval()
+        dense = copied(network, type(network).__qualname__).cpu().eval()
         hold_connections_(dense)  # hooks do not survive the copy
         where = named or Source(model=f"{type(network).__module__}.{type(network).__qualname__}")
     else:

@@ -255,12 +255,12 @@ def _from_file(model: str, arguments: dict[str, Any]) -> nn.Module:
             f"{type(error).__name__}: {_first_line(error)}; mend the file or the arguments"
         ) from error
     made = _require_module(network, model)
-    require_usable(made, model)
+    copied(made, model)  # else it would fail where it is traced, or saved after the training
     return made
 
 
-def require_usable(network: nn.Module, model: str) -> None:
-    """Refuse a network that cannot be copied, or whose shapes are not there yet.
+def copied(network: nn.Module, model: str) -> nn.Module:
+    """A copy of a network.
 
     Raises:
         InputError: It has lazy layers that never ran, or tensors that are computed from others.
@@ -272,7 +272,7 @@ def require_usable(network: nn.Module, model: str) -> None:
             "their sizes, or run the network once on a batch where it is built"
         )
     try:
-        copy.deepcopy(network)
+        return copy.deepcopy(network)
     except Exception as error:  # a module's own __deepcopy__ may raise anything
         raise InputError(
             f"model '{model}' cannot be copied ({_first_line(error)}): a layer keeps a tensor that is "

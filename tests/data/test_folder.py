@@ -156,10 +156,13 @@ def test_images_of_16_bits_are_scaled_and_not_clipped(folder: Path, suffix: str)
     assert (inputs * 255).round().unique().tolist() == [100.0]
 
 
-def test_images_without_a_known_range_are_named(folder: Path) -> None:
-    Image.fromarray(np.full((40, 30), 0.5, np.float32)).save(folder / "test" / "ant" / "00.tiff")
+@pytest.mark.parametrize(("kind", "mode"), [(np.float32, "F"), (np.int32, "I")])
+def test_images_without_a_known_range_are_named(folder: Path, kind: type, mode: str) -> None:
+    Image.fromarray(np.full((40, 30), 1, kind)).save(folder / "test" / "ant" / "00.tiff")
     data = load_data(f"imagefolder:{folder}", mean=[0.0] * 3, std=[1.0] * 3, image_size=SIDE)
-    with pytest.raises(DataError, match=r"00\.tiff' has values of no known range \(mode F\): save"):
+    with pytest.raises(
+        DataError, match=rf"00\.tiff' has values of no known range \(mode {mode}\): save"
+    ):
         first(data.test)
 
 

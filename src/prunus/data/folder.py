@@ -20,7 +20,6 @@ from prunus.errors import DataError, InputError
 _IMAGENET = Normalizer((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _IMAGE_SIZE = 224
-_MAX_16_BIT = 2**16 - 1
 _ATTEMPTS = 10  # at a random crop that fits
 _THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes outside Python's lock
 
@@ -88,7 +87,12 @@ class FolderStore(SampleStore):
         """One image, uint8 ``[3, image_size, image_size]``."""
         try:
             with Image.open(file) as opened:
-                image = _rgb(ImageOps.exif_transpose(opened), file)
+                # Older versions of Pillow call a 16-bit PNG "I".
+                deep = opened.mode.startswith("I;16") or (opened.mode, opened.format) == (
+                    "I",
+                    "PNG",
+                )
+                image = _rgb(ImageOps.exif_transpose(opened), file, deep=deep)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(
                 f"'{file}' is no readable image ({type(error).__name__}): replace or remove it"
@@ -102,16 +106,14 @@ class FolderStore(SampleStore):
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def _rgb(image: Image.Image, file: Path) -> Image.Image:
-    """In 8 bits a channel; Pillow's own conversion clips deeper images to white.
+def _rgb(image: Image.Image, file: Path, *, deep: bool) -> Image.Image:
+    """In 8 bits a channel; Pillow's own conversion clips deep images, of 16 bits, to white.
 
     Raises:
         DataError: Its values have no known range.
     """
-    if image.mode.startswith("I"):  # 16-bit PNG and TIFF
-        values = np.asarray(image).astype(np.int64)
-        if values.min() >= 0 and values.max() <= _MAX_16_BIT:
-            return Image.fromarray((values // 256).astype(np.uint8)).convert("RGB")
+    if deep:
+        return Image.fromarray((np.asarray(image) // 256).astype(np.uint8)).convert("RGB")
     if image.mode[0] in "IF":
         raise DataError(
             f"'{file}' has values of no known range (mode {image.mode}): save it with 8 or 16 bits a "

@@ -6,8 +6,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from prunus.graph import cut
 from prunus.plan import Axis, Bits, KeepChannels, NetworkShape, Plan
+from prunus.records import Cost, Environment, RunRecord, Source
+from prunus.zoo import load_source
 
+KEEP = [True, False, True, True]
+"""Which of the four channels stay."""
 FILE = """
 import torch
 from torch import nn
@@ -123,3 +128,28 @@ def scramble_(network: nn.Module, seed: int) -> None:
 def images(n: int, seed: int = 0) -> torch.Tensor:
     """Inputs of ``Tiny``, ``[n, 1, 6, 6]``."""
     return torch.randn(n, 1, 6, 6, generator=torch.Generator().manual_seed(seed))
+
+
+def cut_tiny(source: Source, *plans: Plan) -> nn.Module:
+    """The network of a source cut by plans, with other weights than its constructor's."""
+    network = load_source(source)
+    for plan in plans:
+        network = cut(network, plan)
+    scramble_(network, seed=1)
+    return network.eval()
+
+
+def tiny_record(source: Source) -> RunRecord:
+    """A record by hand."""
+    cost = Cost(macs=10, effective_macs=10, params=5, nonzero_params=5)
+    return RunRecord(
+        method="hand",
+        source=source,
+        data="none",
+        seed=0,
+        target={"macs": 0.5},
+        recipe={},
+        dense_cost=cost,
+        cost=cost,
+        environment=Environment.capture(threads=1),
+    )

@@ -1,12 +1,9 @@
 """An artifact gives back the network that was saved, or refuses by name."""
 
-import json
 import os
 import pickle
-import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,67 +12,29 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from torch import nn
 
 from prunus.artifact import load, load_artifact, read_manifest, save
 from prunus.errors import InputError, PlanMismatchError
 from prunus.graph import cut, hold_connections_
 from prunus.meter import file_size_bytes
 from prunus.plan import Bits, Plan, ZeroConnections
-from prunus.records import Cost, Environment, RunRecord, Source
+from prunus.records import Source
 from prunus.zoo import load_source
-from tests.artifact.networks import images, scramble_, tiny_plan, tiny_shape, write_file
-
-KEEP = [True, False, True, True]
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Source:
-    return Source(model=f"{write_file(tmp_path)}:factory", arguments={"width": 4})
-
-
-def _cut_tiny(source: Source, *plans: Plan) -> nn.Module:
-    network = load_source(source)
-    for plan in plans:
-        network = cut(network, plan)
-    scramble_(network, seed=1)
-    return network.eval()
-
-
-def _record(source: Source) -> RunRecord:
-    cost = Cost(macs=10, effective_macs=10, params=5, nonzero_params=5)
-    return RunRecord(
-        method="hand",
-        source=source,
-        data="none",
-        seed=0,
-        target={"macs": 0.5},
-        recipe={},
-        dense_cost=cost,
-        cost=cost,
-        environment=Environment.capture(threads=1),
-    )
-
-
-@pytest.fixture
-def saved(tmp_path: Path, source: Source) -> Path:
-    """An artifact of one plan, with a record."""
-    plan = tiny_plan(KEEP)
-    folder = tmp_path / "artifact"
-    save(
-        folder,
-        _cut_tiny(source, plan),
-        source=source,
-        plans=[plan],
-        recipe={"steps": [{"method": "hand"}]},
-        record=_record(source),
-    )
-    return folder
+from tests.artifact.networks import (
+    KEEP,
+    cut_tiny,
+    images,
+    scramble_,
+    tiny_plan,
+    tiny_record,
+    tiny_shape,
+    write_file,
+)
 
 
 def test_outputs_are_the_same_to_the_bit(tmp_path: Path, source: Source) -> None:
     plan = tiny_plan(KEEP)
-    network = _cut_tiny(source, plan)
+    network = cut_tiny(source, plan)
     save(tmp_path / "a", network, source=source, plans=[plan], recipe={"x": [1, 2]})
     artifact = load_artifact(tmp_path / "a")
     assert torch.equal(artifact.network(images(5)), network(images(5)))
@@ -105,7 +64,7 @@ def test_the_file_has_the_bytes_that_the_meter_counts(saved: Path) -> None:
 
 def test_another_process_gives_the_same_outputs(tmp_path: Path, source: Source) -> None:
     plan = tiny_plan(KEEP)
-    network = _cut_tiny(source, plan)
+    network = cut_tiny(source, plan)
     save(tmp_path / "a", network, source=source, plans=[plan])
     script = (
         "import torch\n"
@@ -121,7 +80,7 @@ def test_another_process_gives_the_same_outputs(tmp_path: Path, source: Source) 
 
 def test_a_chain_of_plans_comes_back(tmp_path: Path, source: Source) -> None:
     plans = [tiny_plan(KEEP), tiny_plan([False, True, True])]
-    network = _cut_tiny(source, *plans)
+    network = cut_tiny(source, *plans)
     save(tmp_path / "a", network, source=source, plans=plans)
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [
         "artifact.json",
@@ -139,7 +98,7 @@ def test_connections_held_at_zero_stay_held(tmp_path: Path, source: Source) -> N
     keep = Bits.pack([i not in (1, 11) for i in range(12)])
     edit = ZeroConnections(tensor="fc.weight", level="weight", shape=(3, 4), keep=keep)
     plan = Plan(source=tiny_shape(4), result=tiny_shape(4), edits=(edit,))
-    network = _cut_tiny(source, plan)
+    network = cut_tiny(source, plan)
     hold_connections_(network)
     save(tmp_path / "a", network, source=source, plans=[plan])
     loaded = load(tmp_path / "a")
@@ -152,14 +111,14 @@ def test_connections_held_at_zero_stay_held(tmp_path: Path, source: Source) -> N
 
 
 def test_a_trained_network_needs_no_plan(tmp_path: Path, source: Source) -> None:
-    network = _cut_tiny(source)
+    network = cut_tiny(source)
     save(tmp_path / "a", network, source=source)
     assert torch.equal(load(tmp_path / "a")(images(2)), network(images(2)))
 
 
 def test_the_record_comes_back(saved: Path, source: Source) -> None:
     artifact = load_artifact(saved)
-    assert artifact.record == _record(source)
+    assert artifact.record == tiny_record(source)
     assert artifact.recipe == {"steps": [{"method": "hand"}]}
 
 
@@ -177,7 +136,7 @@ def test_nothing_is_unpickled(saved: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_save_and_load_leave_network_and_random_state_alone(tmp_path: Path, source: Source) -> None:
     plan = tiny_plan(KEEP)
-    network = _cut_tiny(source, plan).train()
+    network = cut_tiny(source, plan).train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     torch.manual_seed(7)
     state = torch.get_rng_state()
@@ -190,7 +149,7 @@ def test_save_and_load_leave_network_and_random_state_alone(tmp_path: Path, sour
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_the_data_type_comes_back(tmp_path: Path, source: Source, dtype: torch.dtype) -> None:
-    network = _cut_tiny(source).to(dtype)
+    network = cut_tiny(source).to(dtype)
     save(tmp_path / "a", network, source=source)
     loaded = load(tmp_path / "a").state_dict()
     for name, tensor in network.state_dict().items():
@@ -199,7 +158,7 @@ def test_the_data_type_comes_back(tmp_path: Path, source: Source, dtype: torch.d
 
 
 def test_a_network_with_nan_can_be_saved(tmp_path: Path, source: Source) -> None:
-    network = _cut_tiny(source)
+    network = cut_tiny(source)
     network.state_dict()["fc.bias"][1] = float("nan")
     save(tmp_path / "a", network, source=source)
     assert load(tmp_path / "a").state_dict()["fc.bias"].isnan().tolist() == [False, True, False]
@@ -254,7 +213,7 @@ def test_a_changed_constructor_is_refused_by_name_and_shape(saved: Path, tmp_pat
 
 
 def test_a_changed_constructor_is_refused_without_a_plan(tmp_path: Path, source: Source) -> None:
-    save(tmp_path / "a", _cut_tiny(source), source=source)
+    save(tmp_path / "a", cut_tiny(source), source=source)
     path = tmp_path / "net.py"
     path.write_text(path.read_text().replace("classes=3", "classes=5"))
     with pytest.raises(PlanMismatchError, match=r"'fc\.bias' should be \[3\] but is \[5\]"):
@@ -269,7 +228,7 @@ def test_a_network_that_the_plan_did_not_make_is_not_saved(tmp_path: Path, sourc
 
 def test_plans_out_of_order_are_not_saved(tmp_path: Path, source: Source) -> None:
     plans = [tiny_plan(KEEP), tiny_plan([False, True, True])]
-    network = _cut_tiny(source, *plans)
+    network = cut_tiny(source, *plans)
     with pytest.raises(PlanMismatchError, match=r"plans\[1\] is for another network"):
         save(tmp_path / "a", network, source=source, plans=plans[::-1])
 
@@ -278,7 +237,7 @@ def test_a_source_that_builds_another_network_is_not_saved(tmp_path: Path, sourc
     plan = tiny_plan(KEEP)
     wrong = source.model_copy(update={"arguments": {"width": 5}})
     with pytest.raises(PlanMismatchError, match=r"plan-0\.json is for another network"):
-        save(tmp_path / "a", _cut_tiny(source, plan), source=wrong, plans=[plan])
+        save(tmp_path / "a", cut_tiny(source, plan), source=wrong, plans=[plan])
     assert sorted(p.name for p in tmp_path.iterdir() if p.name != "__pycache__") == ["net.py"]
 
 
@@ -296,126 +255,6 @@ def test_state_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
     source = Source(model=f"{write_file(tmp_path)}:noting")
     with pytest.raises(InputError, match=r"'_extra_state' of type dict"):
         save(tmp_path / "a", load_source(source), source=source)
-
-
-# --- files that are missing, damaged or foreign -------------------------------------------------
-
-
-def _truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def _flip_last_byte(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(bytes(data))
-
-
-@pytest.mark.parametrize(
-    ("name", "damage", "message"),
-    [
-        ("artifact.json", Path.unlink, "holds no artifact.json"),
-        ("plan-0.json", Path.unlink, r"cannot read .*plan-0\.json: No such file"),
-        ("model.safetensors", Path.unlink, r"cannot read .*model\.safetensors: No such file"),
-        ("artifact.json", _truncate, r"artifact\.json is not a valid Manifest"),
-        ("plan-0.json", _truncate, r"plan-0\.json is not a valid Plan"),
-        ("record.json", _truncate, r"record\.json is not a valid RunRecord"),
-        ("model.safetensors", _truncate, r"model\.safetensors is damaged .*; save the artifact"),
-        ("model.safetensors", _flip_last_byte, r"is not the file that was saved .*SHA-256"),
-    ],
-)
-def test_damage_is_named(
-    saved: Path, name: str, damage: Callable[[Path], None], message: str
-) -> None:
-    damage(saved / name)
-    with pytest.raises(InputError, match=message) as raised:
-        load(saved)
-    assert "\n" not in str(raised.value)
-
-
-def _edit_manifest(folder: Path, **changes: Any) -> None:
-    path = folder / "artifact.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-def test_a_newer_version_is_refused(saved: Path) -> None:
-    _edit_manifest(saved, version=2, something_new=True)
-    with pytest.raises(InputError, match=r"version 2 is newer than 1.*upgrade prunus"):
-        load(saved)
-
-
-def test_a_plan_outside_the_folder_is_refused(saved: Path) -> None:
-    _edit_manifest(saved, plans=["../plan-0.json"])
-    with pytest.raises(InputError, match=r"'\.\./plan-0\.json' is not of the form"):
-        load(saved)
-
-
-def test_a_tie_to_nothing_is_refused(saved: Path) -> None:
-    _edit_manifest(saved, ties={"conv.weight": "nowhere"})
-    with pytest.raises(InputError, match=r"holds no 'nowhere', which 'conv\.weight' shares"):
-        load(saved)
-
-
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"folder='.*nothing' does not exist"):
-        load(tmp_path / "nothing")
-
-
-def test_a_missing_constructor_is_named(saved: Path, tmp_path: Path) -> None:
-    (tmp_path / "net.py").unlink()
-    with pytest.raises(InputError, match=re.escape(str(tmp_path / "net.py"))):
-        load(saved)
-
-
-def test_a_recipe_that_is_no_json_leaves_nothing(tmp_path: Path, source: Source) -> None:
-    with pytest.raises(InputError, match="is not JSON"):
-        save(tmp_path / "a", _cut_tiny(source), source=source, recipe={"x": object()})
-    assert sorted(p.name for p in tmp_path.iterdir() if p.name != "__pycache__") == ["net.py"]
-
-
-# --- the place ----------------------------------------------------------------------------------
-
-
-def test_an_artifact_is_replaced_whole(saved: Path, source: Source) -> None:
-    network = _cut_tiny(source)
-    save(saved, network, source=source)
-    assert sorted(p.name for p in saved.iterdir()) == ["artifact.json", "model.safetensors"]
-    assert torch.equal(load(saved)(images(2)), network(images(2)))
-    assert not list(saved.parent.glob(".artifact.*"))
-
-
-def test_a_failed_save_keeps_the_old_artifact(saved: Path, source: Source) -> None:
-    before = {path.name: path.read_bytes() for path in saved.iterdir()}
-    with pytest.raises(PlanMismatchError):
-        save(saved, _cut_tiny(source), source=source.model_copy(update={"arguments": {"width": 5}}))
-    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
-    assert not list(saved.parent.glob(".artifact.*"))
-
-
-@pytest.mark.parametrize("beside", [True, False], ids=["beside an artifact", "alone"])
-def test_a_folder_with_other_files_is_refused_and_kept(
-    saved: Path, tmp_path: Path, source: Source, *, beside: bool
-) -> None:
-    folder = saved if beside else tmp_path / "mine"
-    folder.mkdir(exist_ok=True)
-    (folder / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match=r"holds 'thesis\.txt'.*name a new or empty folder"):
-        save(folder, _cut_tiny(source), source=source)
-    assert (folder / "thesis.txt").read_text() == "years of work"
-
-
-def test_an_empty_folder_and_missing_parents_are_fine(tmp_path: Path, source: Source) -> None:
-    (tmp_path / "empty").mkdir()
-    for folder in (tmp_path / "empty", tmp_path / "deep" / "er"):
-        save(folder, _cut_tiny(source), source=source)
-        assert load(folder)(images(1)).shape == (1, 3)
-
-
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, source: Source) -> None:
-    (tmp_path / "file").write_text("")
-    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(InputError, match=r"folder='.*file.*'"):
-            save(folder, _cut_tiny(source), source=source)
 
 
 def test_the_hand_written_shape_is_the_network_s(source: Source) -> None:

@@ -1,7 +1,6 @@
 """One run: costs that agree, one look per stage, an input that stays as it was."""
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,10 +19,8 @@ from prunus.prune import L1
 from prunus.recipe import (
     Prune,
     Recalibrate,
-    Recipe,
     Repeat,
     Step,
-    Student,
     Train,
     compress,
     make_recipe,
@@ -246,34 +243,6 @@ def test_a_network_trained_here_has_not_seen_the_search_split() -> None:
     assert data.test.evaluations == 2
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"network": "digits_cnn"}, "model 'digits_cnn' has no weights"),
-        ({"network": None}, "model is missing"),
-        ({"data": None}, "data is missing"),
-        ({"data": "digitz"}, "data 'digitz' is unknown"),
-        ({"device": "tpu"}, "device='tpu'"),
-        ({"recipe": [Prune(method="l1", target="macs=0.0001")]}, "cannot be reached"),
-        ({"recipe": []}, "steps"),
-        ({"seed": -1}, "seed"),
-        ({"network": nn.Sequential(nn.Flatten(), nn.Linear(64, 3))}, "3 outputs"),
-        ({"network": nn.Linear(3, 10)}, "does not run on data 'digits'"),
-        (
-            {"recipe": Recipe(steps=STEPS, ignore=("none*",))},
-            "ignore pattern 'none*' matches no module",
-        ),
-    ],
-)
-def test_what_cannot_work_is_refused_before_any_look(change: dict[str, object], said: str) -> None:
-    data = few_digits()
-    given = {"network": trained_cnn(), "recipe": STEPS, "data": data, **change}
-    with pytest.raises(PrunusError) as caught:
-        compress(**given, latency=None)  # type: ignore[arg-type]
-    assert said in str(caught.value)
-    assert data.test.evaluations == 0
-
-
 def test_a_zoo_network_gets_the_classes_of_the_data() -> None:
     first = TrainConfig(epochs=1, lr=0.1, precision="float32", layout="contiguous")
     done = compress("digits_cnn", STEPS[:1], few_digits(), train_first=first, latency=None)
@@ -399,45 +368,3 @@ def test_a_wrong_source_ends_the_run_at_its_first_step(tmp_path: Path) -> None:
             source=Source(model="digits_cnn"),
             out=tmp_path / "run",
         )
-
-
-class Summed(nn.Module):
-    """Nothing of it can be cut but its output."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.c = nn.Linear(64, 64), nn.Linear(64, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.c(torch.cumsum(self.a(x.flatten(1)), 1))
-        return out
-
-
-def test_what_a_student_can_reach_does_not_hang_on_the_dense_network() -> None:
-    """Dense has 4810 parameters and no units to cut; the student has fewer, and units."""
-    data = few_digits()
-    target = Prune(method="l1", target="params=0.3")
-    with pytest.raises(BudgetError, match="cannot be reached"):
-        compress(Summed(), [target], data, latency=None)
-    steps: list[Step] = [Student(model="digits_cnn", arguments={"width": 0.5}), SHORT, target]
-    done = compress(Summed(), steps, data, latency=None)
-    assert done.record.cost.params <= 0.3 * 4810
-
-
-@pytest.mark.parametrize(
-    ("make", "said"),
-    [
-        (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), "lazy layers without shapes"),
-        (lambda: nn.Sequential(nn.Flatten(), _normed(nn.Linear(64, 10))), "cannot be copied"),
-    ],
-)
-def test_a_network_that_cannot_be_copied_or_has_no_shapes_is_refused_first(
-    make: Callable[[], nn.Module], said: str
-) -> None:
-    with pytest.raises(InputError, match=said):
-        compress(make(), STEPS, few_digits(), latency=None)
-
-
-def _normed(layer: nn.Module) -> nn.Module:
-    with pytest.deprecated_call():
-        return nn.utils.weight_norm(layer)

@@ -1,0 +1,82 @@
+"""What cannot work is refused before any compute, in words; what can is not."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prunus.errors import BudgetError, InputError, PrunusError
+from prunus.recipe import Prune, Recipe, Step, Student, Train, compress
+from tests.recipe.subjects import STEPS, few_digits, trained_cnn
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"network": "digits_cnn"}, "model 'digits_cnn' has no weights"),
+        ({"network": None}, "model is missing"),
+        ({"data": None}, "data is missing"),
+        ({"data": "digitz"}, "data 'digitz' is unknown"),
+        ({"device": "tpu"}, "device='tpu'"),
+        ({"recipe": [Prune(method="l1", target="macs=0.0001")]}, "cannot be reached"),
+        ({"recipe": []}, "steps"),
+        ({"seed": -1}, "seed"),
+        ({"network": nn.Sequential(nn.Flatten(), nn.Linear(64, 3))}, "3 outputs"),
+        ({"network": nn.Linear(3, 10)}, "does not run on data 'digits'"),
+        (
+            {"recipe": Recipe(steps=STEPS, ignore=("none*",))},
+            "ignore pattern 'none*' matches no module",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_look(change: dict[str, object], said: str) -> None:
+    data = few_digits()
+    given = {"network": trained_cnn(), "recipe": STEPS, "data": data, **change}
+    with pytest.raises(PrunusError) as caught:
+        compress(**given, latency=None)  # type: ignore[arg-type]
+    assert said in str(caught.value)
+    assert data.test.evaluations == 0
+
+
+class Summed(nn.Module):
+    """Nothing of it can be cut but its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.c = nn.Linear(64, 64), nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.c(torch.cumsum(self.a(x.flatten(1)), 1))
+        return out
+
+
+def test_what_a_student_can_reach_does_not_hang_on_the_dense_network() -> None:
+    """Dense has 4810 parameters and no units to cut; the student has fewer, and units."""
+    data = few_digits()
+    train = Train(epochs=1, lr=0.02, batch_size=32, precision="float32", layout="contiguous")
+    target = Prune(method="l1", target="params=0.3")
+    with pytest.raises(BudgetError, match="cannot be reached"):
+        compress(Summed(), [target], data, latency=None)
+    steps: list[Step] = [Student(model="digits_cnn", arguments={"width": 0.5}), train, target]
+    done = compress(Summed(), steps, data, latency=None)
+    assert done.record.cost.params <= 0.3 * 4810
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), "lazy layers without shapes"),
+        (lambda: nn.Sequential(nn.Flatten(), _normed(nn.Linear(64, 10))), "cannot be copied"),
+    ],
+)
+def test_a_network_that_cannot_be_copied_or_has_no_shapes_is_refused_first(
+    make: Callable[[], nn.Module], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        compress(make(), STEPS, few_digits(), latency=None)
+
+
+def _normed(layer: nn.Module) -> nn.Module:
+    with pytest.deprecated_call():
+        return nn.utils.weight_norm(layer)

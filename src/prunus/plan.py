@@ -51,8 +51,11 @@ class Record(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the file"
+            newer = (
+                "; was it written by a newer prunus? upgrade this one" if where == "version" else ""
+            )
             raise InputError(
-                f"{path} is not a valid {cls.__name__}: {where}: {first['msg']}"
+                f"{path} is not a valid {cls.__name__}: {where}: {first['msg']}{newer}"
             ) from error
 
 

@@ -335,3 +335,13 @@ def test_threads_of_a_session_are_its_own(tmp_path: Path) -> None:
     session(batches(DIGITS)[0])
     assert seen[-1] == before + 1
     assert torch.get_num_threads() == before
+
+
+def test_a_deployment_of_a_newer_form_is_refused(tmp_path: Path) -> None:
+    written(DIGITS, tmp_path / "a", engine="torch")
+    file = tmp_path / "a" / "deployed.json"
+    file.write_text(file.read_text().replace('"version": 1', '"version": 2'))
+    with pytest.raises(
+        InputError, match=r"deployed\.json is not a valid Deployed: version: .*upgrade"
+    ):
+        load_deployed(tmp_path / "a")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import BudgetError, InputError, PrunusError
+from prunus.graph import trace
 from prunus.recipe import Prune, Recipe, Step, Student, Train, compress
 from tests.recipe.subjects import STEPS, few_digits, trained_cnn
 
@@ -80,3 +81,19 @@ def test_a_network_that_cannot_be_copied_or_has_no_shapes_is_refused_first(
 def _normed(layer: nn.Module) -> nn.Module:
     with pytest.deprecated_call():
         return nn.utils.weight_norm(layer)
+
+
+class Highest(Summed):
+    """An operation that the trace has no rule for, and that multiplies nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.c(torch.cummax(self.a(x.flatten(1)), 1).values)
+        return out
+
+
+def test_an_operation_without_a_rule_that_multiplies_nothing_is_not_left_out_of_the_macs() -> None:
+    network = Highest().eval()
+    assert trace(network, torch.randn(2, 1, 8, 8)).cost({}).uncounted == ("cummax",)
+    train = Train(epochs=1, lr=0.02, batch_size=32, precision="float32", layout="contiguous")
+    cost = compress(network, [train], few_digits(), latency=None).record.cost
+    assert (cost.macs, cost.uncounted) == (64 * 64 + 64 * 10, ())

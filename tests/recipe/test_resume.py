@@ -277,3 +277,16 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path: Pa
     assert watch.phases == []
     require_usable(tmp_path / "a" / "b", resume=False)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_run_folder_of_a_newer_form_is_refused(tmp_path: Path) -> None:
+    """It may hold what this version does not know of, and would go on without."""
+    with open_run(tmp_path / "run", {"seed": "0"}, resume=False):
+        pass
+    file = tmp_path / "run" / "run.json"
+    file.write_text(file.read_text().replace('"version": 1', '"version": 2'))
+    with (
+        pytest.raises(InputError, match=r"run\.json is not a valid RunFile: version: .*upgrade"),
+        open_run(tmp_path / "run", {"seed": "0"}, resume=True),
+    ):
+        pass

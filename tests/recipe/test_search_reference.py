@@ -113,19 +113,17 @@ def test_after_a_smaller_vocabulary_it_is_asked_by_its_own_pieces(
 
 
 def test_search_texts_of_all_lengths_are_scored(tmp_path: Path) -> None:
-    """One text in hundreds is long: parts that were padded on their own would not fit together."""
+    """Few are long, each by another length: parts that were padded on their own would not fit together."""
     file = texts.write(tmp_path, samples=2600)
-    lines = file.read_text(encoding="utf-8").splitlines()
-    lines[5::400] = [f"{'a very long film with this scene ' * 6},1" for _ in lines[5::400]]
-    lines = [
-        f"{line.rpartition(',')[0]} {n},{line[-1]}" if n else line for n, line in enumerate(lines)
-    ]
-    file.write_text("\n".join(lines), encoding="utf-8")
+    head, *lines = file.read_text(encoding="utf-8").splitlines()
+    for row in range(0, len(lines), 97):
+        lines[row] = f"{'very long ' * (5 + row // 97)}{lines[row]}"
+    file.write_text("\n".join([head, *lines]), encoding="utf-8")
     data = load_data(f"text:{file}", text=TextOptions(vocab_size=160, max_length=64))
-    assert len(data.search) > 256
-    network = text_network(data)
+    parts = [batch for batch, _ in data.search.subset(len(data.search), 0).batches(256)]
+    assert len({part["input_ids"].shape[1] for part in parts if isinstance(part, dict)}) > 1
     search = SEARCH.model_copy(
         update={"target": "params=0.9", "options": {"evaluations": 2, "images": 2000}}
     )
-    found = compress(network, [search], data, latency=None)
+    found = compress(text_network(data), [search], data, latency=None)
     assert found.record.cost.params < 0.9 * found.record.dense_cost.params + 1

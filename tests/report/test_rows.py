@@ -16,6 +16,7 @@ from prunus.report import (
     Stat,
     clear_winner,
     comparison_rows,
+    report_warnings,
     summarize,
     summary_sentences,
 )
@@ -251,3 +252,16 @@ def test_report_imports_no_torch():
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=path, check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["False", "True"]
+
+
+def test_a_stage_is_missed_where_other_runs_have_it_and_else_not(comparison):
+    rows = comparison_rows(comparison)
+    assert not any("deployed" in said for said in report_warnings(comparison, rows))
+    first, *others = comparison.runs
+    shorter = first.model_copy(
+        update={"scores": tuple(s for s in first.scores if s.stage != "after_recalibration")}
+    )
+    fewer = Comparison(title="", runs=tuple(r for r in others if r.method != first.method))
+    fewer = fewer.model_copy(update={"runs": (shorter, *fewer.runs)})
+    said = report_warnings(fewer, comparison_rows(fewer))
+    assert any("after recalibration n/a for" in s and "not measured" in s for s in said)

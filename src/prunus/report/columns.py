@@ -135,8 +135,10 @@ def _metric(comparison: Comparison) -> tuple[str, Style]:
 
 def _score_column(comparison: Comparison, stage: Stage) -> Column:
     name, style = _metric(comparison)
-    # Rows of many kinds do not all have all stages: a suite of them says so by its blanks.
-    why = "" if any(run.deployed for run in comparison.runs) else "not measured"
+    # Rows of many kinds do not all have all stages: a suite of them says so by its blanks. A stage
+    # that no run has is missing in none.
+    expected = any(run.score(stage) for run in comparison.runs)
+    why = "not measured" if expected and not any(r.deployed for r in comparison.runs) else ""
 
     def read(run: RunRecord) -> Reading:
         score = run.score(stage)

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from typer.testing import CliRunner
 
 from prunus.artifact import load
 from prunus.cli import app, show
@@ -24,9 +23,9 @@ from prunus.errors import InputError
 from prunus.recipe import COMPARISON_FILE, RECORD_FILE, load_recipe
 from prunus.records import Comparison
 from prunus.zoo import build
+from tests.cli.runner import RUNNER, ends, run
 from tests.recipe.subjects import trained_cnn
 
-RUNNER = CliRunner()
 RECIPE = """
 model: digits_cnn
 data: digits
@@ -34,13 +33,6 @@ steps:
   - prune: {method: l1, target: macs=0.5}
   - recalibrate: {images: 64}
 """
-
-
-def _run(*arguments: str | Path) -> tuple[int, str, str]:
-    done = RUNNER.invoke(app, list(map(str, arguments)), catch_exceptions=True)
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return done.exit_code, done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +53,7 @@ def good(weights: Path) -> list[str]:
 
 def test_compress_saves_an_artifact_and_a_report(good: list[str], tmp_path: Path) -> None:
     out = tmp_path / "run"
-    code, screen, _ = _run(*good, "--epochs", "1", "--batch-size", "64", "--out", out)
+    code, screen, _ = run(*good, "--epochs", "1", "--batch-size", "64", "--out", out)
     assert code == 0
     assert "digits_cnn on digits" in screen
     assert load(out / "artifact").get_parameter("conv2.weight").shape[0] < 24
@@ -69,7 +61,7 @@ def test_compress_saves_an_artifact_and_a_report(good: list[str], tmp_path: Path
     assert re.search(r"\bl1\b", (out / "report.md").read_text(encoding="utf-8"))
     before = (out / RECORD_FILE).read_bytes()
     again = [*good, "--epochs", "1", "--batch-size", "64", "--out", str(out), "--resume"]
-    assert _run(*again)[0] == 0
+    assert run(*again)[0] == 0
     assert (out / RECORD_FILE).read_bytes() == before
 
 
@@ -77,7 +69,7 @@ def test_compress_by_a_recipe_file(weights: Path, tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     file.write_text(RECIPE, encoding="utf-8")
     out = tmp_path / "run"
-    code, _, _ = _run(
+    code, _, _ = run(
         "compress",
         "--recipe",
         file,
@@ -103,7 +95,7 @@ def test_compare_trains_the_dense_network_first_and_draws_the_report(tmp_path: P
         *("--method", "random", "--method", "taylor", "--option", "taylor.images=64"),
         *("--method", "scratch", "--no-latency", "--out", out, "--resume"),
     )
-    code, screen, log = _run(*command)
+    code, screen, log = run(*command)
     assert code == 0
     assert "Null baselines" in screen
     assert "compare: 6 of 6" in log
@@ -117,27 +109,27 @@ def test_compare_trains_the_dense_network_first_and_draws_the_report(tmp_path: P
     scratch = next(r for r in comparison.runs if r.method == "scratch")
     assert len([p for p in scratch.history if p.phase == "train"]) == 2 + 1
     start = time.perf_counter()
-    assert _run(*command)[0] == 0  # again, as `make demo` does: nothing is computed anew
+    assert run(*command)[0] == 0  # again, as `make demo` does: nothing is computed anew
     assert Comparison.load(out / COMPARISON_FILE) == comparison
     assert time.perf_counter() - start < 20
-    code, screen, _ = _run("report", out, "--out", tmp_path / "again")
+    code, screen, _ = run("report", out, "--out", tmp_path / "again")
     assert code == 0
     assert "taylor" in screen
-    assert _run("report", out / "report.json", "--out", tmp_path / "third")[0] == 0
+    assert run("report", out / "report.json", "--out", tmp_path / "third")[0] == 0
     first, third = (tmp_path / name / "report.md" for name in ("again", "third"))
     assert first.read_bytes() == third.read_bytes()
 
 
 def test_train_saves_weights_that_compress_takes(tmp_path: Path) -> None:
     out = tmp_path / "dense"
-    code, screen, _ = _run(
+    code, screen, _ = run(
         *("train", "--model", "digits_cnn", "--arguments", "width=0.5", "--data", "digits"),
         *("--epochs", "1", "--out", out),
     )
     assert code == 0
     assert "on test" in screen
     assert load(out / "artifact").get_parameter("conv2.weight").shape[0] == 12
-    code, _, _ = _run(
+    code, _, _ = run(
         *("compress", "--model", "digits_cnn", "--arguments", "width=0.5", "--data", "digits"),
         *("--weights", out / "artifact" / "model.safetensors", "--method", "random"),
         *("--target", "params=0.6", "--no-latency"),
@@ -146,13 +138,13 @@ def test_train_saves_weights_that_compress_takes(tmp_path: Path) -> None:
 
 
 def test_measure_says_what_can_be_cut() -> None:
-    code, screen, _ = _run("measure", "--model", "digits_cnn", "--shape", "1,8,8")
+    code, screen, _ = run("measure", "--model", "digits_cnn", "--shape", "1,8,8")
     assert code == 0
     assert "12,170" in screen  # parameters: 144+32 + 3456+48 + 3456+32 + 4608+64 + 330
     assert "525,632" in screen  # MACs: 64 (144+3456+3456) + 16 * 4608 + 320
     assert "3 of 4 groups can be cut" in screen
     assert "stays whole" in screen
-    code, screen, _ = _run(
+    code, screen, _ = run(
         *("measure", "--model", "digits_cnn", "--data", "digits", "--ignore", "conv1"),
         "--no-latency",
     )
@@ -161,7 +153,7 @@ def test_measure_says_what_can_be_cut() -> None:
 
 
 def test_methods_are_listed_with_needs_and_nulls() -> None:
-    code, screen, _ = _run("methods")
+    code, screen, _ = run("methods")
     assert code == 0
     lines = {line.split()[0]: line for line in screen.splitlines() if line.strip()}
     assert "train" in lines["taylor"]
@@ -195,7 +187,7 @@ def _replace(command: list[str], option: str, value: str | None) -> list[str]:
 def test_a_wrong_value_ends_in_one_line(
     good: list[str], option: str, value: str | None, said: str
 ) -> None:
-    _ends(_replace(good, option, value), said)
+    ends(_replace(good, option, value), said)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +206,20 @@ def test_a_wrong_value_ends_in_one_line(
         (["--option", "images=3"], "has no option 'images'"),
         (["--option", "images"], "write --option key=value"),
         (["--arguments", "depth=3"], "argument 'depth'"),
-        (["--round-to", "0"], "round_to: 0"),
+        (["--round-to", "0"], "error: --round-to 0: give 1 or more"),
+        (["--min-units", "0"], "error: --min-units 0: give 1 or more"),
+        (["--seed", "-1"], "error: --seed -1: give 0 or more"),
+        (["--lr", "0"], "error: --lr 0"),  # also where nothing is trained by it
+        (["--train-lr", "0"], "error: --train-lr 0"),
+        (["--resume"], "--resume is given without --out"),
+        (
+            ["--text", "max_length=3"],
+            "--text 'max_length=3' is given, but data 'digits' is no set of",
+        ),
+        (
+            ["--image-size", "16"],
+            "--image-size 16: image_size is (16, 16), but 'digits' has a size",
+        ),
         (["--device", "tpu"], "device='tpu'"),
         (["--recipe", "r.yaml"], "beside --recipe"),
         (["--engine", "threads"], "--engine threads: input should be 'serial', 'processes' or"),
@@ -225,7 +230,7 @@ def test_a_wrong_value_ends_in_one_line(
     ],
 )
 def test_a_wrong_option_ends_in_one_line(good: list[str], more: list[str], said: str) -> None:
-    _ends([*good, *more], said)
+    ends([*good, *more], said)
 
 
 @pytest.mark.parametrize(
@@ -242,30 +247,30 @@ def test_a_wrong_recipe_ends_in_one_line(
 ) -> None:
     file = tmp_path / "r.yaml"
     file.write_text(text, encoding="utf-8")
-    _ends(["compress", "--recipe", str(file), "--weights", str(weights)], said)
+    ends(["compress", "--recipe", str(file), "--weights", str(weights)], said)
 
 
 def test_folders_and_files_that_cannot_be_used(good: list[str], tmp_path: Path) -> None:
     full = tmp_path / "full"
     full.mkdir()
     (full / "thesis.txt").write_text("x", encoding="utf-8")
-    _ends([*good, "--out", str(full)], "holds 'thesis.txt' and is no run")
+    ends([*good, "--out", str(full)], "holds 'thesis.txt' and is no run")
     out = tmp_path / "run"
-    assert _run(*good, "--out", out)[0] == 0
-    _ends([*good, "--out", str(out)], "go on with it (--resume)")
+    assert run(*good, "--out", out)[0] == 0
+    ends([*good, "--out", str(out)], "go on with it (--resume)")
     other = _replace(good, "--target", "macs=0.6")
-    _ends([*other, "--out", str(out), "--resume"], "recipe.steps[0].prune.target was macs=0.5")
-    _ends(["report", str(full)], "holds no comparison.json")
+    ends([*other, "--out", str(out), "--resume"], "recipe.steps[0].prune.target was macs=0.5")
+    ends(["report", str(full)], "holds no comparison.json")
     (full / "plan.json").write_text('{"version": 1}', encoding="utf-8")
-    _ends(["report", str(full / "plan.json")], "is no record of Prunus")
-    _ends(["report", str(full / "thesis.txt")], "is no JSON")
-    _ends(["report", str(tmp_path / "none.json")], "No such file")
+    ends(["report", str(full / "plan.json")], "is no record of Prunus")
+    ends(["report", str(full / "thesis.txt")], "is no JSON")
+    ends(["report", str(tmp_path / "none.json")], "No such file")
 
 
 def test_weights_of_another_network(good: list[str], tmp_path: Path) -> None:
     path = tmp_path / "other.pt"
     torch.save(build("digits_cnn", width=0.5).state_dict(), path)
-    _ends(_replace(good, "--weights", str(path)), "of shape")
+    ends(_replace(good, "--weights", str(path)), "of shape")
 
 
 def test_a_missing_extra_names_its_command(
@@ -273,24 +278,29 @@ def test_a_missing_extra_names_its_command(
 ) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     command = _replace(_replace(good, "--weights", None), "--model", "timm:resnet10t")
-    _ends(command, "pip install prunus[zoo]")
+    ends(command, "pip install prunus[zoo]")
 
 
 def test_comparisons_that_cannot_run(good: list[str]) -> None:
     base = ["compare", *_replace(good, "--method", None)[1:]]
-    _ends([*base, "--method", "l1", "--method", "l9"], "no method 'l9'")
-    _ends([*base, "--seeds", "0,x"], "--seeds '0,x'")
-    _ends([*base, "--seeds", "0,0"], "each once")
-    _ends([*base, "--option", "images=3"], "write --option METHOD.key=value")
-    _ends(_replace(base, "--target", None), "--target is missing")
+    ends([*base, "--method", "l1", "--method", "l9"], "no method 'l9'")
+    ends([*base, "--seeds", "0,x"], "--seeds '0,x'")
+    ends([*base, "--seeds", "0,0"], "each once")
+    ends(
+        [*base, "--method", "l1", "--method", "l1"], "--method 'l1' is given twice; give each once"
+    )
+    ends([*base, "--min-units", "0"], "error: --min-units 0: give 1 or more")
+    ends([*base, "--resume"], "--resume is given without --out")
+    ends([*base, "--option", "images=3"], "write --option METHOD.key=value")
+    ends(_replace(base, "--target", None), "--target is missing")
 
 
 def test_measurements_that_cannot_be_taken() -> None:
-    _ends(["measure", "--model", "digits_cnn"], "--data or --shape")
-    _ends(["measure", "--model", "digits_cnn", "--shape", "1,x"], "--shape '1,x'")
-    _ends(["measure", "--model", "digits_cnn", "--shape", "3,8,8"], "does not run")
+    ends(["measure", "--model", "digits_cnn"], "--data or --shape")
+    ends(["measure", "--model", "digits_cnn", "--shape", "1,x"], "--shape '1,x'")
+    ends(["measure", "--model", "digits_cnn", "--shape", "3,8,8"], "does not run")
     huge = "1,4000000000,4000000000"
-    _ends(["measure", "--model", "digits_cnn", "--shape", huge], f"--shape {huge}: the memory")
+    ends(["measure", "--model", "digits_cnn", "--shape", huge], f"--shape {huge}: the memory")
 
 
 def test_a_network_of_texts_is_measured_on_token_ids(tmp_path: Path) -> None:
@@ -304,13 +314,13 @@ def test_a_network_of_texts_is_measured_on_token_ids(tmp_path: Path) -> None:
         max_position_embeddings=12,
     ).save_pretrained(tmp_path)
     command = ["measure", "--model", f"hf:{tmp_path}", "--arguments", "pretrained=false"]
-    code, screen, _ = _run(*command, "--shape", "10", "--no-latency")
+    code, screen, _ = run(*command, "--shape", "10", "--no-latency")
     assert code == 0
     # 10 tokens: 4 * 16 * 16 of the attention's maps and 2 * 16 * 20 of the feed-forward each,
     # 2 * 16 * 10 of the attention itself; 16 * 16 of the pooler and 16 * 2 of the classifier, once
     macs = 10 * (4 * 256 + 640 + 320) + 256 + 32
     assert f"{macs:,}" in screen
-    _ends([*command, "--shape", "3,10"], "--shape '3,10': the network takes token ids")
+    ends([*command, "--shape", "3,10"], "--shape '3,10': the network takes token ids")
 
 
 @pytest.fixture
@@ -331,15 +341,15 @@ def test_a_search_in_two_processes_is_the_search_in_one(good: list[str], tmp_pat
         ("two", ["--engine", "processes", "--workers", "2", "--memory-mb", "8"]),
     ):
         out = tmp_path / name
-        code, _, log = _run(*search, *more, "--out", out)
+        code, _, log = run(*search, *more, "--out", out)
         assert code == 0
         assert re.search(r"score candidates: .* candidates/s", log)
         records.append(show.read_records(out)[0].runs[0])
-        run = json.loads((out / "run.json").read_text(encoding="utf-8"))
-        assert run["candidate_threads"] == 2 // (2 if more else 1)
+        file = json.loads((out / "run.json").read_text(encoding="utf-8"))
+        assert file["candidate_threads"] == 2 // (2 if more else 1)
     assert records[0].plans == records[1].plans
     # the search resumed by more workers keeps the threads of its candidates
-    assert _run(*search, "--engine", "processes", "--out", tmp_path / "two", "--resume")[0] == 0
+    assert run(*search, "--engine", "processes", "--out", tmp_path / "two", "--resume")[0] == 0
 
 
 def test_the_bar_shows_rate_rest_and_best_in_a_terminal_of_80_columns() -> None:
@@ -368,7 +378,7 @@ def test_a_bug_keeps_its_traceback(good: list[str], monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("prunus.cli.work.compress", broken)
     with pytest.raises(ZeroDivisionError, match="a bug"):
-        _run(*good)
+        run(*good)
 
 
 def test_an_interrupted_run_says_how_to_go_on(
@@ -378,7 +388,7 @@ def test_an_interrupted_run_says_how_to_go_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("prunus.cli.work.compress", interrupted)
-    code, _, log = _run(*good)
+    code, _, log = run(*good)
     assert code == INTERRUPTED
     assert "--resume" in log
 
@@ -414,14 +424,3 @@ def test_values_of_pairs_are_read_as_yaml() -> None:
     assert read_seeds("0, 7") == (0, 7)
     assert read_shape("3x32x32") == (3, 32, 32)
     assert (show.COMPARISON_FILE, show.RECORD_FILE) == (COMPARISON_FILE, RECORD_FILE)
-
-
-def _ends(command: list[str], said: str) -> None:
-    """Refused in one line that says so, with nothing computed or printed."""
-    code, screen, log = _run(*command)
-    lines = [line for line in log.splitlines() if line.startswith("prunus: error: ")]
-    assert code == USER_ERROR, log
-    assert len(lines) == 1
-    assert log.splitlines()[-1] == lines[0]
-    assert said in lines[0]
-    assert screen == ""

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -62,3 +63,33 @@ def test_mistakes_are_named() -> None:
     data = from_datasets(train, [(torch.zeros(1), 7)])
     with pytest.raises(DataError, match=r"the test split has a label outside 0 to 1: set num"):
         values(data.test)
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        (torch.eye(3)[1], r"the label of sample 0 has shape \[3\]: give the number of the class"),
+        ([0, 1], r"the label of sample 0 has shape \[2\]: give the number of the class"),
+        (0.5, r"the label of sample 0 is 0\.5: give the number of the class, 0 or more"),
+        (float("nan"), r"the label of sample 0 is nan: give the number"),
+        ("cat", r"the label of sample 0 is 'cat': give the number"),
+        (None, r"the label of sample 0 is None: give the number"),
+    ],
+)
+def test_labels_that_are_no_class_are_named(label: Any, said: str) -> None:
+    pairs = [(torch.zeros(1), label) for _ in range(4)]
+    with pytest.raises(DataError, match=said):
+        from_datasets(pairs, rows(3))
+    with pytest.raises(DataError, match=said):
+        from_datasets([{"x": x, "labels": y} for x, y in pairs], rows(3))
+    with pytest.raises(DataError, match="^label 0 "):
+        from_datasets(rows(4), rows(3), options=CustomOptions(train_labels=[label] * 4))
+    with pytest.raises(DataError, match=said):
+        from_datasets(rows(4), pairs)
+
+
+def test_labels_may_be_whole_numbers_of_any_kind() -> None:
+    kinds = [1, True, 1.0, torch.tensor(1), torch.tensor([1.0]), np.int64(1), np.array([1])]
+    data = from_datasets([(torch.zeros(1), kind) for kind in kinds], rows(3), search_size=1)
+    assert data.num_classes == 2
+    assert data.train.labels.tolist() == [1] * 6

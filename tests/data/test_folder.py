@@ -1,6 +1,7 @@
 """Image folders: classes, crops, and every way a folder can be wrong."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from prunus.data import Split, load_data
+from prunus.data import Split, load_data, with_image_size
 from prunus.errors import DataError, InputError
 
 SIDE = 28
@@ -178,3 +179,93 @@ def test_a_photo_is_turned_as_its_camera_says(folder: Path) -> None:
     inputs, _ = first(data.test)
     assert inputs[0, 0, 2, 2] < 0.1
     assert inputs[0, 0, -3, 2] > 0.7
+
+
+def test_height_and_width_may_differ(tmp_path: Path) -> None:
+    # 32 x 64 is 28 x 56 by 256/224 already: rows 2-29, columns 4-59 are the center.
+    pixels = np.zeros((32, 64, 3), np.uint8)
+    pixels[:, :, 0] = np.arange(64)
+    pixels[:, :, 1] = np.arange(32)[:, None]
+    thin = np.zeros((1, 300, 3), np.uint8)
+    thin[:, :, 0] = np.minimum(np.arange(300), 255)
+    for part in ("train", "test"):
+        save(tmp_path / part / "one" / "a.png", pixels)
+        save(tmp_path / part / "one" / "b.png", thin)
+    name, mean, std = f"imagefolder:{tmp_path}", [0.0] * 3, [1 / 255] * 3
+    data = load_data(name, mean=mean, std=std, image_size=(28, 56))
+    assert data.input_shape == (3, 28, 56)
+    image = first(data.test)[0][0].round()
+    assert image[0, 0].tolist() == list(range(4, 60))
+    assert image[1, :, 0].tolist() == list(range(2, 30))
+    # No random area of a line fits: twice as wide as high, at its center, are columns 149 and 150.
+    generator = torch.Generator().manual_seed(0)
+    inputs, _ = data.test.samples.store.read(torch.tensor([1]), generator)
+    assert isinstance(inputs, Tensor)
+    assert inputs[0, 0].min() >= 148.9
+    assert inputs[0, 0].max() <= 150.1
+
+
+def test_augmented_crops_of_any_shape_are_stretched_by_a_third_at_most(tmp_path: Path) -> None:
+    ramps = np.zeros((256, 256, 3), np.uint8)
+    ramps[:, :, 0] = np.arange(256)
+    ramps[:, :, 1] = np.arange(256)[:, None]
+    for part in ("train", "test"):
+        for i in range(40):
+            save(tmp_path / part / "one" / f"{i:02d}.png", ramps)
+    name, mean, std = f"imagefolder:{tmp_path}", [0.0] * 3, [1 / 255] * 3
+    data = load_data(name, mean=mean, std=std, image_size=(8, 16))
+    generator = torch.Generator().manual_seed(0)
+    inputs, _ = next(data.train.batches(32, generator=generator, augment=True))
+    assert isinstance(inputs, Tensor)
+    # Pixels of the photo in one of the input, away from its rim; values are rounded.
+    across = (inputs[:, 0, 4, 12] - inputs[:, 0, 4, 3]).abs() / 9
+    down = (inputs[:, 1, 6, 8] - inputs[:, 1, 1, 8]) / 5
+    assert float((across / down).min()) >= 3 / 4 * 0.95
+    assert float((across / down).max()) <= 4 / 3 * 1.05
+
+
+def test_the_name_may_hold_the_image_size(folder: Path) -> None:
+    name = f"imagefolder:{folder}"
+    for text, sides in (("16", (16, 16)), ("16x24", (16, 24))):
+        data = load_data(f"{name}@{text}")
+        assert data.input_shape == (3, *sides)
+        assert data.name == load_data(name, image_size=sides).name == f"{name}@{text}"
+    # A run on the default keeps the name that it has always had.
+    assert load_data(f"{name}@224").name == load_data(name).name == name
+    assert with_image_size(f"{name}@16", (16, 24)) == f"{name}@16x24"
+    with pytest.raises(InputError, match=r"image_size is 8, but '.*@16' names a size: give one of"):
+        load_data(f"{name}@16", image_size=8)
+    with pytest.raises(InputError, match=r"image_size is \(0, 0\): use at least 1"):
+        load_data(f"{name}@0")
+
+
+def test_a_folder_whose_name_ends_like_a_size_is_meant_as_it_stands(folder: Path) -> None:
+    renamed = folder.rename(folder.with_name("photos@8"))
+    assert load_data(f"imagefolder:{renamed}").input_shape == (3, 224, 224)
+    assert load_data(f"imagefolder:{renamed}@16").input_shape == (3, 16, 16)
+
+
+@pytest.mark.parametrize("size", ["16", 16.0, True, (16,), (16, "16"), [1, 2, 3]])
+def test_an_image_size_that_is_no_number_is_named(folder: Path, size: Any) -> None:
+    with pytest.raises(InputError, match=r"image_size is .*: use a whole number of pixels such as"):
+        load_data(f"imagefolder:{folder}", image_size=size)
+
+
+def test_a_folder_is_named() -> None:
+    with pytest.raises(
+        InputError, match=r"data 'imagefolder:' names no folder: write imagefolder:"
+    ):
+        load_data("imagefolder:")
+
+
+def test_images_of_other_forms_are_counted(folder: Path) -> None:
+    for part, name in (("train", "a.gif"), ("train", "b.gif"), ("test", "c.GIF")):
+        Image.new("P", (9, 9)).save(folder / part / "ant" / name)
+    data = load_data(f"imagefolder:{folder}", image_size=SIDE)
+    assert data.note.startswith("images were left out, 3 of .gif: read are .bmp, .jpeg")
+    assert "txt" not in data.note
+    assert (len(data.train) + len(data.search), len(data.test)) == (20, 6)
+    for file in (folder / "test" / "bee").iterdir():
+        file.rename(file.with_suffix(".heic"))
+    with pytest.raises(DataError, match=r"has no images that are read, but 3 of \.heic: convert"):
+        load_data(f"imagefolder:{folder}", image_size=SIDE)

@@ -70,6 +70,7 @@ def compress(  # noqa: PLR0913, PLR0917  # one parameter an option
     weights: o.Weights = None,
     data: o.Data = None,
     text: o.TextSettings = None,
+    image_size: o.ImageSize = None,
     method: Annotated[
         str | None, typer.Option(help="See prunus methods.", rich_help_panel="Cut")
     ] = None,
@@ -110,7 +111,7 @@ def compress(  # noqa: PLR0913, PLR0917  # one parameter an option
     from prunus.cli.work import run_compress
 
     run_compress(
-        Subject(model, tuple(arguments or ()), weights, data, tuple(text or ())),
+        Subject(model, tuple(arguments or ()), weights, data, tuple(text or ()), image_size),
         method,
         Cut(target, tuple(option or ()), tuple(ignore or ()), min_units, round_to),
         Training(
@@ -136,6 +137,7 @@ def compare(  # noqa: PLR0913, PLR0917  # one parameter an option
     weights: o.Weights = None,
     data: o.Data = None,
     text: o.TextSettings = None,
+    image_size: o.ImageSize = None,
     method: o.Methods = None,
     option: o.MethodOptions = None,
     target: o.Target = None,
@@ -172,7 +174,7 @@ def compare(  # noqa: PLR0913, PLR0917  # one parameter an option
     from prunus.cli.work import run_compare
 
     run_compare(
-        Subject(model, tuple(arguments or ()), weights, data, tuple(text or ())),
+        Subject(model, tuple(arguments or ()), weights, data, tuple(text or ()), image_size),
         tuple(method or ()),
         Cut(target, tuple(option or ()), tuple(ignore or ()), min_units, round_to),
         Training(
@@ -195,6 +197,7 @@ def train(  # noqa: PLR0913, PLR0917  # one parameter an option
     weights: o.Weights = None,
     data: o.Data = None,
     text: o.TextSettings = None,
+    image_size: o.ImageSize = None,
     epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 30,
     lr: o.LearningRate = None,
     batch_size: o.BatchSize = 128,
@@ -209,7 +212,7 @@ def train(  # noqa: PLR0913, PLR0917  # one parameter an option
     from prunus.cli.work import run_train
 
     run_train(
-        Subject(model, tuple(arguments or ()), weights, data, tuple(text or ())),
+        Subject(model, tuple(arguments or ()), weights, data, tuple(text or ()), image_size),
         Training(epochs, lr, batch_size, 0.0, None, None, None, optimizer),
         Where(out, resume, device, threads, latency=False),
         seed=seed,
@@ -223,6 +226,7 @@ def measure(  # noqa: PLR0913, PLR0917  # one parameter an option
     weights: o.Weights = None,
     data: o.Data = None,
     text: o.TextSettings = None,
+    image_size: o.ImageSize = None,
     shape: Annotated[
         str | None, typer.Option(help="Of one input, instead of --data: 3,32,32.")
     ] = None,
@@ -237,7 +241,7 @@ def measure(  # noqa: PLR0913, PLR0917  # one parameter an option
     from prunus.cli.inspect import run_measure
 
     run_measure(
-        Subject(model, tuple(arguments or ()), weights, data, tuple(text or ())),
+        Subject(model, tuple(arguments or ()), weights, data, tuple(text or ()), image_size),
         Cut(None, (), tuple(ignore or ()), min_units, round_to),
         Where(None, False, device, threads, latency),
         shape=shape,

@@ -1,16 +1,25 @@
 """From the options of the command line to the sources, recipes and trainings they ask for."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from prunus.cli.given import Cut, Scoring, Subject, Training, Where, read_pairs
+from prunus.cli.given import (
+    Cut,
+    Scoring,
+    Subject,
+    Training,
+    Where,
+    read_image_size,
+    read_pairs,
+)
 from prunus.compute import Compute
-from prunus.data import TextOptions
+from prunus.data import TextOptions, is_text_data, with_image_size
 from prunus.errors import InputError
-from prunus.method import make_method
+from prunus.method import Budget, make_method, method_class
 from prunus.recipe import (
     SUITES,
     LatencyOptions,
@@ -36,17 +45,24 @@ DEFAULT_METHODS = (
     "scratch",
 )
 _HERE = "command line"
+_IN_A_RECIPE = "compare it through a recipe without a target (--recipe FILE.yaml)"
 _IMAGE_LR, _IMAGE_FIRST_LR = 0.02, 0.1  # SGD, after a cut and from scratch
 _TEXT_LR, _TEXT_FIRST_LR, _PRETRAINED_LR = 1e-4, 5e-4, 5e-5  # AdamW
 _AFTER = {
     "epochs": "--epochs",
     "lr": "--lr",
     "batch_size": "--batch-size",
+    "optimizer": "--optimizer",
     "distill_alpha": "--distill",
     "scratch_epochs": "--scratch-epochs",
     "scratch_lr": "--train-lr",
 }
-_BEFORE = {"epochs": "--train-epochs", "lr": "--train-lr", "batch_size": "--batch-size"}
+_BEFORE = {
+    "epochs": "--train-epochs",
+    "lr": "--train-lr",
+    "batch_size": "--batch-size",
+    "optimizer": "--optimizer",
+}
 """Fields of a training step, and the options that set them."""
 _SCORING = {
     "engine": "--engine",
@@ -73,14 +89,69 @@ def make_source(subject: Subject) -> Source:
     )
 
 
-def text_options(subject: Subject) -> TextOptions | None:
-    """How texts are read, where something is said of it.
+def data_name(subject: Subject, recipes: str | None = None) -> str | None:
+    """The data that is asked for, or the recipe's, with the size of its images.
 
     Raises:
-        InputError: There is no such setting, or a value cannot be used.
+        InputError: A size is given for data that has its own.
+    """
+    name = subject.data if subject.data is not None else recipes
+    if subject.image_size is None:
+        return name
+    if not name:
+        raise InputError(
+            f"--image-size {subject.image_size} is given without --data; name the images: "
+            "--data imagefolder:DIR"
+        )
+    size = read_image_size(subject.image_size)
+    try:
+        return with_image_size(name, size)
+    except InputError as error:
+        raise InputError(f"--image-size {subject.image_size}: {error}") from error
+
+
+def text_options(subject: Subject, recipes: str | None = None) -> TextOptions | None:
+    """How texts are read, where something is said of it.
+
+    Args:
+        subject: As given.
+        recipes: The recipe's data, where the command line names none.
+
+    Raises:
+        InputError: The data is no text, there is no such setting, or a value cannot be used.
     """
     given = read_pairs(subject.text, "--text")
+    name = subject.data or recipes
+    if given and name and not is_text_data(name):
+        raise InputError(
+            f"--text '{subject.text[0]}' is given, but data '{name}' is no set of texts; leave it out"
+        )
     return TextOptions.from_pairs(given, "--text") if given else None
+
+
+def require_training(training: Training) -> None:
+    """Refuse values that cannot be used, also where no training is asked for that uses them.
+
+    Raises:
+        InputError: One is; names the option.
+    """
+    make_finetune(replace(training, epochs=1, train_epochs=1), text=False)
+
+
+def require_numbers(cut: Cut, seed: int | None = None) -> None:
+    """Refuse numbers out of range under the names of their options.
+
+    Raises:
+        InputError: One is.
+    """
+    least = {
+        "--min-units": (cut.min_units, 1),
+        "--round-to": (cut.round_to, 1),
+        "--seed": (seed, 0),
+    }
+    for option, (value, smallest) in least.items():
+        if value is not None and value < smallest:
+            raise InputError(f"{option} {value}: give {smallest} or more")
 
 
 def make_finetune(training: Training, *, text: bool) -> Train:
@@ -111,7 +182,9 @@ def make_finetune(training: Training, *, text: bool) -> Train:
 
 def _manner(training: Training, *, text: bool) -> dict[str, Any]:
     """Optimizer and schedule: BERT's for texts."""
-    optimizer = training.optimizer or ("adamw" if text else "sgd")
+    optimizer = training.optimizer
+    if optimizer is None:
+        optimizer = "adamw" if text else "sgd"
     manner: dict[str, Any] = {"optimizer": optimizer}
     if optimizer == "adamw":
         manner["weight_decay"] = 0.01
@@ -137,11 +210,25 @@ def _train(values: Mapping[str, Any], options: Mapping[str, str]) -> Train:
     try:
         return Train.model_validate(dict(values))
     except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0])
-        option = options.get(name, f"--{name.replace('_', '-')}")
-        message = first["msg"][:1].lower() + first["msg"][1:]
-        raise InputError(f"{option} {first['input']}: {message}") from error
+        raise _refusal(error, options) from error
+
+
+def _refusal(error: ValidationError, options: Mapping[str, str], whole: str = "") -> InputError:
+    """The first problem in one line under the option that sets the field.
+
+    Args:
+        error: With at least one problem.
+        options: That set fields; a field without one is named as its option would be.
+        whole: Named where the problem is one of several fields together.
+    """
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if not first["loc"]:
+        return InputError(f"{whole}: {message}" if whole else message)
+    field = str(first["loc"][0])
+    option = options.get(field, f"--{field.replace('_', '-')}")
+    return InputError(f"{option} {first['input']}: {message}")
 
 
 def make_train_first(training: Training, subject: Subject) -> TrainConfig | None:
@@ -190,7 +277,7 @@ def own_recipe(method: str | None, cut: Cut, training: Training, subject: Subjec
     if method is None:
         raise InputError("--method is missing; see prunus methods, or give --recipe FILE.yaml")
     options = read_pairs(cut.options, "--option")
-    _require_target(method, cut.target, options)
+    _require_target(method, cut.target, options, "leave --target out and set --option")
     text = reads_text(subject)
     steps = _steps(method, cut.target or "", options, training, text=text)
     return make_recipe({"steps": steps}, _HERE)
@@ -205,14 +292,31 @@ def _steps(
     return steps if training.epochs is None else [*steps, make_finetune(training, text=text)]
 
 
-def _require_target(method: str, target: str | None, options: Mapping[str, Any]) -> None:
-    """Refuse a method without a target whose options do not say how small the network gets.
+def _require_target(
+    method: str, target: str | None, options: Mapping[str, Any], otherwise: str
+) -> None:
+    """Refuse a target of a quantity that the method does not lower, and none where it needs one.
+
+    Args:
+        method: Its name.
+        target: As given.
+        options: Of the method.
+        otherwise: How to use the method without a target.
 
     Raises:
-        InputError: There is no such method, or its target is missing.
+        InputError: There is no such method, or its target is missing or none of its own.
     """
-    if target is None and not make_method(method, options).sizes_itself:
-        raise InputError("--target is missing; write one such as --target macs=0.5")
+    if target is None:
+        if not make_method(method, options).sizes_itself:
+            raise InputError("--target is missing; write one such as --target macs=0.5")
+        return
+    lowers, quantity = method_class(method).targets, Budget.parse(target).quantity
+    if quantity not in lowers:
+        known = " or ".join(f"{name}=" for name in sorted(lowers))
+        also = f"give a --target of {known}, or " if known else ""
+        raise InputError(
+            f"--target {target}: method '{method}' does not lower {quantity}; {also}{otherwise}"
+        )
 
 
 def refuse_with_recipe(method: str | None, cut: Cut, training: Training) -> None:
@@ -241,8 +345,8 @@ def overridden(recipe: Recipe, subject: Subject, cut: Cut, seed: int | None) -> 
         "model": subject.model,
         "arguments": read_pairs(subject.arguments, "--arguments") or None,
         "weights": subject.weights,
-        "data": subject.data,
-        "text": text_options(subject),
+        "data": data_name(subject, recipe.data),
+        "text": text_options(subject, recipe.data),
         "seed": seed,
         "ignore": cut.ignore or None,
         "min_units": cut.min_units if cut.min_units != 1 else None,
@@ -261,6 +365,9 @@ def method_steps(
 ) -> dict[str, tuple[Step, ...]]:
     """Every row of the comparison with its steps."""
     names = methods or (() if recipes else DEFAULT_METHODS)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"--method '{twice}' is given twice; give each once")
     text = reads_text(subject)
     options: dict[str, dict[str, Any]] = {name: {} for name in names}
     for key, value in read_pairs(cut.options, "--option").items():
@@ -273,7 +380,7 @@ def method_steps(
         options[name][option] = value
     found: dict[str, tuple[Step, ...]] = {}
     for name in names:
-        _require_target(name, cut.target, options[name])
+        _require_target(name, cut.target, options[name], _IN_A_RECIPE)
         steps = _steps(name, cut.target or "", options[name], training, text=text)
         content = {"steps": steps}
         found[name] = make_recipe(content, _HERE).steps
@@ -307,7 +414,10 @@ def suite_steps(
     asked = {name: value for name, value in given.items() if value is not None}
     engines = available_engines()
     chains = tuple(engine for engine in engines if engine != "torch") or engines
-    rows = TextSuite(engines=engines, chain_engines=chains, **asked).rows()
+    try:
+        rows = TextSuite(engines=engines, chain_engines=chains, **asked).rows()
+    except ValidationError as error:
+        raise _refusal(error, _AFTER) from error
     for path in recipes:
         recipe = load_recipe(path)
         rows[recipe.name or path.stem] = recipe.steps
@@ -324,13 +434,7 @@ def make_compute(scoring: Scoring) -> Compute:
     try:
         return Compute.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        message = first["msg"].removeprefix("Value error, ")
-        if not first["loc"]:
-            raise InputError(f"--engine {scoring.engine}: {message}") from error
-        option = _SCORING[str(first["loc"][0])]
-        message = message[:1].lower() + message[1:]
-        raise InputError(f"{option} {first['input']}: {message}") from error
+        raise _refusal(error, _SCORING, f"--engine {scoring.engine}") from error
 
 
 def make_latency(where: Where) -> LatencyOptions | None:

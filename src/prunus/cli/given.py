@@ -11,6 +11,7 @@ import yaml
 from prunus.errors import InputError
 
 _SHAPE = re.compile(r"[1-9][0-9]*([,x][1-9][0-9]*)*")
+_IMAGE_SIZE = re.compile(r"[1-9][0-9]*([,x][1-9][0-9]*)?")
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Subject:
     weights: str | None
     data: str | None
     text: tuple[str, ...] = ()
+    image_size: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,3 +116,21 @@ def read_shape(text: str) -> tuple[int, ...]:
     if not _SHAPE.fullmatch(text):
         raise InputError(f"--shape '{text}' is not understood; write sizes such as 3,32,32")
     return tuple(map(int, re.split("[,x]", text)))
+
+
+def read_image_size(text: str) -> tuple[int, int]:
+    """Height and width, separated by a comma, or one number for both.
+
+    Raises:
+        InputError: Something else stands there.
+
+    >>> read_image_size("32,48")
+    (32, 48)
+    """
+    if not _IMAGE_SIZE.fullmatch(text):
+        raise InputError(
+            f"--image-size '{text}' is not understood; write pixels such as 224, or 32,48 (height, "
+            "width)"
+        )
+    sides = tuple(map(int, re.split("[,x]", text)))
+    return sides[0], sides[-1]

@@ -9,7 +9,7 @@ from rich.text import Text
 from torch import Tensor, nn
 
 import prunus.prune  # registers the methods
-from prunus.cli.build import make_source
+from prunus.cli.build import data_name, make_source, require_numbers, text_options
 from prunus.cli.given import Cut, Subject, Where, read_shape
 from prunus.cli.show import console
 from prunus.cli.work import set_threads
@@ -53,6 +53,7 @@ def run_measure(subject: Subject, cut: Cut, where: Where, *, shape: str | None) 
 
 
 def _measure(subject: Subject, cut: Cut, where: Where, shape: str | None) -> None:
+    require_numbers(cut)
     set_threads(where)
     device = resolve_device(where.device)
     network, inputs = _network(subject, shape)
@@ -109,10 +110,15 @@ def _network(subject: Subject, shape: str | None) -> tuple[nn.Module, Inputs]:
     source = make_source(subject)
     if (shape is None) == (subject.data is None):
         raise InputError("give --data or --shape, one of them: a network is measured on its inputs")
+    data, text = data_name(subject), text_options(subject)
     if shape is not None:
+        if text is not None:
+            raise InputError(
+                f"--text '{subject.text[0]}' is for --data, not for --shape; leave it out"
+            )
         network = load_source(source)
         return network, _random_inputs(network, read_shape(shape))
-    found = resolve_subject(source, subject.data, untrained=True)
+    found = resolve_subject(source, data, text=text, untrained=True)
     return found.network, found.inputs
 
 

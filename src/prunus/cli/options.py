@@ -38,6 +38,13 @@ Data = Annotated[
         rich_help_panel=_NETWORK,
     ),
 ]
+ImageSize = Annotated[
+    str | None,
+    typer.Option(
+        help="Pixels of imagefolder:DIR: 224, as by default, or height and width: 32,48.",
+        rich_help_panel=_NETWORK,
+    ),
+]
 TextSettings = Annotated[
     list[str] | None,
     typer.Option(

@@ -6,6 +6,7 @@ import torch
 from rich.console import Console
 
 from prunus.cli.build import (
+    data_name,
     make_compute,
     make_latency,
     make_source,
@@ -15,6 +16,8 @@ from prunus.cli.build import (
     overridden,
     own_recipe,
     refuse_with_recipe,
+    require_numbers,
+    require_training,
     suite_steps,
     text_options,
 )
@@ -38,6 +41,9 @@ def run_compress(
     seed: int | None,
 ) -> None:
     """Compress by a recipe file, or by the recipe that the options make."""
+    require_folder(where)
+    require_training(training)
+    require_numbers(cut, seed)
     if recipe is None:
         asked = own_recipe(method, cut, training, subject)
     else:
@@ -83,6 +89,9 @@ def run_compare(  # noqa: PLR0913  # all that the command line holds
     seeds: str,
 ) -> None:
     """Compare methods by name, a suite of them, and recipe files, and write the report."""
+    require_folder(where)
+    require_training(training)
+    require_numbers(cut)
     source = make_source(subject)
     if suite is None:
         steps = method_steps(methods, recipes, cut, training, subject)
@@ -94,7 +103,7 @@ def run_compare(  # noqa: PLR0913  # all that the command line holds
         comparison = compare(
             source,
             steps,
-            subject.data or "",
+            data_name(subject) or "",
             text=text_options(subject),
             seeds=read_seeds(seeds),
             trace_options=TraceOptions(cut.ignore, cut.min_units, cut.round_to),
@@ -115,13 +124,14 @@ def run_compare(  # noqa: PLR0913  # all that the command line holds
 
 def run_train(subject: Subject, training: Training, where: Where, *, seed: int) -> None:
     """Train, and save an artifact."""
+    require_folder(where)
     set_threads(where)
     config = make_training(training, subject)
     with RichProgress(Console(stderr=True)) as progress:
         done = train_network(
             make_source(subject),
             config,
-            subject.data or "",
+            data_name(subject) or "",
             text=text_options(subject),
             seed=seed,
             out=where.out,
@@ -146,6 +156,16 @@ def run_train(subject: Subject, training: Training, where: Where, *, seed: int) 
         screen.print(f"weights for --weights: {weights}", soft_wrap=True, highlight=False)
     else:
         screen.print("nothing was saved: give --out to keep the network")
+
+
+def require_folder(where: Where) -> None:
+    """Refuse to go on in a folder that is not named.
+
+    Raises:
+        InputError: ``--resume`` stands alone.
+    """
+    if where.resume and where.out is None:
+        raise InputError("--resume is given without --out; name the folder to go on in (--out DIR)")
 
 
 def set_threads(where: Where) -> None:

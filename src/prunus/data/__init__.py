@@ -2,7 +2,7 @@
 
 from prunus.data.custom import CustomOptions, from_datasets
 from prunus.data.dataset_store import DatasetStore, SizedDataset
-from prunus.data.load import load_data
+from prunus.data.load import load_data, with_image_size
 from prunus.data.roles import DataSplits, carve_search
 from prunus.data.splits import (
     Samples,
@@ -47,4 +47,5 @@ __all__ = [
     "is_text_data",
     "length_statistics",
     "load_data",
+    "with_image_size",
 ]

@@ -66,7 +66,10 @@ class DatasetStore(SampleStore):
     def labels(self) -> Tensor:
         """Class of every sample, int64 ``[samples]``."""
         if self._given_labels is not None:
-            return torch.as_tensor(np.asarray(self._given_labels), dtype=torch.int64)
+            given = [
+                _class(label, f"label {index}") for index, label in enumerate(self._given_labels)
+            ]
+            return torch.tensor(given, dtype=torch.int64)
         with _seeded(0):
             found = [self._split(self._dataset, index)[1] for index in range(len(self._dataset))]
         return torch.tensor(found, dtype=torch.int64)
@@ -115,13 +118,37 @@ class DatasetStore(SampleStore):
                     "set label_key"
                 )
             label = rest.pop(self._label_key)
-            return rest, int(label)
+            return rest, _class(label, f"the label of sample {index}")
         if not isinstance(sample, tuple | list) or len(sample) != 2:
             raise DataError(
                 f"sample {index} is a {type(sample).__name__}: give (input, label) pairs, "
                 "or mappings with a label"
             )
-        return sample[0], int(sample[1])
+        return sample[0], _class(sample[1], f"the label of sample {index}")
+
+
+def _class(label: Any, what: str) -> int:
+    """The number of a class.
+
+    Raises:
+        DataError: It is several numbers, such as a one-hot vector, or no whole one.
+    """
+    if isinstance(label, int):
+        return label
+    array = np.asarray(label.detach().cpu() if isinstance(label, Tensor) else label)
+    if array.size != 1:
+        raise DataError(
+            f"{what} has shape {list(array.shape)}: give the number of the class, such as "
+            "label.argmax() of a one-hot vector"
+        )
+    value = array.item()
+    try:
+        number = int(value)
+    except (ValueError, TypeError, OverflowError):
+        number = None
+    if number is None or (isinstance(value, float) and value != number):
+        raise DataError(f"{what} is {value!r}: give the number of the class, 0 or more")
+    return number
 
 
 def _size(dataset: SizedDataset, what: str) -> int:

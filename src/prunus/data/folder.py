@@ -2,6 +2,8 @@
 
 import math
 import os
+import re
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,9 +19,13 @@ from prunus.data.splits import Samples, SearchSplit, TestSplit, TrainSplit
 from prunus.data.stores import Inputs, Normalizer, SampleStore
 from prunus.errors import DataError, InputError
 
+FOLDER = "imagefolder:"
+
 _IMAGENET = Normalizer((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-_IMAGE_SIZE = 224
+_IMAGE_SIZE = (224, 224)
+_SIZED = re.compile(r"(.+)@([0-9]+)(?:x([0-9]+))?")  # DIR@224 or DIR@HEIGHTxWIDTH
+_FOREIGN = frozenset({".heic", ".heif", ".svg"})  # images that Pillow has no plugin for
 _ATTEMPTS = 10  # at a random crop that fits
 _THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes outside Python's lock
 
@@ -28,14 +34,14 @@ _THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes outside Python's lock
 class FolderStore(SampleStore):
     """Images on disk.
 
-    Plain: the shorter side resized to 256/224 of the image size, then the center. Augmented: a crop
-    of random area and shape, mirrored at random.
+    Plain: resized until it covers 256/224 of the image size, then the center. Augmented: a crop of
+    random area and shape, mirrored at random.
 
     Args:
         files: One image each.
         labels: int64 ``[files]``.
         normalizer: Applied to every batch.
-        image_size: Side of the inputs in pixels.
+        image_size: Height and width of the inputs in pixels, or one number for both.
 
     References:
         Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, section 6: crops of 8 % to
@@ -43,15 +49,17 @@ class FolderStore(SampleStore):
     """
 
     def __init__(
-        self, files: Sequence[Path], labels: Tensor, normalizer: Normalizer, image_size: int
+        self,
+        files: Sequence[Path],
+        labels: Tensor,
+        normalizer: Normalizer,
+        image_size: int | Sequence[int],
     ) -> None:
         normalizer.require_channels(3)
-        if image_size < 1:
-            raise InputError(f"image_size is {image_size}: use at least 1")
         self._files = list(files)
         self._labels = labels
         self._normalizer = normalizer
-        self._image_size = image_size
+        self._image_size = image_sides(image_size)
 
     @property
     def labels(self) -> Tensor:
@@ -61,7 +69,7 @@ class FolderStore(SampleStore):
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Channels, height, width."""
-        return (3, self._image_size, self._image_size)
+        return (3, *self._image_size)
 
     def read(self, indices: Tensor, augment: torch.Generator | None) -> tuple[Inputs, Tensor]:
         """Decode, crop and normalize images.
@@ -84,14 +92,12 @@ class FolderStore(SampleStore):
         return FolderStore(files, self._labels[indices], self._normalizer, self._image_size)
 
     def _read_one(self, file: Path, chances: Tensor | None) -> Tensor:
-        """One image, uint8 ``[3, image_size, image_size]``."""
+        """One image, uint8 ``[3, height, width]``."""
         try:
             with Image.open(file) as opened:
+                form = opened.mode, opened.format
                 # Older versions of Pillow call a 16-bit PNG "I".
-                deep = opened.mode.startswith("I;16") or (opened.mode, opened.format) == (
-                    "I",
-                    "PNG",
-                )
+                deep = opened.mode.startswith("I;16") or form == ("I", "PNG")
                 image = _rgb(ImageOps.exif_transpose(opened), file, deep=deep)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(
@@ -128,17 +134,19 @@ def load_folder(
     normalizer: Normalizer | None,
     search_size: int | None,
     seed: int,
-    image_size: int | None,
+    image_size: int | Sequence[int] | None,
 ) -> DataSplits:
     """Load ``folder/train/CLASS/*`` and ``folder/test/CLASS/*`` (or ``folder/val/CLASS/*``).
 
-    Search is a fifth of train by default. Where both ``test`` and ``val`` exist, ``val`` is the
-    search split, or ``search_size`` images drawn from it.
+    The name of the data holds the image size where it is not the default. Search is a fifth of
+    train by default. Where both ``test`` and ``val`` exist, ``val`` is the search split, or
+    ``search_size`` images drawn from it.
 
     Raises:
         DataError: A folder is missing or empty, or the splits have other classes.
     """
-    name = f"imagefolder:{folder}"
+    sides = _IMAGE_SIZE if image_size is None else image_sides(image_size)
+    name = f"{FOLDER}{folder}" + ("" if sides == _IMAGE_SIZE else sized_suffix(sides))
     test_folder = folder / "test" if (folder / "test").is_dir() else folder / "val"
     if not (folder / "train").is_dir() or not test_folder.is_dir():
         raise DataError(
@@ -146,7 +154,7 @@ def load_folder(
             "give a folder with train/CLASS/ and test/CLASS/"
         )
     classes = _classes(folder / "train")
-    side = _IMAGE_SIZE if image_size is None else image_size
+    unread: Counter[str] = Counter()
 
     def scan(part: Path) -> Samples:
         if part.name != "train" and _classes(part) != classes:
@@ -155,13 +163,15 @@ def load_folder(
                 f"'{part}' and '{folder / 'train'}' differ in the class '{odd}': give both the same"
             )
         files = [
-            (file, label) for label, each in enumerate(classes) for file in _images(part / each)
+            (file, label)
+            for label, each in enumerate(classes)
+            for file in _images(part / each, unread)
         ]
         store = FolderStore(
             [file for file, _ in files],
             torch.tensor([label for _, label in files]),
             normalizer or _IMAGENET,
-            side,
+            sides,
         )
         return Samples(name, store, torch.arange(len(files)), len(classes))
 
@@ -170,9 +180,45 @@ def load_folder(
         search = SearchSplit(scan(folder / "val"))
         if search_size is not None:
             search = search.subset(search_size, seed)
-        return DataSplits(name, TrainSplit(train), search, TestSplit(test), len(classes))
+        note = _left_out(unread)
+        return DataSplits(name, TrainSplit(train), search, TestSplit(test), len(classes), note)
     size = max(1, round(len(train.indices) / 5)) if search_size is None else search_size
-    return three_splits(train, test, search_size=size, seed=seed)
+    return three_splits(train, test, search_size=size, seed=seed, note=_left_out(unread))
+
+
+def image_sides(size: object) -> tuple[int, int]:
+    """Height and width.
+
+    Raises:
+        InputError: The size is no whole number above 0, and no pair of them.
+    """
+    sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
+    numbers = [side for side in sides if isinstance(side, int) and not isinstance(side, bool)]
+    if len(sides) != 2 or len(numbers) != 2:
+        raise InputError(
+            f"image_size is {size!r}: use a whole number of pixels such as 224, or (height, width)"
+        )
+    if min(numbers) < 1:
+        raise InputError(f"image_size is {size}: use at least 1")
+    return numbers[0], numbers[1]
+
+
+def split_size(text: str) -> tuple[str, tuple[int, int] | None]:
+    """The folder and the image size that stand in ``DIR@224`` or ``DIR@32x48``.
+
+    A folder whose own name ends so is meant as it stands.
+    """
+    found = _SIZED.fullmatch(text)
+    if found is None or Path(text).is_dir():
+        return text, None
+    height, width = found[2], found[3] or found[2]
+    return found[1], (int(height), int(width))
+
+
+def sized_suffix(sides: tuple[int, int]) -> str:
+    """What ``split_size`` reads as this image size."""
+    height, width = sides
+    return f"@{height}" if height == width else f"@{height}x{width}"
 
 
 def _classes(folder: Path) -> list[str]:
@@ -186,33 +232,53 @@ def _classes(folder: Path) -> list[str]:
     return names
 
 
-def _images(folder: Path) -> list[Path]:
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
-    )
+def _images(folder: Path, unread: Counter[str]) -> list[Path]:
+    """The images of a class; suffixes of other images that Pillow knows are counted."""
+    shown = sorted(path for path in folder.rglob("*") if not path.name.startswith("."))
+    files = [path for path in shown if path.suffix.lower() in _SUFFIXES]
+    others = {path.suffix.lower() for path in shown} - _SUFFIXES
+    if others:
+        others &= {*Image.registered_extensions(), *_FOREIGN}  # loads all of Pillow's plugins
+    odd = Counter(path.suffix.lower() for path in shown if path.suffix.lower() in others)
     if not files:
-        raise DataError(f"'{folder}' has no images: add some ({', '.join(sorted(_SUFFIXES))})")
+        left = f" that are read, but {_counted(odd)}: convert them, or" if odd else ":"
+        raise DataError(f"'{folder}' has no images{left} add some ({', '.join(sorted(_SUFFIXES))})")
+    unread.update(odd)
     return files
 
 
-def _center(image: Image.Image, side: int) -> Image.Image:
-    """Resize the shorter side to 256/224 of ``side``, then crop the center."""
-    short = max(side, round(side * 256 / 224))
-    factor = short / min(image.size)
-    width, height = (max(short, int(length * factor)) for length in image.size)
+def _counted(suffixes: Counter[str]) -> str:
+    return ", ".join(f"{n} of {suffix}" for suffix, n in sorted(suffixes.items()))
+
+
+def _left_out(unread: Counter[str]) -> str:
+    """Remark on images whose form is not read."""
+    if not unread:
+        return ""
+    return f"images were left out, {_counted(unread)}: read are {', '.join(sorted(_SUFFIXES))}"
+
+
+def _center(image: Image.Image, sides: tuple[int, int]) -> Image.Image:
+    """Resize until 256/224 of ``sides`` (height, width) is covered, then crop the center."""
+    high, wide = (max(side, round(side * 256 / 224)) for side in sides)
+    factor = max(wide / image.width, high / image.height)
+    width = max(wide, int(image.width * factor))
+    height = max(high, int(image.height * factor))
     image = image.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = (width - side) // 2, (height - side) // 2
-    return image.crop((left, top, left + side, top + side))
+    left, top = (width - sides[1]) // 2, (height - sides[0]) // 2
+    return image.crop((left, top, left + sides[1], top + sides[0]))
 
 
-def _random_crop(image: Image.Image, side: int, chances: list[list[float]]) -> Image.Image:
-    """Crop a random area and resize it; the largest centered square where no attempt fits."""
+def _random_crop(
+    image: Image.Image, sides: tuple[int, int], chances: list[list[float]]
+) -> Image.Image:
+    """Crop a random area and resize it; the largest centered part of the shape where none fits."""
     width, height = image.size
+    wanted = sides[1] / sides[0]
     for area, shape, across, down in chances:
         target = width * height * (0.08 + 0.92 * area)
-        ratio = math.exp(math.log(3 / 4) + shape * (math.log(4 / 3) - math.log(3 / 4)))
+        stretch = math.exp(math.log(3 / 4) + shape * (math.log(4 / 3) - math.log(3 / 4)))
+        ratio = stretch * wanted
         crop_width, crop_height = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
         if 0 < crop_width <= width and 0 < crop_height <= height:
             left, top = (
@@ -221,7 +287,8 @@ def _random_crop(image: Image.Image, side: int, chances: list[list[float]]) -> I
             )
             break
     else:
-        crop_width = crop_height = min(width, height)
+        crop_width = max(1, min(width, round(height * wanted)))
+        crop_height = max(1, min(height, round(width / wanted)))
         left, top = (width - crop_width) // 2, (height - crop_height) // 2
     cropped = image.crop((left, top, left + crop_width, top + crop_height))
-    return cropped.resize((side, side), Image.Resampling.BILINEAR)
+    return cropped.resize((sides[1], sides[0]), Image.Resampling.BILINEAR)

@@ -5,15 +5,13 @@ from pathlib import Path
 
 from prunus.data.cifar import load_cifar
 from prunus.data.digits import load_digits
-from prunus.data.folder import load_folder
+from prunus.data.folder import FOLDER, load_folder, sized_suffix, split_size
 from prunus.data.roles import DataSplits
 from prunus.data.stores import Normalizer
 from prunus.data.text.load import is_text_data, load_text
 from prunus.data.text.options import TextOptions
 from prunus.data.text.tokenizer import TextTokenizer
 from prunus.errors import InputError
-
-_FOLDER = "imagefolder:"
 
 
 def load_data(
@@ -23,14 +21,15 @@ def load_data(
     std: Sequence[float] | None = None,
     seed: int = 0,
     search_size: int | None = None,
-    image_size: int | None = None,
+    image_size: int | Sequence[int] | None = None,
     text: TextOptions | None = None,
     tokenizer: TextTokenizer | None = None,
 ) -> DataSplits:
     """Load a data set in three splits. The test split is the same for every seed.
 
     Args:
-        name: Images: ``digits``, ``cifar10``, ``cifar100`` or ``imagefolder:DIR``. Texts:
+        name: Images: ``digits``, ``cifar10``, ``cifar100`` or ``imagefolder:DIR``, which may hold
+            the image size: ``imagefolder:DIR@64``, ``imagefolder:DIR@32x48`` (height, width). Texts:
             ``text:FILE`` (CSV, TSV, JSONL, parquet), ``docstrings``, ``sst2``, ``sms``,
             ``ru_toxic`` or ``hfdata:NAME``.
         mean: Per channel, of inputs in [0, 1]; by default the data set's own. What a trained
@@ -39,7 +38,8 @@ def load_data(
         seed: Decides which samples of train become search.
         search_size: Samples of the search split; by default 5000 for CIFAR (at most a fifth of
             train), a fifth of train otherwise.
-        image_size: Side of the inputs in pixels, for ``imagefolder:`` alone; by default 224.
+        image_size: Pixels of the inputs, for ``imagefolder:`` alone: height and width, or one number
+            for both; by default 224.
         text: How texts are read.
         tokenizer: Splits texts into the pieces that a network knows; trained on the training texts
             where left out.
@@ -62,16 +62,13 @@ def load_data(
     normalizer = None
     if mean is not None and std is not None:
         normalizer = Normalizer(tuple(mean), tuple(std))
-    if name.startswith(_FOLDER):
-        folder = Path(name.removeprefix(_FOLDER))
+    if name.startswith(FOLDER):
+        folder, size = _folder(name, image_size)
         return load_folder(
-            folder, normalizer=normalizer, search_size=search_size, seed=seed, image_size=image_size
+            folder, normalizer=normalizer, search_size=search_size, seed=seed, image_size=size
         )
     if image_size is not None:
-        raise InputError(
-            f"image_size is {image_size}, but '{name}' has a size of its own: "
-            "use it for imagefolder:DIR"
-        )
+        raise _has_own_size(name, image_size)
     if name in ("cifar10", "cifar100"):
         return load_cifar(name, normalizer=normalizer, search_size=search_size, seed=seed)
     if name == "digits":
@@ -79,4 +76,34 @@ def load_data(
     raise InputError(
         f"data '{name}' is unknown: use digits, cifar10, cifar100 or imagefolder:DIR for images, "
         "text:FILE, docstrings, sst2, sms, ru_toxic or hfdata:NAME for texts"
+    )
+
+
+def with_image_size(name: str, size: tuple[int, int]) -> str:
+    """The name of an image folder with this image size in the place of its own.
+
+    Raises:
+        InputError: It is no image folder.
+    """
+    if not name.startswith(FOLDER):
+        raise _has_own_size(name, size)
+    folder, _ = split_size(name.removeprefix(FOLDER))
+    return f"{FOLDER}{folder}{sized_suffix(size)}"
+
+
+def _folder(
+    name: str, image_size: int | Sequence[int] | None
+) -> tuple[Path, int | Sequence[int] | None]:
+    """The folder of images that is named, and the size that is asked for."""
+    folder, named = split_size(name.removeprefix(FOLDER))
+    if not folder:
+        raise InputError(f"data '{name}' names no folder: write {FOLDER}DIR")
+    if named is not None and image_size is not None:
+        raise InputError(f"image_size is {image_size}, but '{name}' names a size: give one of them")
+    return Path(folder), image_size if named is None else named
+
+
+def _has_own_size(name: str, size: object) -> InputError:
+    return InputError(
+        f"image_size is {size}, but '{name}' has a size of its own: use it for imagefolder:DIR"
     )

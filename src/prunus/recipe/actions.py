@@ -129,6 +129,7 @@ def _budget(step: Prune, target: str, path: str) -> Budget:
     if budget.quantity not in method.targets:
         known = " or ".join(sorted(method.targets))
         remedy = f"give one on {known}, or leave it out" if known else "leave it out"
+        remedy += ": without a target the method's options say how far it goes"
         raise InputError(
             f"{path}.target: {target}: method '{step.method}' does not lower {budget.quantity}; {remedy}"
         )

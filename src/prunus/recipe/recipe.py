@@ -1,7 +1,7 @@
 """A recipe: what to do to which network on which data, read from YAML or built in Python."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,10 +81,31 @@ def make_recipe(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
 
 
 def as_recipe(recipe: Recipe | Sequence[Step]) -> Recipe:
-    """A recipe, or the recipe of some steps."""
+    """A recipe, or the recipe of some steps.
+
+    Raises:
+        InputError: It is neither, or a step cannot be used.
+    """
     if isinstance(recipe, Recipe):
         return recipe
+    _require_steps(recipe)
     return make_recipe({"steps": tuple(recipe)})
+
+
+def _require_steps(steps: object) -> None:
+    """Refuse what is no list of steps, such as a path, whose letters would be taken one by one."""
+    if isinstance(steps, str | Path):
+        raise InputError(
+            f"recipe is '{steps}', a text; read a file with prunus.load_recipe, or give a list of steps"
+        )
+    if isinstance(steps, tuple(STEPS.values())):
+        raise InputError(
+            f"recipe is one step ({type(steps).__name__}); give a list of steps: [step]"
+        )
+    if isinstance(steps, Mapping) or not isinstance(steps, Iterable):
+        raise InputError(
+            f"recipe is a {type(steps).__name__}; give a prunus.Recipe or a list of steps"
+        )
 
 
 def parse_recipe(text: str, where: str = "recipe") -> Recipe:

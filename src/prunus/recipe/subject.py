@@ -15,7 +15,7 @@ from prunus.errors import InputError
 from prunus.graph import Inputs, hold_connections_
 from prunus.records import Source
 from prunus.train import forward_logits
-from prunus.zoo import copied, load_source, normalization, reads_text, zoo_names
+from prunus.zoo import copied, is_drawn, load_source, normalization, reads_text, zoo_names
 
 CERTIFICATE_SAMPLES = 16
 _DIGEST_SAMPLES = 64  # of each split
@@ -35,8 +35,8 @@ class Subject:
         data: In three splits.
         inputs: Real training inputs (at most 16 samples), or the caller's example.
         is_student: Whether it takes the place of a dense network that teaches it.
-        search_seen: Whether its weights may have been trained on the search split: not where the zoo
-            drew them here, and they are trained in this run.
+        search_seen: Whether its weights may have been trained on the search split: not where they
+            were drawn here, and are trained in this run.
     """
 
     network: nn.Module
@@ -82,6 +82,7 @@ def resolve_data(
     """
     if isinstance(data, DataSplits):
         return data
+    _require_name(data)
     if not data:
         raise InputError(
             "data is missing; name images (digits, cifar10, cifar100, imagefolder:DIR) or texts "
@@ -122,6 +123,7 @@ def resolve_subject(
     Raises:
         InputError: Something is missing, or network and data do not fit.
     """
+    _require_network(network)
     named = _as_source(network) if not isinstance(network, nn.Module) else source
     splits = resolve_data(data, named, text)
     drawn_here = False
@@ -139,7 +141,7 @@ def resolve_subject(
                 "it first (--train-epochs N)"
             )
         dense = load_source(where)
-        drawn_here = where.model in zoo_names() and where.weights is None
+        drawn_here = untrained and is_drawn(where, dense)
     inputs = example_inputs
     if inputs is None:
         inputs = next(iter(splits.train.batches(min(CERTIFICATE_SAMPLES, len(splits.train)))))[0]
@@ -228,6 +230,31 @@ def stated(inputs: Inputs, samples: int, data: DataSplits) -> Inputs:
 
 def _as_source(network: Source | str | None) -> Source | None:
     return Source(model=network) if isinstance(network, str) else network
+
+
+def _require_network(network: object) -> None:
+    """Refuse what is no network, and names none."""
+    if network is None or isinstance(network, nn.Module | Source | str):
+        return
+    if isinstance(network, type):
+        raise InputError(
+            f"network is the class {network.__name__}; give an instance: {network.__name__}()"
+        )
+    if callable(network):
+        name = getattr(network, "__name__", type(network).__name__)
+        raise InputError(f"network is the function {name}; give the network it makes: {name}()")
+    raise InputError(
+        f"network is a {type(network).__name__}; give a torch.nn.Module, or the name of a network"
+    )
+
+
+def _require_name(data: object) -> None:
+    """Refuse data that lies in no three splits, and is no name."""
+    if data is not None and not isinstance(data, str):
+        raise InputError(
+            f"data is a {type(data).__name__}; give prunus.from_datasets(train, test), or a name such "
+            "as imagefolder:DIR"
+        )
 
 
 def _own_tokenizer(source: Source) -> TextTokenizer | None:

@@ -2,7 +2,7 @@
 
 from prunus.zoo.catalog import Normalization, build, is_text, normalization, zoo_names
 from prunus.zoo.cifar_resnet import PadShortcut
-from prunus.zoo.sources import copied, load_source, reads_text
+from prunus.zoo.sources import copied, is_drawn, load_source, reads_text
 from prunus.zoo.weights import load_weights
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "PadShortcut",
     "build",
     "copied",
+    "is_drawn",
     "is_text",
     "load_source",
     "load_weights",

@@ -22,6 +22,7 @@ from prunus.zoo.weights import load_weights
 
 _HF_TASKS = ("image", "text")
 _INLINE = "config"
+_TRAINED = ("pretrained", "weights", "checkpoint")  # arguments by which factories load weights
 
 
 def load_source(source: Source) -> nn.Module:
@@ -53,7 +54,7 @@ def load_source(source: Source) -> nn.Module:
         arguments.setdefault("pretrained", source.weights is None)
         with _fixed_seed():
             network = makers[scheme](name, arguments)
-    elif ".py:" in source.model or source.model.endswith(".py"):
+    elif _is_file(source.model):
         with _fixed_seed():
             network = _from_file(source.model, arguments)
     else:
@@ -63,12 +64,47 @@ def load_source(source: Source) -> nn.Module:
     return network.eval()
 
 
+def _is_file(model: str) -> bool:
+    """Whether a model is named by its factory in a file."""
+    return ".py:" in model or model.endswith(".py")
+
+
 @contextmanager
-def _fixed_seed() -> Iterator[None]:
-    """Draw from seed 0 inside, and restore the global random state afterwards."""
+def _fixed_seed(seed: int = 0) -> Iterator[None]:
+    """Draw from a seed inside, and restore the global random state afterwards."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
+        torch.default_generator.manual_seed(seed)
         yield
+
+
+def is_drawn(source: Source, network: nn.Module) -> bool:
+    """Whether a source without a file of weights draws them: another seed gives it others.
+
+    Args:
+        source: Builds the network, once more.
+        network: As ``load_source`` built it.
+
+    Parameters of one value, such as a norm's, tell nothing. A factory that sets a seed of its own
+    counts as one that loads its weights.
+    """
+    fetched = source.model.startswith(("hf:", "timm:", "torchvision:"))
+    asked = {"pretrained": fetched and source.model != f"hf:{_INLINE}", **source.arguments}
+    if source.weights is not None or any(asked.get(name) for name in _TRAINED):
+        return False
+    if not _is_file(source.model):
+        return True
+    with _fixed_seed(1):
+        other = dict(_from_file(source.model, dict(source.arguments)).named_parameters())
+    told = [
+        (name, parameter)
+        for name, parameter in network.named_parameters()
+        if parameter.requires_grad
+        and parameter.numel()
+        and bool((parameter != parameter.flatten()[0]).any())
+    ]
+    return all(
+        name in other and not torch.equal(parameter, other[name]) for name, parameter in told
+    )
 
 
 def reads_text(source: Source) -> bool:

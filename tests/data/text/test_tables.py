@@ -224,6 +224,36 @@ def test_texts_of_a_test_file_are_left_out_of_training_and_of_unlabeled_texts(
         load_data(f"text:{train}", text=options)
 
 
+def test_test_texts_are_left_out_of_a_search_part_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SST-2 brings three files."""
+    texts = rows()
+    parts = {"train": texts[:26], "val": texts[26:32], "test": [*texts[32:], texts[27], texts[3]]}
+    (tmp_path / "text").mkdir()
+
+    def write() -> None:
+        for which, lines in parts.items():
+            body = "".join(f"{text}\t{label}\n" for text, label in lines)
+            packed = lzma.compress(f"sentence\tlabel\n{body}".encode())
+            (tmp_path / "text" / f"sst2_{which}.tsv.xz").write_bytes(packed)
+
+    write()
+    monkeypatch.setenv("PRUNUS_DATA", str(tmp_path))
+    data = load_data("sst2")
+    kept = {text for text, _ in texts[26:32]} - {texts[27][0]}
+    assert set(_store(data, "search").texts) == kept
+    assert len(data.train) == 25
+    assert "1 training texts that are test texts, too, were left out" in data.note
+    assert "1 search texts that are test texts, too, were left out" in data.note
+    as_they_are = load_data("sst2", text=TextOptions(deduplicate=False))
+    assert len(as_they_are.search) == 6
+    parts["val"] = parts["test"]
+    write()
+    with pytest.raises(DataError, match="sst2: no search text is left that is not a test text"):
+        load_data("sst2")
+
+
 def test_training_on_a_part_takes_it_evenly_from_every_class(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "a.csv")
     whole, part = (

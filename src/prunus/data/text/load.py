@@ -79,6 +79,8 @@ def load_text(
     search = None
     if parts.search is not None:
         search, _ = _prepared(parts.search, options, names)
+        search, left_out = _apart(search, test.texts, options, "search")
+        notes += left_out
         search = _drawn(search, search_size, seed, name)
     if options.train_size is not None:
         if options.train_size > len(train.texts):
@@ -129,7 +131,7 @@ def _train_and_test(
     if parts.test is None:
         return *_divided(train, options, name), notes
     test, more = _prepared(parts.test, options, names)
-    train, left_out = _apart(train, test.texts, options)
+    train, left_out = _apart(train, test.texts, options, "training")
     _check_left(name, train, names)
     return train, test, [*notes, *more, *left_out]
 
@@ -186,20 +188,27 @@ def _digest(text: str) -> str:
     return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
 
 
-def _apart(train: _Texts, test: Sequence[str], options: TextOptions) -> tuple[_Texts, list[str]]:
-    """Training texts without those of a test split that has a file of its own."""
+def _apart(
+    others: _Texts, test: Sequence[str], options: TextOptions, role: str
+) -> tuple[_Texts, list[str]]:
+    """Training or search texts without those of a test split that has a file of its own."""
     known = {_digest(text) for text in test} if options.deduplicate else set()
-    stays = torch.tensor([_digest(text) not in known for text in train.texts], dtype=torch.bool)
+    stays = torch.tensor([_digest(text) not in known for text in others.texts], dtype=torch.bool)
     gone = int((~stays).sum())
     if not gone:
-        return train, []
-    return train.at(stays.nonzero().flatten()), [
-        f"{gone} training texts that are test texts, too, were left out"
+        return others, []
+    return others.at(stays.nonzero().flatten()), [
+        f"{gone} {role} texts that are test texts, too, were left out"
     ]
 
 
 def _drawn(texts: _Texts, size: int | None, seed: int, name: str) -> _Texts:
     """The search texts of a set that has its own."""
+    if not texts.texts:
+        raise DataError(
+            f"{name}: no search text is left that is not a test text, too; give others, or set "
+            "deduplicate=false"
+        )
     size = min(_SST2_SEARCH, len(texts.texts)) if size is None else size
     if not 1 <= size <= len(texts.texts):
         raise InputError(

@@ -1,0 +1,138 @@
+"""What is refused before anything is computed, from the command line and from Python, in one line."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import prunus
+from prunus.errors import InputError
+from prunus.records import Source
+from prunus.train import TrainConfig
+from tests.cli.runner import ends
+from tests.recipe.subjects import few_digits, trained_cnn
+
+STEPS = [prunus.Prune(method="l1", target="macs=0.5")]
+COMPARE = ["compare", "--model", "digits_cnn", "--data", "digits", "--train-epochs", "1"]
+FACTORY = """
+import torch
+from torch import nn
+
+def make(pretrained=False, seed=None):
+    if seed is not None:
+        torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10),
+    )
+
+def tune():
+    network = make()
+    weight = network[0].weight.data
+    weight.copy_(torch.linspace(-1, 1, weight.numel()).view_as(weight))
+    return network
+"""
+
+
+def _make() -> nn.Module:
+    return trained_cnn()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"network": nn.Flatten}, r"network is the class Flatten; give an instance: Flatten\(\)"),
+        ({"network": _make}, r"network is the function _make; give the network it makes: _make"),
+        ({"network": 3}, r"network is a int; give a torch\.nn\.Module, or the name of a network"),
+        ({"data": torch.zeros(4, 1, 8, 8)}, r"data is a Tensor; give prunus\.from_datasets\(train"),
+        (
+            {"data": (torch.zeros(4), torch.zeros(4))},
+            r"data is a tuple; give prunus\.from_datasets",
+        ),
+        ({"data": None}, r"data is missing; name images"),
+        ({"recipe": "r1.yaml"}, r"recipe is 'r1\.yaml', a text; read a file with prunus\.load_rec"),
+        ({"recipe": Path("r1.yaml")}, r"recipe is 'r1\.yaml', a text; read a file with prunus\."),
+        ({"recipe": STEPS[0]}, r"recipe is one step \(Prune\); give a list of steps: \[step\]"),
+        (
+            {"recipe": {"steps": STEPS}},
+            r"recipe is a dict; give a prunus\.Recipe or a list of steps",
+        ),
+        ({"recipe": 3}, r"recipe is a int; give a prunus\.Recipe or a list of steps"),
+        ({"recipe": []}, r"steps"),
+    ],
+)
+def test_python_mistakes_are_named(change: dict[str, Any], said: str) -> None:
+    given: dict[str, Any] = {"network": trained_cnn(), "recipe": STEPS, "data": "digits", **change}
+    with pytest.raises(InputError, match=said) as caught:
+        prunus.compress(**given)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "said"),
+    [
+        (
+            "magnitude-weights",
+            "macs=0.5",
+            "method 'magnitude-weights' does not lower macs; compare it through a recipe without a",
+        ),
+        (
+            "vocabulary",
+            "macs=0.5",
+            "does not lower macs; give a --target of params= or size=, or compare it through a recipe",
+        ),
+    ],
+)
+def test_a_target_that_a_method_does_not_lower(method: str, target: str, said: str) -> None:
+    ends([*COMPARE, "--method", "l1", "--method", method, "--target", target], said)
+    alone = ["compress", *COMPARE[1:], "--method", method, "--target", target]
+    ends(alone, "leave --target out and set --option")
+
+
+def test_the_suite_refuses_what_its_steps_cannot_use() -> None:
+    suite = ["compare", "--suite", "text", "--model", "bert_tiny", "--data", "docstrings"]
+    ends([*suite, "--epochs", "0"], "error: --epochs 0: input should be greater than or equal to 1")
+    ends([*suite, "--lr", "0"], "error: --lr 0.0: input should be greater than 0")
+
+
+def test_an_unknown_optimizer_ends_every_command_in_one_line() -> None:
+    said = "error: --optimizer foo: input should be 'sgd' or 'adamw'"
+    ends([*COMPARE, "--target", "macs=0.5", "--optimizer", "foo"], said)
+    ends(["train", *COMPARE[1:5], "--optimizer", "foo"], said)
+    ends(["train", *COMPARE[1:5], "--lr", "0"], "error: --lr 0.0: ")
+    ends(["train", *COMPARE[1:5], "--resume"], "--resume is given without --out")
+
+
+FIRST = TrainConfig(epochs=1, lr=0.1, batch_size=32, precision="float32", layout="contiguous")
+
+
+@pytest.mark.parametrize(
+    ("factory", "arguments", "first", "seen"),
+    [
+        ("make", {}, FIRST, False),
+        ("make", {"pretrained": True}, FIRST, True),
+        ("make", {"seed": 3}, FIRST, True),  # the same weights, whatever the seed is here
+        ("tune", {}, FIRST, True),  # one layer of it is loaded
+        ("make", {}, None, True),
+    ],
+)
+def test_an_own_factory_that_is_trained_here_has_not_seen_the_search_split(
+    tmp_path: Path, factory: str, arguments: dict[str, Any], first: TrainConfig | None, seen: bool
+) -> None:
+    """Weights that are neither named nor trained here come from nobody knows where."""
+    file = tmp_path / "net.py"
+    file.write_text(FACTORY, encoding="utf-8")
+    source = Source(model=f"{file}:{factory}", arguments=arguments)
+    done = prunus.compress(source, STEPS, few_digits(), train_first=first, latency=None)
+    assert done.record.search_seen_in_pretraining == seen
+
+
+def test_a_factory_with_weights_may_have_seen_the_search_split(tmp_path: Path) -> None:
+    file, weights = tmp_path / "net.py", tmp_path / "w.pt"
+    file.write_text("from prunus.zoo import build\n\ndef make():\n    return build('digits_cnn')\n")
+    torch.save(trained_cnn().state_dict(), weights)
+    source = Source(model=f"{file}:make", weights=str(weights))
+    done = prunus.compress(source, STEPS, few_digits(), train_first=FIRST, latency=None)
+    assert done.record.search_seen_in_pretraining

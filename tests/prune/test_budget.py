@@ -163,3 +163,27 @@ def test_unusable_scores_and_settings_are_refused() -> None:
         global_choice(found, budget, good, least_share=2)
     with pytest.raises(InputError, match=f"weight of group '{first}' is 0"):
         ratio_choice(found, budget, good, {first: 0.0, second: 1.0})
+
+
+@given(quantity, st.floats(0.3, 0.9))
+def test_units_of_equal_scores_leave_every_group_alike(of: str, share: float) -> None:
+    """By order of the network the last groups would be stripped, the first ones left whole."""
+    found = traced("resnet20")
+    equal = {g.name: np.ones(g.units) for g in found.cuttable}
+    shares = [k.mean() for k in global_choice(found, Budget.parse(f"{of}={share}"), equal).values()]
+    assert max(shares) - min(shares) <= 2 / min(g.units for g in found.cuttable)
+
+
+def test_ties_go_by_rank_in_the_group_over_its_size() -> None:
+    # 2-a-b-2 has 2a + ab + 2b parameters; 2, 2 cost 12 and 3, 2 cost 16.
+    found, budget = traced_mlp(), Budget.parse("params=0.5")
+    first, second = (g.name for g in found.cuttable)
+    assert counts(global_choice(found, budget, {first: np.ones(4), second: np.ones(4)})) == {
+        first: 3,
+        second: 2,
+    }
+    # The two worst of equal scores come after what is better, in both groups.
+    best = {first: np.array([1.0, 2.0, 1.0, 2.0]), second: np.array([2.0, 1.0, 1.0, 2.0])}
+    kept = global_choice(found, budget, best)
+    assert kept[first].tolist() == [True, True, False, True]
+    assert kept[second].tolist() == [True, False, False, True]

@@ -278,6 +278,39 @@ def test_what_neurons_without_connections_leave_goes_to_others() -> None:
         assert 0.93 * limit < found.macs(plan.channels) <= limit
 
 
+def test_who_breeds_and_what_is_drawn_are_independent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One stream for both would couple the choice of parents with the genes of their children."""
+    drawn: list[np.random.Generator] = []
+
+    def noted(**given: Any) -> Proposals:
+        drawn.append(copy.deepcopy(given["generator"]))
+        return Proposals(**given)
+
+    monkeypatch.setattr("prunus.prune.genetic.Proposals", noted)
+    decide(context(seed=5), generations=0)
+    parents = np.random.default_rng(5).integers(0, 2**32, 1000)
+    genes = drawn[0].integers(0, 2**32, 1000)
+    assert not np.intersect1d(parents, genes).size  # by chance, one in 4000
+
+
+@every_mode
+def test_a_network_without_anything_to_cut_stays_as_it_is(mode: str) -> None:
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
+    found = trace(network, images(2, 1, 8, 8))
+    given = replace(context("macs=1"), network=network, trace=found)
+    assert not found.cuttable
+    assert decide(given, mode=mode, mutation=1.0, moves=0.5).choice == {}
+
+
+@pytest.mark.parametrize("mode", ["guided", "front"])
+def test_connections_that_cannot_use_the_budget_are_told(mode: str) -> None:
+    """Of conv1's 16 kernels one stays: 15 of its units are lost whatever the budget."""
+    decision = decide(context("macs=0.9"), mode=mode, connections=0.02, generations=1)
+    (note,) = (note for note in decision.notes if "are used" in note)
+    assert "raise connections=0.02 to use more" in note
+    assert not any("are used" in n for n in decide(mode=mode, generations=1).notes)
+
+
 # -- lives and places -----------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ from prunus.meter import count_macs, count_params, file_size_bytes
 from prunus.method import Budget, Context, Decision
 from prunus.plan import KeepLayers
 from prunus.prune import Layers
+from prunus.train import Evaluation, evaluate
 from tests.prune import text_subjects as texts
 from tests.train.fakes import samples
 
@@ -322,3 +323,19 @@ def test_more_layers_than_there_are_is_refused() -> None:
     assert not Layers().sizes_itself
     with pytest.raises(InputError, match="keep=5 .* there are 4 layers"):
         Layers(keep=5).decide(given())
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("-inf")])
+def test_a_loss_that_is_no_number_is_the_worst(
+    loss: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without layer 0 the others are lost: it stays, though nothing is less than its NaN."""
+    network, calls = Stacked((4, 4, 4), useless=(1,)), []
+
+    def broken(*given: Any, **options: Any) -> Evaluation:
+        calls.append(given)
+        found = evaluate(*given, **options)
+        return found.model_copy(update={"loss": loss}) if len(calls) == 1 else found
+
+    monkeypatch.setattr("prunus.prune.layers.evaluate", broken)
+    assert kept(Layers(keep=2).decide(stacked(network))) == [0, 2]

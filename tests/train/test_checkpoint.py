@@ -3,9 +3,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from prunus.data import SearchSplit, TrainSplit
 from prunus.errors import InputError
 from prunus.train import TrainConfig, fit
-from tests.train.fakes import search_digits, small_cnn, train_digits
+from tests.train.fakes import (
+    FloatStore,
+    digits,
+    samples,
+    search_digits,
+    small_cnn,
+    train_digits,
+)
 
 CONFIG = TrainConfig(epochs=2, lr=0.05, batch_size=32, precision="float32", layout="contiguous")
 
@@ -85,3 +93,41 @@ def test_weights_of_a_network_are_not_taken_for_a_checkpoint(tmp_path: Path) -> 
 def test_folder_in_place_of_the_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read checkpoint"):
         resume(tmp_path)
+
+
+@pytest.mark.parametrize("split", ["train", "search"])
+@pytest.mark.parametrize("what", ["label", "inputs"])
+def test_data_that_differ_after_the_first_samples_are_refused(
+    tmp_path: Path, split: str, what: str
+) -> None:
+    """Any label, and inputs of samples all over the split."""
+    path = tmp_path / "training.pt"
+    data = {"train": digits(0, 400), "search": digits(400, 700)}
+    fit(small_cnn(), TrainSplit(data["train"]), SearchSplit(data["search"]), CONFIG, seed=0,
+        checkpoint=path)  # fmt: skip
+    store = data[split].store
+    assert isinstance(store, FloatStore)
+    inputs, labels = store.inputs, store.labels.clone()
+    assert isinstance(inputs, torch.Tensor)
+    inputs = inputs.clone()
+    if what == "label":
+        labels[211] = (labels[211] + 1) % 10
+    else:
+        inputs[200:] = 0
+    data[split] = samples(inputs, labels)
+    with pytest.raises(InputError, match=f"{split} data was"):
+        fit(small_cnn(), TrainSplit(data["train"]), SearchSplit(data["search"]), CONFIG, seed=0,
+            checkpoint=path)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("frozen", "named"),
+    [(1, "0.weight"), (9, r"0\.bias, 0\.weight, \S+ and \d more \(sha256 \w{12}\)")],
+)
+def test_other_frozen_parameters_are_another_training(path: Path, frozen: int, named: str) -> None:
+    network = small_cnn()
+    for parameter in list(network.parameters())[:frozen]:
+        parameter.requires_grad_(False)
+    with pytest.raises(InputError, match=f"frozen parameters was none and is {named}; ") as caught:
+        fit(network, train_digits(0, 64), search_digits(64, 96), CONFIG, seed=0, checkpoint=path)
+    assert "\n" not in str(caught.value)

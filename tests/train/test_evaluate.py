@@ -10,7 +10,7 @@ from torch.nn.functional import one_hot
 
 from prunus.data import Inputs, SearchSplit, TestSplit, UnlabeledSplit
 from prunus.errors import InputError
-from prunus.train import evaluate, evaluation_of, predictions
+from prunus.train import answers, evaluate, evaluation_of, predictions
 from tests.train.fakes import (
     FloatStore,
     digits,
@@ -192,3 +192,41 @@ def test_samples_without_labels_cannot_be_judged_but_predicted() -> None:
     assert predictions(Lengths(), split).shape == (5, 2)
     with pytest.raises(InputError, match="not known"):
         evaluate(Lengths(), split)
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("row", [[NAN, 0.0], [NAN, NAN], [INF, 0.0], [0.0, INF], [-INF, -INF]])
+def test_an_answer_that_is_no_number_is_wrong(row: list[float]) -> None:
+    """Else all of class 0 would be right: here 9 of 10, and F1 counts a call that was none."""
+    labels = torch.tensor([0] * 9 + [1])
+    found = evaluation_of(torch.tensor([row] * 10), labels)
+    assert (found.top1, found.f1, found.precision, found.recall) == (0, 0, 0, 0)
+    assert not math.isfinite(found.loss)
+    assert answers(torch.tensor([row])).tolist() == [-1]
+
+
+def test_one_answer_that_is_no_number_by_hand() -> None:
+    # Right: 1, 0. The third is called nothing: it is missed by class 1, called by no class.
+    logits = torch.tensor([[0.0, 1.0], [1.0, 0.0], [NAN, 1.0]])
+    found = evaluation_of(logits, torch.tensor([1, 0, 1]))
+    assert found.top1 == pytest.approx(2 / 3)
+    assert (found.precision, found.recall) == (1, 1 / 2)
+    assert found.f1 == pytest.approx(2 * 1 / (1 + 2))
+
+
+def test_a_class_ruled_out_by_minus_infinity_is_an_answer_all_the_same() -> None:
+    logits = torch.tensor([[1.0, 0.0, -INF], [0.0, 1.0, -INF]])
+    assert answers(logits).tolist() == [0, 1]
+    assert evaluation_of(logits, torch.tensor([0, 1])).top1 == 1
+
+
+def test_classes_of_the_data_decide_what_f1_is() -> None:
+    # Called 1: samples 3 and 4; of class 1 are 4 and 5. Class 0: 3 of 4, called 4.
+    labels, called = torch.tensor([0, 0, 0, 0, 1, 1]), torch.tensor([0, 0, 0, 1, 1, 0])
+    wide = one_hot(called, 3).float()
+    assert evaluation_of(wide, labels, classes=2).f1 == pytest.approx(1 / 2)
+    assert evaluation_of(wide, labels).f1 == pytest.approx((3 / 4 + 1 / 2) / 2)
+    split = SearchSplit(samples(wide, labels, num_classes=2))
+    assert evaluate(torch.nn.Identity(), split).f1 == pytest.approx(1 / 2)

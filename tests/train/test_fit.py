@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from prunus.data import Samples, SearchSplit, TestSplit, TrainSplit
 from prunus.errors import InputError
+from prunus.graph import hold_connections_
+from prunus.graph.connections import register_held
 from prunus.progress import Silent
 from prunus.records import HistoryPoint
 from prunus.train import Execution, FitResult, evaluate, fit, lr_at
@@ -198,6 +200,29 @@ def test_after_step_holds_connections_at_zero() -> None:
     weight = network.get_parameter("0.weight")
     assert not weight[1::2].any()
     assert weight[::2].all()
+
+
+def held_cnn() -> nn.Module:
+    """With every second kernel of its first convolution held at zero."""
+    network = small_cnn()
+    kept = torch.ones(network.get_parameter("0.weight").shape, dtype=torch.bool)
+    kept[1::2] = False
+    register_held(network.get_submodule("0"), "weight", kept)
+    return network
+
+
+@pytest.mark.parametrize("before", [0, 1, 2], ids=["never", "once", "twice"])
+def test_held_connections_of_a_copy_stay_zero(before: int) -> None:
+    """Hooks do not survive a copy; where they are there, they are not set again."""
+    network = copy.deepcopy(held_cnn())
+    for _ in range(before):
+        hold_connections_(network)
+    fit(network, train_digits(0, 96), search_digits(96, 128), settings(epochs=2), seed=0)
+    weight = network.get_parameter("0.weight")
+    assert not weight[1::2].any()
+    assert weight[::2].all()
+    assert weight._backward_hooks is not None
+    assert len(weight._backward_hooks) == 1
 
 
 def test_last_batch_of_one_sample_is_skipped() -> None:

@@ -16,6 +16,7 @@ from prunus.candidates.skeleton import Skeleton
 from prunus.candidates.task import Result, Task
 from prunus.data import Inputs
 from prunus.errors import InputError
+from prunus.train import answers
 from prunus.train.forward import logits_of, to_place
 from prunus.train.precision import Execution
 
@@ -181,7 +182,7 @@ class Scorer:
         terms = dense.exp() * (dense - log_softmax(logits, dim=1))
         # What the dense network never says (probability 0) costs nothing: 0 log 0 = 0.
         kl = terms.masked_fill(dense == -torch.inf, 0).sum(dim=1)
-        right = (logits.argmax(dim=1) == labels) & ~logits.isnan().any(dim=1)
+        right = answers(logits) == labels
         return kl, cross_entropy(logits, labels, reduction="none"), right
 
     # -- batch norm ---------------------------------------------------------------------------

@@ -95,7 +95,11 @@ Ignore = Annotated[
     ),
 ]
 MinUnits = Annotated[
-    int, typer.Option(help="Fewest channels that stay in a group.", rich_help_panel=_CUT)
+    int,
+    typer.Option(
+        help="Fewest units (channels, or heads and groups of them) that stay in a group.",
+        rich_help_panel=_CUT,
+    ),
 ]
 RoundTo = Annotated[
     int, typer.Option(help="Kept channels are a multiple of this.", rich_help_panel=_CUT)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 from scipy import sparse
 
 from prunus.errors import InputError
@@ -93,23 +94,27 @@ class Trace:
         """Refuse a choice that cannot be cut.
 
         Raises:
-            InputError: Unknown or refused group, wrong length, or fewer units than must stay.
+            InputError: Unknown or refused group, no boolean flags, wrong length, or fewer units
+                than must stay.
         """
-        for name, keep in choice.items():
-            group = self.by_name.get(name)
-            if group is None:
-                raise InputError(f"no group '{name}'; groups are {', '.join(self.by_name)}")
-            if len(keep) != group.units:
-                raise InputError(f"group '{name}' has {group.units} units, the choice {len(keep)}")
+        for name, flags in choice.items():
+            group = self._group(name)
+            keep = _flags(group, flags)
             kept = int(np.sum(keep))
             if group.refused and kept < group.units:
                 raise InputError(f"group '{name}' cannot be cut: {group.refused}")
             if kept < min(group.min_units, group.units):
                 raise InputError(f"group '{name}' must keep {group.min_units} units, not {kept}")
-            if kept < group.units and kept % group.round_to:
+            if kept < group.units and kept % group.step:
                 raise InputError(
-                    f"group '{name}' keeps multiples of {group.round_to} units, not {kept}"
+                    f"group '{name}' keeps multiples of {group.step} units"
+                    f"{_why_so_many(group)}, not {kept}"
                 )
+
+    def _group(self, name: str) -> Group:
+        if name not in self.by_name:
+            raise InputError(f"no group '{name}'; groups are {', '.join(self.by_name)}")
+        return self.by_name[name]
 
     @cached_property
     def _unit_index(self) -> tuple[Mapping[int, int], Mapping[str, slice], int]:
@@ -131,10 +136,9 @@ class Trace:
         """A choice as one row of booleans over all units of all groups."""
         _, ranges, total = self._unit_index
         keep = np.ones(total, dtype=bool)
-        for name, mine in choice.items():
-            if name not in ranges:
-                raise InputError(f"no group '{name}'; groups are {', '.join(self.by_name)}")
-            keep[ranges[name]] = mine
+        for name, flags in choice.items():
+            group = self._group(name)
+            keep[ranges[name]] = _flags(group, flags)
         return keep
 
     def keep_by_atom(self, choice: Choice) -> BoolArray:
@@ -256,6 +260,23 @@ class Trace:
 
     # -- plans --------------------------------------------------------------------------------
 
+    def cut_units(
+        self, choice: Choice, connections: Sequence[ZeroConnections] = ()
+    ) -> dict[str, BoolArray]:
+        """Kept units of the groups that the plan of a choice cuts; see ``plan``.
+
+        Raises:
+            InputError: The choice cannot be cut (see ``check``).
+        """
+        self.check(choice)
+        for connection in connections:
+            require_fit(connection, self.shape.tensors.get(connection.tensor))
+        read = {n: _flags(self.by_name[n], k) for n, k in choice.items()}
+        for name, unread in unread_units(self.cuttable, connections).items():
+            before = read.get(name, np.ones(unread.size, dtype=bool))
+            read[name] = _without(self.by_name[name], before, unread)
+        return {n: k for n, k in read.items() if not k.all()}
+
     def plan(self, choice: Choice, connections: Sequence[ZeroConnections] = ()) -> Plan:
         """The complete plan of a choice, for ``cut``.
 
@@ -267,14 +288,7 @@ class Trace:
         Raises:
             InputError: The choice cannot be cut (see ``check``).
         """
-        self.check(choice)
-        for connection in connections:
-            require_fit(connection, self.shape.tensors.get(connection.tensor))
-        read = {n: np.asarray(k, dtype=bool) for n, k in choice.items()}
-        for name, unread in unread_units(self.cuttable, connections).items():
-            before = read.get(name, np.ones(unread.size, dtype=bool))
-            read[name] = _without(self.by_name[name], before, unread)
-        cutting = {n: k for n, k in read.items() if not k.all()}
+        cutting = self.cut_units(choice, connections)
         keep = self.keep_by_atom(cutting)
         edits: list[Edit] = [*connections]
         axes: dict[tuple[str, int], BoolArray] = {}
@@ -319,12 +333,47 @@ class Trace:
         return list(edits.values())
 
 
+def _flags(group: Group, flags: object) -> BoolArray:
+    """One boolean per unit of a group.
+
+    Raises:
+        InputError: They are none: indices and numbers could be meant in more than one way.
+    """
+    found: object = flags
+    if isinstance(flags, torch.Tensor) and flags.dtype == torch.bool:
+        found = flags.detach().cpu().numpy()
+    elif isinstance(flags, list | tuple) and all(isinstance(x, bool | np.bool_) for x in flags):
+        found = np.array(flags, dtype=bool)
+    if not isinstance(found, np.ndarray) or found.dtype != np.bool_ or found.ndim != 1:
+        raise InputError(
+            f"choice of group '{group.name}' is {_shown(flags)}; give {group.units} booleans, True "
+            f"for a unit that stays (of indices: np.isin(np.arange({group.units}), indices))"
+        )
+    if found.size != group.units:
+        raise InputError(
+            f"group '{group.name}' has {group.units} units, the choice {found.size}; give one "
+            "boolean for each"
+        )
+    return found
+
+
+def _shown(value: object) -> str:
+    """A value in one short line."""
+    text = " ".join(str(value).split())
+    return f"{type(value).__name__} {text[:40]}{'...' if len(text) > 40 else ''}"
+
+
+def _why_so_many(group: Group) -> str:
+    if group.step == group.round_to:
+        return ""
+    return f" (round_to={group.round_to} channels, {group.channels_per_unit} in a unit)"
+
+
 def _without(group: Group, keep: BoolArray, unread: BoolArray) -> BoolArray:
     """Kept units less the unread ones, but for as many as the group's limits ask to stay."""
     left = keep & ~unread
-    least = max(group.min_units, -(-int(left.sum()) // group.round_to) * group.round_to)
     spare = np.flatnonzero(keep & unread)
-    back = least - int(left.sum())
+    back = group.width(int(left.sum())) - int(left.sum())
     if back > spare.size:
         return keep
     left[spare[:back]] = True

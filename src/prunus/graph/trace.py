@@ -43,7 +43,7 @@ def trace(
             tensor, a tuple of positional or a dict of keyword arguments.
         ignore: Glob patterns of module or parameter names whose outputs stay whole.
         min_units: Fewest units that must stay in each group.
-        round_to: Kept units are a multiple of this, for hardware that wants it.
+        round_to: Kept channels are a multiple of this, for hardware that wants it.
         verify: Cut one channel of every group as a probe, and refuse by name what fails.
 
     Returns:

@@ -2,7 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from math import gcd
 from typing import Literal
+
+import numpy as np
 
 from prunus.graph.labels import PROTECTED
 from prunus.plan import BoolArray, IntArray
@@ -39,7 +43,7 @@ class Group:
         axes: Every tensor dim the units touch.
         refused: Why it cannot be cut; empty when it can.
         min_units: Fewest units that must stay.
-        round_to: Kept units are a multiple of this (the whole group excepted).
+        round_to: Kept channels are a multiple of this on every axis (the whole group excepted).
         reduced: Whether a normalisation or another reduction runs over the channels.
     """
 
@@ -50,6 +54,25 @@ class Group:
     min_units: int = 1
     round_to: int = 1
     reduced: bool = False
+
+    @cached_property
+    def channels_per_unit(self) -> int:
+        """Channels that a unit has on every axis, or a multiple of them: of a head, its dimension.
+
+        Not the least on any axis: of 2 on one and 3 on another, only 1 divides both.
+        """
+        held = [np.unique(axis.units[axis.units >= 0], return_counts=True)[1] for axis in self.axes]
+        return int(np.gcd.reduce(np.concatenate(held))) if held else 1
+
+    @property
+    def step(self) -> int:
+        """Kept units are a multiple of this, so that kept channels are one of ``round_to``."""
+        return self.round_to // gcd(self.round_to, self.channels_per_unit)
+
+    def width(self, least: int) -> int:
+        """The least number of units, of ``least`` or more, that may stay."""
+        wanted = max(least, self.min_units, 1)
+        return min(self.units, -(-wanted // self.step) * self.step)
 
     @property
     def protected(self) -> bool:

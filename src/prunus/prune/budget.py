@@ -36,6 +36,16 @@ class _Ladder:
         middles = (self.widths[1:] + self.widths[:-1]) / 2
         return int(np.searchsorted(middles, wanted, side="right"))
 
+    def places(self) -> FloatArray:
+        """Of every unit, in the network's order: its rank in the group over the group's size."""
+        found = np.empty(self.group.units)
+        found[self.order] = np.arange(self.group.units) / self.group.units
+        return found
+
+    def next_share(self, rung: int) -> float:
+        """Share of the units that the next rung keeps."""
+        return float(self.widths[rung + 1]) / self.group.units
+
     def next_score(self, rung: int) -> float:
         """Mean score of the units that the next rung adds."""
         return float(self.scores[self.order[self.widths[rung] : self.widths[rung + 1]]].mean())
@@ -76,7 +86,7 @@ class _Stairs:
             f"or lower {self._knobs}"
         )
 
-    def fill(self, rungs: list[int], reached: Callable[[int, int], float]) -> Choice:
+    def fill(self, rungs: list[int], reached: Callable[[int, int], tuple[float, ...]]) -> Choice:
         """Climb one rung at a time, the lowest ``reached(ladder, rung)`` first, while it fits.
 
         A step that does not fit never will, as costs only grow: its group is done. So the result is
@@ -109,8 +119,8 @@ def ratio_choice(
         weights: By group that can be cut, above 0.
 
     Returns:
-        Kept units by group. Its cost is within the limit, and one more unit (or ``round_to`` of
-        them) in any group would exceed it.
+        Kept units by group. Its cost is within the limit, and one more unit (of a group that goes by
+        steps, one more step) in any group would exceed it.
 
     Raises:
         BudgetError: The narrowest legal network costs more than the limit.
@@ -128,8 +138,8 @@ def ratio_choice(
         wanted = [min(1.0, t * share) for share in shares]
         return [la.rung(w * la.group.units) for la, w in zip(ladders, wanted, strict=True)]
 
-    def reached(k: int, rung: int) -> float:
-        return float(ladders[k].widths[rung + 1]) / ladders[k].group.units / shares[k]
+    def reached(k: int, rung: int) -> tuple[float, ...]:
+        return (ladders[k].next_share(rung) / shares[k],)
 
     stairs.require_reachable()
     low, high = 0.0, 1 / min(shares, default=1.0)
@@ -151,6 +161,9 @@ def global_choice(
 ) -> Choice:
     """Keep the best units of the whole network, ranked in one list, within a budget.
 
+    Of units of equal scores the one goes first that leaves its group the larger share: by order of
+    the network the last groups would be stripped, the first ones left whole.
+
     Args:
         trace: Of the network.
         budget: The limit.
@@ -159,8 +172,8 @@ def global_choice(
             layer that loses all but a few units breaks the network.
 
     Returns:
-        Kept units by group. Its cost is within the limit, and one more unit (or ``round_to`` of
-        them) in any group would exceed it.
+        Kept units by group. Its cost is within the limit, and one more unit (of a group that goes by
+        steps, one more step) in any group would exceed it.
 
     Raises:
         BudgetError: The network of least widths costs more than the limit.
@@ -173,7 +186,8 @@ def global_choice(
     stairs.require_reachable()
     merged = np.concatenate([la.scores for la in ladders]) if ladders else np.empty(0)
     owner = np.repeat(np.arange(len(ladders)), [la.group.units for la in ladders])
-    ranked = owner[np.argsort(-merged, kind="stable")]
+    places = np.concatenate([la.places() for la in ladders]) if ladders else np.empty(0)
+    ranked = owner[np.lexsort((places, -merged))]
 
     def rungs(rank: int) -> list[int]:
         counts = np.bincount(ranked[:rank], minlength=len(ladders)).tolist()
@@ -183,7 +197,9 @@ def global_choice(
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if stairs.fits(rungs(middle)) else (low, middle)
-    return stairs.fill(rungs(low), lambda k, rung: -ladders[k].next_score(rung))
+    return stairs.fill(
+        rungs(low), lambda k, rung: (-ladders[k].next_score(rung), ladders[k].next_share(rung))
+    )
 
 
 def _ladder(group: Group, scores: Scores, least_share: float) -> _Ladder:
@@ -193,8 +209,7 @@ def _ladder(group: Group, scores: Scores, least_share: float) -> _Ladder:
         raise InputError(
             f"scores of group '{group.name}' must be {group.units} finite numbers; got {found}"
         )
-    least = max(group.min_units, int(np.ceil(least_share * group.units)), 1)
-    first = -(-least // group.round_to) * group.round_to
-    widths = np.append(np.arange(first, group.units, group.round_to), group.units)
+    first = group.width(int(np.ceil(least_share * group.units)))
+    widths = np.append(np.arange(first, group.units, group.step), group.units)
     order = np.argsort(-mine, kind="stable")
     return _Ladder(group, order, mine, widths.astype(np.int64))

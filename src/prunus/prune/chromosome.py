@@ -120,7 +120,7 @@ class Encoding:
         candidate = self.candidate(chromosome)
         if not candidate.connections:
             return candidate.choice
-        return self._trace.plan(candidate.choice, candidate.connections).channels
+        return self._trace.cut_units(candidate.choice, candidate.connections)
 
     def _silence_(self, keep: dict[str, BoolArray], chromosome: Chromosome) -> bool:
         """Make neurons inactive that no active one leads into or reads; whether any were."""
@@ -199,11 +199,9 @@ def _inputs(weight: _Weight, keep: Mapping[str, BoolArray]) -> BoolArray:
 def _legal(group: Group, keep: BoolArray, alive: BoolArray) -> BoolArray:
     """Active neurons that are alive, and as many others as the group must keep."""
     left = keep & alive
-    step = group.round_to
-    least = max(group.min_units, -(-int(left.sum()) // step) * step)
-    spare = np.flatnonzero(keep & ~alive)[: max(0, least - int(left.sum()))]
+    spare = np.flatnonzero(keep & ~alive)[: group.width(int(left.sum())) - int(left.sum())]
     left[spare] = True
-    return left if left.sum() == group.units or not left.sum() % step else keep
+    return left if left.sum() == group.units or not left.sum() % group.step else keep
 
 
 def _narrow_(keep: dict[str, BoolArray], group: Group, useful: BoolArray) -> bool:

@@ -57,7 +57,7 @@ def _choice(point: FrontPoint) -> Choice:
 
 def _executed(trace: Trace, point: FrontPoint) -> Choice:
     """Units that the cut network has: those that nothing reads are gone."""
-    return trace.plan(_choice(point), point.connections).channels
+    return trace.cut_units(_choice(point), point.connections)
 
 
 def _filled(trace: Trace, budget: Budget, choice: Choice, context: Context) -> Choice:

@@ -87,7 +87,7 @@ def decide_front(context: Context, proposals: Proposals) -> Decision:
         ),
         evaluations=different,
         front=Front(source=context.trace.shape, points=tuple(members)),
-        notes=(note,),
+        notes=(note, *proposals.shortfall(genome, context.budget)),
     )
 
 

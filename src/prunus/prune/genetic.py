@@ -79,7 +79,8 @@ class Genetic(Configured[GeneticOptions]):
             trace=context.trace,
             options=options,
             scores=scores,
-            generator=np.random.default_rng([context.seed, 0]),
+            # Apart from who breeds with whom, which the search draws from the seed itself.
+            generator=np.random.default_rng(np.random.SeedSequence(context.seed).spawn(1)[0]),
         )
         if options.mode == "front":
             return decide_front(context, proposals)
@@ -123,6 +124,7 @@ def _decide_one(context: Context, proposals: Proposals) -> Decision:
     notes = [note]
     if zeroed:
         notes.append(f"genetic: {zeroed:.1%} of the connection genes are 0")
+    notes += proposals.shortfall(search.best.genome, budget)
     return Decision(
         choice=best.choice,
         connections=best.connections,

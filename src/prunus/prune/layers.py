@@ -1,5 +1,6 @@
 """Whole layers of a transformer go: the fewest that a target allows, by place or by what they add."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Self, final
 
@@ -123,7 +124,8 @@ class Layers(Configured[LayersOptions]):
         try:
             for layer in kept:
                 smaller = _without(context.network, stack, size, [k for k in kept if k != layer])
-                losses[layer] = evaluate(smaller, split, device=context.device).loss
+                loss = evaluate(smaller, split, device=context.device).loss
+                losses[layer] = loss if math.isfinite(loss) else math.inf  # NaN would win a minimum
                 context.progress.advance()
         finally:
             context.progress.finish()

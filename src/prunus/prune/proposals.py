@@ -13,6 +13,7 @@ from prunus.method import TOLERANCE, Budget
 from prunus.plan import BoolArray
 from prunus.prune.budget import global_choice, ratio_choice, uniform_choice
 from prunus.prune.chromosome import Chromosome, Encoding, Layer, dropped_share
+from prunus.prune.filling import Filling
 from prunus.prune.genetic_options import GeneticOptions
 from prunus.prune.scores import FloatArray, Scores, normalized
 from prunus.search import break_point, gumbel_ranks, swap, uniform
@@ -112,24 +113,34 @@ class Proposals:
     def _topped_up(
         self, chromosome: Chromosome, budget: Budget, order: Sequence[FloatArray]
     ) -> Chromosome:
-        """Neurons added one by one (``round_to`` by so many), a group at a time, while they fit."""
+        """Neurons added a step at a time, a group at a time, while they fit."""
         limit = budget.limit(budget.measure(self.trace, {}))
-        open_groups = dict(zip(self.encoding.neurons(chromosome), order, strict=True))
-        while open_groups and limit - self._cost(chromosome, budget) > TOLERANCE * limit:
-            for name, scores in list(open_groups.items()):
-                keep, step = (
-                    self.encoding.neurons(chromosome)[name],
-                    self.trace.by_name[name].round_to,
+        if limit - self._cost(chromosome, budget) <= TOLERANCE * limit:
+            return chromosome
+        keep = dict(self.encoding.candidate(chromosome).choice)
+        filling = Filling(self.encoding, self.trace, budget, chromosome)
+        keep = filling.fill(keep, dict(zip(keep, order, strict=True)))
+        return self.encoding.with_neurons(chromosome, keep)
+
+    def shortfall(self, chromosome: Chromosome, budget: Budget) -> tuple[str, ...]:
+        """A note where much of the budget is left, which units without connections cannot fill."""
+        choice = self.encoding.executed(chromosome)
+        limit = budget.limit(budget.measure(self.trace, {}))
+        cost = budget.measure(self.trace, choice)
+        if cost >= (1 - TOLERANCE) * limit:
+            return ()
+        for group in self.trace.cuttable:
+            keep = choice.get(group.name, np.ones(group.units, dtype=bool))
+            count = group.width(int(keep.sum()) + 1) - int(keep.sum())
+            wider = keep | np.isin(np.arange(keep.size), np.flatnonzero(~keep)[:count])
+            if count and budget.measure(self.trace, {**choice, group.name: wider}) <= limit:
+                note = (
+                    f"genetic: {cost} of {limit} {budget.quantity} are used ({cost / limit:.1%}): "
+                    "other units have no connections to active ones; raise "
+                    f"connections={self.options.connections:g} to use more"
                 )
-                more = np.argsort(-np.where(keep, -np.inf, scores), kind="stable")[:step]
-                wider = self.encoding.with_neurons(
-                    chromosome, {name: keep | np.isin(np.arange(keep.size), more)}
-                )
-                if keep.all() or self._cost(wider, budget) > limit:
-                    del open_groups[name]
-                else:
-                    chromosome = wider
-        return chromosome
+                return (note,)
+        return ()
 
     def _cost(self, chromosome: Chromosome, budget: Budget) -> int:
         return budget.measure(self.trace, self.encoding.executed(chromosome))
@@ -174,6 +185,8 @@ class Proposals:
     def _moved(self, chromosome: Chromosome) -> Chromosome:
         """Change the shares of some groups; what that costs or saves, the budget evens out."""
         generator, neurons = self.generator, self.encoding.neurons(chromosome)
+        if not neurons:
+            return chromosome
         chosen = generator.random(len(neurons)) < MOVED_GROUPS / len(neurons)
         factors = np.exp((self.options.moves or 0.0) * generator.standard_normal(len(neurons)))
         moved: dict[str, BoolArray] = {}
@@ -192,13 +205,26 @@ class Proposals:
             Layer(
                 layer.neurons,
                 {
-                    tensor: self.generator.permutation(genes.size).reshape(genes.shape)
-                    < max(1, round(share * genes.size))
+                    tensor: self._some(genes.shape, max(1, round(share * genes.size)))
                     for tensor, genes in layer.connections.items()
                 },
             )
             for layer in chromosome
         )
+
+    def _some(self, shape: tuple[int, ...], count: int) -> BoolArray:
+        """That many connections; but in the paper's mode, as few neurons as can be have none.
+
+        Neurons without connections are lost to the budget, however much is left of it.
+        """
+        size = math.prod(shape)
+        places = self.generator.permutation(size).reshape(shape)
+        if self.options.mode == "paper":
+            return np.asarray(places < count, dtype=bool)
+        for axis in (0, 1):
+            places = places - size * (places % size == (places % size).min(axis, keepdims=True))
+        first = np.argsort(places, axis=None)[:count]
+        return np.isin(np.arange(size), first).reshape(shape)
 
     def _drawn(self) -> dict[str, FloatArray]:
         """Scores whose best are a sample of a group's units."""

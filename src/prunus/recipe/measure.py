@@ -19,7 +19,7 @@ from prunus.plan import Bits, Record
 from prunus.progress import Progress
 from prunus.recipe.subject import stated
 from prunus.records import Cost, Environment, Latency, Score, Stage
-from prunus.train import evaluation_of, predictions
+from prunus.train import answers, evaluation_of, predictions
 
 LOOKS_FILE = "looks.json"
 
@@ -105,7 +105,7 @@ def look_by(
     before = data.test.evaluations
     seen, labels = logits(), data.test.labels
     require_looks(data, before, 1, f"the look at stage {stage}")
-    found = evaluation_of(seen, labels)
+    found = evaluation_of(seen, labels, classes=data.test.num_classes)
     score = Score(
         metric=data.metric,
         value=found.f1 if data.metric == "f1" else found.top1,
@@ -113,7 +113,7 @@ def look_by(
         f1=found.f1,
         precision=found.precision,
         recall=found.recall,
-        correct=Bits.pack((seen.argmax(dim=1) == labels).numpy()),
+        correct=Bits.pack((answers(seen) == labels).numpy()),
         loss=found.loss,
         samples=found.samples,
         split="test",

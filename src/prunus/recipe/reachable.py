@@ -43,8 +43,7 @@ def _smallest(trace: Trace) -> Choice:
     """Every group at its least width."""
     found = {}
     for group in trace.cuttable:
-        least = min(group.units, ceil(group.min_units / group.round_to) * group.round_to)
-        found[group.name] = np.arange(group.units) < least
+        found[group.name] = np.arange(group.units) < group.width(group.min_units)
     return found
 
 

@@ -32,7 +32,7 @@ class Recipe(Record):
         seed: Of search, data order and fine-tuning. The splits of the data do not depend on it.
         ignore: Glob patterns of modules whose outputs stay whole.
         min_units: Fewest units that must stay in each group.
-        round_to: Kept units are a multiple of this.
+        round_to: Kept channels are a multiple of this.
         steps: In order.
     """
 

@@ -1,7 +1,7 @@
 """Training, evaluation, batch-norm recalibration and losses."""
 
 from prunus.train.config import TrainConfig
-from prunus.train.evaluate import Evaluation, evaluate, evaluation_of, predictions
+from prunus.train.evaluate import Evaluation, answers, evaluate, evaluation_of, predictions
 from prunus.train.fit import fit
 from prunus.train.forward import forward_logits
 from prunus.train.losses import classification_loss, distillation_loss, teacher_loss
@@ -15,6 +15,7 @@ __all__ = [
     "Execution",
     "FitResult",
     "TrainConfig",
+    "answers",
     "classification_loss",
     "distillation_loss",
     "evaluate",

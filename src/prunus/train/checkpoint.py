@@ -21,7 +21,8 @@ from prunus.train.config import TrainConfig
 from prunus.train.precision import Execution
 
 _FORMAT = "prunus-training-1"
-_KNOWN_SAMPLES = 32
+_KNOWN_SAMPLES = 64
+_NAMED_FROZEN = 3
 _DIGEST_BATCH = 1024
 _BROKEN = (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError)
 _KEYS = ("identity", "network", "optimizer", "best", "history", "precision", "layout")
@@ -105,8 +106,8 @@ def training_identity(
     resume the one from the other's checkpoint would silently return the wrong network.
 
     Args:
-        network: With the weights it starts from.
-        train: Known by its size and its first samples, as they come without a generator.
+        network: With the weights it starts from; what is frozen stays frozen.
+        train: Known by its size, all its labels, and samples spread evenly over it.
         search: Likewise.
         config: Its settings.
         seed: Of data order and dropout.
@@ -119,14 +120,15 @@ def training_identity(
         **settings,
         "seed": seed,
         "train samples": len(train),
-        "train data": _first_samples_digest(train),
+        "train data": _samples_digest(train),
         "search samples": len(search),
-        "search data": _first_samples_digest(search),
+        "search data": _samples_digest(search),
         "network shape": shape.digest,
         "starting weights": _digest(_tensors(network)),
+        "frozen parameters": _frozen(network),
         "teacher weights": "none" if teacher is None else _digest(_tensors(teacher)),
         "unlabeled samples": 0 if unlabeled is None else len(unlabeled),
-        "unlabeled data": "none" if unlabeled is None else _first_samples_digest(unlabeled),
+        "unlabeled data": "none" if unlabeled is None else _samples_digest(unlabeled),
     }
 
 
@@ -153,10 +155,23 @@ def _tensors(network: nn.Module) -> dict[str, Tensor]:
     return {k: v for k, v in network.state_dict().items() if isinstance(v, Tensor)}
 
 
-def _first_samples_digest(split: Split) -> str:
-    inputs, labels = next(iter(split.batches(_KNOWN_SAMPLES)))
+def _frozen(network: nn.Module) -> str:
+    """Which parameters are not trained, in a few words: names of the first, a digest of all."""
+    names = sorted(name for name, p in network.named_parameters() if not p.requires_grad)
+    if len(names) <= _NAMED_FROZEN:
+        return ", ".join(names) or "none"
+    digest = hashlib.sha256("\0".join(names).encode()).hexdigest()
+    more = len(names) - _NAMED_FROZEN
+    return f"{', '.join(names[:_NAMED_FROZEN])} and {more} more (sha256 {digest[:12]})"
+
+
+def _samples_digest(split: Split) -> str:
+    """SHA-256 of all labels, which lie in memory, and of some samples, which have to be read."""
+    count = min(_KNOWN_SAMPLES, len(split))
+    spread = torch.linspace(0, len(split) - 1, count, dtype=torch.float64).round().long()
+    inputs, _ = split.samples.store.read(split.samples.indices[spread], None)
     named = {"input": inputs} if isinstance(inputs, Tensor) else inputs
-    return _digest({**named, "labels": labels})
+    return _digest({**named, "labels": split.labels})
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

@@ -27,8 +27,9 @@ Predict = nn.Module | Callable[[Inputs], Tensor]
 class Evaluation(Record):
     """Quality on all samples of a split; all but ``loss`` in [0, 1].
 
-    Of two classes ``f1``, ``precision`` and ``recall`` are those of class 1; of more they are the
-    plain mean over the classes that occur (macro). A ratio of nothing to nothing counts as 0.
+    Of data of two classes ``f1``, ``precision`` and ``recall`` are those of class 1; of more they are
+    the plain mean over the classes that occur (macro). A ratio of nothing to nothing counts as 0, an
+    answer that is no number as wrong.
 
     Attributes:
         top1: Share of samples in the right class (accuracy).
@@ -72,7 +73,7 @@ def evaluate(
             is no class of them.
     """
     logits, labels = _run(network, split, batch_size, device, channels_last=channels_last)
-    return evaluation_of(logits, labels)
+    return evaluation_of(logits, labels, classes=split.num_classes)
 
 
 def predictions(
@@ -87,31 +88,45 @@ def predictions(
     return _run(network, split, batch_size, device, channels_last=channels_last)[0]
 
 
-def evaluation_of(logits: Tensor, labels: Tensor) -> Evaluation:
-    """Quality of logits ``[samples, classes]`` against labels ``[samples]``.
+def answers(logits: Tensor) -> Tensor:
+    """Class that every row of logits calls, int64 ``[samples]``; -1 where it calls none.
+
+    A row with a NaN, or whose greatest logit is infinite, calls none: ``argmax`` would name one. A
+    class that a network rules out by a logit of minus infinity is no such case.
+    """
+    greatest, called = logits.max(dim=1)
+    return torch.where(greatest.isfinite(), called, -1)
+
+
+def evaluation_of(logits: Tensor, labels: Tensor, *, classes: int | None = None) -> Evaluation:
+    """Quality of logits ``[samples, outputs]`` against labels ``[samples]``.
+
+    Args:
+        logits: A row that calls no class (see ``answers``) is wrong.
+        labels: Right classes.
+        classes: Of the data, which decide what F1 is: a network may have more outputs. None: as
+            many as outputs.
 
     Raises:
         InputError: A label is no class of the logits.
     """
-    classes = logits.shape[1]
-    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+    outputs = logits.shape[1]
+    if int(labels.min()) < 0 or int(labels.max()) >= outputs:
         raise InputError(
             f"labels run from {int(labels.min())} to {int(labels.max())}, the network answers with "
-            f"{classes} classes: give labels 0 to {classes - 1} (-1, not known, cannot be judged)"
+            f"{outputs} classes: give labels 0 to {outputs - 1} (-1, not known, cannot be judged)"
         )
     logits = logits.double()
-    called = logits.argmax(dim=1)
-    table = torch.zeros(classes, classes, dtype=torch.float64)
-    table.index_put_((labels, called), torch.ones(len(labels)).double(), accumulate=True)
-    hits = table.diagonal()
-    precision = hits / table.sum(dim=0).clamp(min=1)
-    recall = hits / table.sum(dim=1).clamp(min=1)
-    f1 = 2 * hits / (table.sum(dim=0) + table.sum(dim=1)).clamp(min=1)
-
-    there = table.sum(dim=0) + table.sum(dim=1) > 0
+    called = answers(logits)
+    hits = torch.bincount(labels[called == labels], minlength=outputs).double()
+    calls = torch.bincount(called[called >= 0], minlength=outputs).double()
+    members = torch.bincount(labels, minlength=outputs).double()
+    precision, recall = hits / calls.clamp(min=1), hits / members.clamp(min=1)
+    f1 = 2 * hits / (calls + members).clamp(min=1)
+    there, binary = calls + members > 0, (outputs if classes is None else classes) == 2
 
     def over_classes(values: Tensor) -> float:
-        return float(values[1] if classes == 2 else values[there].mean())
+        return float(values[1] if binary else values[there].mean())
 
     return Evaluation(
         top1=float(hits.sum()) / len(labels),

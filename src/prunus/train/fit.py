@@ -12,6 +12,7 @@ from torch import nn
 
 from prunus.data import SearchSplit, Split, TrainSplit, UnlabeledSplit, composed_texts
 from prunus.errors import InputError
+from prunus.graph import hold_connections_
 from prunus.progress import Progress, Silent
 from prunus.records import HistoryPoint
 from prunus.train.checkpoint import Checkpoint, Identity, copy_state, training_identity
@@ -50,7 +51,8 @@ def fit(  # noqa: PLR0913  # all but four are options, by keyword only
     the weights of an uninterrupted one.
 
     Args:
-        network: Returns logits; trained where ``requires_grad`` says so.
+        network: Returns logits; trained where ``requires_grad`` says so. Connections that a plan
+            holds at zero stay zero.
         train: Weights are trained on it; a last batch of one sample is skipped.
         search: Evaluated after each epoch; chooses the epoch for ``select="best"``.
         config: All settings.
@@ -77,6 +79,7 @@ def fit(  # noqa: PLR0913  # all but four are options, by keyword only
     others: dict[str, Split] = {} if unlabeled is None else {"unlabeled": unlabeled}
     _check({"train": train, "search": search, **others}, seed)
     _check_teacher(config, network, teacher, unlabeled)
+    hold_connections_(network)  # a copy has lost the hooks that keep its zeros
     store: _Store | None = None
     if checkpoint is not None:
         identity = training_identity(

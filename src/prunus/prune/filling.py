@@ -1,0 +1,150 @@
+"""Fill what a budget has left with neurons, where what a neuron costs hangs on its connections."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from prunus.graph import Trace
+from prunus.method import TOLERANCE, Budget
+from prunus.plan import BoolArray
+from prunus.prune.chromosome import Chromosome, Encoding
+from prunus.prune.scores import FloatArray
+
+Keep = dict[str, BoolArray]
+Step = tuple[str, list[int]]
+_SKIPS = 8  # of chains of neurons that cost too much, where none can be added alone
+
+
+@dataclass(frozen=True, eq=False)
+class Filling:
+    """Adds neurons to a chromosome of few connections, which stay as they are.
+
+    Only neurons that are alive count: some connection leads in from an active one, and another out.
+    A gene of one that is not is left clear, or the neuron would come alive with a neighbour, which
+    then costs more than it need. Neurons that are alive at once cost the same throughout a group, so
+    that one that does not fit closes its group. Those that come alive only together are added together.
+
+    Attributes:
+        encoding: Of the network.
+        trace: Of the network.
+        budget: The limit.
+        chromosome: Whose connections hold.
+    """
+
+    encoding: Encoding
+    trace: Trace
+    budget: Budget
+    chromosome: Chromosome
+
+    def fill(self, keep: Keep, ranks: Mapping[str, FloatArray]) -> Keep:
+        """Active neurons, and others while they fit, until less than the tolerance is left.
+
+        Args:
+            keep: Neurons by group, all of them alive; legal widths.
+            ranks: Which to take first, by group: the larger.
+        """
+        while True:
+            keep = self._one_by_one(keep, ranks)
+            if self._spare(keep) <= 0:
+                return keep
+            more = self._together(keep, ranks)
+            if self._cost(more) <= self._cost(keep):
+                return keep
+            keep = more
+
+    def _one_by_one(self, keep: Keep, ranks: Mapping[str, FloatArray]) -> Keep:
+        waiting, grown = list(keep), True
+        while grown:
+            grown = False
+            for name in list(waiting):
+                if self._spare(keep) <= 0:
+                    return keep
+                wider = self._wider(keep, name, ranks[name])
+                if wider is None:  # until a neighbour grows
+                    continue
+                if self._cost({**keep, name: wider}) > self._limit:
+                    waiting.remove(name)
+                else:
+                    keep, grown = {**keep, name: wider}, True
+        return keep
+
+    def _wider(self, keep: Keep, name: str, scores: FloatArray) -> BoolArray | None:
+        """A group with its next neurons, first those that would be alive; None without such."""
+        whole = {**keep, name: np.ones(keep[name].size, dtype=bool)}
+        alive = self._alive(whole)[name]
+        steps = self._steps(name, keep[name], alive, scores)
+        if not steps or not alive[steps[0]].any():
+            return None
+        return keep[name] | np.isin(np.arange(alive.size), steps[0])
+
+    def _together(self, keep: Keep, ranks: Mapping[str, FloatArray]) -> Keep:
+        """Steps of all groups, in turn, while they fit; of what they make, the living neurons."""
+        alive = self._alive({n: np.ones(k.size, dtype=bool) for n, k in keep.items()})
+        found = []
+        for name, mine in keep.items():
+            reached = int(mine.sum())
+            for step in self._steps(name, mine, alive[name], ranks[name]):
+                reached += len(step)
+                found.append((reached / mine.size, name, step))
+        left = [(name, step) for _, name, step in sorted(found)]
+        for _ in range(_SKIPS):
+            first = self._fitting(keep, left)
+            # One step more brings a chain to life that costs too much: as much of it as fits.
+            chain = left[first::-1] if first < len(left) else []
+            chain = chain[: self._fitting(keep, chain)]
+            for steps in (left[:first], chain):
+                more = self._after(keep, steps)
+                if self._cost(more) > self._cost(keep):
+                    return more
+            del left[first : first + 1]
+        return keep
+
+    def _fitting(self, keep: Keep, steps: list[Step]) -> int:
+        """How many of the steps fit, from the first on."""
+        low, high = 0, len(steps) + 1  # the first fits, the last is out of reach
+        while high - low > 1:
+            middle = (low + high) // 2
+            fits = self._cost(self._after(keep, steps[:middle])) <= self._limit
+            low, high = (middle, high) if fits else (low, middle)
+        return low
+
+    def _after(self, keep: Keep, steps: list[Step]) -> Keep:
+        """Living neurons after these steps; a step to a whole group needs those before it."""
+        made = {name: mine.copy() for name, mine in keep.items()}
+        for name, step in steps:
+            made[name][step] = True
+        for name, mine in made.items():
+            count = int(mine.sum())
+            if self.trace.by_name[name].width(count) != count:
+                made[name] = keep[name]
+        return self._alive(made)
+
+    def _steps(
+        self, name: str, mine: BoolArray, alive: BoolArray, scores: FloatArray
+    ) -> list[list[int]]:
+        """Missing neurons in steps to legal widths, the living first, then by score."""
+        missing = np.flatnonzero(~mine)
+        order = missing[np.lexsort((-scores[missing], ~alive[missing]))].tolist()
+        group, steps = self.trace.by_name[name], []
+        while order:
+            kept = group.units - len(order)
+            count = group.width(kept + 1) - kept
+            steps.append(order[:count])
+            order = order[count:]
+        return steps
+
+    def _alive(self, keep: Keep) -> Keep:
+        made = self.encoding.with_neurons(self.chromosome, keep)
+        return dict(self.encoding.candidate(made).choice)
+
+    def _cost(self, keep: Keep) -> int:
+        return self.budget.measure(self.trace, keep)
+
+    @property
+    def _limit(self) -> int:
+        return self.budget.limit(self.budget.measure(self.trace, {}))
+
+    def _spare(self, keep: Keep) -> float:
+        """What is left of the limit beyond its tolerance."""
+        return (1 - TOLERANCE) * self._limit - self._cost(keep)

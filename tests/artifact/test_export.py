@@ -2,7 +2,9 @@
 
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -123,6 +125,17 @@ def test_the_example_inputs_are_not_stored(tmp_path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         assert archive.namelist()
         assert not any(needle in archive.read(name) for name in archive.namelist())
+
+
+def test_wrong_objects_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "model.pt2"
+    makes: Any = partial(Doubling, 2.0)
+    nothing: Any = None
+    with pytest.raises(InputError, match="network is the function partial; give the network it"):
+        export(makes, path, torch.ones(2, 3), "pt2")
+    with pytest.raises(InputError, match="example_inputs is a NoneType; give a tensor"):
+        export(Doubling(2.0), path, nothing, "pt2")
+    assert not path.parent.exists()
 
 
 def test_a_network_of_one_batch_size_is_refused_with_the_remedy(tmp_path: Path) -> None:

@@ -324,6 +324,26 @@ def test_settings_below_one_are_refused(setting: str) -> None:
         trace(chain(), IMAGES, **options)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"network": chain},
+            r"network is the function chain; give the network it makes: chain\(\)",
+        ),
+        ({"network": nn.Flatten}, r"network is the class Flatten; give an instance: Flatten\(\)"),
+        ({"network": {}}, r"network is a dict; give a torch\.nn\.Module"),
+        ({"ignore": "0"}, r"ignore is the text '0'; give a list of patterns: \['0'\]"),
+        ({"min_units": 1.5}, "min_units is 1.5; give a whole number"),
+        ({"round_to": "8"}, "round_to is '8'; give a whole number"),
+    ],
+)
+def test_wrong_objects_are_refused_with_the_remedy(change: dict[str, Any], said: str) -> None:
+    given: dict[str, Any] = {"network": chain(), "example_inputs": IMAGES, **change}
+    with pytest.raises(InputError, match=said):
+        trace(**given)
+
+
 def test_settings_reach_every_group() -> None:
     found = trace(chain(), IMAGES, min_units=2, round_to=2)
     assert {(g.min_units, g.round_to) for g in found.groups} == {(2, 2)}

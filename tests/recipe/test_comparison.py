@@ -130,6 +130,10 @@ def test_a_killed_comparison_resumes_and_may_grow(tmp_path: Path) -> None:
     [
         ({"methods": []}, "methods is []"),
         ({"methods": "l1"}, "give a list"),
+        ({"methods": 3}, "methods is 3; give a list"),
+        ({"methods": [Prune(method="l1")]}, "methods is a list of steps; give every list of steps"),
+        ({"seeds": 3}, "seeds is 3; give a list of them"),
+        ({"seeds": "0,1"}, "seeds is '0,1'; give a list of them"),
         ({"methods": ["l1", "l1"]}, "each once"),
         ({"methods": ["l9"]}, "no method 'l9'"),
         ({"seeds": ()}, "seeds is []"),

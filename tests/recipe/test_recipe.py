@@ -96,6 +96,7 @@ def test_any_recipe_survives_yaml(steps: list[Prune | Recalibrate | Train], time
         ("- recalibrate", "- 7", ["steps[0].repeat.steps[1]", "7"]),
         ("- recalibrate", "- recalibrate: 7", ["recalibrate", "mapping"]),
         ("- recalibrate", "- {train: {}, prune: {}}", ["one name", "train, prune"]),
+        ("method: taylor, target: macs=0.5", "method: taylor, target: 0.5", ["write macs=0.5"]),
         ("schedule: [0.7, 0.5]", "schedule: fast", ["steps[0].repeat.schedule", "fast"]),
     ],
 )

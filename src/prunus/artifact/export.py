@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from prunus.errors import InputError, MissingExtraError
+from prunus.graph import check_inputs, check_network
 
 Inputs = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
 """Inputs of one call: a tensor, positional arguments, or keyword arguments by name."""
@@ -50,6 +51,8 @@ def export(
         InputError: Format or suffix is another, or the network cannot be traced.
         MissingExtraError: ``format`` is ``"onnx"`` and its packages are not installed.
     """
+    check_network(network)
+    check_inputs(example_inputs)
     path = Path(path)
     if format not in ("onnx", "pt2"):
         raise InputError(f"format={format!r} is not known; use 'onnx' or 'pt2'")

@@ -5,7 +5,7 @@ from prunus.graph.certify_rebuild import certify_rebuild
 from prunus.graph.connections import held_connections, hold_connections_
 from prunus.graph.cut import cut, network_shape, plan_of
 from prunus.graph.groups import Trace
-from prunus.graph.inputs import Inputs, call, first_sample
+from prunus.graph.inputs import Inputs, call, check_inputs, check_network, first_sample
 from prunus.graph.trace import trace
 from prunus.graph.units import Choice, Group, UnitAxis
 from prunus.graph.word_tables import word_tables
@@ -19,6 +19,8 @@ __all__ = [
     "call",
     "certify",
     "certify_rebuild",
+    "check_inputs",
+    "check_network",
     "cut",
     "first_sample",
     "held_connections",

@@ -34,6 +34,28 @@ def check_inputs(inputs: Any) -> Inputs:
     return inputs
 
 
+def check_network(network: object, remedy: str = "give a torch.nn.Module") -> None:
+    """Refuse what is no network, such as its class or the function that makes it.
+
+    Args:
+        network: Anything.
+        remedy: What to give where neither a class nor a function is told.
+
+    Raises:
+        InputError: It is no module.
+    """
+    if isinstance(network, nn.Module):
+        return
+    if isinstance(network, type):
+        raise InputError(
+            f"network is the class {network.__name__}; give an instance: {network.__name__}()"
+        )
+    if callable(network):
+        name = getattr(network, "__name__", type(network).__name__)
+        raise InputError(f"network is the function {name}; give the network it makes: {name}()")
+    raise InputError(f"network is a {type(network).__name__}; {remedy}")
+
+
 def call(network: nn.Module, inputs: Inputs) -> Any:
     """Run a network on a copy of its inputs (it may work in place), without gradients."""
     inputs = _each(inputs, torch.Tensor.clone)

@@ -15,7 +15,14 @@ from prunus.graph import rules_contract, rules_index, rules_pointwise, rules_red
 from prunus.graph.certify import certify
 from prunus.graph.cut import network_shape
 from prunus.graph.groups import Trace
-from prunus.graph.inputs import Inputs, call, check_inputs, first_sample, output_tensors
+from prunus.graph.inputs import (
+    Inputs,
+    call,
+    check_inputs,
+    check_network,
+    first_sample,
+    output_tensors,
+)
 from prunus.graph.labels import FIXED, IGNORED, KERNEL, LOOKUP, OUTPUT, SINGLE, Algebra, varies
 from prunus.graph.provenance import Origin, SizeWatch, plant
 from prunus.graph.units import Group, UnitAxis
@@ -53,10 +60,14 @@ def trace(
         InputError: Unusable example inputs or settings, or a pattern that matches nothing.
         GraphError: The network does not run on the example inputs.
     """
+    check_network(network)
     inputs = check_inputs(example_inputs)
-    for name, value in (("min_units", min_units), ("round_to", round_to)):
-        if value < 1:
-            raise InputError(f"{name} is {value}; it must be at least 1")
+    numbers: dict[str, object] = {"min_units": min_units, "round_to": round_to}
+    for name, value in numbers.items():
+        if not isinstance(value, int) or value < 1:
+            raise InputError(f"{name} is {value!r}; give a whole number of at least 1")
+    if isinstance(ignore, str):
+        raise InputError(f"ignore is the text {ignore!r}; give a list of patterns: [{ignore!r}]")
     algebra, findings = _walk(network, inputs)
     _settle(algebra, findings)
     groups = _groups(algebra, findings, network)

@@ -1,7 +1,7 @@
 """``compare``: several methods on the same network, data and target, each with several seeds."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -190,11 +190,7 @@ def make_cells(
     Raises:
         InputError: A method, a target, an option or a seed cannot be used.
     """
-    if isinstance(methods, str) or not methods:
-        raise InputError(f"methods is {methods!r}; give a list of names, or names with steps")
-    for what, values in (("methods", list(methods)), ("seeds", list(seeds))):
-        if not values or len(set(values)) < len(values):
-            raise InputError(f"{what} is {values}; give at least one, each once")
+    _require_lists(methods, seeds)
     unused = [name for name in options if name not in methods]
     if unused:
         raise InputError(f"options are given for '{unused[0]}', which is not among the methods")
@@ -218,6 +214,21 @@ def make_cells(
             content = {**shared, "name": name, "seed": seed, "steps": tuple(steps)}
             cells.append(Cell(name, make_recipe(content, f"method '{name}'")))
     return cells
+
+
+def _require_lists(methods: object, seeds: object) -> None:
+    """Refuse what lists no methods or no seeds, or one of them twice."""
+    if isinstance(methods, str) or not methods or not isinstance(methods, Iterable):
+        raise InputError(f"methods is {methods!r}; give a list of names, or names with steps")
+    if not all(isinstance(name, str) for name in methods):
+        raise InputError(
+            "methods is a list of steps; give every list of steps a name: {'mine': [step, step]}"
+        )
+    if isinstance(seeds, str) or not isinstance(seeds, Iterable):
+        raise InputError(f"seeds is {seeds!r}; give a list of them: [0, 1, 2]")
+    for what, values in (("methods", list(methods)), ("seeds", list(seeds))):
+        if not values or len(set(values)) < len(values):
+            raise InputError(f"{what} is {values}; give at least one, each once")
 
 
 def _run_cells(

@@ -15,6 +15,14 @@ from prunus.quantize import Deployment
 from prunus.train import TrainConfig
 
 
+def _no_number(target: object) -> object:
+    if isinstance(target, int | float):
+        raise ValueError(  # noqa: TRY004  # the kind that pydantic reports
+            f"a number names no quantity: write macs={target:g}, params= or size="
+        )
+    return target
+
+
 class Prune(Record):
     """Cut: a method decides within a budget, the network is cut by its plan.
 
@@ -27,7 +35,7 @@ class Prune(Record):
 
     step: Literal["prune"] = "prune"
     method: str
-    target: str = ""
+    target: Annotated[str, BeforeValidator(_no_number)] = ""
     options: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from prunus.artifact.manifest import TOKENIZER_FILE
 from prunus.data import DataSplits, TextOptions, TextTokenizer, is_text_data, load_data
 from prunus.errors import InputError
-from prunus.graph import Inputs, hold_connections_
+from prunus.graph import Inputs, check_network, hold_connections_
 from prunus.records import Source
 from prunus.train import forward_logits
 from prunus.zoo import copied, is_drawn, load_source, normalization, reads_text, zoo_names
@@ -123,7 +123,8 @@ def resolve_subject(
     Raises:
         InputError: Something is missing, or network and data do not fit.
     """
-    _require_network(network)
+    if network is not None and not isinstance(network, Source | str):
+        check_network(network, "give a torch.nn.Module, or the name of a network")
     named = _as_source(network) if not isinstance(network, nn.Module) else source
     splits = resolve_data(data, named, text)
     drawn_here = False
@@ -230,22 +231,6 @@ def stated(inputs: Inputs, samples: int, data: DataSplits) -> Inputs:
 
 def _as_source(network: Source | str | None) -> Source | None:
     return Source(model=network) if isinstance(network, str) else network
-
-
-def _require_network(network: object) -> None:
-    """Refuse what is no network, and names none."""
-    if network is None or isinstance(network, nn.Module | Source | str):
-        return
-    if isinstance(network, type):
-        raise InputError(
-            f"network is the class {network.__name__}; give an instance: {network.__name__}()"
-        )
-    if callable(network):
-        name = getattr(network, "__name__", type(network).__name__)
-        raise InputError(f"network is the function {name}; give the network it makes: {name}()")
-    raise InputError(
-        f"network is a {type(network).__name__}; give a torch.nn.Module, or the name of a network"
-    )
 
 
 def _require_name(data: object) -> None:

@@ -8,7 +8,10 @@ import torch
 from torch import nn
 
 import prunus
+from prunus.cli.build import suite_steps
+from prunus.cli.given import Cut, Training
 from prunus.errors import InputError
+from prunus.recipe import Train
 from prunus.records import Source
 from prunus.train import TrainConfig
 from tests.cli.runner import ends
@@ -95,6 +98,42 @@ def test_the_suite_refuses_what_its_steps_cannot_use() -> None:
     suite = ["compare", "--suite", "text", "--model", "bert_tiny", "--data", "docstrings"]
     ends([*suite, "--epochs", "0"], "error: --epochs 0: input should be greater than or equal to 1")
     ends([*suite, "--lr", "0"], "error: --lr 0.0: input should be greater than 0")
+    ends([*suite, "--batch-size", "0"], "error: --batch-size 0: input should be greater than or")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--target", "macs=0.25"],
+        ["--option", "taylor.batches=2"],
+        ["--distill", "0.5"],
+        ["--scratch-epochs", "3"],
+    ],
+)
+def test_the_suite_refuses_what_its_rows_would_pass_by(given: list[str]) -> None:
+    suite = ["compare", "--suite", "text", "--model", "bert_tiny", "--data", "docstrings"]
+    ends([*suite, *given], f"error: {given[0]} is given beside --suite, whose rows say it")
+
+
+@pytest.mark.parametrize(
+    "given", [["--lr", "0.1"], ["--distill", "0.5"], ["--scratch-epochs", "3"], ["--epochs", "1"]]
+)
+def test_a_recipe_refuses_what_its_steps_would_pass_by(tmp_path: Path, given: list[str]) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("steps: [{prune: {method: l1, target: macs=0.5}}]\n", encoding="utf-8")
+    command = ["compress", *COMPARE[1:], "--recipe", str(file), *given]
+    ends(command, f"error: {given[0]} is given beside --recipe, which says it")
+
+
+@pytest.mark.parametrize(("asked", "used"), [(None, 32), (8, 8)])
+def test_the_rows_of_the_suite_train_with_the_batch_that_is_asked_for(
+    asked: int | None, used: int
+) -> None:
+    cut = Cut(target=None, options=(), ignore=(), min_units=1, round_to=1)
+    training = Training(1, None, asked, 0.0, None, None, None)
+    rows = suite_steps("text", (), (), cut, training)
+    trainings = [step for steps in rows.values() for step in steps if isinstance(step, Train)]
+    assert {step.batch_size for step in trainings} == {used}
 
 
 def test_an_unknown_optimizer_ends_every_command_in_one_line() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prunus import load
 from prunus.artifact import read_manifest
-from prunus.data import DataSplits, TextTokenizer
+from prunus.data import DataSplits, TextTokenizer, load_data
 from prunus.errors import InputError
 from prunus.graph import held_connections, plan_of
 from prunus.plan import Bits, KeepVocabulary
@@ -135,6 +135,27 @@ def test_a_trimmed_and_deployed_network_is_measured_in_its_engine(
         wanted = done.network(input_ids=pieces, attention_mask=torch.ones_like(pieces))
     found = session({"input_ids": pieces, "attention_mask": torch.ones_like(pieces)})
     assert torch.allclose(found, wanted, atol=0.1 * float(wanted.abs().max()))
+
+
+def test_the_recipe_of_a_record_reads_the_texts_as_the_run_did(tmp_path: Path) -> None:
+    """Options that no recipe said, but the caller or the command line."""
+    file = texts.write(tmp_path)
+    done = compress(
+        texts.NETWORK,
+        [VOCABULARY],
+        f"text:{file}",
+        text=texts.OPTIONS,
+        out=tmp_path / "run",
+        train_first=texts.training().config(fresh=False),
+        latency=None,
+    )
+    kept = read_manifest(tmp_path / "run" / "artifact").recipe
+    for recipe in (make_recipe(done.record.recipe), make_recipe(kept or {})):
+        assert recipe.text == texts.OPTIONS
+        again = load_data(recipe.data or "", text=recipe.text)
+        assert again.tokenizer is not None
+        assert recipe.arguments["vocab_size"] == again.tokenizer.vocab_size
+        assert again.max_length == 16
 
 
 def test_a_student_takes_the_place_of_its_teacher(data: DataSplits, tmp_path: Path) -> None:

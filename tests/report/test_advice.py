@@ -95,3 +95,17 @@ def test_other_comparisons_have_no_advice(comparison: Comparison) -> None:
 def test_a_remark_names_a_few_rows_and_counts_the_others() -> None:
     assert _listed(["a", "b", "c", "d"]) == "a, b, c, d"
     assert _listed(["a", "b", "c", "d", "e", "f"]) == "a, b, c and 3 more rows"
+
+
+def test_nothing_is_as_good_as_a_dense_network_that_gets_nothing_right(
+    deployed: Comparison,
+) -> None:
+    runs = [
+        run.model_copy(update={"scores": (_score("dense", 0.0), _score("deployed", 0.0))})
+        for run in deployed.runs
+    ]
+    broken = deployed.model_copy(update={"runs": tuple(runs)})
+    told = advice(broken, comparison_rows(broken))
+    assert told[0].startswith("The dense network's F1 is 0 on the test split")
+    assert "train it longer" in told[0]
+    assert not any("within" in sentence for sentence in told)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -47,6 +47,7 @@ DEFAULT_METHODS = (
 _HERE = "command line"
 _IN_A_RECIPE = "compare it through a recipe without a target (--recipe FILE.yaml)"
 _IMAGE_LR, _IMAGE_FIRST_LR = 0.02, 0.1  # SGD, after a cut and from scratch
+_BATCH = 128
 _TEXT_LR, _TEXT_FIRST_LR, _PRETRAINED_LR = 1e-4, 5e-4, 5e-5  # AdamW
 _AFTER = {
     "epochs": "--epochs",
@@ -70,6 +71,9 @@ _SCORING = {
     "address": "--address",
     "memory_mb": "--memory-mb",
 }
+
+
+_Number = TypeVar("_Number", int, float)
 
 
 def make_source(subject: Subject) -> Source:
@@ -168,7 +172,7 @@ def make_finetune(training: Training, *, text: bool) -> Train:
         **_manner(training, text=text),
         "epochs": training.epochs,
         "lr": _given(training.lr, _TEXT_LR if text else _IMAGE_LR),
-        "batch_size": training.batch_size,
+        "batch_size": _given(training.batch_size, _BATCH),
         "distill_alpha": training.distill,
     }
     if training.scratch_epochs is not None:
@@ -194,7 +198,7 @@ def _manner(training: Training, *, text: bool) -> dict[str, Any]:
     return manner
 
 
-def _given(value: float | None, default: float) -> float:
+def _given(value: _Number | None, default: _Number) -> _Number:
     """What was given, be it 0, which is for the step to refuse."""
     return default if value is None else value
 
@@ -245,7 +249,7 @@ def make_train_first(training: Training, subject: Subject) -> TrainConfig | None
         **_manner(training, text=text),
         "epochs": training.train_epochs,
         "lr": _given(training.train_lr, _first_lr(text=text, pretrained=pretrained)),
-        "batch_size": training.batch_size,
+        "batch_size": _given(training.batch_size, _BATCH),
     }
     return _train(values, _BEFORE).config(fresh=False)
 
@@ -262,7 +266,7 @@ def make_training(training: Training, subject: Subject) -> TrainConfig:
         **_manner(training, text=text),
         "epochs": training.epochs,
         "lr": _given(training.lr, _first_lr(text=text, pretrained=pretrained)),
-        "batch_size": training.batch_size,
+        "batch_size": _given(training.batch_size, _BATCH),
     }
     return _train(values, _AFTER).config(fresh=False)
 
@@ -330,6 +334,9 @@ def refuse_with_recipe(method: str | None, cut: Cut, training: Training) -> None
         "--target": cut.target,
         "--option": cut.options,
         "--epochs": training.epochs,
+        "--lr": training.lr,
+        "--distill": training.distill or None,
+        "--scratch-epochs": training.scratch_epochs,
     }
     for name, value in given.items():
         if value not in (None, ()):
@@ -397,12 +404,14 @@ def suite_steps(
     suite: str,
     methods: tuple[str, ...],
     recipes: tuple[Path, ...],
+    cut: Cut,
     training: Training,
 ) -> dict[str, tuple[Step, ...]]:
     """Every row of a ready-made comparison with its steps.
 
     Raises:
-        InputError: There is no such suite, or methods are given beside it.
+        InputError: There is no such suite, or methods are given beside it, or settings that its rows
+            do not take.
     """
     if suite not in SUITES:
         raise InputError(f"--suite '{suite}' is unknown; write --suite {' or '.join(SUITES)}")
@@ -410,7 +419,23 @@ def suite_steps(
         raise InputError(
             f"--method '{methods[0]}' is given beside --suite, which has its own; leave one out"
         )
-    given = {"epochs": training.epochs, "lr": training.lr}
+    fixed = {
+        "--target": cut.target,
+        "--option": cut.options,
+        "--distill": training.distill or None,
+        "--scratch-epochs": training.scratch_epochs,
+    }
+    for name, value in fixed.items():
+        if value not in (None, ()):
+            raise InputError(
+                f"{name} is given beside --suite, whose rows say it; leave it out, or add a row of your "
+                "own (--recipe FILE.yaml)"
+            )
+    given = {
+        "epochs": training.epochs,
+        "lr": training.lr,
+        "batch_size": training.batch_size,
+    }
     asked = {name: value for name, value in given.items() if value is not None}
     engines = available_engines()
     chains = tuple(engine for engine in engines if engine != "torch") or engines

@@ -43,7 +43,7 @@ class Training:
 
     epochs: int | None
     lr: float | None
-    batch_size: int
+    batch_size: int | None
     distill: float
     train_epochs: int | None
     train_lr: float | None

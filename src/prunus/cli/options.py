@@ -56,7 +56,8 @@ TextSettings = Annotated[
 Optimizer = Annotated[
     str | None,
     typer.Option(
-        help="sgd or adamw, of all trainings; by default adamw for networks that read texts.",
+        help="sgd or adamw, of all trainings but those of recipes and suites; by default adamw for "
+        "networks that read texts.",
         rich_help_panel=_TRAIN,
     ),
 ]
@@ -118,7 +119,13 @@ LearningRate = Annotated[
         rich_help_panel=_TRAIN,
     ),
 ]
-BatchSize = Annotated[int, typer.Option(help="Samples per step.", rich_help_panel=_TRAIN)]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        help="Samples per step; 128 by default, 32 in the rows of --suite text.",
+        rich_help_panel=_TRAIN,
+    ),
+]
 Distill = Annotated[
     float,
     typer.Option(

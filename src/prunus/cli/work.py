@@ -96,7 +96,7 @@ def run_compare(  # noqa: PLR0913  # all that the command line holds
     if suite is None:
         steps = method_steps(methods, recipes, cut, training, subject)
     else:
-        steps = suite_steps(suite, methods, recipes, training)
+        steps = suite_steps(suite, methods, recipes, cut, training)
     compute = make_compute(scoring)
     set_threads(where)
     with RichProgress(Console(stderr=True)) as progress:

@@ -15,6 +15,7 @@ from prunus.data.splits import (
     UnlabeledSplit,
 )
 from prunus.data.stratify import stratified_draw
+from prunus.data.text.options import TextOptions
 from prunus.data.text.tokenizer import TextTokenizer
 from prunus.errors import DataError, InputError
 
@@ -37,6 +38,7 @@ class DataSplits:
         class_names: In the order of their numbers, where they have names.
         unlabeled: More samples, for a teacher.
         tokenizer: Of texts.
+        text: How texts were read; None for other data.
 
     Raises:
         DataError: The splits differ in classes or input shape, or train and search overlap.
@@ -52,6 +54,7 @@ class DataSplits:
     class_names: tuple[str, ...] = ()
     unlabeled: UnlabeledSplit | None = None
     tokenizer: TextTokenizer | None = None
+    text: TextOptions | None = None
 
     def __post_init__(self) -> None:
         splits: tuple[Split, ...] = (self.train, self.search, self.test)

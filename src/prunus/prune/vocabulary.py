@@ -68,8 +68,9 @@ class Vocabulary(Configured[VocabularyOptions]):
         if self.options.keep_top is not None:
             order = order[: max(0, self.options.keep_top - int(always.sum()))]
         keep = _within_budget(context, tables, always, order)
-        seen = counts[keep].sum() / max(1, counts.sum())
-        note = f"vocabulary: {int(keep.sum())} of {size} pieces stay; they spell {seen:.2%} of the texts"
+        share = counts[keep].sum() / max(1, counts.sum())
+        note = f"vocabulary: {int(keep.sum())} of {size} pieces stay; they are {share:.2%} of the "
+        note += "pieces that the texts hold"
         edit = KeepVocabulary(tables=tables, keep=Bits.pack(keep))
         edits = () if bool(keep.all()) else (edit,)
         return Decision(choice={}, edits=edits, notes=(note,))

@@ -217,7 +217,7 @@ def _tools(
 
 def _complete(recipe: Recipe, subject: Subject) -> Recipe:
     """The recipe with the network and the data it was run on, where a name says which."""
-    named: dict[str, Any] = {"data": subject.data.name}
+    named: dict[str, Any] = {"data": subject.data.name, "text": subject.data.text}
     if subject.rebuildable:
         source = subject.source
         named |= {"model": source.model, "arguments": source.arguments, "weights": source.weights}

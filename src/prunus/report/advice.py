@@ -15,7 +15,8 @@ ALLOWED_DROP = 0.005
 def advice(comparison: Comparison, rows: Sequence[Row]) -> tuple[str, ...]:
     """The smallest and the fastest row that is as good as dense, and the smallest of all.
 
-    Nothing where no network was deployed. All is said of the means over seeds.
+    Nothing where no network was deployed. All is said of the means over seeds. As good as a dense
+    network that gets nothing right is no praise: no row is named where its score is 0.
     """
     methods = [row for row in rows if row.kind != "dense" and isinstance(row.final, Stat)]
     dense = next((row.final for row in rows if row.kind == "dense"), None)
@@ -24,6 +25,12 @@ def advice(comparison: Comparison, rows: Sequence[Row]) -> tuple[str, ...]:
     metric, style = metric_name(comparison), score_style(comparison)
     good = [row for row in methods if _mean(row) >= dense.mean - ALLOWED_DROP]
     bound = f"{ALLOWED_DROP:g}" if style is Style.FRACTION else f"{100 * ALLOWED_DROP:g} points"
+    if dense.mean <= 0:
+        nothing = (
+            f"The dense network's {metric} is 0 on the test split, so that no row can be named as "
+        )
+        nothing += "good as dense: train it longer, or look at its data."
+        return (nothing, *_fastest_engines(methods, style), *_engines(rows))
     found = []
     if not good:
         best = max(methods, key=_mean, default=None)

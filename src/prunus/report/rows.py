@@ -27,7 +27,7 @@ from prunus.report.spread import (
 )
 
 # How a sentence on latency that MACs did not buy reads; ``summary`` gathers them by it.
-NO_FASTER = "but the measured latency did not"
+NO_FASTER = "but the measured latency fell by no more than its spread"
 NULL_BASELINES = frozenset({"random", "uniform", "scratch", "random-search"})
 """Methods that know nothing of the network: what every other method has to beat."""
 
@@ -213,7 +213,7 @@ def _warnings(row: Row) -> list[str]:
 
 
 def _latency_warning(row: Row) -> list[str]:
-    """Say where fewer MACs bought no time: the gain is within a measurement's quartile range."""
+    """Say where fewer MACs bought no time that can be told: the gain is within a measurement's quartile range."""
     pairs = [
         (mine, dense)
         for run in row.runs

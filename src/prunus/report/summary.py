@@ -16,6 +16,8 @@ from prunus.report.formats import DASH, Style, format_difference, format_value, 
 from prunus.report.rows import NO_FASTER, Row
 from prunus.report.spread import MIN_SEEDS, Missing, Stat, clear_winner
 
+NOTHING_CUT = "nothing was cut"
+"""How the note of a step ends that found nothing to do, as ``recipe.execute`` writes it."""
 NAMED = 4
 """Most rows that a remark names one by one."""
 RULES = (
@@ -45,6 +47,7 @@ def summary_sentences(comparison: Comparison, rows: Sequence[Row]) -> tuple[str,
 def report_warnings(comparison: Comparison, rows: Sequence[Row]) -> tuple[str, ...]:
     """What the numbers do not say themselves, each a full sentence."""
     found = _gathered([printable(warning) for row in rows for warning in row.warnings])
+    found += _idle(rows)
     found += _missing(comparison, rows)
     found += _uncounted(rows)
     nulls = dict.fromkeys(row.method for row in rows if row.kind == "null")
@@ -89,7 +92,10 @@ def _gathered(warnings: Sequence[str]) -> list[str]:
         row, _, figures = warning.partition(": ")
         fold = figures.split(",")[0].removeprefix("MACs fell ")
         parts.append(f"{row} {fold}, {figures.partition('(')[2].rstrip('.').rstrip(')')}")
-    return [f"MACs fell, but the measured latency did not: {'; '.join(parts)}.", *rest]
+    return [
+        f"MACs fell, but the measured latency fell by no more than its spread: {'; '.join(parts)}.",
+        *rest,
+    ]
 
 
 def distinct_environments(comparison: Comparison) -> tuple[Environment, ...]:
@@ -174,6 +180,16 @@ def _missing(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
                 if printable(row.label) not in names:
                     names.append(printable(row.label))
     return [f"{what} n/a for {_listed(names)}: {why}." for (what, why), names in reasons.items()]
+
+
+def _idle(rows: Sequence[Row]) -> list[str]:
+    """Rows with a step that found nothing to do: such a row's name promises more than it holds."""
+    names = [
+        printable(row.label)
+        for row in rows
+        if any(note.endswith(NOTHING_CUT) for run in row.runs for note in run.notes)
+    ]
+    return [f"A step cut nothing: {_listed(names)}; the notes say which."] if names else []
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """Tables of texts: headers, guesses of columns, names of classes, what is left out, the hub."""
 
+import csv
 import gzip
 import json
 import lzma
@@ -333,3 +334,34 @@ def test_a_data_set_without_training_texts_is_refused(hub: Path) -> None:
     write_csv(hub / "test.csv")
     with pytest.raises(DataError, match="has no split 'train', but test"):
         load_data(f"hfdata:{hub}")
+
+
+def test_a_text_is_as_long_as_it_is(tmp_path: Path) -> None:
+    long = "word " * 40_000  # 200,000 characters, beyond the limit of the csv module
+    before = csv.field_size_limit()
+    path = write_csv(tmp_path / "a.csv", [*rows(), (long, "pos")])
+    assert read_labelled(path, TextOptions()).texts[-1] == long
+    assert csv.field_size_limit() == before
+
+
+def test_copies_of_another_class_are_told(tmp_path: Path) -> None:
+    again = [("a good day number 0", "neg"), ("a good day  number 0", "pos")]
+    data = load_data(f"text:{write_csv(tmp_path / 'a.csv', [*rows(), *again])}")
+    assert "2 texts that were there twice were left out before splitting" in data.note
+    assert "1 of them had another class than the first of their kind, which stays" in data.note
+    same = load_data(f"text:{write_csv(tmp_path / 'b.csv', [*rows(), again[1]])}")
+    assert "another class" not in same.note
+
+
+def test_texts_that_are_cut_off_are_counted(tmp_path: Path) -> None:
+    """Letters are pieces of their own: with two special ones 8 and, in half of the texts, 13."""
+    lines = [(" ".join("abcdefghijk"[: 6 + 5 * (i // 2 % 2)]), "pq"[i % 2]) for i in range(40)]
+    path = write_csv(tmp_path / "a.csv", lines)
+    options = {"max_length": 8, "deduplicate": False, "vocab_size": 64}
+    data = load_data(f"text:{path}", text=TextOptions.model_validate(options))
+    store = data.train.samples.store
+    assert isinstance(store, TokenStore)
+    longer = sum("k" in text for text in store.texts) / len(store.texts)
+    assert data.note == f"{longer:.1%} of the training texts are cut off after max_length=8 pieces"
+    fits = TextOptions.model_validate({**options, "max_length": 13})
+    assert load_data(f"text:{path}", text=fits).note == ""

@@ -31,6 +31,7 @@ from prunus.extras import require_extra
 FILE, HUB = "text:", "hfdata:"
 NAMES = ("docstrings", "sst2", "sms", "ru_toxic")
 _TEST_SEED = 20231  # the test split is the same for every seed
+_NO_LIMIT = 2**31 - 1
 _SST2_SEARCH = 2000
 _HUB_TESTS = ("test", "validation", "dev")
 _NOT_TOLD = "-1"  # the label of texts whose classes a benchmark keeps to itself, as GLUE does
@@ -114,12 +115,27 @@ def load_text(
         search=searches,
         test=TestSplit(samples(test)),
         num_classes=len(names),
-        note="; ".join(notes),
+        note="; ".join([*notes, *_cut_off(trains, options.max_length)]),
         metric="f1",
         class_names=names,
         unlabeled=unlabeled,
         tokenizer=tokenizer,
+        text=options,
     )
+
+
+def _cut_off(train: TrainSplit, max_length: int) -> list[str]:
+    """A remark where texts are longer than what a network is given of them."""
+    store, indices = train.samples.store, train.samples.indices
+    if not isinstance(store, TokenStore):  # pragma: no cover - texts lie in no other
+        return []
+    full = indices[store.lengths[indices] >= max_length].tolist()
+    whole = store.tokenizer.encode([store.texts[i] for i in full], _NO_LIMIT) if full else []
+    longer = sum(len(pieces) > max_length for pieces in whole)
+    if not longer:
+        return []
+    share = longer / len(indices)
+    return [f"{share:.1%} of the training texts are cut off after max_length={max_length} pieces"]
 
 
 def _train_and_test(
@@ -162,21 +178,26 @@ def _prepared(
     if unknown is not None:
         raise DataError(f"class '{unknown}' is in the test texts and not in the training texts")
     texts = clean(part.texts, options.cleaning)
-    seen: set[str] = set()
+    seen: dict[str, str] = {}
     kept: list[int] = []
-    empty = twice = 0
-    for position, text in enumerate(texts):
+    empty = twice = otherwise = 0
+    for position, (text, label) in enumerate(zip(texts, part.labels, strict=True)):
         digest = _digest(text)
         if not text.strip():
             empty += 1
         elif options.deduplicate and digest in seen:
             twice += 1
+            otherwise += seen[digest] != label
         else:
-            seen.add(digest)
+            seen[digest] = label
             kept.append(position)
     notes = [part.note] if part.note else []
     if twice:
         notes.append(f"{twice} texts that were there twice were left out before splitting")
+    if otherwise:
+        notes.append(
+            f"{otherwise} of them had another class than the first of their kind, which stays"
+        )
     if empty:
         notes.append(f"cleaning left nothing of {empty} texts")
     labels = torch.tensor([number[part.labels[i]] for i in kept], dtype=torch.int64)

@@ -25,6 +25,8 @@ _PACKED: dict[str, Callable[[bytes], bytes]] = {".xz": lzma.decompress, ".gz": g
 _BROKEN = (lzma.LZMAError, zlib.error, EOFError, OSError)
 _FEW_LABELS = 50  # a column with more values is no label that can be guessed
 _MOST_CLASSES = 1000
+_OTHER_MARKS = (";", "\t", "|")  # that tables named .csv have between their cells, too
+_LONGEST_CELL = 2**31 - 1  # the most that the csv module takes on every system
 _HALF = re.compile("[\ud800-\udfff]")  # JSON can hold them, no encoding of texts can
 LEAST_TEXTS = 3  # of a class that is to be in every split
 
@@ -98,7 +100,7 @@ def _labelled(table: _Table, options: TextOptions, *, divided: bool) -> Labelled
         raise DataError(f"'{path}' has no text in column '{table.columns[text]}'; name another")
     note = f"{len(empty)} rows without text were left out" if empty else ""
     if divided:
-        _check_classes(path, labels)
+        _check_classes(table, labels)
     return LabelledTexts(tuple(texts), tuple(labels), note)
 
 
@@ -175,10 +177,30 @@ def _decoded(path: Path, raw: bytes, encoding: str) -> str:
 
 
 def _csv_lines(path: Path, text: str) -> list[list[str]]:
+    with _whole_cells():
+        try:
+            return [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
+        except csv.Error as error:
+            remedy = _commas(text.lstrip().partition("\n")[0]) or "mend its quotes"
+            raise DataError(f"'{path}' is no valid CSV: {error}; {remedy}") from error
+
+
+def _commas(first: str) -> str:
+    """The remedy where a first line has no comma, but what other tables have in its place."""
+    mark = next((mark for mark in _OTHER_MARKS if mark in first and "," not in first), None)
+    return (
+        "" if mark is None else f"its first line has {mark!r} where a .csv has commas: write commas"
+    )
+
+
+@contextlib.contextmanager
+def _whole_cells() -> Iterator[None]:
+    """Inside, a cell may be as long as its text: the limit is one of the whole process."""
+    before = csv.field_size_limit(_LONGEST_CELL)
     try:
-        return [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
-    except csv.Error as error:
-        raise DataError(f"'{path}' is no valid CSV: {error}; mend its quotes") from error
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def _tsv_lines(path: Path, text: str) -> list[list[str]]:
@@ -203,8 +225,9 @@ def _with_header(path: Path, lines: list[list[str]], named: Sequence[str | None]
     rows: list[list[Any]] = list(lines[1:] if header else lines)
     for number, row in enumerate(rows, start=1):
         if len(row) != len(columns):
+            remedy = (_commas(lines[0][0]) if len(columns) == 1 else "") or "mend it"
             raise DataError(
-                f"'{path}' row {number} has {len(row)} cells, the first row {len(columns)}; mend it"
+                f"'{path}' row {number} has {len(row)} cells, the first row {len(columns)}; {remedy}"
             )
     return _Table(str(path), columns, rows, header)
 
@@ -248,7 +271,9 @@ def _parquet(path: Path, raw: bytes) -> _Table:
 def _find_columns(table: _Table, options: TextOptions) -> tuple[int, int]:
     """Columns of texts and of labels: those named, else those whose names or contents tell."""
     if len(table.columns) < 2:
-        raise DataError(f"'{table.name}' has one column; give a column of texts and one of labels")
+        first = str(table.rows[0][0]) if table.columns == ("column 1",) else table.columns[0]
+        remedy = _commas(first) or "give a column of texts and one of labels"
+        raise DataError(f"'{table.name}' has one column; {remedy}")
     taken: set[int] = set()
     if options.label_column is not None:
         taken.add(_named(table, options.label_column, "label_column"))
@@ -361,13 +386,13 @@ def _whole(text: str) -> int:
     return int(number)
 
 
-def _check_classes(name: str, labels: Sequence[str]) -> None:
+def _check_classes(table: _Table, labels: Sequence[str]) -> None:
     """Refuse texts that cannot be divided into three splits with every class in each.
 
     Raises:
         DataError: There is one class alone, a class of too few texts, or a class for every text.
     """
-    counts = Counter(labels)
+    name, counts = table.name, Counter(labels)
     if len(counts) == 1:
         raise DataError(f"'{name}' has one class alone, '{labels[0]}'; give texts of two or more")
     if len(counts) > _MOST_CLASSES or (len(counts) > _FEW_LABELS and len(counts) > len(labels) / 3):
@@ -377,7 +402,8 @@ def _check_classes(name: str, labels: Sequence[str]) -> None:
         )
     rare = min(counts, key=lambda label: counts[label])
     if counts[rare] < LEAST_TEXTS:
-        raise DataError(
-            f"'{name}': class '{rare}' has {counts[rare]} texts; every class needs "
-            f"{LEAST_TEXTS} at least, one for each split"
-        )
+        few = f"'{name}': class '{rare}' has {counts[rare]} texts; every class needs "
+        few += f"{LEAST_TEXTS} at least, one for each split"
+        if rare == labels[0] and not table.header:
+            few += "; if the first row is a header, name its columns: text_column, label_column"
+        raise DataError(few)

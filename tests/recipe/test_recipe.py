@@ -153,3 +153,28 @@ def test_picked_execution_replaces_auto_alone() -> None:
     assert isinstance(outer, Train)
     assert (outer.precision, outer.layout) == ("bfloat16", "channels_last")
     assert not pinned.wants_execution
+
+
+def test_settings_of_the_cleaning_stand_beside_the_others_in_a_recipe() -> None:
+    steps = "steps: [{recalibrate: {}}]"
+    beside = parse_recipe(f"text: {{max_length: 64, lower: true, language: ru}}\n{steps}").text
+    within = parse_recipe(
+        f"text: {{max_length: 64, cleaning: {{lower: true, language: ru}}}}\n{steps}"
+    ).text
+    assert beside == within
+    assert beside is not None
+    assert (beside.max_length, beside.cleaning.lower, beside.cleaning.language) == (64, True, "ru")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{max_len: 64}", r"text\.max_len: unknown key; keys are text_column, label_column, "),
+        ("{cleaning: {low: 1}}", r"text\.cleaning\.low: unknown key; keys are lower, stop_words, "),
+        ("short", r"text: 'short' is no list of settings; write them such as \{max_length: 64\}"),
+        ("{language: de}", r"text\.cleaning\.language: 'de': input should be 'en' or 'ru'"),
+    ],
+)
+def test_a_wrong_setting_of_texts_is_told_with_those_that_there_are(text: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        parse_recipe(f"text: {text}\nsteps: [{{recalibrate: {{}}}}]")

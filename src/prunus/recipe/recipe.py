@@ -9,7 +9,7 @@ import yaml
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from prunus.data import TextOptions
+from prunus.data import Cleaning, TextOptions
 from prunus.errors import InputError
 from prunus.plan import Record
 from prunus.recipe.steps import STEPS, Repeat, Step, StepItem, Train
@@ -164,6 +164,8 @@ def _problem(first: ErrorDetails) -> str:
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         tag = first.get("ctx", {}).get("tag", value)
         return f"no step '{tag}'; steps are {', '.join(STEPS)}"
+    if kind in ("model_type", "model_attributes_type") and first["loc"][0] == "text":
+        return f"{value} is no list of settings; write them such as {{max_length: 64}}"
     if kind in ("model_type", "model_attributes_type"):
         return f"{value} is no step; write one such as 'prune: {{method: l1, target: macs=0.5}}'"
     message = first["msg"].removeprefix("Value error, ")
@@ -182,7 +184,12 @@ def _path(problem: ErrorDetails) -> str:
 
 
 def _owner(problem: ErrorDetails) -> type[Record]:
-    tags = [part for part in problem["loc"][:-1] if isinstance(part, str) and part in STEPS]
+    path = problem["loc"][:-1]
+    if path[:2] == ("text", "cleaning"):
+        return Cleaning
+    if path[:1] == ("text",):
+        return TextOptions
+    tags = [part for part in path if isinstance(part, str) and part in STEPS]
     return STEPS[tags[-1]] if tags else Recipe
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from prunus.errors import InputError
 from prunus.plan import Record
@@ -31,7 +31,7 @@ class Cleaning(Record):
 
 
 class TextOptions(Record):
-    """How texts are read.
+    """How texts are read. Settings of the cleaning may stand beside the others, as ``lower=True``.
 
     Attributes:
         text_column: Column of the texts; guessed where left out.
@@ -61,9 +61,19 @@ class TextOptions(Record):
     vocab_size: int = Field(default=8000, ge=64)
     cleaning: Cleaning = Cleaning()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, given: Any) -> Any:
+        """Settings of the cleaning that stand beside the others."""
+        if not isinstance(given, Mapping) or "cleaning" in given:
+            return given
+        names = [name for name in given if name in Cleaning.model_fields]
+        rest = {name: value for name, value in given.items() if name not in names}
+        return {**rest, "cleaning": {name: given[name] for name in names}} if names else given
+
     @classmethod
     def from_pairs(cls, given: Mapping[str, Any], where: str) -> "TextOptions":
-        """Options by name; those of the cleaning stand beside the others.
+        """Options by name, as on the command line.
 
         Raises:
             InputError: A name is unknown, or a value cannot be used.
@@ -74,10 +84,8 @@ class TextOptions(Record):
                 raise InputError(
                     f"{where}: no setting '{name}'; settings are {', '.join(sorted(known))}"
                 )
-        cleaning = {name: v for name, v in given.items() if name in Cleaning.model_fields}
-        rest = {name: v for name, v in given.items() if name not in cleaning}
         try:
-            return cls.model_validate({**rest, "cleaning": cleaning})
+            return cls.model_validate(dict(given))
         except ValidationError as error:
             first = error.errors()[0]
             name = str(first["loc"][-1])

@@ -29,6 +29,7 @@ from prunus.recipe import (
 )
 from prunus.recipe.actions import lay_out
 from prunus.recipe.texts import OldPieces, attention_shown, kept_pieces
+from prunus.records import Source
 from prunus.train import fit
 from prunus.zoo import build
 from tests.recipe import texts
@@ -156,6 +157,32 @@ def test_the_recipe_of_a_record_reads_the_texts_as_the_run_did(tmp_path: Path) -
         assert again.tokenizer is not None
         assert recipe.arguments["vocab_size"] == again.tokenizer.vocab_size
         assert again.max_length == 16
+
+
+def test_a_network_of_its_config_alone_gets_pieces_of_the_training_texts(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 32, "max_position_embeddings": 16}
+    source = Source(model="hf:config", arguments={"model_type": "bert", **sizes})
+    done = compress(
+        source,
+        [VOCABULARY],
+        f"text:{texts.write(tmp_path)}",
+        text=texts.OPTIONS,
+        out=tmp_path / "run",
+        train_first=texts.training(1).config(fresh=False),
+        latency=None,
+    )
+    pieces = load_data(f"text:{tmp_path / 'texts.csv'}", text=texts.OPTIONS).tokenizer
+    assert pieces is not None
+    assert done.record.source.arguments["vocab_size"] == pieces.vocab_size
+    assert done.record.dense_cost.params < 16 * 30522  # not the rows of BERT's own vocabulary
+    assert not done.record.search_seen_in_pretraining
+    left = TextTokenizer.read(tmp_path / "run" / "artifact" / "tokenizer.json").vocab_size
+    table = load(tmp_path / "run" / "artifact").get_parameter(
+        "bert.embeddings.word_embeddings.weight"
+    )
+    assert len(table) == left <= pieces.vocab_size
 
 
 def test_a_student_takes_the_place_of_its_teacher(data: DataSplits, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ _DIGEST_SAMPLES = 64  # of each split
 _PIECES, _MASK = "input_ids", "attention_mask"
 _OWN_SCHEMES = ("hf:", "timm:", "torchvision:")
 _GRAY_DATA = ("digits",)
+_INLINE = "hf:config"  # a network of its arguments alone: it has no vocabulary yet
 
 
 @dataclass(frozen=True)
@@ -248,9 +249,7 @@ def _own_tokenizer(source: Source) -> TextTokenizer | None:
         beside = Path(source.weights).parent / TOKENIZER_FILE
         return TextTokenizer.read(beside) if beside.is_file() else None
     name = source.model.removeprefix("hf:")
-    if name == source.model or "config" in source.arguments:
-        return None
-    return TextTokenizer.load(name)
+    return None if name == source.model or source.model == _INLINE else TextTokenizer.load(name)
 
 
 def _completed(source: Source, data: DataSplits) -> Source:
@@ -261,6 +260,9 @@ def _completed(source: Source, data: DataSplits) -> Source:
         given["num_classes"] = data.num_classes
     if own and reads_text(source) and data.tokenizer is not None:
         given |= {"vocab_size": data.tokenizer.vocab_size, "pad_id": data.tokenizer.pad_id}
+    if source.model == _INLINE and data.tokenizer is not None:
+        pieces = data.tokenizer
+        given |= {"vocab_size": pieces.vocab_size, "pad_token_id": pieces.pad_id}
     return source.model_copy(update={"arguments": {**given, **source.arguments}})
 
 

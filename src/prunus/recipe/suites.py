@@ -18,7 +18,7 @@ Rows = dict[str, tuple[Step, ...]]
 class TextSuite(Record):
     """What the rows of the text suite share.
 
-    Torkunova and Milovanov, 2023, table 1; rows and chains beyond theirs are marked in the docs.
+    Torkunova and Milovanov, 2023, table 1; the study of their paper marks the rows beyond theirs.
 
     Attributes:
         epochs: Of the recovery after a cut of the dense network.

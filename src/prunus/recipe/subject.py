@@ -249,7 +249,7 @@ def _own_tokenizer(source: Source) -> TextTokenizer | None:
         beside = Path(source.weights).parent / TOKENIZER_FILE
         return TextTokenizer.read(beside) if beside.is_file() else None
     name = source.model.removeprefix("hf:")
-    return None if name == source.model or source.model == _INLINE else TextTokenizer.load(name)
+    return None if source.model in (name, _INLINE) else TextTokenizer.load(name)
 
 
 def _completed(source: Source, data: DataSplits) -> Source:

@@ -365,3 +365,11 @@ def test_texts_that_are_cut_off_are_counted(tmp_path: Path) -> None:
     assert data.note == f"{longer:.1%} of the training texts are cut off after max_length=8 pieces"
     fits = TextOptions.model_validate({**options, "max_length": 13})
     assert load_data(f"text:{path}", text=fits).note == ""
+
+
+def test_a_split_without_a_rare_class_is_told(tmp_path: Path) -> None:
+    """Of 3 among 103 texts: 21 x 3 / 103 = 0.61 in test, then 16 x 2 / 82 = 0.39 in search."""
+    lines = [(f"text number {i}", "rare" if i < 3 else "usual") for i in range(103)]
+    data = load_data(f"text:{write_csv(tmp_path / 'a.csv', lines)}")
+    assert data.test.labels.bincount().tolist() == [1, 20]
+    assert data.note == "the search split has no text of class 'rare'"

@@ -109,6 +109,7 @@ def load_text(
         trains, searches = carve_search(trains, size, seed)
     else:
         searches = SearchSplit(samples(search))
+    notes += _absent(names, {"search": searches.labels, "test": test.labels})
     return DataSplits(
         name=name,
         train=trains,
@@ -122,6 +123,16 @@ def load_text(
         tokenizer=tokenizer,
         text=options,
     )
+
+
+def _absent(names: Sequence[str], labels: dict[str, Tensor]) -> list[str]:
+    """Remarks on classes so rare that their share of a split rounds to none: scores miss them."""
+    return [
+        f"the {role} split has no text of class '{names[number]}'"
+        for role, given in labels.items()
+        for number, count in enumerate(given.bincount(minlength=len(names)).tolist())
+        if not count
+    ]
 
 
 def _cut_off(train: TrainSplit, max_length: int) -> list[str]:

@@ -1,14 +1,19 @@
 """Run folders: a killed run ends as an uninterrupted one; another run's folder is refused."""
 
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from prunus.artifact import load
-from prunus.errors import InputError
+from prunus.errors import InputError, StorageError
 from prunus.recipe import Prune, Recalibrate, Repeat, Step, Train, compare, compress, train_network
 from prunus.recipe.folder import open_run, require_usable
 from prunus.recipe.measure import look
@@ -290,3 +295,50 @@ def test_a_run_folder_of_a_newer_form_is_refused(tmp_path: Path) -> None:
         open_run(tmp_path / "run", {"seed": "0"}, resume=True),
     ):
         pass
+
+
+@contextmanager
+def _files_of_at_most(size: int) -> Iterator[None]:
+    """The system refuses to make a file longer, as a full disk does; bytes."""
+    resource = importlib.import_module("resource")  # of POSIX systems
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
+@pytest.mark.parametrize(
+    ("size", "writer"),
+    [
+        pytest.param(100, OSError, id="run.json"),
+        pytest.param(5000, SafetensorError, id="weights after the cut"),
+        pytest.param(60_000, RuntimeError, id="checkpoint"),
+    ],
+)
+def test_a_full_disk_is_told_in_one_line_and_loses_nothing(
+    size: int, writer: type[Exception], tmp_path: Path
+) -> None:
+    """Whoever writes."""
+    whole = compress(trained_cnn(), STEPS, few_digits(), latency=None)
+    out = tmp_path / "run"
+    with _files_of_at_most(size), pytest.raises(StorageError) as caught:
+        compress(trained_cnn(), STEPS, few_digits(), out=out, latency=None)
+    assert str(caught.value) == (
+        f"out='{out}': File too large: free some space and resume (--resume); what the folder says "
+        "is done is safe"
+    )
+    assert isinstance(caught.value.__cause__, writer)
+    again = compress(trained_cnn(), STEPS, few_digits(), out=out, resume=True, latency=None)
+    assert same_state(again.network, whole.network)
+    assert _facts(again.record) == _facts(whole.record)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
+def test_a_full_disk_ends_a_comparison_and_is_no_failure_of_a_method(tmp_path: Path) -> None:
+    out = tmp_path / "c"
+    with _files_of_at_most(5000), pytest.raises(StorageError, match="File too large: free some"):
+        compare(trained_cnn(), ["l1", "l2"], few_digits(), "macs=0.5", out=out, latency=None)
+    assert not (out / "comparison.json").exists()

@@ -10,12 +10,12 @@ from torch import nn
 
 from prunus.compute import Compute
 from prunus.data import DataSplits, TextOptions
-from prunus.errors import InputError, PrunusError
+from prunus.errors import InputError, PrunusError, StorageError
 from prunus.graph import Inputs
 from prunus.progress import Progress, Silent
 from prunus.recipe.actions import lay_out
 from prunus.recipe.dense import trained_first
-from prunus.recipe.folder import RunFolder, require_usable
+from prunus.recipe.folder import RunFolder, full_disk_told, require_usable
 from prunus.recipe.measure import LatencyOptions
 from prunus.recipe.prepare import (
     Baseline,
@@ -146,7 +146,8 @@ def compare(  # noqa: PLR0913  # all but four are options, by keyword only
     name = title or f"{subject.source.model} on {subject.data.name}"
     comparison = Comparison(title=name, runs=runs)
     if place is not None:
-        comparison.save(place / COMPARISON_FILE)
+        with full_disk_told(place):
+            comparison.save(place / COMPARISON_FILE)
     return comparison
 
 
@@ -248,6 +249,8 @@ def _run_cells(
             with open_folder(place, identity, resume=True) as own:
                 try:
                     done = run_recipe(cell.recipe, baseline, own, settings, donors=donors)
+                except StorageError:  # the next cell's results would be lost, too
+                    raise
                 except PrunusError as error:
                     failures.append((f"{cell.name} (seed {cell.recipe.seed})", error))
                 else:

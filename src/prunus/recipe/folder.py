@@ -16,8 +16,10 @@ artifact/            the final network
 """
 
 import copy
+import errno
 import importlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -26,19 +28,26 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+from safetensors import SafetensorError
 from torch import nn
 
 from prunus.artifact import Manifest, read_manifest, save
 from prunus.artifact.manifest import MANIFEST_FILE, TOKENIZER_FILE, WEIGHTS_FILE, plan_file
 from prunus.artifact.weights import file_sha256, fill_, read_weights, write_weights
 from prunus.data import TextTokenizer
-from prunus.errors import InputError
+from prunus.errors import InputError, StorageError
 from prunus.graph import Inputs, cut
 from prunus.plan import Plan, Record
 from prunus.records import Source
 
 RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
+_BEGUN = {
+    LOCK_FILE,
+    f"{RUN_FILE}.part",
+}  # left by a process that was killed while it made the folder
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+_RUST_ERROR = re.compile(r"os error (\d+)")
 
 
 class RunFile(Record):
@@ -136,6 +145,7 @@ def open_run(
 
     Raises:
         InputError: The folder holds something else, another run, or is in use.
+        StorageError: The disk is full or fails, here or in the block.
     """
     path = Path(path)
     flat = dict(_flatten(identity))
@@ -153,8 +163,10 @@ def open_run(
             _require_same(path, found.identity, flat)
         else:
             found = RunFile(identity=flat)
-            found.save(file)
-        yield RunFolder(path, found)
+            with full_disk_told(path):
+                found.save(file)
+        with full_disk_told(path):
+            yield RunFolder(path, found)
 
 
 def require_usable(path: Path, *, resume: bool) -> None:
@@ -167,7 +179,7 @@ def require_usable(path: Path, *, resume: bool) -> None:
     if path.exists() and not path.is_dir():
         raise InputError(f"out='{path}' is a file; name a new folder")
     _require_writable(path)
-    names = {entry.name for entry in path.iterdir()} - {LOCK_FILE} if path.exists() else set()
+    names = {entry.name for entry in path.iterdir()} - _BEGUN if path.exists() else set()
     if names and RUN_FILE not in names:
         raise InputError(
             f"out='{path}' holds '{min(names)}' and is no run; name a new or an empty folder"
@@ -233,6 +245,35 @@ def _lock_module() -> ModuleType | None:
         return importlib.import_module("fcntl")
     except ImportError:
         return None
+
+
+@contextmanager
+def full_disk_told(path: Path) -> Iterator[None]:
+    """One line where the disk takes no more: every file of a run is written in one step or redone."""
+    try:
+        yield
+    except Exception as error:
+        number = _disk_error(error)
+        if number is None:
+            raise
+        raise StorageError(
+            f"out='{path}': {os.strerror(number)}: free some space and resume (--resume); what the "
+            "folder says is done is safe"
+        ) from error
+
+
+def _disk_error(error: BaseException | None) -> int | None:
+    """The system's number for what a disk has said, however deep it lies; None for all else."""
+    while error is not None:
+        number = error.errno if isinstance(error, OSError) else None
+        if isinstance(error, SafetensorError):  # names it in its text alone
+            found = _RUST_ERROR.search(str(error))
+            number = int(found.group(1)) if found else None
+        if number in _DISK:
+            return number
+        # torch says "unexpected pos" while it handles what the system said.
+        error = error.__cause__ or error.__context__
+    return None
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Run folders: a killed run ends as an uninterrupted one; another run's folder is refused."""
 
+import errno
 import importlib
 import sys
 from collections.abc import Iterator
@@ -315,7 +316,7 @@ def _files_of_at_most(size: int) -> Iterator[None]:
     [
         pytest.param(100, OSError, id="run.json"),
         pytest.param(5000, SafetensorError, id="weights after the cut"),
-        pytest.param(60_000, RuntimeError, id="checkpoint"),
+        pytest.param(60_000, OSError, id="checkpoint"),
     ],
 )
 def test_a_full_disk_is_told_in_one_line_and_loses_nothing(
@@ -342,3 +343,19 @@ def test_a_full_disk_ends_a_comparison_and_is_no_failure_of_a_method(tmp_path: P
     with _files_of_at_most(5000), pytest.raises(StorageError, match="File too large: free some"):
         compare(trained_cnn(), ["l1", "l2"], few_digits(), "macs=0.5", out=out, latency=None)
     assert not (out / "comparison.json").exists()
+
+
+def test_torch_hides_what_the_disk_said(tmp_path: Path) -> None:
+    """Its writer fails once more when it closes the file; other errors stay what they are."""
+
+    def write() -> None:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        finally:
+            raise RuntimeError("unexpected pos 35072 vs 34960")
+
+    said = "No space left on device: free some space"
+    with pytest.raises(StorageError, match=said), open_run(tmp_path / "run", {"seed": "0"}):
+        write()
+    with pytest.raises(FileNotFoundError), open_run(tmp_path / "other", {"seed": "0"}):
+        (tmp_path / "absent").read_text()

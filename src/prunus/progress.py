@@ -1,5 +1,7 @@
 """How long work tells that it moves: a protocol, and one that says nothing. No torch."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 
@@ -27,3 +29,37 @@ class Silent:
 
     def finish(self) -> None:
         """Do nothing."""
+
+
+class _Counting:
+    """Passes everything on, and knows how many phases are open."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.open = 0
+
+    def start(self, phase: str, total: int) -> None:
+        self.open += 1
+        self._progress.start(phase, total)
+
+    def advance(self, n: int = 1, **values: float) -> None:
+        self._progress.advance(n, **values)
+
+    def finish(self) -> None:
+        self.open -= 1
+        self._progress.finish()
+
+
+@contextmanager
+def phases_ended(progress: Progress) -> Iterator[Progress]:
+    """End the phases that an error leaves open: later steps would count as theirs.
+
+    Args:
+        progress: Told of all that is told to what the block is given.
+    """
+    counting = _Counting(progress)
+    try:
+        yield counting
+    finally:
+        for _ in range(counting.open):
+            progress.finish()

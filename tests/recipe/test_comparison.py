@@ -87,6 +87,38 @@ def test_a_failing_cell_does_not_stop_the_others(
     assert not any("failed" in note for run in again.runs for note in run.notes)
 
 
+def test_phases_that_a_failing_cell_leaves_open_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes after would be counted as a part of them."""
+
+    def fail(self: Method, context: Context) -> Decision:
+        context.progress.start("search", 10)
+        context.progress.start("score", 10)
+        raise BudgetError("nothing fits")
+
+    monkeypatch.setattr(L1, "decide", fail)
+    seen = _Depth()
+    compare(trained_cnn(), ["l1", "l2"], few_digits(), "macs=0.5", latency=None, progress=seen)
+    assert seen.stack == []
+    assert seen.advanced.count(("compare",)) == 2  # one for each cell, the failed one too
+
+
+class _Depth:
+    """Which phases are open at every advance."""
+
+    def __init__(self) -> None:
+        self.stack: list[str] = []
+        self.advanced: list[tuple[str, ...]] = []
+
+    def start(self, phase: str, total: int) -> None:
+        self.stack.append(phase)
+
+    def advance(self, n: int = 1, **values: float) -> None:
+        self.advanced.append(tuple(self.stack))
+
+    def finish(self) -> None:
+        self.stack.pop()
+
+
 def test_a_killed_comparison_resumes_and_may_grow(tmp_path: Path) -> None:
     first = TrainConfig(epochs=2, lr=0.1, batch_size=32, precision="float32", layout="contiguous")
 

@@ -359,3 +359,24 @@ def test_torch_hides_what_the_disk_said(tmp_path: Path) -> None:
         write()
     with pytest.raises(FileNotFoundError), open_run(tmp_path / "other", {"seed": "0"}):
         (tmp_path / "absent").read_text()
+
+
+@pytest.mark.parametrize("name", ["02-recalibrate.json", "02-recalibrate/model.safetensors"])
+def test_a_damaged_file_of_a_step_is_refused_with_the_way_on(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(Killed):
+        compress(trained_cnn(), STEPS, few_digits(), out=out, progress=Killer("train", 9))
+    damaged = out / "steps" / name
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    mark = out / "steps" / "02-recalibrate.json"
+    with pytest.raises(InputError) as caught:
+        compress(trained_cnn(), STEPS, few_digits(), out=out, resume=True)
+    assert str(damaged) in str(caught.value)
+    assert str(caught.value).endswith(
+        f"; to do this step and those after it anew, delete {mark} and resume"
+    )
+    mark.unlink()
+    again = compress(trained_cnn(), STEPS, few_digits(), out=out, resume=True, latency=None)
+    whole = compress(trained_cnn(), STEPS, few_digits(), latency=None)
+    assert same_state(again.network, whole.network)
+    assert _facts(again.record) == _facts(whole.record)

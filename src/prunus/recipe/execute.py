@@ -22,6 +22,7 @@ from prunus.graph import (
 from prunus.meter import measure_cost
 from prunus.method import Budget, Context, Decision
 from prunus.plan import Plan
+from prunus.progress import phases_ended
 from prunus.recipe.actions import Action, build_method, searches
 from prunus.recipe.deployed import deploy_state
 from prunus.recipe.fresh import reinitialize_
@@ -44,21 +45,29 @@ def perform(
     Raises:
         PrunusError: The step read the test split beside the one look that is reported.
     """
-    step, data = action.step, tools.subject.data
+    data = tools.subject.data
     before = data.test.evaluations
-    if isinstance(step, Prune):
-        after, outcome = _prune(action, step, state, tools)
-    elif isinstance(step, Recalibrate):
-        after, outcome = _recalibrate(action, step, state, tools)
-    elif isinstance(step, Student):
-        after, outcome = _student(action, step, state, tools)
-    elif isinstance(step, Deploy):
-        after, outcome = deploy_state(action, step.deployment, state, tools)
-    else:
-        after, outcome = _train(action, step, state, tools, checkpoint)
-    outcome = judge(action, after, outcome, tools)
+    with phases_ended(tools.progress) as progress:
+        inside = replace(tools, progress=progress)
+        after, outcome = _done(action, state, inside, checkpoint)
+        outcome = judge(action, after, outcome, inside)
     require_looks(data, before, 0 if outcome.look is None else 1, action.path)
     return after, outcome
+
+
+def _done(
+    action: Action, state: State, tools: Tools, checkpoint: Path | None
+) -> tuple[State, Outcome]:
+    step = action.step
+    if isinstance(step, Prune):
+        return _prune(action, step, state, tools)
+    if isinstance(step, Recalibrate):
+        return _recalibrate(action, step, state, tools)
+    if isinstance(step, Student):
+        return _student(action, step, state, tools)
+    if isinstance(step, Deploy):
+        return deploy_state(action, step.deployment, state, tools)
+    return _train(action, step, state, tools, checkpoint)
 
 
 def step_seed(seed: int, index: int) -> int:

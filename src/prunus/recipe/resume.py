@@ -11,6 +11,7 @@ from torch import nn
 
 from prunus.artifact.manifest import TOKENIZER_FILE
 from prunus.data import TextTokenizer
+from prunus.errors import InputError
 from prunus.recipe.actions import Action, lay_out
 from prunus.recipe.execute import judge
 from prunus.recipe.folder import RunFolder, load_network, save_network
@@ -60,7 +61,11 @@ def resume(
     outcomes = _finished(actions, steps)
     if not outcomes:
         return begin, []
-    return _state(begin, actions[: len(outcomes)], outcomes, steps), outcomes
+    done = actions[: len(outcomes)]
+    try:
+        return _state(begin, done, outcomes, steps), outcomes
+    except InputError as error:
+        raise _to_be_redone(done[-1], steps, error) from error
 
 
 def adopt(
@@ -128,8 +133,17 @@ def _finished(actions: Sequence[Action], steps: Path) -> list[Outcome]:
         file = steps / f"{action.name}.json"
         if not file.exists():
             break
-        outcomes.append(Outcome.load(file))
+        try:
+            outcomes.append(Outcome.load(file))
+        except InputError as error:
+            raise _to_be_redone(action, steps, error) from error
     return outcomes
+
+
+def _to_be_redone(action: Action, steps: Path, error: InputError) -> InputError:
+    """What can be done about a damaged file of a step: all that comes before it stays."""
+    file = steps / f"{action.name}.json"
+    return InputError(f"{error}; to do this step and those after it anew, delete {file} and resume")
 
 
 def _state(

@@ -19,7 +19,7 @@ from prunus.recipe import Prune, Recalibrate, Repeat, Step, Train, compare, comp
 from prunus.recipe.folder import open_run, require_usable
 from prunus.recipe.measure import look
 from prunus.recipe.subject import data_digest
-from prunus.records import Comparison, RunRecord
+from prunus.records import Comparison, RunRecord, Source
 from prunus.train import TrainConfig
 from tests.recipe.subjects import (
     FAST,
@@ -380,3 +380,20 @@ def test_a_damaged_file_of_a_step_is_refused_with_the_way_on(name: str, tmp_path
     whole = compress(trained_cnn(), STEPS, few_digits(), latency=None)
     assert same_state(again.network, whole.network)
     assert _facts(again.record) == _facts(whole.record)
+
+
+def test_what_a_kill_left_of_a_step_is_taken_away(tmp_path: Path) -> None:
+    """Half a network beside the place of a step, as ``save`` writes it first, and half a folder."""
+    out, source, killer = tmp_path / "run", Source(model="digits_cnn"), Killer("recalibrate")
+    with pytest.raises(Killed):
+        compress(trained_cnn(), STEPS, few_digits(), out=out, source=source, progress=killer)
+    steps = out / "steps"
+    for name in (".02-recalibrate.part-7", ".02-recalibrate.old-7", "02-recalibrate"):
+        (steps / name).mkdir()
+        (steps / name / "plan-0.json").write_text("{")
+    compress(trained_cnn(), STEPS, few_digits(), out=out, resume=True, source=source, latency=None)
+    assert [path.name for path in sorted(steps.iterdir()) if path.is_dir()] == [
+        "01-prune",
+        "02-recalibrate",
+        "03-train",
+    ]

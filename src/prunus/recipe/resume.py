@@ -1,5 +1,6 @@
 """Steps that are done: kept, found again, and shared by runs that begin alike."""
 
+import glob
 import os
 import shutil
 from collections.abc import Sequence
@@ -45,9 +46,17 @@ def keep(steps: Path | None, action: Action, state: State, outcome: Outcome) -> 
     source = origin.source if origin.rebuildable else None
     if state.deployed is None:
         folder = steps / action.name
+        _clear(folder)
         save_network(folder, state.network, state.plans, source, state.inputs, state.data.tokenizer)
     outcome.save(steps / f"{action.name}.json")
     (steps / f"{action.name}.ckpt").unlink(missing_ok=True)
+
+
+def _clear(folder: Path) -> None:
+    """Take away what a step that was killed while it was saved, or damaged, has left of itself."""
+    left = folder.parent.glob(f".{glob.escape(folder.name)}.*-*")  # as ``artifact.save`` names them
+    for path in (folder, *left):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def resume(

@@ -383,12 +383,17 @@ def test_a_damaged_file_of_a_step_is_refused_with_the_way_on(name: str, tmp_path
 
 
 def test_what_a_kill_left_of_a_step_is_taken_away(tmp_path: Path) -> None:
-    """Half a network beside the place of a step, as ``save`` writes it first, and half a folder."""
+    """Half a network beside the place of a step, as it is written first, and half a folder."""
     out, source, killer = tmp_path / "run", Source(model="digits_cnn"), Killer("recalibrate")
     with pytest.raises(Killed):
         compress(trained_cnn(), STEPS, few_digits(), out=out, source=source, progress=killer)
     steps = out / "steps"
-    for name in (".02-recalibrate.part-7", ".02-recalibrate.old-7", "02-recalibrate"):
+    for name in (
+        "02-recalibrate",
+        ".02-recalibrate.part-7",
+        ".02-recalibrate.old-7",
+        ".03-train.onnxruntime.part-7",  # as a deployment of this name has it
+    ):
         (steps / name).mkdir()
         (steps / name / "plan-0.json").write_text("{")
     compress(trained_cnn(), STEPS, few_digits(), out=out, resume=True, source=source, latency=None)

@@ -1,6 +1,5 @@
 """Steps that are done: kept, found again, and shared by runs that begin alike."""
 
-import glob
 import os
 import shutil
 from collections.abc import Sequence
@@ -44,19 +43,15 @@ def keep(steps: Path | None, action: Action, state: State, outcome: Outcome) -> 
         return
     origin = state.origin
     source = origin.source if origin.rebuildable else None
+    # What a kill left of the step while it was saved or deployed, named as those who write it do.
+    for left in steps.glob(f".{action.name}.*-*"):
+        shutil.rmtree(left, ignore_errors=True)
     if state.deployed is None:
         folder = steps / action.name
-        _clear(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # half of it, or damaged: it is done anew
         save_network(folder, state.network, state.plans, source, state.inputs, state.data.tokenizer)
     outcome.save(steps / f"{action.name}.json")
     (steps / f"{action.name}.ckpt").unlink(missing_ok=True)
-
-
-def _clear(folder: Path) -> None:
-    """Take away what a step that was killed while it was saved, or damaged, has left of itself."""
-    left = folder.parent.glob(f".{glob.escape(folder.name)}.*-*")  # as ``artifact.save`` names them
-    for path in (folder, *left):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def resume(

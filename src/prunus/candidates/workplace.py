@@ -1,6 +1,5 @@
 """Where candidates are scored: the network, its images and the workers, from a method's context."""
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from prunus.candidates.store import Store
 from prunus.candidates.task import Executor, Result, Task
 from prunus.candidates.trial import choose_execution
 from prunus.compute import Compute
-from prunus.data import Inputs, SearchSplit, TrainSplit
+from prunus.data import Inputs, SearchSplit, TrainSplit, tensors_digest
 from prunus.errors import DataError, InputError
 from prunus.graph import Trace
 from prunus.method import Context
@@ -165,10 +164,10 @@ def identity(context: Context, images: Images, scoring: Scoring) -> dict[str, st
     """All that decides scores, by name; one text each."""
     compute = context.compute
     return {
-        "network": _digest(_state(context.network)),
-        "original network": _digest(_state(_original(context))),
-        "search images": _digest({"labels": images.labels, **_parts(images.search)}),
-        "calibration images": _digest(
+        "network": tensors_digest(_state(context.network)),
+        "original network": tensors_digest(_state(_original(context))),
+        "search images": tensors_digest({"labels": images.labels, **_parts(images.search)}),
+        "calibration images": tensors_digest(
             {f"{i}{n}": t for i, b in enumerate(images.calibration) for n, t in _parts(b).items()}
         ),
         "images": str(len(images)),
@@ -308,13 +307,3 @@ def _original(context: Context) -> nn.Module:
 
 def _state(network: nn.Module) -> dict[str, Tensor]:
     return dict([*network.named_parameters(), *network.named_buffers()])
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and values, in hex."""
-    total = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu()
-        total.update(f"{name}{list(tensor.shape)}{tensor.dtype}".encode())
-        total.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()

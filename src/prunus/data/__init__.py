@@ -2,6 +2,7 @@
 
 from prunus.data.custom import CustomOptions, from_datasets
 from prunus.data.dataset_store import DatasetStore, SizedDataset
+from prunus.data.digest import tensors_digest
 from prunus.data.load import load_data, with_image_size
 from prunus.data.roles import DataSplits, carve_search
 from prunus.data.splits import (
@@ -47,5 +48,6 @@ __all__ = [
     "is_text_data",
     "length_statistics",
     "load_data",
+    "tensors_digest",
     "with_image_size",
 ]

@@ -1,5 +1,6 @@
 """A folder of images, one sub-folder per class, decoded as they are needed."""
 
+import hashlib
 import math
 import os
 import re
@@ -85,6 +86,22 @@ class FolderStore(SampleStore):
         with ThreadPoolExecutor(_THREADS) as pool:
             images = list(pool.map(self._read_one, files, chances))
         return self._normalizer(torch.stack(images)), self._labels[indices]
+
+    def digest(self, indices: Tensor) -> str:
+        """As of any store, and of names and sizes of all files.
+
+        Raises:
+            DataError: A file is gone, or no readable image.
+        """
+        total = hashlib.sha256(super().digest(indices).encode())
+        for index in indices.tolist():
+            file = self._files[index]
+            try:
+                size = file.stat().st_size
+            except OSError as error:
+                raise DataError(f"'{file}' is gone ({error.strerror}): put it back") from error
+            total.update(f"{file.parent.name}/{file.name} {size}\n".encode())
+        return total.hexdigest()
 
     def take(self, indices: Tensor) -> "FolderStore":
         """A store that knows these files alone."""

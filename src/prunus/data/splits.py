@@ -90,6 +90,11 @@ class Split(ABC):
         """Class of every sample, int64 ``[samples]``."""
         return self._samples.store.labels[self._samples.indices]
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 that tells its samples from others, in hex; no network sees them for that."""
+        return self._samples.store.digest(self._samples.indices)
+
     def batches(
         self, batch_size: int, *, generator: torch.Generator | None = None, augment: bool = False
     ) -> Iterator[tuple[Inputs, Tensor]]:

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from prunus.data.augment import shift_and_flip
+from prunus.data.digest import tensors_digest
 from prunus.data.text.tokenizer import TextTokenizer
 from prunus.errors import InputError
 
 Inputs = Tensor | dict[str, Tensor]  # a dictionary for networks called by keyword (texts)
+
+_READ = 64  # samples whose inputs are read for a digest, where all would take long
 
 
 class SampleStore(ABC):
@@ -53,6 +56,21 @@ class SampleStore(ABC):
         Returns:
             Inputs ``[batch, ...]``, float32 and normalized; labels int64 ``[batch]``.
         """
+
+    def digest(self, indices: Tensor) -> str:
+        """SHA-256 that tells these samples from others, in hex.
+
+        Of all labels, and of 64 inputs spread evenly: what lies elsewhere would have to be read.
+        Stores with their inputs in memory take all of them.
+
+        Args:
+            indices: Positions, int64 ``[samples]``.
+        """
+        read = min(_READ, len(indices))
+        spread = torch.arange(read) * len(indices) // read
+        inputs, _ = self.read(indices[spread], None)
+        named = {"input": inputs} if isinstance(inputs, Tensor) else inputs
+        return tensors_digest({**named, "labels": self.labels[indices]})
 
     def take(self, indices: Tensor) -> "SampleStore":
         """A store of these samples alone, at positions from 0: the others cannot be read from it.
@@ -107,6 +125,10 @@ class _Part(SampleStore):
     def max_length(self) -> int | None:
         """As of the whole."""
         return self._whole.max_length
+
+    def digest(self, indices: Tensor) -> str:
+        """As the whole knows its samples."""
+        return self._whole.digest(self._positions[indices])
 
     def read(self, indices: Tensor, augment: torch.Generator | None) -> tuple[Inputs, Tensor]:
         """Read samples of this part."""
@@ -199,6 +221,16 @@ class TensorStore(SampleStore):
         if augment is not None:
             images = shift_and_flip(images, augment, shift=self._shift, flip=self._flip)
         return self._normalizer(images), self._labels[indices]
+
+    def digest(self, indices: Tensor) -> str:
+        """SHA-256 of all images and labels, and of the normalization."""
+        return tensors_digest(
+            {
+                "images": self._images[indices],
+                "labels": self._labels[indices],
+                "normalization": torch.tensor([self._normalizer.mean, self._normalizer.std]),
+            }
+        )
 
     def take(self, indices: Tensor) -> "TensorStore":
         """A store with copies of these images alone."""

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from prunus.artifact.manifest import TOKENIZER_FILE
-from prunus.data import DataSplits, TextOptions, TextTokenizer, is_text_data, load_data
+from prunus.data import (
+    DataSplits,
+    Split,
+    TextOptions,
+    TextTokenizer,
+    is_text_data,
+    load_data,
+    tensors_digest,
+)
 from prunus.errors import InputError
 from prunus.graph import Inputs, check_network, hold_connections_
 from prunus.records import Source
@@ -18,7 +26,6 @@ from prunus.train import forward_logits
 from prunus.zoo import copied, is_drawn, load_source, normalization, reads_text, zoo_names
 
 CERTIFICATE_SAMPLES = 16
-_DIGEST_SAMPLES = 64  # of each split
 _PIECES, _MASK = "input_ids", "attention_mask"
 _OWN_SCHEMES = ("hf:", "timm:", "torchvision:")
 _GRAY_DATA = ("digits",)
@@ -174,32 +181,19 @@ def student_of(source: Source, dense: Subject) -> Subject:
 
 def weights_digest(network: nn.Module) -> str:
     """SHA-256 over names, shapes and bytes of the state, in hex."""
-    total = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        if isinstance(tensor, Tensor):
-            total.update(f"{name}{list(tensor.shape)}{tensor.dtype}".encode())
-            raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            total.update(raw.numpy().tobytes())
-    return total.hexdigest()
+    state = network.state_dict().items()
+    return tensors_digest({name: held for name, held in state if isinstance(held, Tensor)})
 
 
 def data_digest(data: DataSplits) -> str:
-    """SHA-256 over all labels, and over inputs spread evenly over each split.
+    """SHA-256 over the samples of all splits, in hex.
 
     Test samples are hashed like the others: that no network sees, and it counts as no look.
     """
     total = hashlib.sha256()
-    for split in (data.train, data.search, data.test):
-        samples = split.samples
-        n = min(_DIGEST_SAMPLES, len(split))
-        spread = torch.arange(n) * len(split) // n
-        inputs, _ = samples.store.read(samples.indices[spread], None)
-        named = {"input": inputs} if isinstance(inputs, Tensor) else inputs
-        total.update(f"{split.role}{len(split)}".encode())
-        for tensor in (split.labels, *(named[name] for name in sorted(named))):
-            raw = tensor.contiguous().reshape(-1).view(torch.uint8)
-            total.update(f"{list(tensor.shape)}{tensor.dtype}".encode())
-            total.update(raw.numpy().tobytes())
+    splits: list[Split] = [data.train, data.search, data.test]
+    for split in splits if data.unlabeled is None else [*splits, data.unlabeled]:
+        total.update(f"{split.role}{len(split)}{split.digest}".encode())
     return total.hexdigest()
 
 

@@ -4,7 +4,6 @@ import hashlib
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from prunus.data import SearchSplit, Split, TrainSplit, UnlabeledSplit
+from prunus.data import SearchSplit, Split, TrainSplit, UnlabeledSplit, tensors_digest
 from prunus.errors import InputError
 from prunus.plan import NetworkShape
 from prunus.records import HistoryPoint
@@ -21,7 +20,6 @@ from prunus.train.config import TrainConfig
 from prunus.train.precision import Execution
 
 _FORMAT = "prunus-training-1"
-_KNOWN_SAMPLES = 64
 _NAMED_FROZEN = 3
 _DIGEST_BATCH = 1024
 _BROKEN = (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError)
@@ -120,26 +118,26 @@ def training_identity(
         **settings,
         "seed": seed,
         "train samples": len(train),
-        "train data": _samples_digest(train),
+        "train data": train.digest,
         "search samples": len(search),
-        "search data": _samples_digest(search),
+        "search data": search.digest,
         "network shape": shape.digest,
-        "starting weights": _digest(_tensors(network)),
+        "starting weights": tensors_digest(_tensors(network)),
         "frozen parameters": _frozen(network),
-        "teacher weights": "none" if teacher is None else _digest(_tensors(teacher)),
+        "teacher weights": "none" if teacher is None else tensors_digest(_tensors(teacher)),
         "unlabeled samples": 0 if unlabeled is None else len(unlabeled),
-        "unlabeled data": "none" if unlabeled is None else _samples_digest(unlabeled),
+        "unlabeled data": "none" if unlabeled is None else unlabeled.digest,
     }
 
 
 def teacher_digest(teacher: nn.Module, split: Split, execution: Execution) -> str:
     """SHA-256 of what decides a teacher's logits: itself, all samples of the split, the precision."""
-    total = hashlib.sha256(_digest(_tensors(teacher)).encode())
+    total = hashlib.sha256(tensors_digest(_tensors(teacher)).encode())
     # Strides, slopes and the like are no weights, but the printed form of a network shows them.
     total.update(f"{teacher} {execution} {len(split)}".encode())
     for inputs, _ in split.batches(_DIGEST_BATCH):
         named = {"input": inputs} if isinstance(inputs, Tensor) else inputs
-        total.update(_digest(named).encode())
+        total.update(tensors_digest(named).encode())
     return total.hexdigest()
 
 
@@ -163,25 +161,6 @@ def _frozen(network: nn.Module) -> str:
     digest = hashlib.sha256("\0".join(names).encode()).hexdigest()
     more = len(names) - _NAMED_FROZEN
     return f"{', '.join(names[:_NAMED_FROZEN])} and {more} more (sha256 {digest[:12]})"
-
-
-def _samples_digest(split: Split) -> str:
-    """SHA-256 of all labels, which lie in memory, and of some samples, which have to be read."""
-    count = min(_KNOWN_SAMPLES, len(split))
-    spread = torch.linspace(0, len(split) - 1, count, dtype=torch.float64).round().long()
-    inputs, _ = split.samples.store.read(split.samples.indices[spread], None)
-    named = {"input": inputs} if isinstance(inputs, Tensor) else inputs
-    return _digest({**named, "labels": split.labels})
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names and bytes of tensors, in hex."""
-    total = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        total.update(name.encode() + b"\0")
-        total.update(raw.numpy().tobytes())
-    return total.hexdigest()
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from prunus.data.digest import tensors_digest
 from prunus.data.stores import Inputs, SampleStore
 from prunus.data.text.tokenizer import TextTokenizer
 from prunus.errors import InputError
@@ -73,6 +74,13 @@ class TokenStore(SampleStore):
             ids[row, : end - start] = self._pieces[start:end]
             mask[row, : end - start] = 1
         return {"input_ids": ids, "attention_mask": mask}, self._labels[indices]
+
+    def digest(self, indices: Tensor) -> str:
+        """SHA-256 of all pieces and labels."""
+        part = self.take(indices)
+        return tensors_digest(
+            {"pieces": part._pieces, "lengths": part._lengths, "labels": part._labels}
+        )
 
     def take(self, indices: Tensor) -> "TokenStore":
         """A store of these texts alone."""

@@ -1,6 +1,7 @@
 """Artifacts that are damaged or foreign, and places that cannot be used: refused by name, nothing lost."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -96,6 +97,17 @@ def test_an_artifact_is_replaced_whole(saved: Path, source: Source) -> None:
     network = cut_tiny(source)
     save(saved, network, source=source)
     assert sorted(p.name for p in saved.iterdir()) == ["artifact.json", "model.safetensors"]
+    assert torch.equal(load(saved)(images(2)), network(images(2)))
+    assert not list(saved.parent.glob(".artifact.*"))
+
+
+def test_what_a_killed_save_left_is_no_obstacle(saved: Path, source: Source) -> None:
+    """In a container, numbers of processes come again."""
+    left = saved.parent / f".artifact.old-{os.getpid()}"
+    left.mkdir()
+    (left / "model.safetensors").touch()
+    network = cut_tiny(source)
+    save(saved, network, source=source)
     assert torch.equal(load(saved)(images(2)), network(images(2)))
     assert not list(saved.parent.glob(".artifact.*"))
 

@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -153,6 +154,32 @@ def _changed_weight() -> nn.Module:
     with torch.no_grad():
         network.get_parameter("fc.bias").add_(1e-3)
     return network
+
+
+@pytest.mark.parametrize("harm", ["gone", "halved", "no manifest", "no plan"])
+def test_a_finished_run_writes_its_artifact_again_where_it_is_damaged(
+    harm: str, tmp_path: Path
+) -> None:
+    source, out = Source(model="digits_cnn"), tmp_path / "run"
+    first = compress(trained_cnn(), STEPS, few_digits(), out=out, source=source, latency=None)
+    artifact = out / "artifact"
+    weights = artifact / "model.safetensors"
+    before = weights.read_bytes()
+    if harm == "gone":
+        shutil.rmtree(artifact)
+    elif harm == "halved":
+        weights.write_bytes(before[: len(before) // 2])
+    else:
+        next(artifact.glob("artifact.json" if harm == "no manifest" else "plan-*.json")).unlink()
+    again = compress(
+        trained_cnn(), STEPS, few_digits(), out=out, source=source, resume=True, latency=None
+    )
+    assert again.artifact_path == artifact
+    assert same_state(load(artifact), first.network)
+    assert weights.read_bytes() == before
+    written = weights.stat().st_mtime_ns
+    compress(trained_cnn(), STEPS, few_digits(), out=out, source=source, resume=True, latency=None)
+    assert weights.stat().st_mtime_ns == written  # what is whole is left alone
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,14 @@
 
 from prunus.artifact.export import export
 from prunus.artifact.manifest import Manifest, read_manifest
-from prunus.artifact.store import Artifact, load, load_artifact, save
+from prunus.artifact.store import Artifact, is_whole, load, load_artifact, save
 from prunus.artifact.verify import verify_export
 
 __all__ = [
     "Artifact",
     "Manifest",
     "export",
+    "is_whole",
     "load",
     "load_artifact",
     "read_manifest",

@@ -194,12 +194,25 @@ def _compare(network: nn.Module, loaded: nn.Module) -> None:
             )
 
 
+def is_whole(folder: Path | str) -> bool:
+    """Whether all files of an artifact are there, and its weights are those that were written."""
+    folder = Path(folder)
+    try:
+        manifest = read_manifest(folder)
+        for name in manifest.plans:
+            Plan.load(folder / name)
+        return file_sha256(folder / WEIGHTS_FILE) == manifest.weights_sha256
+    except (InputError, OSError):
+        return False
+
+
 def _move(part: Path, folder: Path) -> None:
     """Put ``part`` where ``folder`` is; the old one comes back where that fails."""
     if not folder.exists() or not any(folder.iterdir()):
         part.replace(folder)
         return
     old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    shutil.rmtree(old, ignore_errors=True)  # of a killed process with the same number
     folder.rename(old)
     try:
         part.rename(folder)

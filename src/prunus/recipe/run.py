@@ -1,5 +1,6 @@
 """``compress``: run a recipe on a network, and write down what happened."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from prunus.artifact import save
+from prunus.artifact import is_whole, save
 from prunus.compute import Compute
 from prunus.data import DataSplits, TextOptions
 from prunus.graph import Inputs
@@ -31,7 +32,7 @@ from prunus.recipe.prepare import (
 )
 from prunus.recipe.recipe import Recipe, as_recipe, make_recipe
 from prunus.recipe.resume import Donor, adopt, keep, resume
-from prunus.recipe.state import Tools
+from prunus.recipe.state import State, Tools
 from prunus.recipe.steps import Prune, Step
 from prunus.recipe.subject import Subject, resolve_subject
 from prunus.recipe.summarize import Summary, make_record
@@ -162,7 +163,11 @@ def run_recipe(
     if folder is not None and subject.rebuildable:
         artifact = folder.path / "artifact"
     if file is not None and file.exists():
-        return Compressed(state.network, state.plans, RunRecord.load(file), artifact)
+        record = RunRecord.load(file)
+        if artifact is not None and not is_whole(artifact):
+            shutil.rmtree(artifact, ignore_errors=True)
+            _save(artifact, state, record)
+        return Compressed(state.network, state.plans, record, artifact)
     summary = Summary(
         name=name or label(recipe),
         recipe=_complete(recipe, subject),
@@ -177,19 +182,23 @@ def run_recipe(
     with phase(settings.progress, "measure"):
         record = make_record(summary, subject, baseline.trace, state)
     if artifact is not None:
-        save(
-            artifact,
-            state.network,
-            source=state.origin.source,
-            plans=state.plans,
-            recipe=record.recipe,
-            record=record,
-            example_inputs=state.inputs,
-            tokenizer=state.data.tokenizer,
-        )
+        _save(artifact, state, record)
     if file is not None:
         record.save(file)
     return Compressed(state.network, state.plans, record, artifact)
+
+
+def _save(artifact: Path, state: State, record: RunRecord) -> None:
+    save(
+        artifact,
+        state.network,
+        source=state.origin.source,
+        plans=state.plans,
+        recipe=record.recipe,
+        record=record,
+        example_inputs=state.inputs,
+        tokenizer=state.data.tokenizer,
+    )
 
 
 def _tools(

@@ -82,6 +82,19 @@ def test_the_smallest_and_the_fastest_good_row_and_the_smallest_of_all_are_named
     assert len(told) == 5
 
 
+def test_the_fastest_is_so_beside_the_dense_network_of_its_own_turns(deployed: Comparison) -> None:
+    """int8 on PyTorch ran while the machine was slow: 12 of 120 ms, against 8 of 40 ms."""
+    first, second, third = deployed.runs
+    assert second.latency is not None
+    slow = second.model_copy(update={"dense_latency": _latency(120.0, "torch")})
+    told = advice(
+        deployed, comparison_rows(deployed.model_copy(update={"runs": (first, slow, third)}))
+    )
+    assert told[1].startswith("Fastest within 0.005 of dense in F1: int8 (torch)")
+    assert "int8: torch is the fastest" in told[3]
+    assert "onnxruntime takes 2.00× as long" in told[3]
+
+
 def test_where_no_row_is_as_good_as_dense_the_nearest_is_named(deployed: Comparison) -> None:
     few = deployed.model_copy(update={"runs": deployed.runs[2:]})
     told = advice(few, comparison_rows(few))

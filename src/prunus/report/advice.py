@@ -1,6 +1,7 @@
 """Which row to take: sentences computed from the rows of a comparison with deployed networks. No torch."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 from prunus.records import Comparison
 from prunus.report.columns import metric_name, score_style
@@ -37,31 +38,34 @@ def advice(comparison: Comparison, rows: Sequence[Row]) -> tuple[str, ...]:
         if best is not None:
             text = f"No row is within {bound} of dense in {metric}; the nearest is "
             found.append(f"{text}{_described(best, style)}.")
-    for key, what in (("size_bytes", "Smallest"), ("latency_ms", "Fastest")):
+    for key, what in ((_bytes, "Smallest"), (_time, "Fastest")):
         row = _least(good, key)
         if row is not None:
             found.append(f"{what} within {bound} of dense in {metric}: {_described(row, style)}.")
-    least = _least(methods, "size_bytes")
+    least = _least(methods, _bytes)
     if least is not None and least not in good:
         found.append(f"Smallest of all: {_described(least, style)}.")
     return (*found, *_fastest_engines(methods, style), *_engines(rows))
 
 
 def _fastest_engines(rows: Sequence[Row], style: Style) -> list[str]:
-    """Which engine is fastest where several run the same row, and how the others compare."""
+    """Which engine is fastest where several run the same row, and how the others compare.
+
+    By the time that each takes of the dense network's, which ran in turns with it: the milliseconds
+    of two rows were measured minutes apart.
+    """
     groups: dict[str, list[Row]] = {}
     for row in rows:
         name, _, engine = row.method.partition(" (")
-        if engine and isinstance(row.values.get("latency_ms"), Stat):
+        if engine and math.isfinite(_time(row)):
             groups.setdefault(name, []).append(row)
     found = []
     for name, group in groups.items():
         if len(group) < 2:
             continue
-        first, *others = sorted(group, key=lambda row: _number(row, "latency_ms"))
-        least = _number(first, "latency_ms")
+        first, *others = sorted(group, key=_time)
         told = [
-            f"{_engine(row)} takes {_number(row, 'latency_ms') / least:.2f}× as long"
+            f"{_engine(row)} takes {_time(row) / _time(first):.2f}× as long"
             f" ({_score(row, style)}, {_megabytes(row)})"
             for row in others
         ]
@@ -112,14 +116,23 @@ def _described(row: Row, style: Style) -> str:
     return ", ".join(parts)
 
 
-def _least(rows: Sequence[Row], key: str) -> Row | None:
-    known = [row for row in rows if isinstance(row.values.get(key), Stat)]
-    return min(known, key=lambda row: _number(row, key), default=None)
+def _least(rows: Sequence[Row], key: Callable[[Row], float]) -> Row | None:
+    known = [row for row in rows if math.isfinite(key(row))]
+    return min(known, key=key, default=None)
 
 
-def _number(row: Row, key: str) -> float:
-    value = row.values[key]
-    return value.mean if isinstance(value, Stat) else float("inf")
+def _bytes(row: Row) -> float:
+    value = row.values.get("size_bytes")
+    return value.mean if isinstance(value, Stat) else math.inf
+
+
+def _time(row: Row) -> float:
+    """Latency over the dense network's, measured in turns; the mean of a row's runs, inf: unknown."""
+    if not isinstance(row.values.get("latency_ms"), Stat):
+        return math.inf
+    pairs = [(run.latency, run.dense_latency) for run in row.runs]
+    shares = [mine.median_ms / dense.median_ms for mine, dense in pairs if mine and dense]
+    return sum(shares) / len(shares) if shares else math.inf
 
 
 def _mean(row: Row) -> float:

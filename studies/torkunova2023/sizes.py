@@ -55,6 +55,8 @@ def run(work: Path, results: Path) -> None:
     for engine in engines:
         formats: dict[str, dict[str, str]] = {"none": {}, "int8 linear": int8}
         formats["int8 linear + embeddings"] = {**int8, **tables}
+        if engine == "onnxruntime":
+            formats["int8 by token + embeddings"] = {**int8, **tables, "activations": "token"}
         for row, choices in formats.items():
             _row(row, dense, dense, engine, choices, work, results)
     ranks = TextSuite()

@@ -17,6 +17,7 @@ from prunus.data import Inputs
 from prunus.errors import InputError
 from prunus.extras import require_extra
 from prunus.quantize.job import Job, Written, excluded_nodes, fits_float16, int8_tables
+from prunus.quantize.onnx_tokens import scale_by_token_
 from prunus.quantize.session import Deployed, Session
 
 MODEL_FILE = "model.onnx"
@@ -100,6 +101,10 @@ def _quantize(job: Job, whole: Path, target: Path) -> tuple[str, ...]:
         weight_type=quantization.QuantType.QInt8,
         extra_options={"MatMulConstBOnly": True},
     )
+    if deployment.activations == "token":
+        model = onnx.load(str(target))
+        scale_by_token_(model)
+        onnx.save(model, str(target))
     return _notes(job)
 
 

@@ -22,6 +22,9 @@ class Deployment(Record):
             their expanded index views break the quantized kernels.
         calibration: Where the ranges of activations come from.
         calibration_samples: Training samples that they, or OpenVINO's int8, are measured on.
+        activations: What shares a scale in dynamic int8 of ONNX Runtime: all inputs of a layer in a
+            batch (``tensor``), or those of one ``token`` (one sample, of layers after pooling), which
+            is nearer to the network, the same for a text whatever stands beside it, and slower.
         exclude: Glob patterns of layers that stay in float32.
         rest: How tensors that are not quantized lie in the file. ``float16`` halves them; they are
             float32 again when the network is loaded, rounded to 11 bits. Tensors that float16 cannot
@@ -33,6 +36,7 @@ class Deployment(Record):
     embeddings: Literal["float32", "int8"] = "float32"
     calibration: Literal["dynamic", "static"] = "dynamic"
     calibration_samples: int = Field(default=128, ge=1)
+    activations: Literal["tensor", "token"] = "tensor"
     exclude: tuple[str, ...] = ()
     rest: Literal["float32", "float16"] = "float32"
 
@@ -46,6 +50,13 @@ class Deployment(Record):
             raise ValueError(
                 "calibration=static is not there for engine=torch, whose int8 is dynamic; use "
                 "engine=onnxruntime or openvino"
+            )
+        dynamic = self.weights == "int8" and self.calibration == "dynamic"
+        if self.activations == "token" and not (self.engine == "onnxruntime" and dynamic):
+            raise ValueError(
+                "activations=token is for engine=onnxruntime with weights=int8 and "
+                f"calibration=dynamic, not {self.engine} with {self.weights} and {self.calibration}; "
+                "leave it out"
             )
         if self.engine == "onnxruntime" and self.weights in ("float16", "bfloat16"):
             raise ValueError(

@@ -160,6 +160,12 @@ def _formats(engine: str) -> dict[str, dict[str, str]]:
     rows["int8 linear"] = {"weights": "int8", **_REST}
     rows["int8 linear + embeddings"] = {"weights": "int8", "embeddings": "int8", **_REST}
     if engine == "onnxruntime":
+        rows["int8 by token + embeddings"] = {
+            "weights": "int8",
+            "embeddings": "int8",
+            "activations": "token",
+            **_REST,
+        }
         rows["static int8"] = {"weights": "int8", "calibration": "static", **_REST}
     if engine != "onnxruntime":
         half = "bfloat16" if engine == "torch" else "float16"

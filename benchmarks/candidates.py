@@ -422,7 +422,22 @@ def _parts(network: str) -> list[Row]:
     if (cell := read("memory", network)) is not None:
         peak = cell["peak"]["engine"]["peak_mb"] / cell["peak"]["dense"]["peak_mb"]
         note("memory", "engine against evaluation of the dense network", peak, "times its peak")
+    for name, found in _foretold(network).items():
+        note("fitness", f"{name} before, top-1 after fine-tuning", found, "Kendall's tau")
     return rows
+
+
+def _foretold(network: str) -> dict[str, float]:
+    """How well each fitness of a plan tells its accuracy after fine-tuning; empty: not all are there."""
+    cell = read("finetune", network)
+    if cell is None or len(cell["rows"]) < cell["settings"]["plans"]:
+        return {}
+    after = [row["other_after"]["top1"] for row in cell["rows"]]
+    signs = {"kl": -1, "loss": -1, "top1": 1}
+    return {
+        name: tau([sign * row["before"][name] for row in cell["rows"]], after)
+        for name, sign in signs.items()
+    }
 
 
 def _full_row(network: str, cell: Row, engine: str) -> Row:

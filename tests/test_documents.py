@@ -42,6 +42,48 @@ def test_every_path_a_page_names_exists(page: Path) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize(
+    ("change", "partial"),
+    [
+        ({}, False),
+        ({"finetune_epochs": 19}, True),
+        ({"train_images": 10_000}, True),
+        ({"seeds": 2}, True),
+        (None, True),  # a method is missing
+    ],
+)
+def test_the_table_of_resnet56_says_what_it_lacks(
+    change: dict[str, int] | None, partial: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import render_tables
+
+    known: dict[str, float] = {
+        "finetune_epochs": 20,
+        "train_images": 45_000,
+        "seeds": 3,
+        "params": 1,
+    }
+    known |= {"macs_ratio": 2.1, "top1_mean": 0.9, "top1_std": 0.1}
+    rows = [
+        {"method": f"m{i}", **known, **(change or {})} for i in range(11 + (change is not None))
+    ]
+    assert ("Partial" in render_tables.resnet56(rows)) == partial
+
+
+def test_networks_of_two_scales_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import study_tables
+
+    known = {"network": "n", "round": 2, "params": 1, "macs": 1, "top1_mean": 0.9, "top1_std": None}
+    known |= {"seeds": 3, "paper_top1": 0.8}
+    one = {"method": "genetic", "scale": "small", **known}
+    table = study_tables.kuzmin_quality([one])
+    assert "| genetic |" in table and "5 epochs of fine-tuning a round" in table
+    table = study_tables.kuzmin_quality([one, {"method": "l2", "scale": "full", **known}])
+    assert "| genetic (small) |" in table and "| l2 (full) |" in table
+
+
 def test_every_method_has_a_card() -> None:
     import prunus.prune  # noqa: F401 - registers the methods
     from prunus.method import method_names

@@ -17,7 +17,8 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 _MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
-FULL_EPOCHS, FULL_SEEDS = 20, 3  # what the queue of benchmarks/resnet56.py is for
+# What the queue of benchmarks/resnet56.py is for: its METHODS, on all training images.
+FULL_EPOCHS, FULL_IMAGES, FULL_SEEDS, FULL_METHODS = 20, 45_000, 3, 12
 ALL_NETWORKS = ("resnet56", "vgg16_bn", "resnet18")  # of benchmarks/candidates.py
 
 Rows = list[dict[str, Any]]
@@ -63,7 +64,12 @@ def resnet56(rows: Rows) -> str:
         if (r["finetune_epochs"], r["train_images"])
         == (fullest["finetune_epochs"], fullest["train_images"])
     ]
-    partial = fullest["finetune_epochs"] < FULL_EPOCHS or any(r["seeds"] < FULL_SEEDS for r in mine)
+    partial = (
+        fullest["finetune_epochs"] < FULL_EPOCHS
+        or fullest["train_images"] < FULL_IMAGES
+        or len(mine) < FULL_METHODS
+        or any(r["seeds"] < FULL_SEEDS for r in mine)
+    )
     lines = [
         f"Fine-tuned {fullest['finetune_epochs']} epoch(s) of {fullest['train_images']:,} images."
         + (

@@ -35,15 +35,32 @@ def kuzmin_quality(rows: Rows) -> str:
         "| network | round | method | parameters | executed MACs (M) | top-1 | seeds | the paper's |",
         "|---|--:|---|--:|--:|--:|--:|--:|",
     ]
-    lines += [
-        f"| {r['network']} | {r['round']} | {r['method']} | {r['params']:,} | {r['macs'] / 1e6:.1f} "
-        f"| {_percent(r['top1_mean'], r['top1_std'])} | {r['seeds']} | {r['paper_top1']:.2%} |"
-        for r in rows
-    ]
+    scales = list(dict.fromkeys(r["scale"] for r in rows))
+    for r in rows:
+        # Networks of two scales were not trained alike: where both stand here, each line says which.
+        method = r["method"] if len(scales) == 1 else f"{r['method']} ({r['scale']})"
+        lines.append(
+            f"| {r['network']} | {r['round']} | {method} | {r['params']:,} | {r['macs'] / 1e6:.1f} "
+            f"| {_percent(r['top1_mean'], r['top1_std'])} | {r['seeds']} | {r['paper_top1']:.2%} |"
+        )
+    lines.append("")
+    lines += [f"Scale `{scale}`: {_scale(scale)}." for scale in scales]
     few = sum(r["seeds"] < SEEDS for r in rows)
     if few:
         lines += ["", f"Partial: {few} of {len(rows)} lines have fewer than {SEEDS} seeds."]
     return "\n".join(lines)
+
+
+def _scale(name: str) -> str:
+    """What the runs of a scale were given, from their cells."""
+    told = []
+    for cell in _cells(f"{name}-*.json"):
+        given = cell["settings"]
+        told.append(
+            f"{given['epochs']} epochs of fine-tuning a round, searches of {given['generations']} "
+            f"generations on {given['images']:,} images"
+        )
+    return "; ".join(dict.fromkeys(told)) or "no cells"
 
 
 def kuzmin_seconds(rows: Rows) -> str:

@@ -1,8 +1,13 @@
-"""Tables of study M, drawn from its summary; called by ``render_tables``."""
+"""Tables of study M, drawn from its summary and cells; called by ``render_tables``."""
 
+import json
+import statistics
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+CELLS = Path(__file__).parent.parent / "studies" / "torkunova2023" / "results" / "cells"
 Rows = list[dict[str, Any]]
 _MISSING = "–"
 _QUANTIZED = ("int8", "static int8", "float16", "bfloat16")
@@ -32,8 +37,9 @@ def torkunova_sizes(rows: Rows) -> str:
     )
 
 
-def torkunova_quality(rows: Rows) -> str:
-    """Part (b), a table for each data set."""
+def torkunova_quality(rows: Rows, cells: Rows | None = None) -> str:
+    """Part (b), a table for each data set; speeds are read from the cells, by default the study's."""
+    known = _cells() if cells is None else cells
     mine = [row for row in rows if row["part"] == "b"]
     parts = []
     for data in dict.fromkeys(row["data"] for row in mine):
@@ -49,18 +55,21 @@ def torkunova_quality(rows: Rows) -> str:
         for row in sorted(group, key=lambda r: -r["f1_mean"]):
             spread = "" if row["f1_std"] is None else f" ± {row['f1_std']:.4f}"
             paper = row["paper_f1"]
+            same = [c for c in known if (c["set"], c["row"]) == (row["data"], row["row"])]
             parts.append(
                 f"| {row['row']} | {row['f1_mean']:.4f}{spread} | {row['seeds']} "
                 f"| {_interval(row['against_dense'])} "
                 f"| {row['accuracy_mean']:.2%} | {row['size_mb']:.2f} | {row['cpu_ms']:.2f} "
-                f"| {_fold(row['fp32_same_engine_cpu_ms'], row['cpu_ms'])} "
-                f"| {_fold(row['fp32_eager_cpu_ms'], row['cpu_ms'])} "
+                f"| {_speed(same, own=True)} | {_speed(same, own=False)} "
                 f"| {_MISSING if paper is None else f'{paper:.3f}'} |"
             )
         parts.append("")
     if parts:
         parts.append(
-            "Less dense: of the seed that lost most, with the paired bootstrap's interval."
+            "Less dense: of the seed that lost most, with the paired bootstrap's interval for that one "
+            "network, over other texts and not over other seeds. CPU ms: the mean over seeds, which "
+            "ran at different times; × float32: the median over seeds of ratios that were timed in "
+            "turns."
         )
     return "\n".join(parts).rstrip() or "Not measured yet."
 
@@ -118,6 +127,25 @@ def _times(row: dict[str, Any] | None, before: str) -> float | None:
     """How many times as fast."""
     found: float | None = None if row is None else row[before] / row["cpu_ms"]
     return found
+
+
+@cache
+def _cells() -> Rows:
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(CELLS.glob("*.json"))]
+
+
+def _speed(cells: Rows, *, own: bool) -> str:
+    """How many times as fast as the dense network in float32, on its own engine or in PyTorch.
+
+    Each seed has a ratio of its own: only what was timed in turns saw the same machine.
+    """
+    ratios = []
+    for cell in cells:
+        engine = (cell["deployed"] or {}).get("own_float32_latency") if own else None
+        before = engine or cell["dense_latency"]
+        if before is not None and cell["latency"] is not None:
+            ratios.append(before["median_ms"] / cell["latency"]["median_ms"])
+    return f"{statistics.median(ratios):.2f}" if ratios else _MISSING
 
 
 def _interval(found: dict[str, float]) -> str:

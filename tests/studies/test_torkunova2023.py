@@ -83,6 +83,26 @@ def test_a_summary_tells_means_spreads_and_the_papers_figures(
     assert text_tables.torkunova_sizes([row]) == "Not measured yet."
 
 
+def test_speeds_are_of_networks_that_were_timed_in_turns(study: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "cells").mkdir()
+    cells = []
+    # The machine grew slower from seed to seed; each seed's own turns say 4, 5 and 6 times as fast.
+    for seed, (row, dense) in enumerate(((8.0, 32.0), (4.0, 20.0), (1.0, 6.0))):
+        cells.append(_cell(seed, 0.9))
+        cells[-1] |= {"latency": {"median_ms": row}, "dense_latency": {"median_ms": dense}}
+        cells[-1]["deployed"] = {"own_float32_latency": {"median_ms": dense / 2}}
+        (tmp_path / "cells" / f"{seed}.json").write_text(json.dumps(cells[-1]), encoding="utf-8")
+    study.summary.write(tmp_path)
+    import text_tables
+
+    summed = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    line = text_tables.torkunova_quality(summed, cells).splitlines()[4]
+    assert line.endswith("| 2.50 | 5.00 | 0.952 |")
+    untimed = [{**cell, "latency": None} for cell in cells]
+    line = text_tables.torkunova_quality(summed, untimed).splitlines()[4]
+    assert line.endswith("| – | – | 0.952 |")
+
+
 def test_aims_are_judged_from_the_records(study: ModuleType) -> None:
     import text_tables
 

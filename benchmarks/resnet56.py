@@ -1,5 +1,6 @@
 """ResNet-56 on CIFAR-10 at 2.10 x fewer MACs: every method and Torch-Pruning, same fine-tuning.
 
+    python benchmarks/resnet56.py cut                        # what every method keeps; no training
     python benchmarks/resnet56.py tune                       # once: the recipe, on L1, by the search split
     python benchmarks/resnet56.py run --epochs 20            # the queue; killed and started again, it goes on
     python benchmarks/resnet56.py run --epochs 1 --images 20000   # a scale that fits a small machine
@@ -7,8 +8,9 @@
 
 In-block channels only: the residual stream keeps its width. A cell is one method and one seed at one
 scale (epochs, images of an epoch); its record is written when it ends, with one look at the test split,
-after fine-tuning. The seed varies data order,
-augmentation and the methods' own draws; cells of one seed see the same order, so seeds are paired.
+after fine-tuning. The seed varies data order, augmentation and the methods' own draws; cells of one seed
+see the same order, so seeds are paired. Cuts are the same at every scale and stored, those of
+Torch-Pruning as the plan that gives its network, parameter for parameter.
 """
 
 import argparse
@@ -17,8 +19,10 @@ import json
 import statistics
 import time
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from peers import prune_with_torch_pruning
 from record import RESULTS, START, write_results
@@ -26,7 +30,7 @@ from torch import nn
 
 import prunus.prune  # noqa: F401 - registers the methods
 from prunus.data import DataSplits, load_data
-from prunus.graph import Trace, certify, cut, trace
+from prunus.graph import Choice, Trace, certify, cut, trace
 from prunus.meter import count_macs, count_params
 from prunus.method import Budget, Context, make_method
 from prunus.recipe.fresh import reinitialize_
@@ -53,14 +57,17 @@ METHODS = [
     "scratch",
 ]
 FOLDER = RESULTS / "resnet56"
+CUTS = FOLDER / "cuts"
 RECIPE = "recipe.json"
+TUNED = "l1"  # the method that the recipe is tuned on, by a seed that no cell has
+TUNING_SEED = 100
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("command", choices=["tune", "run", "table"])
+    parser.add_argument("command", choices=["cut", "tune", "run", "table"])
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--images", type=int, default=0, help="train images used; 0: all 45,000")
     parser.add_argument("--methods", nargs="+", default=METHODS)
@@ -68,17 +75,34 @@ def main() -> None:
     parser.add_argument("--shard", default="1/1", help="2/8: the second of eight processes' cells")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--batch", type=int, default=128, help="of tune: images a step")
+    parser.add_argument("--lr", type=float, nargs="+", default=[0.01, 0.03], help="of tune")
+    parser.add_argument("--alpha", type=float, nargs="+", default=[0.0, 0.5], help="of tune")
+    parser.add_argument("--precision", default="auto", help="of tune")
+    parser.add_argument("--layout", default="auto", help="of tune")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.command == "table":
         table()
         return
     bench = Bench(options.device, options.images)
-    if options.command == "tune":
-        bench.tune(options.epochs)
-        return
     shard, shards = (int(part) for part in options.shard.split("/"))
+    if options.command == "tune":
+        execution = {"precision": options.precision, "layout": options.layout}
+        grid = [
+            {"lr": lr, "distill_alpha": alpha, "batch_size": options.batch, **execution}
+            for alpha in options.alpha
+            for lr in options.lr
+        ]
+        for config in grid[shard - 1 :: shards]:
+            bench.trial(config, options.epochs)
+        bench.freeze(grid, options.epochs)
+        return
     queue = [(method, seed) for seed in options.seeds for method in options.methods]
+    if options.command == "cut":
+        for method, seed in [(TUNED, TUNING_SEED), *queue][shard - 1 :: shards]:
+            bench.cut(method, seed)
+        return
     for method, seed in queue[shard - 1 :: shards]:
         bench.cell(method, seed, options.epochs)
     if shards == 1:
@@ -117,14 +141,32 @@ class Bench:
         return f"epochs{epochs}-images{self.images}"
 
     def cut(self, method: str, seed: int) -> tuple[nn.Module, dict[str, Any]]:
-        """The cut network, not yet trained, with what is known of the cut."""
+        """The cut network, not yet trained, with what is known of the cut; decided once."""
+        path = CUTS / f"{method}-seed{seed}.json"
+        if not path.exists():
+            record = self.decided(method, seed)
+            CUTS.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            print(f"{method} seed {seed}: cut in {record['seconds_search']:.0f} s", flush=True)
+        record = json.loads(path.read_text(encoding="utf-8"))
+        kept = {name: np.array(list(bits)) == "1" for name, bits in record.pop("kept").items()}
+        small = cut(self.dense, self.trace.plan(kept))
+        counted = count_macs(small, self.example[:1]).macs
+        if (counted, count_params(small)) != (record["macs"], record["params"]):
+            raise RuntimeError(f"{method}: the stored cut is of another network")
+        if method not in PEERS and make_method(method).reinitialize:
+            reinitialize_(small, seed)
+        return small, record
+
+    def decided(self, method: str, seed: int) -> dict[str, Any]:
+        """What a method keeps, certified."""
         started = time.perf_counter()
         if method in PEERS:
             ignored = [
                 n for n, _ in self.dense.named_modules() if n == "conv1" or n.endswith(".conv2")
             ]
             limit = self.budget.limit(self.trace.macs({}))
-            small = prune_with_torch_pruning(
+            theirs = prune_with_torch_pruning(
                 self.dense,
                 self.example[:1],
                 PEERS[method],
@@ -133,28 +175,30 @@ class Bench:
                 self.train,
                 seed,
             )
-            certificate = None
+            choice = choice_of(theirs, self.dense, self.trace)
         else:
-            maker = make_method(method)
             context = Context(
                 self.dense, self.trace, self.budget, seed, self.train, self.data.search
             )
-            choice = maker.decide(context).choice
-            plan = self.trace.plan(choice)
-            proof = certify(self.dense, self.trace, plan, self.example)
-            certificate = proof.model_dump()
-            small = cut(self.dense, plan)
-            if self.trace.macs(choice) != count_macs(small, self.example[:1]).macs:
-                raise RuntimeError(f"{method}: predicted and counted MACs differ")
-            if maker.reinitialize:
-                reinitialize_(small, seed)
+            choice = make_method(method).decide(context).choice
+        seconds = time.perf_counter() - started
+        plan = self.trace.plan(choice)
+        proof = certify(self.dense, self.trace, plan, self.example)
+        small = cut(self.dense, plan)
+        if method in PEERS:
+            require_same(small, theirs)
         macs, dense = count_macs(small, self.example[:1]).macs, self.trace.macs({})
-        return small, {
+        if self.trace.macs(choice) != macs:
+            raise RuntimeError(f"{method}: predicted and counted MACs differ")
+        return {
             "macs": macs,
             "macs_ratio": dense / macs,
             "params": count_params(small),
-            "certificate": certificate,
-            "seconds_search": time.perf_counter() - started,
+            "certificate": proof.model_dump(),
+            "seconds_search": seconds,
+            "cut_environment": START.model_dump(),
+            # One digit a channel of each group, in the network's order.
+            "kept": {n: "".join("01"[int(k)] for k in keep) for n, keep in choice.items()},
         }
 
     def cell(self, method: str, seed: int, epochs: int) -> None:
@@ -162,7 +206,8 @@ class Bench:
         config = self.recipe(epochs)
         if method == "scratch":
             # The small network from scratch gets the dense training's epochs as well.
-            config = config.model_copy(update={"epochs": DENSE_EPOCHS + epochs, "lr": 0.1})
+            lr = 0.1 * config.batch_size / 128
+            config = config.model_copy(update={"epochs": DENSE_EPOCHS + epochs, "lr": lr})
         scale = self.scale(epochs)
         path = FOLDER / scale / f"{method}-seed{seed}.json"
         if path.exists():
@@ -209,44 +254,92 @@ class Bench:
             flush=True,
         )
 
-    def tune(self, epochs: int) -> None:
-        """Choose learning rate and distillation on the L1 baseline, by the search split, and freeze them."""
-        trials: list[dict[str, Any]] = []
-        for lr in (0.01, 0.03):
-            for alpha in (0.0, 0.5):
-                # One draw for all trials: only the settings differ.
-                small, _ = self.cut("l1", seed=100)
-                config: dict[str, Any] = {
-                    "lr": lr,
-                    "distill_alpha": alpha,
-                    "weight_decay": 5e-4,
-                    "batch_size": 128,
-                }
-                teacher = copy.deepcopy(self.dense) if alpha else None
-                result = fit(
-                    small,
-                    self.train,
-                    self.data.search,
-                    TrainConfig(epochs=epochs, **config),
-                    seed=100,
-                    teacher=teacher,
-                    device=self.device,
-                )
-                # What the trial run picked is frozen too: cells of one seed must differ in nothing else.
-                config |= {"precision": result.precision, "layout": result.layout}
-                trials.append({"config": config, "search_top1": result.search_top1})
-                print(trials[-1], flush=True)
-        best = max(trials, key=lambda t: t["search_top1"])
-        path = FOLDER / self.scale(epochs) / RECIPE
+    def trial(self, given: dict[str, Any], epochs: int) -> None:
+        """Fine-tune the tuned method's network with one setting, unless that has been done."""
+        path = self.trial_path(given, epochs)
+        if path.exists():
+            return
+        small, _ = self.cut(TUNED, TUNING_SEED)  # one draw for all: only the settings differ
+        config = TrainConfig(epochs=epochs, weight_decay=5e-4, **given)
         path.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint = path.with_suffix(".part.pt")
+        started = time.perf_counter()
+        result = fit(
+            small,
+            self.train,
+            self.data.search,
+            config,
+            seed=TUNING_SEED,
+            teacher=copy.deepcopy(self.dense) if config.distill_alpha else None,
+            checkpoint=checkpoint,
+            device=self.device,
+        )
+        # What the trial run picked is frozen too: cells of one seed must differ in nothing else.
+        picked = {"precision": result.precision, "layout": result.layout}
+        trial = {
+            "config": {"weight_decay": 5e-4, **given, **picked},
+            "search_top1": result.search_top1,
+            "seconds": time.perf_counter() - started,
+            "environment": START.model_dump(),
+        }
+        path.write_text(json.dumps(trial, indent=1) + "\n", encoding="utf-8")
+        checkpoint.unlink(missing_ok=True)
+        print(trial["config"], trial["search_top1"], f"{trial['seconds']:.0f} s", flush=True)
+
+    def trial_path(self, given: dict[str, Any], epochs: int) -> Path:
+        """Where the record of a trial is."""
+        name = "-".join(f"{key}{given[key]:g}" for key in ("batch_size", "lr", "distill_alpha"))
+        return FOLDER / self.scale(epochs) / "trials" / f"{name.replace('_', '')}.json"
+
+    def freeze(self, grid: list[dict[str, Any]], epochs: int) -> None:
+        """Write the recipe once all trials are there: the best by the search split."""
+        paths = [self.trial_path(given, epochs) for given in grid]
+        target = FOLDER / self.scale(epochs) / RECIPE
+        if target.exists() or not all(path.exists() for path in paths):
+            return
+        trials = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        best = max(trials, key=lambda t: t["search_top1"])
         frozen = {
-            **best,
-            "trials": trials,
-            "tuned_on": "l1, seed 100, search split",
+            "config": best["config"],
+            "search_top1": best["search_top1"],
+            "trials": [{k: t[k] for k in ("config", "search_top1")} for t in trials],
+            "tuned_on": f"{TUNED}, seed {TUNING_SEED}, search split",
             "epochs": epochs,
             "train_images": self.images,
         }
-        path.write_text(json.dumps(frozen, indent=1) + "\n", encoding="utf-8")
+        target.write_text(json.dumps(frozen, indent=1) + "\n", encoding="utf-8")
+
+
+def choice_of(small: nn.Module, dense: nn.Module, found: Trace) -> Choice:
+    """Which units of every group a network keeps that is cut out of the dense one.
+
+    Raises:
+        RuntimeError: A filter of it is none of the dense network's, or is there twice.
+    """
+    choice = {}
+    for group in found.cuttable:
+        axis = next(a for a in group.axes if a.role == "out" and a.tensor.endswith("conv1.weight"))
+        rows = dense.get_parameter(axis.tensor).detach().flatten(1)
+        # In-block filters read the whole residual stream: their rows are as long as before.
+        kept = small.get_parameter(axis.tensor).detach().flatten(1)
+        same = (kept[:, None] == rows[None]).all(dim=2)
+        if not (same.sum(dim=1) == 1).all():
+            raise RuntimeError(f"filters of '{axis.tensor}' are not among the dense network's")
+        keep = np.zeros(group.units, dtype=np.bool_)
+        keep[axis.units[same.int().argmax(dim=1).numpy()]] = True
+        choice[group.name] = keep
+    return choice
+
+
+def require_same(ours: nn.Module, theirs: nn.Module) -> None:
+    """Refuse two networks that differ in a parameter.
+
+    Raises:
+        RuntimeError: They do.
+    """
+    mine, other = dict(ours.named_parameters()), dict(theirs.named_parameters())
+    if mine.keys() != other.keys() or not all(torch.equal(mine[n], other[n]) for n in mine):
+        raise RuntimeError("the plan and torch-pruning keep different parameters")
 
 
 def table() -> None:

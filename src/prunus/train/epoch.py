@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from prunus.data import Inputs, TrainSplit, UnlabeledSplit
 from prunus.errors import InputError
 from prunus.progress import Progress
+from prunus.train.captured import MIN_STEPS, CapturedLoss
 from prunus.train.config import TrainConfig
 from prunus.train.forward import forward_logits, to_place
 from prunus.train.losses import classification_loss
@@ -43,6 +44,8 @@ class EpochTrainer:
     after_step: Callable[[nn.Module], None] | None
     progress: Progress
     optimizer: torch.optim.Optimizer = field(init=False)
+    _captured: CapturedLoss | None = field(default=None, init=False)
+    _captures: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
         self.optimizer = make_optimizer(self.network, self.config, self._projection)
@@ -130,11 +133,13 @@ class EpochTrainer:
         positions, batch, batch_labels = placed
         inputs = to_place(batch, self.device, channels_last=self.execution.channels_last)
         labels = None if role == "unlabeled" else batch_labels.to(self.device)
-        loss = self._loss(inputs, labels, positions, role)
-        value = float(loss.detach())
-        self.require_finite(value, step)
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        value = self._captured_step(step, inputs, labels, role)
+        if value is None:
+            loss = self._loss(inputs, labels, positions, role)
+            value = float(loss.detach())
+            self.require_finite(value, step)
+            self.optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
         if self.config.grad_clip:
             nn.utils.clip_grad_norm_(
                 [*self.network.parameters(), *self._projection], self.config.grad_clip
@@ -142,6 +147,36 @@ class EpochTrainer:
         self.optimizer.step()
         if self.after_step is not None:
             self.after_step(self.network)
+        return value
+
+    def _captured_step(
+        self, step: int, inputs: Inputs, labels: Tensor | None, role: str
+    ) -> float | None:
+        """Loss and gradients by a CUDA graph; None where there is none."""
+        if not isinstance(inputs, Tensor) or labels is None or not self._captures:
+            return None
+        if self.device.type != "cuda" or len(labels) != self.config.batch_size:
+            return None
+        if self.teaching is not None and not self.teaching.is_pure:
+            return None
+        if self.steps * self.config.epochs < MIN_STEPS:
+            return None
+        if self._captured is None:
+            nowhere = torch.empty(0, dtype=torch.int64)
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            try:
+                self._captured = CapturedLoss(
+                    self.network,
+                    lambda batch, classes: self._loss(batch, classes, nowhere, role),
+                    parameters,
+                    inputs,
+                    labels,
+                )
+            except RuntimeError:
+                self._captures = False  # one by one, then
+                return None
+        value = self._captured(inputs, labels)
+        self.require_finite(value, step)
         return value
 
     def _loss(self, inputs: Inputs, labels: Tensor | None, positions: Tensor, role: str) -> Tensor:

@@ -70,6 +70,11 @@ class Teaching:
                 if not (self.config.augment and split.augments):
                     self._known[split.role] = self._kept_logits(split, store)
 
+    @property
+    def is_pure(self) -> bool:
+        """Whether the loss is a function of the batch alone: no kept logits, no hooks."""
+        return not self._known and not self.config.teaches_layers
+
     def loss(self, inputs: Inputs, labels: Tensor | None, positions: Tensor, role: str) -> Tensor:
         """Of a batch.
 

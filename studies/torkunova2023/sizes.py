@@ -1,9 +1,13 @@
 """Part (a): bytes and CPU time of every row, on the paper's network by shape."""
 
+import copy
 import json
+import re
 import shutil
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,7 @@ from prunus.zoo import load_source
 
 METHODS = (prunus.lowrank.__name__, prunus.prune.__name__)
 LENGTH, REPEATS, WARMUP = 128, 30, 3
+GPU_REPEATS = 100
 NETWORK = Source(
     model="hf:config",
     arguments={"model_type": "bert", "num_classes": 2, **paper.MULTILINGUAL_BERT},
@@ -43,12 +48,74 @@ class Subject:
     plans: tuple[Plan, ...] = ()
 
 
-def run(work: Path, results: Path) -> None:
-    """Every row that has no record yet; deployed files are deleted when they are measured."""
+def run(work: Path, results: Path, only: str = "") -> None:
+    """Every row that has no record yet; deployed files are deleted when they are measured.
+
+    Args:
+        work: Folder for deployed files; the float32 ones of each engine stay there.
+        results: Folder of the records.
+        only: Rows whose names this expression is found in.
+    """
     results.mkdir(parents=True, exist_ok=True)
     work.mkdir(parents=True, exist_ok=True)
-    dense = Subject("dense", load_source(NETWORK), NETWORK)
-    student = Subject("distilled", load_source(STUDENT), STUDENT)
+    dense = subjects()["dense"]()
+    for name, subject, engine, choices in _rows():
+        if re.search(only, name) and not _file(results, name).exists():
+            made = dense if subject == "dense" else subjects()[subject]()
+            _row(name, made, dense, engine, choices, work, results)
+
+
+def gpu(results: Path) -> None:
+    """Time of every network that PyTorch runs on CUDA, by turns; its int8 has no kernels there."""
+    file = results / "gpu.json"
+    if file.exists():
+        return
+    networks = {name: make() for name, make in subjects().items()}
+    half = {f"{name} in float16": copy.deepcopy(s.network).half() for name, s in networks.items()}
+    everything = {**{name: s.network for name, s in networks.items()}, **half}
+    named = {
+        name: (network.cuda(), {k: v.cuda() for k, v in _inputs(network, 1).items()})
+        for name, network in everything.items()
+    }
+    times = measure_latencies(
+        named, batch=1, warmup=10, repeats=GPU_REPEATS, threads=1, device="cuda"
+    )
+    record = {
+        "sequence": LENGTH,
+        "latencies": {name: found.model_dump(mode="json") for name, found in times.items()},
+        "environment": Environment.capture(1, torch.cuda.get_device_name()).model_dump(mode="json"),
+    }
+    results.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def subjects() -> dict[str, Callable[[], Subject]]:
+    """Makers of the networks that are measured, by name; each is made once a process."""
+    ranks = TextSuite()
+    return {
+        "dense": _dense,
+        "tucker": lambda: _factorized("tucker", _dense(), "stacked-tucker", rank=ranks.rank),
+        "pruning": lambda: _pruned("pruning", _dense(), PRUNED),
+        "pruning by half": lambda: _pruned("pruning by half", _dense(), HALF),
+        "distilled": _student,
+        "distilled + tucker": lambda: _factorized(
+            "distilled + tucker", _student(), "svd", rank=ranks.student_rank, embeddings=True
+        ),
+    }
+
+
+@cache
+def _dense() -> Subject:
+    return Subject("dense", load_source(NETWORK), NETWORK)
+
+
+@cache
+def _student() -> Subject:
+    return Subject("distilled", load_source(STUDENT), STUDENT)
+
+
+def _rows() -> Iterator[tuple[str, str, str, dict[str, str]]]:
+    """Name, network, engine and number formats of every row, in the order in which they run."""
     engines = available_engines()
     chains = [engine for engine in engines if engine != "torch"]
     int8, tables = {"weights": "int8", "rest": "float16"}, {"embeddings": "int8"}
@@ -58,28 +125,20 @@ def run(work: Path, results: Path) -> None:
         if engine == "onnxruntime":
             formats["int8 by token + embeddings"] = {**int8, **tables, "activations": "token"}
         for row, choices in formats.items():
-            _row(row, dense, dense, engine, choices, work, results)
-    ranks = TextSuite()
-    for made in (
-        _factorized("tucker", dense, "stacked-tucker", rank=ranks.rank),
-        _pruned("pruning", dense, PRUNED),
-        _pruned("pruning by half", dense, HALF),
-    ):
-        _row(made.name, made, dense, "torch", {}, work, results)
+            plain = engine == "torch" and not choices
+            yield row if plain else f"{row} ({engine})", "dense", engine, choices
+    for name in subjects():
+        if name == "dense":
+            continue
+        yield name, name, "torch", {}
         for engine in chains:
-            if made.name == "tucker":
-                name = f"{made.name} + int8 embeddings"
-                _row(name, made, dense, engine, tables, work, results)
-            _row(f"{made.name} + int8", made, dense, engine, {**int8, **tables}, work, results)
-    small = _factorized(
-        "distilled + tucker", student, "svd", rank=ranks.student_rank, embeddings=True
-    )
-    for made in (student, small):
-        _row(made.name, made, dense, "torch", {}, work, results)
-        for engine in chains:
-            name = f"{made.name} + int8 embeddings"
-            _row(name, made, dense, engine, tables, work, results)
-            _row(f"{made.name} + int8", made, dense, engine, {**int8, **tables}, work, results)
+            if "pruning" not in name:
+                yield f"{name} + int8 embeddings ({engine})", name, engine, tables
+            yield f"{name} + int8 ({engine})", name, engine, {**int8, **tables}
+
+
+def _file(results: Path, name: str) -> Path:
+    return results / f"{name.replace(' ', '-').replace('(', '').replace(')', '')}.json"
 
 
 def _factorized(name: str, subject: Subject, method: str, **options: Any) -> Subject:
@@ -119,7 +178,7 @@ def _is_word_table(module: nn.Module) -> bool:
 
 
 def _row(
-    row: str,
+    name: str,
     subject: Subject,
     dense: Subject,
     engine: str,
@@ -128,10 +187,6 @@ def _row(
     results: Path,
 ) -> None:
     """Deploy, measure in turns with both float32 networks, write the record, delete the files."""
-    name = row if engine == "torch" and not choices else f"{row} ({engine})"
-    file = results / f"{name.replace(' ', '-').replace('(', '').replace(')', '')}.json"
-    if file.exists():
-        return
     begin = time.perf_counter()
     own = _written(dense, Deployment(engine=engine), work / f"float32-{engine}")
     folder = own
@@ -157,7 +212,7 @@ def _row(
             threads, packages=("openvino", "nncf", "onnx")
         ).model_dump(mode="json"),
     }
-    file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    _file(results, name).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(work / "row", ignore_errors=True)
     print(
         f"{name}: {size / 1e6:.2f} MB, {times['row'].median_ms:.1f} ms "

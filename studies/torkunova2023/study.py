@@ -4,6 +4,7 @@
     python studies/torkunova2023/study.py quality --set sst2 # rows of F1; killed, it goes on
     python studies/torkunova2023/study.py quality --set sms
     python studies/torkunova2023/study.py sizes              # the paper's network by shape
+    python studies/torkunova2023/study.py gpu                # time of the same networks on CUDA
     python studies/torkunova2023/study.py table              # results/ from the records of these runs
 
 (a) ``sizes``: the 178 M-parameter multilingual BERT from its config, random weights: bytes and CPU time of
@@ -131,17 +132,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("command", choices=["teacher", "quality", "sizes", "table"])
+    parser.add_argument("command", choices=["teacher", "quality", "sizes", "gpu", "table"])
     parser.add_argument("--set", choices=list(SETS), default="sst2")
     parser.add_argument("--seed", type=int, nargs="+", default=None)
     parser.add_argument("--only", default="", help="rows whose names this expression is found in")
+    parser.add_argument("--work", type=Path, default=RUNS / "sizes", help="of sizes: scratch files")
+    parser.add_argument("--records", type=Path, default=RECORDS / "sizes", help="of sizes and gpu")
     options = parser.parse_args()
     if options.command == "teacher":
         teacher()
     elif options.command == "quality":
         quality(SETS[options.set], options.set, options.seed, options.only)
     elif options.command == "sizes":
-        sizes.run(RUNS / "sizes", RECORDS / "sizes")
+        sizes.run(options.work, options.records, options.only)
+    elif options.command == "gpu":
+        sizes.gpu(options.records)
     else:
         if RECORDS.exists():
             shutil.copytree(RECORDS, HERE / "results", dirs_exist_ok=True)

@@ -28,6 +28,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import cache, cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,7 @@ from prunus.method import Budget, Context
 from prunus.train import evaluate
 
 FOLDER = RESULTS / "candidates"
+REFERENCES = FOLDER  # of candidate_reference.py: what does not depend on the machine
 TURN = 8  # plans of one side before the other side's turn
 TOP = 8  # of recall
 SERIAL_TURNS = 2  # of the full cell that the engine in one process takes part in, too
@@ -66,6 +68,9 @@ def main() -> None:
     parser.add_argument("command", choices=["run", "table", "peak"])
     parser.add_argument("--network", choices=list(NETWORKS), nargs="+", default=list(NETWORKS))
     parser.add_argument("--cell", choices=list(CELLS), nargs="+", default=list(CELLS))
+    parser.add_argument(
+        "--name", default=FOLDER.name, help="of the results: one name for each kind of machine"
+    )
     parser.add_argument("--side", choices=["dense", "engine"], help="of peak: internal")
     options = parser.parse_args()
     if options.command == "peak":
@@ -74,13 +79,13 @@ def main() -> None:
     if options.command == "run":
         for cell in options.cell:  # the most telling cell of every network first
             for network in options.network:
-                run_cell(network, cell)
-    table()
+                run_cell(network, cell, RESULTS / options.name)
+    table(RESULTS / options.name)
 
 
-def run_cell(network: str, cell: str) -> None:
+def run_cell(network: str, cell: str, folder: Path = FOLDER) -> None:
     """Measure a cell that has no file yet."""
-    path = FOLDER / f"{cell}-{network}.json"
+    path = folder / f"{cell}-{network}.json"
     if path.exists():
         return
     if cell in ("growth", "ablation") and network != "resnet56":
@@ -97,7 +102,7 @@ def run_cell(network: str, cell: str) -> None:
         "environment": START.model_dump(),
         **found,
     }
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     part.replace(path)
@@ -370,38 +375,38 @@ CELLS: dict[str, Callable[[Bench], Row]] = {
 }
 
 
-def read(cell: str, network: str) -> Row | None:
+def read(folder: Path, cell: str, network: str) -> Row | None:
     """A cell, where it has been measured."""
-    path = FOLDER / f"{cell}-{network}.json"
+    path = folder / f"{cell}-{network}.json"
     if not path.exists():
         return None
     content: Row = json.loads(path.read_text(encoding="utf-8"))
     return content
 
 
-def table() -> None:
-    """Write ``candidates.json`` from the cells that are there."""
+def table(folder: Path = FOLDER) -> None:
+    """Write the folder's JSON, such as ``candidates.json``, from the cells that are there."""
     rows: list[Row] = []
     for network in NETWORKS:
-        done = read("full", network)
+        done = read(folder, "full", network)
         if done is not None:
             rows += [_full_row(network, done, name) for name in computes()]
-            rows += _peer_rows(network)
-            rows += _search_rows(network, done)
+            rows += _peer_rows(folder, network)
+            rows += _search_rows(folder, network, done)
     settings = {"images": IMAGES, "plans": PLANS, "turn": TURN, "seed": 0, "wanted": WANTED}
-    write_results("candidates", rows, **settings)
-    parts = [row for network in NETWORKS for row in _parts(network)]
-    write_results("candidates_parts", parts, **settings)
+    write_results(folder.name, rows, **settings)
+    parts = [row for network in NETWORKS for row in _parts(folder, network)]
+    write_results(f"{folder.name}_parts", parts, **settings)
 
 
-def _parts(network: str) -> list[Row]:
+def _parts(folder: Path, network: str) -> list[Row]:
     """What each trick is worth, how the rate grows, what memory it takes: from the small cells."""
     rows: list[Row] = []
 
     def note(part: str, what: str, value: float, unit: str) -> None:
         rows.append({"network": network, "part": part, "what": what, "value": value, "unit": unit})
 
-    if (cell := read("ablation", network)) is not None:
+    if (cell := read(folder, "ablation", network)) is not None:
         seconds = {name: statistics.median(found) for name, found in cell["side_seconds"].items()}
         for name, without in (
             ("channels_last", "layout"),
@@ -414,22 +419,22 @@ def _parts(network: str) -> list[Row]:
         for name, found in cell["halving"].items():
             saved = PLANS * IMAGES / found["images"]
             note("trick", f"halving by {name}", saved, "times fewer search images")
-    if (cell := read("growth", network)) is not None:
+    if (cell := read(folder, "growth", network)) is not None:
         for row in cell["rates"]:
             what = f"{row['engine']}, {row['workers']} x {row['threads']} threads"
             rate = row["plans"] / row["seconds"]
             note("growth", f"{what}, {row['images']} images", rate, "candidates/s")
-    if (cell := read("memory", network)) is not None:
+    if (cell := read(folder, "memory", network)) is not None:
         peak = cell["peak"]["engine"]["peak_mb"] / cell["peak"]["dense"]["peak_mb"]
         note("memory", "engine against evaluation of the dense network", peak, "times its peak")
-    for name, found in _foretold(network).items():
+    for name, found in _foretold(folder, network).items():
         note("fitness", f"{name} before, top-1 after fine-tuning", found, "Kendall's tau")
     return rows
 
 
-def _foretold(network: str) -> dict[str, float]:
+def _foretold(folder: Path, network: str) -> dict[str, float]:
     """How well each fitness of a plan tells its accuracy after fine-tuning; empty: not all are there."""
-    cell = read("finetune", network)
+    cell = read(folder, "finetune", network)
     if cell is None or len(cell["rows"]) < cell["settings"]["plans"]:
         return {}
     after = [row["other_after"]["top1"] for row in cell["rows"]]
@@ -470,7 +475,7 @@ def _bounds(network: str, peer: list[float]) -> Row:
     bench = bench_of(network)
     mass = magnitude_ranking(bench.subject.network, bench.subject.trace, bench.choices)
     found: Row = {"tau_floor": tau((-mass).tolist(), peer), "tau_ceiling": None}
-    second = FOLDER / f"second-{network}.json"
+    second = REFERENCES / f"second-{network}.json"
     if second.exists():
         rows = json.loads(second.read_text(encoding="utf-8"))["rows"]
         if len(rows) == len(peer):
@@ -478,8 +483,8 @@ def _bounds(network: str, peer: list[float]) -> Row:
     return found
 
 
-def _peer_rows(network: str) -> list[Row]:
-    cell = read("peers", network)
+def _peer_rows(folder: Path, network: str) -> list[Row]:
+    cell = read(folder, "peers", network)
     rows = []
     for name in dict.fromkeys(turn["peer"] for turn in (cell or {"turns": []})["turns"]):
         mine = [t for t in (cell or {})["turns"] if t["peer"] == name]
@@ -505,8 +510,8 @@ def _peer_rows(network: str) -> list[Row]:
     return rows
 
 
-def _search_rows(network: str, done: Row) -> list[Row]:
-    cell = read("search", network)
+def _search_rows(folder: Path, network: str, done: Row) -> list[Row]:
+    cell = read(folder, "search", network)
     if cell is None:
         return []
     peer = [p["kl"] for p in done["scores"]["tp-float32"]]

@@ -58,10 +58,23 @@ def write(job: Job, folder: Path) -> Written:
     return Written(files, notes)
 
 
+def _forget_shapes_(whole: Path) -> None:
+    """Drop the shapes that the exporter noted of inner values: they are inferred anew.
+
+    Where a later step of the export turned a weight, some versions leave the shape of before, and the
+    quantizer refuses the file.
+    """
+    onnx = require_extra("onnx", "onnx")
+    model = onnx.load(str(whole), load_external_data=False)
+    del model.graph.value_info[:]
+    onnx.save(model, str(whole))
+
+
 def _quantize(job: Job, whole: Path, target: Path) -> tuple[str, ...]:
     quantization = require_extra("onnxruntime.quantization", "onnx")
     onnx = require_extra("onnx", "onnx")
     deployment = job.deployment
+    _forget_shapes_(whole)
     model = onnx.load(str(whole))
     kinds: list[str] = []
     if deployment.weights == "int8":

@@ -6,25 +6,27 @@ from collections.abc import Callable, Sequence
 from prunus.records import Comparison
 from prunus.report.columns import metric_name, score_style
 from prunus.report.formats import Style, format_value, printable
-from prunus.report.rows import Row
+from prunus.report.rows import Row, same_machine
 from prunus.report.spread import Stat
 
 ALLOWED_DROP = 0.005
 """How much less than dense a row may score and still count as good as dense; of F1 or top-1."""
+_ROUNDING = 1e-9
 
 
 def advice(comparison: Comparison, rows: Sequence[Row]) -> tuple[str, ...]:
     """The smallest and the fastest row that is as good as dense, and the smallest of all.
 
     Nothing where no network was deployed. All is said of the means over seeds. As good as a dense
-    network that gets nothing right is no praise: no row is named where its score is 0.
+    network that gets nothing right is no praise: no row is named where its score is 0. Times are set
+    beside each other only where one machine measured them all.
     """
     methods = [row for row in rows if row.kind != "dense" and isinstance(row.final, Stat)]
     dense = next((row.final for row in rows if row.kind == "dense"), None)
     if not any(run.deployed for run in comparison.runs) or not isinstance(dense, Stat):
         return ()
     metric, style = metric_name(comparison), score_style(comparison)
-    good = [row for row in methods if _mean(row) >= dense.mean - ALLOWED_DROP]
+    good = [row for row in methods if _mean(row) >= dense.mean - ALLOWED_DROP - _ROUNDING]
     bound = f"{ALLOWED_DROP:g}" if style is Style.FRACTION else f"{100 * ALLOWED_DROP:g} points"
     if dense.mean <= 0:
         nothing = (
@@ -39,6 +41,8 @@ def advice(comparison: Comparison, rows: Sequence[Row]) -> tuple[str, ...]:
             text = f"No row is within {bound} of dense in {metric}; the nearest is "
             found.append(f"{text}{_described(best, style)}.")
     for key, what in ((_bytes, "Smallest"), (_time, "Fastest")):
+        if key is _time and not same_machine(good):
+            continue
         row = _least(good, key)
         if row is not None:
             found.append(f"{what} within {bound} of dense in {metric}: {_described(row, style)}.")
@@ -54,34 +58,37 @@ def _fastest_engines(rows: Sequence[Row], style: Style) -> list[str]:
     By the time that each takes of the dense network's, which ran in turns with it: the milliseconds
     of two rows were measured minutes apart.
     """
-    groups: dict[str, list[Row]] = {}
+    groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        name, _, engine = row.method.partition(" (")
-        if engine and math.isfinite(_time(row)):
-            groups.setdefault(name, []).append(row)
+        name, ending = row.method, f" ({_engine(row)})"
+        if name.endswith(ending) and math.isfinite(_time(row)):
+            groups.setdefault((name.removesuffix(ending), row.target), []).append(row)
     found = []
-    for name, group in groups.items():
-        if len(group) < 2:
+    for (name, target), group in groups.items():
+        if len(group) < 2 or not same_machine(group):
             continue
+        where = f" at {target}" if target else ""
         first, *others = sorted(group, key=_time)
         told = [
-            f"{_engine(row)} takes {_time(row) / _time(first):.2f}× as long"
+            f"{printable(_engine(row))} takes {_time(row) / _time(first):.2f}× as long"
             f" ({_score(row, style)}, {_megabytes(row)})"
             for row in others
         ]
         found.append(
-            f"{printable(name)}: {_engine(first)} is the fastest ({_score(first, style)}, "
+            f"{printable(name + where)}: {printable(_engine(first))} is the fastest ({_score(first, style)}, "
             f"{_megabytes(first)}); {'; '.join(told)}."
         )
     return found
 
 
 def _engine(row: Row) -> str:
-    return printable(row.method.partition(" (")[2].rstrip(")"))
+    """The engine that all seeds of a row were deployed to; empty where there is none."""
+    engines = {"" if run.deployed is None else run.deployed.engine for run in row.runs}
+    return engines.pop() if len(engines) == 1 else ""
 
 
 def _score(row: Row, style: Style) -> str:
-    return format_value(row.final, style)
+    return format_value(row.final, style, of=len(row.seeds))
 
 
 def _megabytes(row: Row) -> str:
@@ -106,9 +113,9 @@ def _engines(rows: Sequence[Row]) -> list[str]:
 
 
 def _described(row: Row, style: Style) -> str:
-    parts = [printable(row.method)]
+    parts = [printable(row.label)]
     if isinstance(row.final, Stat):
-        parts.append(format_value(row.final, style))
+        parts.append(format_value(row.final, style, of=len(row.seeds)))
     for key, form in (("size_bytes", Style.MEGABYTES), ("latency_ms", Style.MILLISECONDS)):
         value = row.values.get(key)
         if isinstance(value, Stat):
@@ -118,7 +125,8 @@ def _described(row: Row, style: Style) -> str:
 
 def _least(rows: Sequence[Row], key: Callable[[Row], float]) -> Row | None:
     known = [row for row in rows if math.isfinite(key(row))]
-    return min(known, key=key, default=None)
+    # Of two that cost the same, the better one.
+    return min(known, key=lambda row: (key(row), -_mean(row)), default=None)
 
 
 def _bytes(row: Row) -> float:

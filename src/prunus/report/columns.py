@@ -317,6 +317,7 @@ def _seconds(key: str) -> Reader:
             return run.seconds[key]
         if key == "total" and run.seconds:
             return sum(run.seconds.values())
-        return Missing("not recorded")
+        # Seconds are told by kind of work: what is not among them was not done.
+        return Missing("" if run.seconds else "not recorded")
 
     return read

@@ -95,7 +95,8 @@ def render_html(comparison: Comparison) -> str:
     sections["data"] = ("Data", data_section())
     warnings = "".join(f"<li>{escape(text)}</li>" for text in report_warnings(comparison, rows))
     first = comparison.runs[0]
-    facts = f"{first.source.model} on {first.data}; {len(comparison.runs)} runs"
+    count = len(comparison.runs)
+    facts = f"{first.source.model} on {first.data}; {count} run{'' if count == 1 else 's'}"
     return Template(_asset("page.html")).substitute(
         policy=escape(_POLICY),
         title=escape(printable(comparison.title)),

@@ -157,7 +157,8 @@ def _set_bold(columns: Sequence[Column], rows: Sequence[Row]) -> list[Row]:
         for column in columns:
             if column.better is None:
                 continue
-            if column.key.startswith(("latency", "seconds")) and not _same_machine(rows, rivals):
+            timed = column.key.startswith(("latency", "seconds"))
+            if timed and not same_machine([rows[i] for i in rivals]):
                 continue
             winner = clear_winner({i: rows[i].values[column.key] for i in rivals}, column.better)
             if winner is not None:
@@ -165,9 +166,9 @@ def _set_bold(columns: Sequence[Column], rows: Sequence[Row]) -> list[Row]:
     return [replace(row, bold=frozenset(bold[i])) for i, row in enumerate(rows)]
 
 
-def _same_machine(rows: Sequence[Row], rivals: Sequence[int]) -> bool:
+def same_machine(rows: Sequence[Row]) -> bool:
     """Whether times may be compared: one machine, and one device, batch and thread count."""
-    runs = [run for i in rivals for run in rows[i].runs]
+    runs = [run for row in rows for run in row.runs]
     machines = {(r.environment.cpu, r.environment.gpu, r.environment.threads) for r in runs}
     settings = {(t.device, t.batch, t.threads) for r in runs if (t := r.latency) is not None}
     return len(machines) == 1 and len(settings) <= 1

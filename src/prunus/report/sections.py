@@ -118,7 +118,8 @@ def _table_row(
     cells += [_number_cell(comparison, row, column) for column in columns]
     proof = row.certificate
     look = "missing" if proof is None else ("pass" if proof.passed else "fail")
-    order = "" if proof is None else f"{int(proof.passed)} {proof.largest:.3e}"
+    # Letters sort it: as many digits before and behind the point, failures first, infinity last.
+    order = "" if proof is None else f"{int(proof.passed)} {proof.largest:030.20f}"
     cells.append(f'<td class="{look}" data-sort="{order}">{escape(certificate_text(row))}</td>')
     if conditions:
         cells.append(

@@ -63,11 +63,14 @@ def clear_winner(stats: Mapping[int, Value], better: Literal["higher", "lower"])
     """The key whose mean leads outside the spread, or None where no lead can be claimed.
 
     The best mean leads if its gap to the runner-up's mean exceeds the larger of their two sample
-    standard deviations, and if both stand on at least ``MIN_SEEDS`` seeds.
+    standard deviations, and if both stand on at least ``MIN_SEEDS`` seeds. Where all seeds of both
+    gave one number, no draw entered, and there is no spread that a gap could exceed.
 
     >>> clear_winner({0: Stat(0.91, 0.01, 3), 1: Stat(0.88, 0.02, 3)}, "higher")
     0
     >>> clear_winner({0: Stat(0.91, 0.01, 3), 1: Stat(0.90, 0.02, 3)}, "higher") is None
+    True
+    >>> clear_winner({0: Stat(0.91, 0.0, 3), 1: Stat(0.88, 0.0, 3)}, "higher") is None
     True
     """
     there = {key: stat for key, stat in stats.items() if isinstance(stat, Stat)}
@@ -77,4 +80,5 @@ def clear_winner(stats: Mapping[int, Value], better: Literal["higher", "lower"])
     best, second = there[order[0]], there[order[1]]
     if min(best.n, second.n) < MIN_SEEDS or best.std is None or second.std is None:
         return None
-    return order[0] if abs(best.mean - second.mean) > max(best.std, second.std) else None
+    spread = max(best.std, second.std)
+    return order[0] if 0 < spread < abs(best.mean - second.mean) else None

@@ -1,5 +1,7 @@
 """Sentences of a report, computed from its rows: who leads, and what to know. No torch."""
 
+import math
+import re
 from collections.abc import Sequence
 
 from prunus.records import Comparison, Environment
@@ -16,19 +18,23 @@ from prunus.report.formats import DASH, Style, format_difference, format_value, 
 from prunus.report.rows import NO_FASTER, Row
 from prunus.report.spread import MIN_SEEDS, Missing, Stat, clear_winner
 
+_FAILED = re.compile(r"(.+ \(seed \d+\)) failed: (.+)")
+"""How ``compare`` notes a method and a seed that ended in an error."""
+_AS_MANY = "1.00×"
+_ROUNDING = 1e-12
 NOTHING_CUT = "nothing was cut"
 """How the note of a step ends that found nothing to do, as ``recipe.execute`` writes it."""
 NAMED = 4
 """Most rows that a remark names one by one."""
 RULES = (
     (
-        "± is the sample standard deviation over the seeds of a row; a number without ± stands "
-        "for one seed, or is equal for all."
+        "± is the sample standard deviation over the seeds of a row, of the dense network over all "
+        "runs that measured it; a number without ± stands for one seed, or is equal for all."
     ),
     (
         "Bold: the best mean at a target, if its gap to the runner-up exceeds the larger of their two "
-        f"standard deviations and both have at least {MIN_SEEDS} seeds. Costs are never bold: the "
-        "budget asks for them."
+        f"standard deviations, which is not 0, and both have at least {MIN_SEEDS} seeds. Costs are "
+        "never bold: the budget asks for them."
     ),
     (
         "One multiply-add is one MAC, at batch 1; MACs and parameters with × say how many times fewer "
@@ -46,7 +52,7 @@ def summary_sentences(comparison: Comparison, rows: Sequence[Row]) -> tuple[str,
 
 def report_warnings(comparison: Comparison, rows: Sequence[Row]) -> tuple[str, ...]:
     """What the numbers do not say themselves, each a full sentence."""
-    found = _gathered([printable(warning) for row in rows for warning in row.warnings])
+    found = [*_failed(comparison), *_gathered(rows)]
     found += _idle(rows)
     found += _missing(comparison, rows)
     found += _uncounted(rows)
@@ -81,17 +87,32 @@ def report_warnings(comparison: Comparison, rows: Sequence[Row]) -> tuple[str, .
     return tuple(found)
 
 
-def _gathered(warnings: Sequence[str]) -> list[str]:
-    """One sentence for a finding that several rows share: who, and their figures."""
-    idle = [warning for warning in warnings if NO_FASTER in warning]
+def _failed(comparison: Comparison) -> list[str]:
+    """Methods and seeds that ended in an error: who reads the rows alone would not miss them."""
+    notes = dict.fromkeys(note for run in comparison.runs for note in run.notes)
+    found = []
+    for note in notes:
+        failed = _FAILED.fullmatch(printable(note))
+        if failed is not None:
+            cell, why = failed.groups()
+            found.append(f"Failed, and in no number here: {cell}: {why.rstrip('.')}.")
+    return found
+
+
+def _gathered(rows: Sequence[Row]) -> list[str]:
+    """Warnings of the rows; one sentence for a finding that several share: who, and their figures."""
+    told = [(row, warning) for row in rows for warning in row.warnings]
+    idle = [(row, warning) for row, warning in told if NO_FASTER in warning]
     if len(idle) < 2:
-        return list(warnings)
-    rest = [warning for warning in warnings if NO_FASTER not in warning]
+        return [printable(warning) for _, warning in told]
+    rest = [printable(warning) for _, warning in told if NO_FASTER not in warning]
     parts = []
-    for warning in idle:
-        row, _, figures = warning.partition(": ")
+    for row, warning in idle:
+        # A name may hold any sign: it is taken off as a whole before the figures are read.
+        figures = warning.removeprefix(f"{row.label}: ")
         fold = figures.split(",")[0].removeprefix("MACs fell ")
-        parts.append(f"{row} {fold}, {figures.partition('(')[2].rstrip('.').rstrip(')')}")
+        times = figures.partition("(")[2].rstrip(".").rstrip(")")
+        parts.append(f"{printable(row.label)} {fold}, {times}")
     return [
         f"MACs fell, but the measured latency fell by no more than its spread: {'; '.join(parts)}.",
         *rest,
@@ -123,11 +144,13 @@ def _sentence(comparison: Comparison, rows: Sequence[Row], target: str) -> str:
     rivals = [row for row in rows if row.kind != "dense" and row.target == target]
     scored = {i: row.final for i, row in enumerate(rivals) if isinstance(row.final, Stat)}
     if not scored:
-        return f"No method{where} was measured on the test split."
+        looked = any(run.score(row.final_stage) for row in rivals for run in row.runs)
+        why = f"has a finite {metric_name(comparison)}" if looked else "was measured"
+        return f"No method{where} {why} on the test split."
     winner = max(scored, key=lambda i: scored[i].mean)
     best, final, style = rivals[winner], scored[winner], score_style(comparison)
     text = f"Best method{where}: {printable(best.method)}, {metric_name(comparison)} "
-    text += f"{format_value(final, style)} {STAGES[best.final_stage]}"
+    text += f"{format_value(final, style, of=len(best.seeds))} {STAGES[best.final_stage]}"
     dense = rows[0].final
     if isinstance(dense, Stat):
         change = final.mean - dense.mean
@@ -146,8 +169,12 @@ def _costs(row: Row) -> str:
     text = ""
     for key, what in (("macs_fold", "MACs"), ("params_fold", "parameters")):
         fold = row.values[key]
-        if isinstance(fold, Stat):
-            text += f", {format_value(Stat(fold.mean, None, 1), Style.FOLD)} fewer {what}"
+        if not isinstance(fold, Stat):
+            continue
+        many, word = (fold.mean, "fewer") if fold.mean >= 1 else (1 / fold.mean, "more")
+        written = format_value(Stat(many, None, 1), Style.FOLD)
+        if written != _AS_MANY:
+            text += f", {written} {word} {what}"
     ratio = row.values["latency_ratio"]
     if isinstance(ratio, Stat):
         text += f", {format_value(Stat(ratio.mean, None, 1), Style.RATIO)} of the dense latency"
@@ -159,9 +186,16 @@ def _certainty(rivals: Sequence[Row], scored: dict[int, Stat], winner: int) -> s
     if not others:
         return "no other method was measured"
     second = max(others, key=lambda i: others[i].mean)
-    name = printable(rivals[second].method)
+    name, stage = printable(rivals[second].method), rivals[second].final_stage
+    if stage != rivals[winner].final_stage:
+        # Not the same treatment: a network that was trained on leads one that was not.
+        name += f" ({STAGES[stage]})"
+    if math.isclose(scored[winner].mean, others[second].mean, rel_tol=_ROUNDING):
+        return f"{name} scores the same"
     if min(scored[winner].n, others[second].n) < MIN_SEEDS:
         return f"fewer than {MIN_SEEDS} seeds: its lead over {name} may be chance"
+    if not (scored[winner].std or others[second].std):
+        return f"neither score depends on the seed, so seeds do not tell whether it leads {name}"
     if clear_winner(scored, "higher") is None:
         return f"its lead over {name} is within the spread of the seeds"
     return f"its lead over {name} exceeds the spread of the seeds"
@@ -174,8 +208,9 @@ def _missing(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
         for column in table_columns(comparison):
             value = row.values[column.key]
             if isinstance(value, Missing) and value.reason:
-                # The three latency columns share one reason and need it told once.
-                what = "Latency" if column.key in LATENCY_KEYS else column.header
+                # Where there is no latency, its three columns share one reason and need it told once.
+                untimed = value == row.values[LATENCY_KEYS[0]]
+                what = "Latency" if column.key in LATENCY_KEYS and untimed else column.header
                 names = reasons.setdefault((what, printable(value.reason)), [])
                 if printable(row.label) not in names:
                     names.append(printable(row.label))

@@ -48,8 +48,9 @@ def test_stage_bars(comparison):
 
 
 def test_widths_are_shares_and_refusals_have_reasons(comparison):
-    kept, refused = figures(comparison)["widths"].data
-    names, groups = list(kept.x), list(kept.y)
+    drawn = figures(comparison)["widths"]
+    kept, refused = drawn.data
+    names, groups = drawn.layout.xaxis.ticktext, list(drawn.layout.yaxis.ticktext)
     column = names.index("genetic")
     # 16 units; 11, 12 and 13 stay: (11 + 12 + 13) / 3 / 16
     assert kept.z[groups.index("conv1")][column] == pytest.approx(0.75)

@@ -22,7 +22,16 @@ from prunus.report.phases import (
     search_views,
 )
 from prunus.report.rows import Row
-from prunus.report.style import DASHES, axis, colors, dropdown, figure, series_name, text
+from prunus.report.style import (
+    DASHES,
+    axis,
+    colors,
+    dropdown,
+    figure,
+    series_key,
+    series_name,
+    text,
+)
 
 
 def search_figure(rows: Sequence[Row]) -> go.Figure | None:
@@ -42,19 +51,19 @@ def search_figure(rows: Sequence[Row]) -> go.Figure | None:
         named: set[str] = set()
         for row, name, points in found:
             for trace in _search_traces(points, view):
-                label = series_name(row, rows)
+                key, label = series_key(row), series_name(row, rows)
                 color = tint[row.method]
                 trace.update(
                     name=label,
-                    legendgroup=label,
-                    showlegend=label not in named,
+                    legendgroup=key,
+                    showlegend=key not in named,
                     visible=number == 0,
                     line={"color": color, "width": 2},
                     marker={"color": color, "size": 6, "opacity": 0.6},
                     hovertext=[f"{text(name)}<br>{t}" for t in trace.hovertext or ()],
                     hoverinfo="text",
                 )
-                named.add(label)
+                named.add(key)
                 drawn.add_trace(trace)
                 shown_in.append(number)
     drawn.update_layout(
@@ -98,16 +107,16 @@ def training_figure(rows: Sequence[Row]) -> go.Figure | None:
     drawn.set_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.08)
     named: set[str] = set()
     for row, name, points in found:
-        label = series_name(row, rows)
+        key, label = series_key(row), series_name(row, rows)
         for line, (_, members) in enumerate(panels, start=1):
-            for position, key in enumerate(members):
-                trace = _line(points, key, lambda values: values)
+            for position, member in enumerate(members):
+                trace = _line(points, member, lambda values: values)
                 if trace is None:
                     continue
                 trace.update(
                     name=label,
-                    legendgroup=label,
-                    showlegend=label not in named,
+                    legendgroup=key,
+                    showlegend=key not in named,
                     line={
                         "color": tint[row.method],
                         "dash": DASHES[position % len(DASHES)],
@@ -117,7 +126,7 @@ def training_figure(rows: Sequence[Row]) -> go.Figure | None:
                     hovertext=[f"{text(name)}<br>{t}" for t in trace.hovertext],
                     hoverinfo="text",
                 )
-                named.add(label)
+                named.add(key)
                 drawn.add_trace(trace, row=line, col=1)
     for line, (title, members) in enumerate(panels, start=1):
         extra = f" ({', '.join(map(text, members))})" if len(members) > 1 else ""

@@ -21,6 +21,7 @@ from prunus.report.style import (
     colors,
     dropdown,
     figure,
+    series_key,
     series_name,
     text,
 )
@@ -51,9 +52,10 @@ _View = tuple[_Quality, str]
 
 @dataclass(frozen=True)
 class _Series:
-    """The front of one search of one run, cheapest network first."""
+    """The front of one search of one run, cheapest network first; ``key`` is of its run."""
 
     name: str
+    key: str
     title: str
     run: RunRecord
     points: tuple[FrontPoint, ...]
@@ -74,8 +76,8 @@ def front_figure(rows: Sequence[Row]) -> go.Figure | None:
     traces: list[tuple[go.Scatter, list[dict[str, list[Any]]]]] = []
     named: set[str] = set()
     for series in found:
-        line = _staircase_trace(series, showlegend=series.name not in named)
-        named.add(series.name)
+        line = _staircase_trace(series, showlegend=series.key not in named)
+        named.add(series.key)
         traces.append((line, [_staircase(series, view) for view in _VIEWS]))
         for chosen in (False, True):
             points = [point for point in series.points if point.chosen == chosen]
@@ -123,6 +125,7 @@ def _all_series(rows: Sequence[Row]) -> list[_Series]:
         targets[row.method] += 1
         for run in runs:
             name = series_name(row, rows) + (f", seed {run.seed}" if len(row.runs) > 1 else "")
+            key = f"{series_key(row)}, seed {run.seed}"
             look = {
                 "color": tint[row.method],
                 "symbol": symbol,
@@ -134,7 +137,7 @@ def _all_series(rows: Sequence[Row]) -> list[_Series]:
                 title = f"<b>{text(row.label)}</b>, seed {run.seed}"
                 title += f", search {number} of {len(parts)}" if len(parts) > 1 else ""
                 ordered = sorted(points, key=lambda p: (p.macs, p.params, p.fitness))
-                found.append(_Series(name, title, run, tuple(ordered), look))
+                found.append(_Series(name, key, title, run, tuple(ordered), look))
     return found
 
 
@@ -195,7 +198,7 @@ def _staircase_trace(series: _Series, *, showlegend: bool) -> go.Scatter:
     line = {"color": series.look["color"], "dash": series.look["dash"], "width": 1.8, "shape": "hv"}
     return go.Scatter(
         name=series.name,
-        legendgroup=series.name,
+        legendgroup=series.key,
         showlegend=showlegend,
         mode="lines",
         line=line,
@@ -210,7 +213,7 @@ def _marks(series: _Series, points: Sequence[FrontPoint]) -> go.Scatter:
         marker = {"symbol": "star", "size": 16, "line": {"color": "#ffffff", "width": 1}}
     return go.Scatter(
         name=series.name,
-        legendgroup=series.name,
+        legendgroup=series.key,
         showlegend=False,
         mode="markers",
         marker={**marker, "color": series.look["color"]},

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from prunus.report.phases import IMAGES, phases
 from prunus.report.rows import Row
-from prunus.report.style import axis, colors, figure, series_name, text
+from prunus.report.style import axis, colors, figure, series_key, series_name, text
 
 
 def halving_figure(rows: Sequence[Row]) -> go.Figure | None:
@@ -24,12 +24,12 @@ def halving_figure(rows: Sequence[Row]) -> go.Figure | None:
         ticks.update(rungs)
         seen = [sum(n for images, n in dropped.items() if images >= rung) for rung in rungs]
         ends = [*(f"{dropped[rung]} dropped there" for rung in rungs[:-1]), "these are all"]
-        label = series_name(row, rows)
+        key = series_key(row)
         drawn.add_trace(
             go.Scatter(
-                name=label,
-                legendgroup=label,
-                showlegend=label not in named,
+                name=series_name(row, rows),
+                legendgroup=key,
+                showlegend=key not in named,
                 x=rungs,
                 y=seen,
                 mode="lines+markers",
@@ -41,7 +41,7 @@ def halving_figure(rows: Sequence[Row]) -> go.Figure | None:
                 hoverinfo="text",
             )
         )
-        named.add(label)
+        named.add(key)
     if not named:
         return None
     drawn.update_layout(

@@ -87,7 +87,11 @@ def render_html(comparison: Comparison) -> str:
     sections = {"table": ("Table", table_section(comparison, rows))}
     for name, (title, note) in _PLOTS.items():
         if name in drawn:
-            body = f'<p class="note">{escape(note)}</p>\n<div class="plot" id="plot-{name}"></div>'
+            about = f'role="figure" aria-label="{title}" aria-describedby="note-{name}"'
+            body = (
+                f'<p class="note" id="note-{name}">{escape(note)}</p>\n'
+                f'<div class="plot" id="plot-{name}" {about}></div>'
+            )
             sections[name] = (title, body)
     sections["certificates"] = ("Certificates", certificate_section(comparison))
     sections["environment"] = ("Environment", environment_section(comparison))

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 
 from prunus.records import Comparison, RunRecord
 from prunus.report.columns import (
+    LATENCY_KEYS,
     STAGES,
     Column,
     final_stage,
@@ -18,16 +19,17 @@ from prunus.report.curves import search_figure, training_figure
 from prunus.report.formats import DASH, Style, format_value
 from prunus.report.front import front_figure
 from prunus.report.halving import halving_figure
-from prunus.report.rows import Row, comparison_rows
+from prunus.report.rows import Row, comparison_rows, same_machine
 from prunus.report.spread import Missing, Stat, Value
 from prunus.report.style import (
     DENSE_COLOR,
-    SYMBOLS,
     axis,
     colors,
     dropdown,
     figure,
     series_name,
+    short,
+    symbols,
     text,
 )
 from prunus.report.summary import certificate_text
@@ -66,7 +68,8 @@ def pareto_figure(comparison: Comparison, rows: Sequence[Row]) -> go.Figure | No
     """Quality after the last stage against a cost chosen from a menu.
 
     Large marks are means over seeds with one sample standard deviation; small marks are single
-    seeds. The line joins the means that no other mean beats in both quality and cost.
+    seeds. The line joins the means that no other mean beats in both quality and cost; there is none
+    over times that different machines measured.
     """
     scored = [row for row in rows if isinstance(row.final, Stat)]
     if not scored:
@@ -86,12 +89,14 @@ def pareto_figure(comparison: Comparison, rows: Sequence[Row]) -> go.Figure | No
     )
     # Each trace with the points that it takes along each of the cost axes.
     traces: list[tuple[go.Scatter, dict[str, dict[str, list[Any]]]]] = []
-    traces.append((front, {key: _front(scored, key, scale) for key in keys}))
-    methods = list(dict.fromkeys(row.method for row in scored))
-    for position, method in enumerate(methods):
+    fronts = {key: _front(scored, key, scale) for key in keys}
+    if not same_machine(scored):
+        fronts |= {key: {"x": [], "y": []} for key in keys if key in LATENCY_KEYS}
+    traces.append((front, fronts))
+    shapes = symbols(rows)
+    for method in dict.fromkeys(row.method for row in scored):
         group = [row for row in scored if row.method == method]
-        symbol = "x" if group[0].kind == "dense" else SYMBOLS[position % len(SYMBOLS)]
-        marker = {"color": tint.get(method, DENSE_COLOR), "symbol": symbol}
+        marker = {"color": tint.get(method, DENSE_COLOR), "symbol": shapes.get(method, "x")}
         means = _mean_marks(comparison, group, marker)
         traces.append((means, {key: _means(group, key, scale) for key in keys}))
         seeds = [(row, run) for row in group for run in row.runs if len(row.runs) > 1]
@@ -144,7 +149,7 @@ def stage_figure(comparison: Comparison, rows: Sequence[Row]) -> go.Figure | Non
                 y=[v.mean * scale if isinstance(v, Stat) else None for v in values],
                 error_y={
                     "type": "data",
-                    "array": [_std(v) * scale for v in values],
+                    "array": [_bar(v, scale) for v in values],
                     "thickness": 1,
                 },
                 marker={"color": tint[row.method], "opacity": 0.55 if row.kind == "null" else 1.0},
@@ -181,12 +186,12 @@ def _mean_marks(comparison: Comparison, group: Sequence[Row], marker: dict[str, 
     """The large marks of one method, still without points."""
     scale = _percent(comparison)
     return go.Scatter(
-        name=text(group[0].method) + (" (null)" if group[0].kind == "null" else ""),
+        name=short(group[0].method) + (" (null)" if group[0].kind == "null" else ""),
         legendgroup=text(group[0].method),
         mode="markers",
         error_y={
             "type": "data",
-            "array": [_std(row.final) * scale for row in group],
+            "array": [_bar(row.final, scale) for row in group],
             "color": marker["color"],
             "thickness": 1.5,
         },
@@ -257,5 +262,6 @@ def _score_title(comparison: Comparison) -> str:
     return f"{metric_name(comparison)}, test{unit}"
 
 
-def _std(value: Value) -> float:
-    return value.std or 0.0 if isinstance(value, Stat) else 0.0
+def _bar(value: Value, scale: float) -> float | None:
+    """Length of an error bar; None where one seed says nothing of a spread."""
+    return value.std * scale if isinstance(value, Stat) and value.std is not None else None

@@ -33,7 +33,7 @@ def table_section(comparison: Comparison, rows: Sequence[Row]) -> str:
         bodies.append(f"{_open('tbody', 'dense' if dense else '')}{''.join(lines)}</tbody>")
     rules = "".join(f"<li>{escape(rule)}</li>" for rule in (*RULES, measured) if rule)
     return (
-        '<div class="scroll" tabindex="0"><table class="sortable" id="comparison-table">'
+        f'{_scroll("Comparison")}<table class="sortable" id="comparison-table">'
         f"<thead><tr>{''.join(heads)}</tr></thead>{''.join(bodies)}</table></div>\n"
         f'<ul class="rules">{rules}</ul>'
     )
@@ -43,7 +43,8 @@ def certificate_section(comparison: Comparison) -> str:
     """Every certificate of every run."""
     lines = [
         "<tr>"
-        f"<th>{_text(run.method)}</th><td>{_text(_target(run.target))}</td>"
+        f'<th scope="row">{_text(run.method)}</th>'
+        f"<td>{_text(_target(run.target))}</td>"
         f'<td class="number">{run.seed}</td>' + _certificate_cells(proof) + "</tr>"
         for run in comparison.runs
         for proof in run.certificates
@@ -58,7 +59,7 @@ def certificate_section(comparison: Comparison) -> str:
     heads = ("Method", "Target", "Seed", "Verdict", *numbers, "Reason")
     head = "".join(_head(name, number=name in ("Seed", *numbers)) for name in heads)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-    return f'{note}\n<div class="scroll" tabindex="0">{table}</div>'
+    return f"{note}\n{_scroll('Certificates')}{table}</div>"
 
 
 def environment_section(comparison: Comparison) -> str:
@@ -111,7 +112,7 @@ def _table_row(
 ) -> str:
     tag = ' <span class="tag">null baseline</span>' if row.kind == "null" else ""
     cells = [
-        f'<th data-sort="{_text(row.method)}">{_text(row.method)}{tag}</th>',
+        f'<th scope="row" data-sort="{_text(row.method)}">{_text(row.method)}{tag}</th>',
         f'<td data-sort="{_text(row.target)}">{_text(row.target) or DASH}</td>',
         f'<td class="number" data-sort="{len(row.seeds)}">{len(row.seeds) or DASH}</td>',
     ]
@@ -119,7 +120,7 @@ def _table_row(
     proof = row.certificate
     look = "missing" if proof is None else ("pass" if proof.passed else "fail")
     # Letters sort it: as many digits before and behind the point, failures first, infinity last.
-    order = "" if proof is None else f"{int(proof.passed)} {proof.largest:030.20f}"
+    order = "" if proof is None else f"{int(proof.passed)} {min(proof.largest, 1e8):030.20f}"
     cells.append(f'<td class="{look}" data-sort="{order}">{escape(certificate_text(row))}</td>')
     if conditions:
         cells.append(
@@ -177,12 +178,18 @@ def _facts(facts: Iterable[tuple[str, str]]) -> str:
     return "<dl>" + "".join(f"<dt>{_text(k)}</dt><dd>{_text(v)}</dd>" for k, v in facts) + "</dl>"
 
 
+def _scroll(name: str) -> str:
+    """A box that a wide table scrolls in, reached by the keyboard, too."""
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{name}">'
+
+
 def _open(tag: str, look: str) -> str:
     return f'<{tag} class="{look}">' if look else f"<{tag}>"
 
 
 def _head(name: str, *, number: bool = False) -> str:
-    return f"{_open('th', 'number' if number else '')}{escape(name)}</th>"
+    look = ' class="number"' if number else ""
+    return f'<th scope="col"{look}>{escape(name)}</th>'
 
 
 def _text(value: str) -> str:

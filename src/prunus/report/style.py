@@ -16,6 +16,7 @@ GREYS = ("#8a8f98", "#a9a39b", "#6f7883", "#b9bec7")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "hexagon", "pentagon")
 DASHES = ("solid", "dash", "dot", "dashdot")
 DENSE_COLOR = "#8a8f98"
+_LONGEST = 40
 
 
 def figure(height: int, **layout: Any) -> go.Figure:
@@ -38,6 +39,17 @@ def text(value: str) -> str:
     return escape(printable(value), quote=False)
 
 
+def short(value: str) -> str:
+    """A name for a legend or an axis, cut in the middle: a long one would take the figure's place.
+
+    >>> short("a" * 30 + "b" * 30)
+    'aaaaaaaaaaaaaaaaaaaa…bbbbbbbbbbbbbbbbbbb'
+    """
+    name = printable(value)
+    half = _LONGEST // 2
+    return text(name if len(name) <= _LONGEST else f"{name[:half]}…{name[1 - half :]}")
+
+
 def colors(rows: Sequence[Row]) -> dict[str, str]:
     """A color for every method: the palette in order of appearance, greys for null baselines."""
     found: dict[str, str] = {}
@@ -47,11 +59,26 @@ def colors(rows: Sequence[Row]) -> dict[str, str]:
     return found
 
 
+def symbols(rows: Sequence[Row]) -> dict[str, str]:
+    """A symbol for every method, so that methods of one color have different ones."""
+    found: dict[str, str] = {}
+    for kind, choice in (("method", PALETTE), ("null", GREYS)):
+        methods = dict.fromkeys(row.method for row in rows if row.kind == kind)
+        for i, method in enumerate(methods):
+            found[method] = SYMBOLS[(i + i // len(choice)) % len(SYMBOLS)]
+    return found
+
+
 def series_name(row: Row, rows: Sequence[Row]) -> str:
     """Name of a row in a legend; the target stands in it only where targets differ."""
     several = len({r.target for r in rows if r.kind != "dense"}) > 1
-    name = f"{row.method} ({row.target})" if several and row.target else row.method
-    return text(name)
+    target = f" ({text(row.target)})" if several and row.target else ""
+    return short(row.method) + target
+
+
+def series_key(row: Row) -> str:
+    """What tells a row's traces apart from those of all others, however their names are written."""
+    return text(f"{row.method} at {row.target}")
 
 
 def axis(title: str, **more: Any) -> dict[str, Any]:

@@ -6,9 +6,10 @@ from typing import Any
 import plotly.graph_objects as go
 
 from prunus.report.rows import Row
-from prunus.report.style import DENSE_COLOR, figure, series_name, text
+from prunus.report.style import DENSE_COLOR, figure, series_name, short, text
 
-_MAX_LABELED_CELLS = 240
+_MAX_LABELED_CELLS, _MAX_LABELED_COLUMNS = 240, 20
+_LETTERS_ABREAST = 120
 
 
 def width_figure(rows: Sequence[Row]) -> go.Figure | None:
@@ -19,10 +20,13 @@ def width_figure(rows: Sequence[Row]) -> go.Figure | None:
         return None
     cells = [[_width_cell(row, group) for row in shown] for group in groups]
     names = [series_name(row, rows) for row in shown]
-    labels = [text(group) for group in groups]
-    few = len(groups) * len(shown) <= _MAX_LABELED_CELLS
-    drawn = figure(max(260, 140 + 24 * len(groups)))
-    common: dict[str, Any] = {"x": names, "y": labels, "xgap": 2, "ygap": 2, "hoverinfo": "text"}
+    few = len(groups) * len(shown) <= _MAX_LABELED_CELLS and len(shown) <= _MAX_LABELED_COLUMNS
+    # Names that find no place side by side stand upright, above the cells: that takes height.
+    heads = 0 if sum(map(len, names)) <= _LETTERS_ABREAST else 7 * max(map(len, names))
+    drawn = figure(max(260, 140 + 24 * len(groups) + heads))
+    # Places by number: names that are written alike must not fall together.
+    places = {"x": list(range(len(shown))), "y": list(range(len(groups)))}
+    common: dict[str, Any] = {**places, "xgap": 2, "ygap": 2, "hoverinfo": "text"}
     hover = [[cell[1] for cell in line] for line in cells]
     drawn.add_trace(
         go.Heatmap(
@@ -49,10 +53,16 @@ def width_figure(rows: Sequence[Row]) -> go.Figure | None:
             )
         )
     drawn.update_layout(
-        xaxis={"side": "top", "automargin": True, "type": "category", "showgrid": False},
-        yaxis={"autorange": "reversed", "automargin": True, "type": "category", "showgrid": False},
+        xaxis={"side": "top", **_named(places["x"], names)},
+        yaxis={"autorange": "reversed", **_named(places["y"], [short(group) for group in groups])},
     )
     return drawn
+
+
+def _named(places: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
+    """An axis with a name at each place."""
+    ticks = {"tickmode": "array", "tickvals": list(places), "ticktext": list(names)}
+    return {"automargin": True, "showgrid": False, "zeroline": False, **ticks}
 
 
 def _width_cell(row: Row, group: str) -> tuple[float | None, str, bool]:

@@ -37,11 +37,14 @@ function themed(layout) {
   return changes;
 }
 
-// On a narrow page the legend goes below the figure, where it takes no width.
-function placed(element) {
+// On a narrow page the legend goes below the figure, where it takes no width, but height of its own.
+function placed(element, figure) {
+  const entries = figure.data.filter((trace) => trace.name && trace.showlegend !== false).length;
+  const below = figure.layout.showlegend || entries > 1 ? 22 * Math.min(entries, 16) : 0;
+  const height = figure.layout.height;
   return element.clientWidth < 760
-    ? { "legend.orientation": "h", "legend.yref": "container", "legend.y": 0, "legend.yanchor": "bottom" }
-    : { "legend.orientation": "v", "legend.yref": "paper", "legend.y": 1, "legend.yanchor": "top" };
+    ? { "legend.orientation": "h", "legend.yref": "container", "legend.y": 0, "legend.yanchor": "bottom", height: height + below }
+    : { "legend.orientation": "v", "legend.yref": "paper", "legend.y": 1, "legend.yanchor": "top", height };
 }
 
 const figures = JSON.parse(document.getElementById("figure-data").textContent);
@@ -55,13 +58,14 @@ const drawn = Object.entries(figures).map(([name, figure]) => {
     plotlyServerURL: "",
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
   };
-  Plotly.newPlot(element, figure.data, figure.layout, config);
-  Plotly.relayout(element, { ...themed(figure.layout), ...placed(element) });
-  return element;
+  Plotly.newPlot(element, figure.data, structuredClone(figure.layout), config);
+  Plotly.relayout(element, { ...themed(figure.layout), ...placed(element, figure) });
+  return [element, figure];
 });
 
 function repaint() {
-  drawn.forEach((element) => Plotly.relayout(element, { ...themed(element.layout), ...placed(element) }));
+  drawn.forEach(([element, figure]) =>
+    Plotly.relayout(element, { ...themed(element.layout), ...placed(element, figure) }));
 }
 dark.addEventListener("change", repaint);
 window.addEventListener("resize", () => {

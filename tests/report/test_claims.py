@@ -21,7 +21,8 @@ def scored(run_of):
             Score(value=v, samples=10_000, split="test", stage=s) for s, v in found.items()
         )
         fields = {"scores": scores, "test_evaluations": {}, **changes}
-        return run_of(method, seed, **fields)
+        run: RunRecord = run_of(method, seed, **fields)
+        return run
 
     return make
 
@@ -130,7 +131,8 @@ def deployed(scored, latency_of):
         fields = {"latency": latency, "dense_latency": dense, "deployed": row, "target": {}}
         run = scored(name, 0, value, stage="deployed", **{**fields, **changes})
         cost = run.cost.model_copy(update={"size_bytes": 5_000_000})
-        return run.model_copy(update={"cost": cost})
+        deployed: RunRecord = run.model_copy(update={"cost": cost})
+        return deployed
 
     return make
 

@@ -1,6 +1,7 @@
 """What the documents promise: the example runs, the tables are the records', the paths exist."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -100,3 +101,30 @@ def test_the_recipe_in_getting_started_is_one() -> None:
     text = (ROOT / "docs" / "getting-started.md").read_text(encoding="utf-8")
     recipe = make_recipe(yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0]))
     assert [step.step for step in recipe.steps] == ["prune", "recalibrate", "train"]
+
+
+def _blocks(page: Path, language: str) -> list[str]:
+    """Fenced blocks of one language; every second part of a page is one."""
+    parts = page.read_text(encoding="utf-8").split("```")[1::2]
+    return [body for first, _, body in (p.partition("\n") for p in parts) if first == language]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_recipe_and_every_command_of_a_page_can_be_read(page: Path) -> None:
+    import yaml
+    from typer.main import get_command
+
+    from prunus.cli.app import app
+    from prunus.recipe import make_recipe
+
+    for block in _blocks(page, "yaml"):
+        content = yaml.safe_load(block)
+        make_recipe({"steps": content} if isinstance(content, list) else content)
+    text = page.read_text(encoding="utf-8")
+    lines = "\n".join(_blocks(page, "")).replace("\\\n", " ").splitlines()
+    lines += [" ".join(found.split()) for found in re.findall(r"`(prunus [a-z]+ --[^`]*)`", text)]
+    commands = getattr(get_command(app), "commands")  # noqa: B009  # a group's, which typer hides
+    for line in lines:
+        if line.startswith("prunus ") and "|" not in line:
+            name, *rest = shlex.split(line.replace(" ...", ""), comments=True)[1:]
+            commands[name].make_context(name, rest)

@@ -29,7 +29,7 @@ from prunus.report.spread import (
 # How a sentence on latency that MACs did not buy reads; ``summary`` gathers them by it.
 NO_FASTER = "but the measured latency fell by no more than its spread"
 NULL_BASELINES = frozenset({"random", "uniform", "scratch", "random-search"})
-"""Methods that know nothing of the network: what every other method has to beat."""
+"""What every other method has to beat: chance, fresh weights, and a search that breeds nothing."""
 
 Kind = Literal["dense", "method", "null"]
 

@@ -58,7 +58,7 @@ def report_warnings(comparison: Comparison, rows: Sequence[Row]) -> tuple[str, .
     found += _uncounted(rows)
     nulls = dict.fromkeys(row.method for row in rows if row.kind == "null")
     if nulls:
-        found.append(f"Null baselines, which know nothing of the network: {', '.join(nulls)}.")
+        found.append(f"Null baselines, which every method has to beat: {', '.join(nulls)}.")
     if any(run.search_seen_in_pretraining for run in comparison.runs):
         found.append(
             "The dense weights may have seen the search split in their training: what decisions see "
@@ -159,7 +159,7 @@ def _sentence(comparison: Comparison, rows: Sequence[Row], target: str) -> str:
     text += _costs(best)
     text += "; " + _certainty(rivals, scored, winner)
     if best.kind == "null":
-        text += "; it is a null baseline, which knows nothing of the network"
+        text += "; it is a null baseline, which every method has to beat"
     if best.certificate is not None and not best.certificate.passed:
         text += "; its certificate FAILED"
     return text + "."

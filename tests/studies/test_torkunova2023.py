@@ -103,6 +103,25 @@ def test_speeds_are_of_networks_that_were_timed_in_turns(study: ModuleType, tmp_
     assert line.endswith("| – | – | 0.952 |")
 
 
+def test_times_of_a_row_and_of_the_dense_network_are_means_over_the_same_seeds(
+    study: ModuleType, tmp_path: Path
+) -> None:
+    (tmp_path / "cells").mkdir()
+    # The last seed's row was not timed: its dense network's time has nothing to stand beside.
+    times = ((8.0, 32.0, 16.0), (4.0, 20.0, 9.0), (None, 99.0, 99.0))
+    for seed, (row, dense, own) in enumerate(times):
+        cell = _cell(seed, 0.9) | {"dense_latency": {"median_ms": dense}}
+        cell["latency"] = None if row is None else {"median_ms": row}
+        cell["deployed"] = {"own_float32_latency": {"median_ms": own}}
+        (tmp_path / "cells" / f"{seed}.json").write_text(json.dumps(cell), encoding="utf-8")
+    study.summary.write(tmp_path)
+    (found,) = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    assert (found["cpu_ms"], found["fp32_eager_cpu_ms"]) == (6.0, 26.0)
+    assert found["fp32_same_engine_cpu_ms"] == 12.5
+    cell = _cell(0, 0.9)  # on PyTorch, of which the dense network is the float32
+    assert study.summary._quality([cell])["fp32_same_engine_cpu_ms"] == 8.0
+
+
 def test_aims_are_judged_from_the_records(study: ModuleType) -> None:
     import text_tables
 

@@ -27,7 +27,7 @@ from prunus.recipe import (
     train_network,
 )
 from prunus.recipe.fresh import reinitialize_
-from prunus.records import Cost, Source
+from prunus.records import Cost, RunRecord, Source
 from prunus.train import TrainConfig, evaluate, fit
 from prunus.zoo import build
 from tests.recipe.subjects import FAST, STEPS, few_digits, same_state, trained_cnn
@@ -187,6 +187,7 @@ def test_an_artifact_holds_the_network_and_the_record(tmp_path: Path) -> None:
     source = Source(model="digits_cnn", weights=str(weights))
     done = compress(source, STEPS, few_digits(), out=out, latency=FAST)
     assert done.artifact_path == out / "artifact"
+    assert not any("no artifact" in note for note in done.record.notes)
     again = load(out / "artifact")
     inputs = torch.randn(4, 1, 8, 8)
     assert torch.equal(again(inputs), done.network(inputs))
@@ -228,6 +229,13 @@ def test_own_modules_and_data_sets_work(tmp_path: Path) -> None:
     done = compress(_Own(), steps, data, out=tmp_path / "run", latency=FAST)
     assert done.record.cost.params <= 0.5 * (6 * 16 + 16 + 16 * 3 + 3)
     assert done.artifact_path is None
+    assert not (tmp_path / "run" / "artifact").exists()
+    # Who keeps the folder learns from the record why prunus.load finds nothing there.
+    kept = RunRecord.load(tmp_path / "run" / "record.json")
+    (note,) = [note for note in kept.notes if "no artifact was saved" in note]
+    assert "source=prunus.Source(" in note and note in done.record.notes
+    bare = compress(_Own(), steps[:1], data, latency=None)  # nothing was asked to be kept
+    assert not any("no artifact" in note for note in bare.record.notes)
     assert done.record.source.model.endswith("_Own")
     assert done.record.data == "custom"
 

@@ -53,6 +53,8 @@ DEATHS = [
     ("evaluate after training", 1),
     ("measure", 1),
 ]
+# Notes on the folder and on what befell it: a run without one has none of them.
+OF_THE_FOLDER = ("repeated after a kill", "no artifact was saved")
 
 
 def _facts(record: RunRecord) -> tuple[object, ...]:
@@ -65,7 +67,7 @@ def _facts(record: RunRecord) -> tuple[object, ...]:
         record.certificates,
         record.widths,
         record.test_evaluations,
-        [note for note in record.notes if "repeated after a kill" not in note],
+        [note for note in record.notes if not any(said in note for said in OF_THE_FOLDER)],
         history,
     )
 

@@ -41,6 +41,10 @@ from prunus.train import TrainConfig
 from prunus.train.forward import resolve_device
 
 RECORD_FILE = "record.json"
+_NOT_SAVED = (
+    "no artifact was saved, as nothing says how to build the network again: give "
+    "source=prunus.Source(model='FILE.py:FACTORY') beside it"
+)
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,8 @@ def compress(  # noqa: PLR0913  # all but three are options, by keyword only
             run. A folder that is not there yet is made.
         device: ``"cpu"`` or ``"cuda"``.
         progress: Told of everything.
-        source: Builds ``network`` where that is given as a module; without it no artifact is saved.
+        source: Builds ``network`` where that is given as a module; without it no artifact is saved,
+            and the record's notes say so.
         train_first: Train the dense network before everything else, from the weights it has.
         latency: How latency is measured; None: not at all.
         compute: Where and how searches score their candidates. A run may be resumed with another
@@ -181,6 +186,8 @@ def run_recipe(
     )
     with phase(settings.progress, "measure"):
         record = make_record(summary, subject, baseline.trace, state)
+    if folder is not None and artifact is None:
+        record = record.model_copy(update={"notes": (*record.notes, _NOT_SAVED)})
     if artifact is not None:
         _save(artifact, state, record)
     if file is not None:

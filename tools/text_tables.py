@@ -15,11 +15,27 @@ _HALF = "pruning by half + int8"
 
 
 def torkunova_sizes(rows: Rows) -> str:
-    """Part (a), beside the paper's sizes; ratios are of medians that were timed in turns."""
-    mine = [row for row in rows if row["part"] == "a"]
+    """Part (a), beside the paper's sizes, on the processor with AVX2 alone."""
+    return _sizes(_of(rows, "avx2"))
+
+
+def torkunova_sizes_amx(rows: Rows) -> str:
+    """Part (a) again, on a processor that multiplies int8 in one instruction."""
+    return _sizes(_of(rows, "amx"))
+
+
+def _of(rows: Rows, machine: str) -> Rows:
+    return [r for r in rows if r["part"] == "a" and r.get("machine", "avx2") == machine]
+
+
+def _sizes(mine: Rows) -> str:
+    """A line a row; ratios are of medians that were timed in turns."""
     if not mine:
         return "Not measured yet."
+    places = sorted({f"{row['cpu']}, {_threads(row['threads'])}" for row in mine})
     lines = [
+        f"{'; '.join(places)}.",
+        "",
         "| row | MB | the paper's | CPU ms | × own float32 | × PyTorch float32 |",
         "|---|--:|--:|--:|--:|--:|",
     ]
@@ -77,16 +93,10 @@ def torkunova_quality(rows: Rows, cells: Rows | None = None) -> str:
 def torkunova_aims(rows: Rows) -> str:
     """What the study set out to reach, and what the records say."""
     lines = ["| aim | asked | found | |", "|---|--:|--:|---|"]
-    sizes = [row for row in rows if row["part"] == "a"]
-    for engine, eager, own in (("onnxruntime", 5, 2), ("openvino", 7, 2.5)):
-        row = _only(sizes, f"int8 linear + embeddings ({engine})")
-        name = f"{engine}, int8 linear + embeddings"
-        lines.append(_aim(f"{name}: × PyTorch float32", eager, _times(row, "fp32_eager_cpu_ms")))
-        found = _times(row, "fp32_same_engine_cpu_ms")
-        lines.append(_aim(f"{name}: × its own float32", own, found))
-    halves = [_times(r, "fp32_eager_cpu_ms") for r in sizes if r["row"].startswith(_HALF)]
-    best = max((found for found in halves if found is not None), default=None)
-    lines.append(_aim("cut by half + int8, the best engine: × PyTorch float32", 15, best))
+    for machine in ("avx2", "amx"):
+        sizes = _of(rows, machine)
+        if sizes or machine == "avx2":
+            lines += _speed_aims(sizes, f" ({machine.upper()})" if machine != "avx2" else "")
 
     sst2 = [row for row in rows if row["part"] == "b" and row["data"] == "sst2"]
     sms = [row for row in rows if row["part"] == "b" and row["data"] == "sms"]
@@ -109,6 +119,21 @@ def torkunova_aims(rows: Rows) -> str:
         _aim("F1 of the best chain of at most 2 MB, SST-2", 0.84, max(small, default=None))
     )
     return "\n".join(lines)
+
+
+def _speed_aims(sizes: Rows, where: str) -> list[str]:
+    lines = []
+    for engine, eager, own in (("onnxruntime", 5, 2), ("openvino", 7, 2.5)):
+        row = _only(sizes, f"int8 linear + embeddings ({engine})")
+        name = f"{engine}, int8 linear + embeddings{where}"
+        lines.append(_aim(f"{name}: × PyTorch float32", eager, _times(row, "fp32_eager_cpu_ms")))
+        found = _times(row, "fp32_same_engine_cpu_ms")
+        lines.append(_aim(f"{name}: × its own float32", own, found))
+    halves = [_times(r, "fp32_eager_cpu_ms") for r in sizes if r["row"].startswith(_HALF)]
+    best = max((found for found in halves if found is not None), default=None)
+    name = f"cut by half + int8, the best engine{where}"
+    lines.append(_aim(f"{name}: × PyTorch float32", 15, best))
+    return lines
 
 
 def _aim(name: str, asked: float, found: float | None, *, least: bool = True) -> str:
@@ -148,6 +173,10 @@ def _speed(cells: Rows, *, own: bool) -> str:
     return f"{statistics.median(ratios):.2f}" if ratios else _MISSING
 
 
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
 def _interval(found: dict[str, float]) -> str:
     return f"{found['difference']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f})"
 
@@ -159,5 +188,6 @@ def _fold(before: float | None, after: float | None) -> str:
 TABLES: dict[str, tuple[str, Callable[[Rows], str]]] = {
     "torkunova_aims": ("summary", torkunova_aims),
     "torkunova_sizes": ("summary", torkunova_sizes),
+    "torkunova_sizes_amx": ("summary", torkunova_sizes_amx),
     "torkunova_quality": ("summary", torkunova_quality),
 }

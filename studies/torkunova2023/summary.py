@@ -9,6 +9,9 @@ import paper
 
 Rows = list[dict[str, Any]]
 
+MACHINES = {"sizes": "avx2", "sizes-amx": "amx"}
+"""Folders of part (a), by the best that the processor has for int8: AVX2 alone, or VNNI and AMX."""
+
 
 def write(results: Path) -> None:
     """Sum up all cells that there are."""
@@ -17,7 +20,9 @@ def write(results: Path) -> None:
     for cell in cells:
         groups.setdefault((cell["set"], cell["row"]), []).append(cell)
     rows = [_quality(group) for group in groups.values()]
-    rows += [_size(_read(path)) for path in sorted((results / "sizes").glob("*.json"))]
+    for folder, machine in MACHINES.items():
+        paths = sorted((results / folder).glob("*.json"))
+        rows += [{**_size(_read(path)), "machine": machine} for path in paths]
     (results / "summary.json").write_text(
         json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )
@@ -72,6 +77,8 @@ def _size(cell: dict[str, Any]) -> dict[str, Any]:
         "f1_std": None,
         "seeds": 0,
         "f1_row": cell["row"],
+        "cpu": cell["environment"]["cpu"],
+        "threads": cell["latency"]["threads"],
         "cpu_ms": _ms(cell["latency"]),
         "fp32_same_engine_cpu_ms": _ms(cell["own_float32_latency"]),
         "fp32_eager_cpu_ms": _ms(cell["dense_latency"]),

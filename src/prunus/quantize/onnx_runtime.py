@@ -59,10 +59,10 @@ def write(job: Job, folder: Path) -> Written:
 
 
 def _forget_shapes_(whole: Path) -> None:
-    """Drop the shapes that the exporter noted of inner values: they are inferred anew.
+    """Drop the shapes that the exporter noted of inner values and weights: they are inferred anew.
 
-    Where a later step of the export turned a weight, some versions leave the shape of before, and the
-    quantizer refuses the file.
+    onnxruntime before 1.32 turns the weights of Gemm nodes and refuses the file for the shapes that
+    were noted of them.
     """
     onnx = require_extra("onnx", "onnx")
     model = onnx.load(str(whole), load_external_data=False)

@@ -1,6 +1,7 @@
 """What an engine is given to write, and what it has written."""
 
 import ast
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,17 +67,22 @@ def fits_float16(tensor: Tensor) -> bool:
 
 
 def excluded_nodes(model: Any, deployment: Deployment) -> list[str]:
-    """Names of the nodes of an ONNX model that were exported from excluded layers.
+    """Names of the nodes of an ONNX model that were exported from excluded layers."""
+    return nodes_of(model, deployment.excludes)
+
+
+def nodes_of(model: Any, is_chosen: Callable[[str], bool]) -> list[str]:
+    """Names of the nodes of an ONNX model that were exported from the layers of these paths.
 
     Weights alone do not tell: the exporters rename those that they transpose. Nor do modules alone:
     a convolution that a norm was folded into counts as the norm's.
     """
 
-    def is_excluded(node: Any) -> bool:
+    def is_of(node: Any) -> bool:
         holders = [name.rpartition(".")[0] for name in node.input if name.endswith(".weight")]
-        return any(deployment.excludes(path) for path in (_layer_of(node), *holders))
+        return any(is_chosen(path) for path in (_layer_of(node), *holders))
 
-    return [node.name for node in model.graph.node if is_excluded(node)]
+    return [node.name for node in model.graph.node if is_of(node)]
 
 
 def _layer_of(node: Any) -> str:

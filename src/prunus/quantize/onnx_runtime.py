@@ -16,8 +16,17 @@ from prunus.artifact.export import first_line
 from prunus.data import Inputs
 from prunus.errors import InputError
 from prunus.extras import require_extra
-from prunus.quantize.job import Job, Written, excluded_nodes, fits_float16, int8_tables
+from prunus.quantize.job import (
+    Job,
+    Written,
+    excluded_nodes,
+    fits_float16,
+    int8_layers,
+    int8_tables,
+    nodes_of,
+)
 from prunus.quantize.onnx_tokens import scale_by_token_
+from prunus.quantize.outliers import outlier_layers
 from prunus.quantize.session import Deployed, Session
 
 MODEL_FILE = "model.onnx"
@@ -91,6 +100,7 @@ def _quantize(job: Job, whole: Path, target: Path) -> tuple[str, ...]:
                 nodes_to_exclude=left,
                 weight_type=quantization.QuantType.QInt8,
             )
+        by_token = _scale_outliers_by_token_(job, model, whole)
         quantization.quantize_static(
             str(whole),
             str(target),
@@ -102,7 +112,7 @@ def _quantize(job: Job, whole: Path, target: Path) -> tuple[str, ...]:
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
         )
-        return _notes(job)
+        return (*_notes(job), *by_token)
     if deployment.embeddings == "int8":
         kinds.append("Gather")
     quantization.quantize_dynamic(
@@ -119,6 +129,31 @@ def _quantize(job: Job, whole: Path, target: Path) -> tuple[str, ...]:
         scale_by_token_(model)
         onnx.save(model, str(target))
     return _notes(job)
+
+
+def _scale_outliers_by_token_(job: Job, model: Any, whole: Path) -> tuple[str, ...]:
+    """Make layers dynamic that no fixed range suits, in the file; a note where there are any."""
+    layers = outlier_layers(job.network, job.deployment, job.calibration)
+    if not layers:
+        return ()
+    quantization = require_extra("onnxruntime.quantization", "onnx")
+    onnx = require_extra("onnx", "onnx")
+    names = nodes_of(model, set(layers).__contains__)
+    quantization.quantize_dynamic(
+        str(whole),
+        str(whole),
+        op_types_to_quantize=["MatMul", "Gemm"],
+        nodes_to_quantize=[*names, *(f"{name}_MatMul" for name in names)],
+        **_WEIGHTS,
+        weight_type=quantization.QuantType.QInt8,
+        extra_options={"MatMulConstBOnly": True},
+    )
+    mixed = onnx.load(str(whole))
+    scale_by_token_(mixed)
+    onnx.save(mixed, str(whole))
+    every = len(int8_layers(job.network, job.deployment))
+    told = f"{len(layers)} of {every} linear layers read outliers, for which a fixed range is too coarse"
+    return (f"onnxruntime: {told}: they get a scale for each token at run time",)
 
 
 def _finish(file: Path, *, halves: bool) -> None:

@@ -1,0 +1,99 @@
+"""Static int8 where a fixed range suits some layers badly: which ones, and what they get instead."""
+
+import math
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prunus.quantize import Deployed, Deployment, deploy, load_deployed, outliers
+from prunus.quantize.outliers import Range, outlier_layers
+
+STATIC = Deployment(weights="int8", calibration="static")
+
+
+class Spiky(nn.Module):
+    """The second layer reads a few values of 80 among many of about 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.first, self.second, self.last = nn.Linear(16, 64), nn.Linear(64, 16), nn.Linear(16, 3)
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=0.25, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x)
+        spikes = 80.0 * (x[..., :1] > 2.5).float()  # of a token in a hundred
+        spiked = torch.cat((hidden[..., :1] + spikes, hidden[..., 1:]), dim=-1)
+        out: Tensor = self.last(torch.relu(self.second(spiked)).mean(1))
+        return out
+
+
+def tokens(samples: int, seed: int) -> Tensor:
+    return torch.randn(samples, 12, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def deployed(network: nn.Module, folder: Path) -> Deployed:
+    calibration = [tokens(32, seed) for seed in range(4)]
+    return deploy(network, folder, STATIC, inputs=tokens(2, 9), calibration=calibration)
+
+
+def test_the_noise_of_rounding_by_hand() -> None:
+    found = Range()
+    found.see(torch.tensor([[-1.0, 0.0], [3.0, 1.0]]))
+    found.see(torch.tensor([2.0]))
+    assert math.isclose(found.noise, (4 / 255) ** 2 / 12 / (15 / 5), rel_tol=1e-6)
+    above = Range()
+    above.see(torch.tensor([2.0, 4.0]))  # zero is in every range
+    assert math.isclose(above.noise, (4 / 255) ** 2 / 12 / 10, rel_tol=1e-6)
+    assert Range().noise == 0
+
+
+def test_rounding_adds_the_noise_that_is_foretold() -> None:
+    values = torch.rand(200_000, generator=torch.Generator().manual_seed(0)) * 7 - 3
+    found = Range()
+    found.see(values)
+    step = (found.most - found.least) / 255
+    error = (torch.round(values / step) * step - values).square().mean()
+    assert float(error / values.square().mean()) == pytest.approx(found.noise, rel=0.02)
+
+
+def test_layers_that_read_outliers_are_found() -> None:
+    network = Spiky()
+    batches = [tokens(32, seed) for seed in range(4)]
+    assert outlier_layers(network, STATIC, batches) == ["second"]
+    excluded = STATIC.model_copy(update={"exclude": ("second",)})
+    assert outlier_layers(network, excluded, batches) == []
+    assert not network.second._forward_pre_hooks
+
+
+def test_they_get_a_scale_for_each_token_and_the_rest_its_fixed_range(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    network, inputs = Spiky().eval(), tokens(64, 77)
+    record = deployed(network, tmp_path / "mixed")
+    assert any("1 of 3 linear layers read outliers" in note for note in record.notes)
+    kinds = [node.op_type for node in onnx.load(tmp_path / "mixed" / "model.onnx").graph.node]
+    assert kinds.count("MatMulInteger") == 1
+    assert kinds.count("QuantizeLinear") >= 2  # of the inputs of the two others
+    monkeypatch.setattr(outliers, "MOST_NOISE", math.inf)
+    plain = deployed(network, tmp_path / "fixed")
+    assert not any("outliers" in note for note in plain.notes)
+    with torch.inference_mode():
+        wanted = network(inputs)
+    error = {
+        name: float((load_deployed(tmp_path / name)(inputs) - wanted).square().mean())
+        for name in ("mixed", "fixed")
+    }
+    assert error["mixed"] < error["fixed"] / 4
+    assert abs(record.size_bytes - plain.size_bytes) < 5_000
+
+
+def test_a_sample_gets_the_same_alone_and_beside_others(tmp_path: Path) -> None:
+    deployed(Spiky().eval(), tmp_path / "out")
+    session, inputs = load_deployed(tmp_path / "out"), tokens(16, 5)
+    alone = torch.cat([session(inputs[k : k + 1]) for k in range(16)])
+    torch.testing.assert_close(session(inputs), alone, rtol=1e-5, atol=1e-6)

@@ -18,8 +18,8 @@ from prunus.data import Inputs
 from prunus.quantize.job import int8_layers
 from prunus.quantize.options import Deployment
 
-MOST_NOISE = 1 / 400
-"""Of rounding, as a share of the mean square of what is rounded: 26 dB."""
+MOST_NOISE = 1 / 1000
+"""Of rounding, as a share of the mean square of what is rounded: 30 dB."""
 
 _STEPS = 255
 

@@ -148,9 +148,24 @@ def test_a_deployment_that_fails_leaves_nothing_and_keeps_the_old_one(
     assert load_deployed(folder).record == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("all of it")
-    with pytest.raises(InputError, match="holds other files; name a new or empty folder"):
+    with pytest.raises(InputError, match=r"holds 'thesis\.txt', .*name a new or empty folder"):
         written(LSTM, tmp_path / "mine", engine="torch")
     assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_what_a_user_put_beside_a_deployment_is_not_replaced_with_it(tmp_path: Path) -> None:
+    folder = tmp_path / "deployed"
+    before = written(LSTM, folder, engine="torch")
+    (folder / "plots").mkdir()
+    (folder / "plots" / "f1.csv").write_text("all of it")
+    with pytest.raises(InputError, match="holds 'plots', which is no deployment's"):
+        written(LSTM, folder, engine="onnxruntime")
+    assert (folder / "plots" / "f1.csv").read_text() == "all of it"
+    assert load_deployed(folder).record == before
+    (folder / "plots" / "f1.csv").unlink()
+    (folder / "plots").rmdir()
+    written(LSTM, folder, engine="onnxruntime")
+    assert load_deployed(folder).record.deployment.engine == "onnxruntime"
 
 
 @pytest.mark.parametrize(

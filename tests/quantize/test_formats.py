@@ -151,6 +151,9 @@ def test_a_recurrent_layer_is_excluded_by_its_path(tmp_path: Path) -> None:
         (DIGITS, {"engine": "torch"}, "torch: Conv2d stay in float32"),
         (DIGITS, {"engine": "onnxruntime"}, "convolutions stay in float32 with dynamic ranges"),
         (DIGITS, {"engine": "onnxruntime", "calibration": "static"}, None),
+        (BERT, {"engine": "torch"}, None),
+        (BERT, {"engine": "torch", "exclude": ("clasifier",)}, "'clasifier' matches no layer"),
+        (BERT, {"engine": "torch", "exclude": ("classifier", "bert.*")}, None),
     ],
 )
 def test_layers_that_stay_in_float_are_noted(
@@ -158,6 +161,39 @@ def test_layers_that_stay_in_float_are_noted(
 ) -> None:
     notes = written(source, tmp_path / "d", weights="int8", **choices).notes
     assert any(note in said for said in notes) if note else notes == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "engine", "note"),
+    [
+        ("gru", "onnxruntime", "onnxruntime: GRU stay in float32"),
+        ("gru", "torch", "torch: GRU stay in float32"),
+        ("attention", "torch", "torch: MultiheadAttention"),
+        ("turned", "torch", "torch: Turned stay in float32"),
+    ],
+)
+def test_layers_of_the_users_own_that_stay_in_float_are_noted(
+    name: str, engine: Engine, note: str, own: Callable[[str], Source], tmp_path: Path
+) -> None:
+    source = own(name)
+    deployment = Deployment(engine=engine, weights="int8")
+    found = deploy(
+        load_source(source),
+        tmp_path / "d",
+        deployment,
+        inputs=torch.randn(3, 5, 16, generator=torch.Generator().manual_seed(0)),
+        source=source,
+    )
+    assert [said for said in found.notes if said.startswith(note)]
+
+
+def test_a_module_that_is_excluded_keeps_all_its_layers_in_float() -> None:
+    deployment = Deployment(weights="int8", exclude=("head", "layers.?.back"))
+    # A layer that was factorized is a module that holds two.
+    for path in ("head", "head.0", "head.1", "layers.0.back.l0"):
+        assert deployment.excludes(path)
+    for path in ("header", "body.head", "layers.0", "layers.10.back"):
+        assert not deployment.excludes(path)
 
 
 @pytest.mark.parametrize(
@@ -205,6 +241,41 @@ def apart():
     network = Tied()
     network.out.weight = nn.Parameter(network.out.weight.detach().clone())
     return network
+
+class Read(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+        self.out = nn.Linear(16, 3)
+
+    def forward(self, x):
+        more = (x, x) if isinstance(self.layer, nn.MultiheadAttention) else ()
+        hidden = self.layer(x, *more)
+        return self.out((hidden[0] if isinstance(hidden, tuple) else hidden).mean(1))
+
+class Turned(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(16, 16))
+
+    def forward(self, x):
+        return x @ self.weight
+
+def gru():
+    return Read(nn.GRU(16, 16, batch_first=True))
+
+def attention():
+    return Read(nn.MultiheadAttention(16, 2, batch_first=True))
+
+def turned():
+    return Read(Turned())
+
+class Deaf(Read):
+    def forward(self, x, mask):
+        return super().forward(x)
+
+def deaf():
+    return Deaf(nn.LSTM(16, 16, batch_first=True))
 
 def encoder():
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
@@ -287,6 +358,59 @@ def test_inputs_that_a_session_cannot_take_are_named(tmp_path: Path) -> None:
     assert torch.equal(session((given["input_ids"], given["attention_mask"])), session(given))
     with pytest.raises(InputError, match="threads=0 is below 1"):
         load_deployed(tmp_path / "d", threads=0)
+
+
+def test_inputs_that_pytorch_cannot_take_are_named_too(tmp_path: Path) -> None:
+    written(LSTM, tmp_path / "d", engine="torch", weights="int8")
+    session = load_deployed(tmp_path / "d")
+    given = batches(LSTM)[0]
+    assert isinstance(given, dict)
+    said = "engine=torch cannot run on these inputs: "
+    with pytest.raises(InputError, match=said + "TypeError: .*unexpected keyword argument 'ids'"):
+        session({"ids": given["input_ids"]})
+    with pytest.raises(InputError, match=said + "IndexError"):
+        session({**given, "input_ids": given["input_ids"] + 900})
+
+
+@pytest.mark.parametrize("weights", ["bfloat16", "float16"])
+def test_floats_of_a_batch_are_rounded_however_they_are_held(weights: str, tmp_path: Path) -> None:
+    written(DIGITS, tmp_path / "d", engine="torch", weights=weights)
+    session = load_deployed(tmp_path / "d")
+    images = batches(DIGITS)[0]
+    assert torch.equal(session((images,)), session(images))
+    assert torch.equal(session({"x": images}), session(images))
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_network_of_other_floats_is_written_in_float32(
+    engine: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    network = load_source(DIGITS).to(dtype).eval()
+    wanted = load_source(DIGITS).to(dtype).float().eval()
+    images = batches(DIGITS)[0]
+    assert isinstance(images, Tensor)
+    for weights, bound in (("float32", 1e-5), ("int8", 0.1)):
+        folder = tmp_path / weights
+        deployment = Deployment.model_validate({"engine": engine, "weights": weights})
+        inputs = images.to(dtype)
+        deploy(network, folder, deployment, inputs=inputs, calibration=[inputs], source=DIGITS)
+        assert parity(wanted, load_deployed(folder), [images]).relative_difference < bound
+    assert {p.dtype for p in network.parameters()} == {dtype}
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [{"engine": "onnxruntime", "calibration": "static"}, {"engine": "openvino"}],
+)
+def test_inputs_that_a_network_never_reads_do_not_stop_the_calibration(
+    choices: dict[str, Any], own: Callable[[str], Source], tmp_path: Path
+) -> None:
+    network = load_source(own("deaf"))
+    inputs = {name: torch.randn(4, 5, 16) for name in ("x", "mask")}
+    deployment = Deployment(weights="int8", **choices)
+    deploy(network, tmp_path / "d", deployment, inputs=inputs, calibration=[inputs])
+    assert parity(network, load_deployed(tmp_path / "d"), [inputs]).relative_difference < 0.5
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])

@@ -62,7 +62,7 @@ def select_layers(
 ) -> Selection:
     """Find the layers of some kinds that can be factorized.
 
-    A layer stays whole where it does not run, shares its weight with another, holds connections at
+    A layer stays whole where it does not run, shares weight or bias with another, holds connections at
     zero, has groups or a kernel of 1x1, or where another module reads its weight instead of calling it.
 
     Args:
@@ -114,7 +114,7 @@ def _whole(
     if path not in positions:
         return "does not run on the example"
     if path in bound:
-        return "shares its weight with another layer, or holds connections at zero"
+        return "shares its weight or bias with another module, or holds connections at zero"
     if not isinstance(module._parameters.get("weight"), nn.Parameter):
         return "computes its weight from other tensors"
     if isinstance(module, nn.Conv2d) and module.groups != 1:
@@ -127,10 +127,10 @@ def _whole(
 
 
 def _tied(network: nn.Module) -> set[str]:
-    """Modules whose weight is another module's, too."""
+    """Modules of whose tensors one is another module's, too, under whatever name."""
     named = list(network.named_modules())
-    users = Counter(id(w) for _, m in named if (w := m._parameters.get("weight")) is not None)
-    return {n for n, m in named if users[id(m._parameters.get("weight"))] > 1}
+    users = Counter(id(p) for _, m in named for p in m._parameters.values() if p is not None)
+    return {n for n, m in named if any(users[id(p)] > 1 for p in m._parameters.values())}
 
 
 def _positions(network: nn.Module, sample: Inputs) -> tuple[dict[str, tuple[int, int]], str]:

@@ -1,19 +1,21 @@
 """Write a network for an engine, and load it there again."""
 
+import copy
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from prunus.artifact.weights import file_sha256
 from prunus.data import Inputs, TextTokenizer
 from prunus.errors import DataError, InputError
 from prunus.plan import Plan
 from prunus.quantize import onnx_runtime, open_vino, torch_engine
-from prunus.quantize.job import Job, Written
+from prunus.quantize.job import Job, Written, unmatched
 from prunus.quantize.options import Deployment
 from prunus.quantize.session import DEPLOYED_FILE, Deployed, Session
 from prunus.records import Source
@@ -49,8 +51,8 @@ def deploy(  # noqa: PLR0913  # all but three are options, by keyword only
     older deployment in its place is replaced.
 
     Args:
-        network: Float32.
-        folder: New, empty, or of an older deployment.
+        network: Written in float32 where it holds other floats: engines quantize no others.
+        folder: New, empty, or an older deployment and nothing else.
         deployment: Engine and number formats.
         inputs: A real batch.
         calibration: Real batches that ranges of activations are measured on, where they are needed.
@@ -64,17 +66,23 @@ def deploy(  # noqa: PLR0913  # all but three are options, by keyword only
         MissingExtraError: The engine is not installed.
     """
     folder = Path(folder).resolve()
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"folder={str(folder)!r} is a file; name a new folder")
-    if folder.exists() and any(folder.iterdir()) and not (folder / DEPLOYED_FILE).exists():
-        raise InputError(f"folder={str(folder)!r} holds other files; name a new or empty folder")
+    _check_place(folder)
     batches = tuple(calibration or ())
     if deployment.is_calibrated and not batches:
         raise InputError(
             f"calibration is missing: int8 of engine={deployment.engine} is measured on real "
             "batches; give some"
         )
-    job = Job(network, deployment, inputs, batches, source, tuple(plans), dynamic_length)
+    batches = tuple(_in_float32(batch) for batch in batches)
+    job = Job(
+        _network_in_float32(network),
+        deployment,
+        _in_float32(inputs),
+        batches,
+        source,
+        tuple(plans),
+        dynamic_length,
+    )
     part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
     try:
         shutil.rmtree(part, ignore_errors=True)
@@ -82,7 +90,7 @@ def deploy(  # noqa: PLR0913  # all but three are options, by keyword only
         written = _WRITERS[deployment.engine](job, part)
         if tokenizer is not None:
             tokenizer.save(part / "tokenizer.json")
-        record = _record(part, deployment, written)
+        record = _record(part, deployment, written, unmatched(network, deployment))
         record.save(part / DEPLOYED_FILE)
         shutil.rmtree(folder, ignore_errors=True)
         part.replace(folder)
@@ -122,7 +130,42 @@ def load_deployed(folder: Path | str, threads: int | None = None) -> Session:
     return _LOADERS[record.deployment.engine](folder, record, threads)
 
 
-def _record(part: Path, deployment: Deployment, written: Written) -> Deployed:
+def _check_place(folder: Path) -> None:
+    """Refuse a place whose replacement would lose anything but a deployment."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InputError(f"folder={str(folder)!r} is a file; name a new folder")
+    record = folder / DEPLOYED_FILE
+    own = {DEPLOYED_FILE, *Deployed.load(record).files} if record.is_file() else set()
+    others = sorted(entry.name for entry in folder.iterdir() if entry.name not in own)
+    if others:
+        raise InputError(
+            f"folder={str(folder)!r} holds '{others[0]}', which is no deployment's; name a new or "
+            "empty folder"
+        )
+
+
+def _network_in_float32(network: nn.Module) -> nn.Module:
+    """The network, or a copy of it in float32 where some of its floats are others."""
+    floats = [t.dtype for t in network.state_dict().values() if _is_float(t)]
+    if all(dtype == torch.float32 for dtype in floats):
+        return network
+    return copy.deepcopy(network).float()
+
+
+def _in_float32(inputs: Inputs) -> Inputs:
+    """Inputs whose floats are float32."""
+    if isinstance(inputs, Tensor):
+        return inputs.float() if _is_float(inputs) else inputs
+    return {name: t.float() if _is_float(t) else t for name, t in inputs.items()}
+
+
+def _is_float(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _record(part: Path, deployment: Deployment, written: Written, notes: Sequence[str]) -> Deployed:
     files = {p.name: file_sha256(p) for p in sorted(part.iterdir()) if p.is_file()}
     versions = {}
     for package in _PACKAGES:
@@ -136,5 +179,5 @@ def _record(part: Path, deployment: Deployment, written: Written) -> Deployed:
         model_files=written.model_files,
         size_bytes=sum((part / name).stat().st_size for name in written.model_files),
         versions=versions,
-        notes=written.notes,
+        notes=(*written.notes, *notes),
     )

@@ -1,8 +1,9 @@
 """What an engine is given to write, and what it has written."""
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -55,6 +56,23 @@ def int8_tables(network: nn.Module, deployment: Deployment) -> dict[str, nn.Embe
         for path, module in network.named_modules(remove_duplicate=False)
         if _is_word_table(path, module) and not deployment.excludes(path)
     }
+
+
+def unmatched(network: nn.Module, deployment: Deployment) -> tuple[str, ...]:
+    """Notes on globs of ``exclude`` that no module of the network answers to."""
+    paths = [path for path, _ in network.named_modules(remove_duplicate=False) if path]
+    return tuple(
+        f"exclude: '{pattern}' matches no layer, and keeps none in float32"
+        for pattern in deployment.exclude
+        if not any(fnmatchcase(path, pattern) for path in paths)
+    )
+
+
+def given(batch: Inputs, names: Sequence[str]) -> dict[str, Any]:
+    """Inputs as an exported network takes them: arrays by name, without those that it never reads."""
+    if isinstance(batch, Tensor):
+        return {names[0]: batch.numpy()}
+    return {name: batch[name].numpy() for name in names if name in batch}
 
 
 def fits_float16(tensor: Tensor) -> bool:

@@ -21,6 +21,7 @@ from prunus.quantize.job import (
     Written,
     excluded_nodes,
     fits_float16,
+    given,
     int8_layers,
     int8_tables,
     nodes_of,
@@ -209,17 +210,24 @@ def _notes(job: Job) -> tuple[str, ...]:
         recurrent = any(isinstance(module, nn.RNNBase) for module in kinds)
         note = "onnxruntime: recurrent layers stay in float32 with static ranges"
         return (note,) if recurrent else ()
+    notes = []
     if any(isinstance(module, nn.modules.conv._ConvNd) for module in kinds):
         note = "convolutions stay in float32 with dynamic ranges, which would make them slower"
-        return (f"onnxruntime: {note}; calibration=static quantizes them",)
-    return ()
+        notes.append(f"onnxruntime: {note}; calibration=static quantizes them")
+    others = {
+        type(m).__name__ for m in kinds if isinstance(m, nn.RNNBase) and not isinstance(m, nn.LSTM)
+    }
+    if others:
+        names = ", ".join(sorted(others))
+        notes.append(f"onnxruntime: {names} stay in float32: of recurrent layers LSTMs have int8")
+    return tuple(notes)
 
 
 class _Reader:
     """Batches as ONNX Runtime's calibration reads them."""
 
     def __init__(self, batches: tuple[Inputs, ...], names: list[str]) -> None:
-        self._feeds: Iterator[dict[str, Any]] = iter([_feed(batch, names) for batch in batches])
+        self._feeds: Iterator[dict[str, Any]] = iter([given(batch, names) for batch in batches])
 
     def get_next(self) -> dict[str, Any] | None:
         """The next batch, or None."""
@@ -230,12 +238,6 @@ class _Reader:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return self._feeds
-
-
-def _feed(batch: Inputs, names: list[str]) -> dict[str, Any]:
-    if isinstance(batch, Tensor):
-        return {names[0]: batch.numpy()}
-    return {name: tensor.numpy() for name, tensor in batch.items()}
 
 
 @contextmanager

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 
 from prunus.artifact import export
 from prunus.artifact.export import first_line
-from prunus.data import Inputs
 from prunus.errors import InputError
 from prunus.extras import require_extra
-from prunus.quantize.job import Job, Written, excluded_nodes, fits_float16, int8_tables
+from prunus.quantize.job import Job, Written, excluded_nodes, fits_float16, given, int8_tables
 from prunus.quantize.session import Deployed, Session
 
 MODEL_FILE, WEIGHTS_FILE = "model.xml", "model.bin"
@@ -77,7 +76,7 @@ def _quantized(job: Job, model: Any, excluded: list[str]) -> Any:
         model = nncf.compress_weights(model, mode=mode, ignored_scope=scope)
     if deployment.weights == "int8":
         names = [node.get_any_name() for node in model.inputs]
-        feeds = [_feed(batch, names) for batch in job.calibration]
+        feeds = [given(batch, names) for batch in job.calibration]
         # Its scheme for attention costs other networks accuracy: an LSTM's logits fourfold.
         attends = any(op.get_type_name() in _ATTENTION for op in model.get_ops())
         kind = {"model_type": nncf.ModelType.TRANSFORMER} if attends else {}
@@ -169,12 +168,6 @@ def _notes(job: Job) -> tuple[str, ...]:
     if any(isinstance(module, nn.RNNBase) for module in job.network.modules()):
         notes.append("openvino: recurrent layers stay in float32, their weights are not found")
     return tuple(notes)
-
-
-def _feed(batch: Inputs, names: list[str]) -> dict[str, Any]:
-    if isinstance(batch, Tensor):
-        return {names[0]: batch.numpy()}
-    return {name: tensor.numpy() for name, tensor in batch.items()}
 
 
 @contextmanager

@@ -25,7 +25,7 @@ class Deployment(Record):
         activations: What shares a scale in dynamic int8 of ONNX Runtime: all inputs of a layer in a
             batch (``tensor``), or those of one ``token`` (one sample, of layers after pooling), which
             is nearer to the network, the same for a text whatever stands beside it, and slower.
-        exclude: Glob patterns of layers that stay in float32.
+        exclude: Glob patterns of layers that stay in float32, or of modules whose layers all do.
         rest: How tensors that are not quantized lie in the file. ``float16`` halves them; they are
             float32 again when the network is loaded, rounded to 11 bits. Tensors that float16 cannot
             hold stay as they are.
@@ -94,5 +94,7 @@ class Deployment(Record):
         )
 
     def excludes(self, layer: str) -> bool:
-        """Whether a layer stays in float32."""
-        return any(fnmatchcase(layer, pattern) for pattern in self.exclude)
+        """Whether a layer, or a module that it is in, stays in float32."""
+        parts = layer.split(".")
+        paths = [".".join(parts[: end + 1]) for end in range(len(parts))]
+        return any(fnmatchcase(path, pattern) for path in paths for pattern in self.exclude)

@@ -75,10 +75,14 @@ class Session(ABC):
         try:
             return self._run(feed)
         except Exception as error:  # the engines' errors have no common base
-            raise InputError(
-                f"engine={self.record.deployment.engine} cannot run on these inputs: "
-                f"{first_line(error)}; give inputs of the types that deploy was given"
-            ) from error
+            raise self._refused(error) from error
+
+    def _refused(self, error: Exception) -> InputError:
+        """What to say where the engine fails."""
+        return InputError(
+            f"engine={self.record.deployment.engine} cannot run on these inputs: "
+            f"{first_line(error)}; give inputs of the types that deploy was given"
+        )
 
     @abstractmethod
     def _names(self) -> list[str]:

@@ -145,18 +145,26 @@ def _by_row(weight: Tensor, *, halves: bool = False) -> tuple[Tensor, Tensor]:
 
 
 def _float_notes(job: Job) -> tuple[str, ...]:
-    notes = []
-    if job.deployment.weights == "int8":
-        kinds = {
-            type(m).__name__
-            for m in job.network.modules()
-            if isinstance(m, nn.RNNBase | nn.modules.conv._ConvNd)
-        }
-        if kinds:
-            notes.append(
-                f"torch: {', '.join(sorted(kinds))} stay in float32: dynamic int8 is for linear layers"
-            )
-    return tuple(notes)
+    if job.deployment.weights != "int8":
+        return ()
+    kinds = {type(m).__name__ for m in job.network.modules() if _multiplies_in_float(m)}
+    if not kinds:
+        return ()
+    names = ", ".join(sorted(kinds))
+    return (f"torch: {names} stay in float32: dynamic int8 is for linear layers",)
+
+
+def _multiplies_in_float(layer: nn.Module) -> bool:
+    """Whether a layer multiplies by matrices of its own, and int8 is not for it.
+
+    Subclasses of linear layers are among these: what they compute besides is not known.
+    """
+    if isinstance(layer, nn.RNNBase | nn.RNNCellBase | nn.MultiheadAttention):
+        return True
+    if type(layer) is nn.Linear or isinstance(layer, nn.Embedding | nn.LayerNorm | nn.RMSNorm):
+        return False
+    weight = layer._parameters.get("weight")
+    return weight is not None and weight.ndim > 1
 
 
 @final
@@ -193,21 +201,35 @@ class TorchSession(Session):
         return ["input"]
 
     def __call__(self, inputs: Any, /) -> Tensor:
-        """Logits ``[samples, classes]``, float32."""
+        """Logits ``[samples, classes]``, float32.
+
+        Raises:
+            InputError: The network cannot run on the inputs.
+        """
         before = torch.get_num_threads()
         if self._threads is not None and self._threads != before:
             torch.set_num_threads(self._threads)
         try:
             return self._predict(self._cast(inputs)).float()
+        except InputError:
+            raise
+        except Exception as error:  # a user's forward may raise anything
+            raise self._refused(error) from error
         finally:
             if self._threads is not None and self._threads != before:
                 torch.set_num_threads(before)
 
     def _cast(self, inputs: Any) -> Any:
+        """Inputs whose floats are those of the network, however they are held."""
         dtype = _DTYPES.get(self.record.deployment.weights)
-        if dtype is not None and isinstance(inputs, Tensor) and inputs.is_floating_point():
-            return inputs.to(dtype)
-        return inputs
+        if dtype is None:
+            return inputs
+        if isinstance(inputs, Mapping):
+            return {name: self._cast(value) for name, value in inputs.items()}
+        if isinstance(inputs, tuple | list):
+            return tuple(self._cast(value) for value in inputs)
+        is_float = isinstance(inputs, Tensor) and inputs.is_floating_point()
+        return inputs.to(dtype) if is_float else inputs
 
     def _run(self, feed: dict[str, Tensor]) -> Tensor:
         return self._predict(feed)

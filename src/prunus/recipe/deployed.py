@@ -48,7 +48,7 @@ def deploy_state(
     with _folder(tools.steps, f"{action.name}.{asked.engine}") as folder:
         begin = time.perf_counter()
         with phase(tools.progress, f"deploy to {asked.engine}"):
-            written = _write(state.network, folder, asked, state)
+            written = _write(state.network, folder, asked, state, tools.recipe.seed)
         seconds = time.perf_counter() - begin
         runs: list[FreshRun] = []
 
@@ -88,9 +88,15 @@ def deploy_state(
     return replace(state, deployed=None if tools.steps is None else folder), outcome
 
 
-def _write(network: nn.Module, folder: Path, asked: Deployment, state: State) -> Deployed:
-    samples = -(-asked.calibration_samples // _BATCH)
-    calibration = [inputs for inputs, _ in islice(state.data.train.batches(_BATCH), samples)]
+def _write(
+    network: nn.Module, folder: Path, asked: Deployment, state: State, seed: int
+) -> Deployed:
+    """Write a network; ranges are measured on training samples, every class in proportion."""
+    calibration: list[Inputs] = []
+    if asked.is_calibrated:
+        train = state.data.train
+        drawn = train.subset(min(asked.calibration_samples, len(train)), seed)
+        calibration = [inputs for inputs, _ in drawn.batches(_BATCH)]
     return deploy(
         network,
         folder,
@@ -133,7 +139,7 @@ def _timed(
     if row.engine != "torch":
         with _folder(tools.engines, f"{row.engine}-{weights_digest(dense)[:12]}") as place:
             if not (place / DEPLOYED_FILE).exists():
-                _write(dense, place, Deployment(engine=row.engine), State.begin(subject))
+                _write(dense, place, Deployment(engine=row.engine), State.begin(subject), 0)
             named["float32"] = (load_deployed(place, threads=threads), theirs)
     found: dict[str, Latency] = measure_latencies(
         named,

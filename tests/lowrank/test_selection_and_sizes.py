@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from prunus.artifact import load, save
 from prunus.data import TrainSplit, load_data
 from prunus.errors import BudgetError, InputError
-from prunus.graph import certify, cut, plan_of, trace
+from prunus.graph import certify, certify_rebuild, cut, plan_of, trace
 from prunus.lowrank.layers import Layer, select_layers
 from prunus.lowrank.moments import input_moments
 from prunus.lowrank.sizing import Sizing
@@ -71,6 +71,40 @@ def test_layers_that_cannot_be_replaced_stay_whole_and_it_is_said_why() -> None:
         assert f"'{path}' stays whole: {reason}" in told
     # Six words of 16 values: 4 x 14 positions come in, and leave 2 x 12.
     assert (found.layers[0].inputs, found.layers[0].outputs) == (4 * 14, 2 * 12)
+
+
+class Bound(nn.Module):
+    """A table that the network itself reads under another name, and two layers with one bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(60, 32)
+        self.rows = self.table.weight
+        self.free, self.one, self.two = (nn.Linear(32, 32) for _ in range(3))
+        self.two.bias = self.one.bias
+        self.last = nn.Linear(60, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = torch.relu(self.free(self.table(ids).mean(1)))
+        logits: Tensor = self.last(self.two(torch.relu(self.one(x))) @ self.rows.T)
+        return logits
+
+
+def test_layers_stay_whole_whose_tensors_others_hold_under_any_name() -> None:
+    network = Bound().eval()
+    found = select_layers(network, IDS, KINDS, ignore=(), classifier=False)
+    assert [la.path for la in found.layers] == ["free"]
+    told = " ".join(found.notes)
+    for path in ("table", "one", "two"):
+        assert f"'{path}' stays whole: it shares its weight or bias" in told
+    options = {"rank": 0.25, "embeddings": True}
+    decision = make_method("svd", options).decide(context(network, IDS, "params=1.0"))
+    plan = plan_of(network, decision.edits)
+    assert certify_rebuild(network, plan, decision.tensors, IDS).passed
+    # 32 x 32 become 8 x 32 twice, and nothing else changes.
+    smaller = cut(network, plan, decision.tensors)
+    sizes = [sum(p.numel() for p in n.parameters()) for n in (network, smaller)]
+    assert sizes[0] - sizes[1] == 32 * 32 - 2 * 8 * 32
 
 
 def test_the_last_layer_is_factorized_where_that_is_asked_for_and_globs_hold_layers_back() -> None:

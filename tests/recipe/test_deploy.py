@@ -1,0 +1,57 @@
+"""What the step ``deploy`` measures ranges on."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import prunus.recipe.deployed
+from prunus.data import from_datasets
+from prunus.quantize import deploy
+from prunus.recipe import Deploy, compress
+
+CLASSES, EACH = 4, 30
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(8, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.b(torch.relu(self.a(x)))
+        return logits
+
+
+def test_ranges_are_measured_on_as_many_training_samples_of_every_class_as_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As folders of images are, the data are sorted by class: the first samples are all of one."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(CLASSES).repeat_interleave(EACH)
+    inputs = torch.randn(len(labels), 6, generator=generator)
+    other = torch.randn(20, 6, generator=generator)
+    data = from_datasets(
+        TensorDataset(inputs, labels), TensorDataset(other, torch.arange(20) % CLASSES)
+    )
+    train = torch.cat([given for given, _ in data.train.batches(64)])
+    class_of = {
+        tuple(row.tolist()): int(c) for row, c in zip(train, data.train.labels, strict=True)
+    }
+    seen: list[list[torch.Tensor]] = []
+
+    def spied(*arguments: Any, **options: Any) -> Any:
+        seen.append(list(options["calibration"]))
+        return deploy(*arguments, **options)
+
+    monkeypatch.setattr(prunus.recipe.deployed, "deploy", spied)
+    steps = [Deploy(weights="int8", calibration="static", calibration_samples=20)]
+    for seed in (0, 0, 1):
+        compress(Small().eval(), steps, data, latency=None, seed=seed)
+    rows = [[tuple(row.tolist()) for row in torch.cat(batches)] for batches in seen]
+    for drawn in rows:
+        assert Counter(class_of[row] for row in drawn) == dict.fromkeys(range(CLASSES), 5)
+    assert rows[0] == rows[1] != rows[2]

@@ -395,7 +395,9 @@ def test_a_network_of_other_floats_is_written_in_float32(
         deployment = Deployment.model_validate({"engine": engine, "weights": weights})
         inputs = images.to(dtype)
         deploy(network, folder, deployment, inputs=inputs, calibration=[inputs], source=DIGITS)
-        assert parity(wanted, load_deployed(folder), [images]).relative_difference < bound
+        session = load_deployed(folder)
+        assert parity(wanted, session, [images]).relative_difference < bound
+        assert torch.equal(session(inputs), session(inputs.float()))
     assert {p.dtype for p in network.parameters()} == {dtype}
 
 

@@ -37,10 +37,10 @@ def test_ranges_are_measured_on_as_many_training_samples_of_every_class_as_asked
     data = from_datasets(
         TensorDataset(inputs, labels), TensorDataset(other, torch.arange(20) % CLASSES)
     )
-    train = torch.cat([g for g, _ in data.train.batches(64) if isinstance(g, torch.Tensor)])
-    class_of = {
-        tuple(row.tolist()): int(c) for row, c in zip(train, data.train.labels, strict=True)
-    }
+    class_of: dict[tuple[float, ...], int] = {}
+    for given, some in data.train.batches(64):
+        assert isinstance(given, torch.Tensor)
+        class_of |= {tuple(r.tolist()): int(c) for r, c in zip(given, some, strict=True)}
     seen: list[list[torch.Tensor]] = []
 
     def spied(*arguments: Any, **options: Any) -> Any:

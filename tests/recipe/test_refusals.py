@@ -1,14 +1,15 @@
 """What cannot work is refused before any compute, in words; what can is not."""
 
+import sys
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from prunus.errors import BudgetError, InputError, PrunusError
+from prunus.errors import BudgetError, InputError, MissingExtraError, PrunusError
 from prunus.graph import trace
-from prunus.recipe import Prune, Recipe, Step, Student, Train, compress
+from prunus.recipe import Deploy, Prune, Recipe, Step, Student, Train, compress
 from tests.recipe.subjects import STEPS, few_digits, trained_cnn
 
 
@@ -37,6 +38,25 @@ def test_what_cannot_work_is_refused_before_any_look(change: dict[str, object], 
     with pytest.raises(PrunusError) as caught:
         compress(**given, latency=None)  # type: ignore[arg-type]
     assert said in str(caught.value)
+    assert data.test.evaluations == 0
+
+
+def test_a_deployment_that_cannot_be_written_is_refused_before_all_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data, cut = few_digits(), Prune(method="l1", target="macs=0.5")
+    for package, engine, weights in (
+        ("onnx", "onnxruntime", "float32"),
+        ("openvino", "openvino", "float32"),
+        ("nncf", "openvino", "int8"),
+    ):
+        step = Deploy.model_validate({"engine": engine, "weights": weights})
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, package, None)
+            with pytest.raises(MissingExtraError, match=f"{package} is not installed: pip install"):
+                compress(trained_cnn(), [cut, step], data, latency=None)
+    with pytest.raises(InputError, match="engine=torch needs the source of the network"):
+        compress(trained_cnn(), [cut, Deploy(engine="torch")], data, latency=None)
     assert data.test.evaluations == 0
 
 

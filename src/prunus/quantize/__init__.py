@@ -1,6 +1,6 @@
 """Networks as engines run them: quantized or not, written, loaded and measured there."""
 
-from prunus.quantize.deploy import deploy, load_deployed
+from prunus.quantize.deploy import deploy, load_deployed, require_deployable
 from prunus.quantize.fresh import FreshRun, run_fresh
 from prunus.quantize.options import Deployment
 from prunus.quantize.parity import Parity, parity
@@ -16,5 +16,6 @@ __all__ = [
     "deploy",
     "load_deployed",
     "parity",
+    "require_deployable",
     "run_fresh",
 ]

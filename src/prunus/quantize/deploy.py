@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from prunus.artifact.weights import file_sha256
 from prunus.data import Inputs, TextTokenizer
 from prunus.errors import DataError, InputError
+from prunus.extras import require_installed
 from prunus.plan import Plan
 from prunus.quantize import onnx_runtime, open_vino, torch_engine
 from prunus.quantize.job import Job, Written, unmatched
@@ -29,6 +30,12 @@ _LOADERS: dict[str, Callable[[Path, Deployed, int | None], Session]] = {
     "torch": torch_engine.TorchSession,
     "onnxruntime": onnx_runtime.OnnxSession,
     "openvino": open_vino.OpenVinoSession,
+}
+_ONNX = (("onnx", "onnx"), ("onnxruntime", "onnx"), ("onnxscript", "onnx"))
+_NEEDS: dict[str, tuple[tuple[str, str], ...]] = {
+    "torch": (),
+    "onnxruntime": _ONNX,
+    "openvino": (*_ONNX, ("openvino", "openvino")),
 }
 _PACKAGES = ("torch", "onnx", "onnxruntime", "openvino", "nncf", "prunus")
 
@@ -101,6 +108,25 @@ def deploy(  # noqa: PLR0913  # all but three are options, by keyword only
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return record
+
+
+def require_deployable(deployment: Deployment, *, has_source: bool) -> None:
+    """Refuse what ``deploy`` would refuse whatever the network is, before there is one.
+
+    Args:
+        deployment: Engine and number formats.
+        has_source: Whether the source of the network will be known.
+
+    Raises:
+        InputError: ``engine="torch"`` has no source.
+        MissingExtraError: The engine is not installed.
+    """
+    if deployment.engine == "torch" and not has_source:
+        raise InputError(torch_engine.NO_SOURCE)
+    for package, extra in _NEEDS[deployment.engine]:
+        require_installed(package, extra)
+    if deployment.engine == "openvino" and "int8" in (deployment.weights, deployment.embeddings):
+        require_installed("nncf", "openvino")
 
 
 def load_deployed(folder: Path | str, threads: int | None = None) -> Session:

@@ -56,12 +56,18 @@ class Session(ABC):
         """The CPU."""
         return torch.device("cpu")
 
+    @property
+    def floats(self) -> torch.dtype:
+        """Of which its float inputs are; others are rounded to it."""
+        return torch.float32
+
     def __call__(self, inputs: Any, /) -> Tensor:
         """Logits ``[samples, classes]`` of a tensor, positional or keyword arguments.
 
         Raises:
             InputError: An input is missing, or the engine cannot run on them.
         """
+        inputs = self.cast(inputs)
         if isinstance(inputs, Mapping):
             feed = dict(inputs)
         else:
@@ -76,6 +82,15 @@ class Session(ABC):
             return self._run(feed)
         except Exception as error:  # the engines' errors have no common base
             raise self._refused(error) from error
+
+    def cast(self, inputs: Any) -> Any:
+        """Inputs whose floats are of its data type, however they are held."""
+        if isinstance(inputs, Mapping):
+            return {name: self.cast(value) for name, value in inputs.items()}
+        if isinstance(inputs, tuple | list):
+            return tuple(self.cast(value) for value in inputs)
+        is_float = isinstance(inputs, Tensor) and inputs.is_floating_point()
+        return inputs.to(self.floats) if is_float else inputs
 
     def _refused(self, error: Exception) -> InputError:
         """What to say where the engine fails."""

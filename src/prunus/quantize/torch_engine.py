@@ -25,6 +25,10 @@ from prunus.quantize.session import Deployed, Session
 from prunus.zoo import load_source
 
 INT8_FILE = "int8.safetensors"
+NO_SOURCE = (
+    "engine=torch needs the source of the network to build it again; give source=, or use "
+    "engine=onnxruntime"
+)
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 _LEVELS = 127
 
@@ -64,10 +68,7 @@ def write(job: Job, folder: Path) -> Written:
         InputError: There is no source, or this PyTorch has no int8.
     """
     if job.source is None:
-        raise InputError(
-            "engine=torch needs the source of the network to build it again; give source=, or use "
-            "engine=onnxruntime"
-        )
+        raise InputError(NO_SOURCE)
     deployment = job.deployment
     network = copy.deepcopy(job.network).cpu().eval()
     if deployment.is_float32 or deployment.weights in _DTYPES:
@@ -197,6 +198,11 @@ class TorchSession(Session):
         self.network = network.eval()
         self._predict = as_predictor(self.network)
 
+    @property
+    def floats(self) -> torch.dtype:
+        """Those of its weights."""
+        return _DTYPES.get(self.record.deployment.weights, torch.float32)
+
     def _names(self) -> list[str]:
         return ["input"]
 
@@ -210,7 +216,7 @@ class TorchSession(Session):
         if self._threads is not None and self._threads != before:
             torch.set_num_threads(self._threads)
         try:
-            return self._predict(self._cast(inputs)).float()
+            return self._predict(self.cast(inputs)).float()
         except InputError:
             raise
         except Exception as error:  # a user's forward may raise anything
@@ -218,18 +224,6 @@ class TorchSession(Session):
         finally:
             if self._threads is not None and self._threads != before:
                 torch.set_num_threads(before)
-
-    def _cast(self, inputs: Any) -> Any:
-        """Inputs whose floats are those of the network, however they are held."""
-        dtype = _DTYPES.get(self.record.deployment.weights)
-        if dtype is None:
-            return inputs
-        if isinstance(inputs, Mapping):
-            return {name: self._cast(value) for name, value in inputs.items()}
-        if isinstance(inputs, tuple | list):
-            return tuple(self._cast(value) for value in inputs)
-        is_float = isinstance(inputs, Tensor) and inputs.is_floating_point()
-        return inputs.to(dtype) if is_float else inputs
 
     def _run(self, feed: dict[str, Tensor]) -> Tensor:
         return self._predict(feed)

@@ -14,13 +14,14 @@ from prunus.errors import InputError
 from prunus.graph import Trace
 from prunus.plan import Record
 from prunus.progress import Progress, Silent
+from prunus.quantize import require_deployable
 from prunus.recipe.actions import Action, lay_out, searches
 from prunus.recipe.execute import trace_network
 from prunus.recipe.folder import RunFolder, open_run
 from prunus.recipe.measure import LOOKS_FILE, LatencyOptions, Look, accounted_cost, look, phase
 from prunus.recipe.reachable import require_reachable
 from prunus.recipe.recipe import Recipe
-from prunus.recipe.steps import Student
+from prunus.recipe.steps import Deploy, Student
 from prunus.recipe.subject import Subject
 from prunus.records import Cost, Source
 from prunus.train import Execution, TrainConfig
@@ -92,6 +93,20 @@ def checked_trace(
     own = takewhile(lambda action: not isinstance(action.step, Student), actions)
     require_reachable(tuple(own), found)
     return found
+
+
+def require_engines(subject: Subject, actions: Sequence[Action]) -> None:
+    """Refuse a deployment that could not be written, whatever the steps before it make.
+
+    Raises:
+        InputError: Nothing says how PyTorch builds the network again.
+        MissingExtraError: Its engine is not installed.
+    """
+    students = any(isinstance(action.step, Student) for action in actions)
+    for action in actions:
+        if isinstance(action.step, Deploy):
+            has_source = subject.rebuildable or students
+            require_deployable(action.step.deployment, has_source=has_source)
 
 
 def run_identity(

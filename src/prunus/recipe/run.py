@@ -28,6 +28,7 @@ from prunus.recipe.prepare import (
     open_folder,
     pin,
     recipe_source,
+    require_engines,
     run_identity,
 )
 from prunus.recipe.recipe import Recipe, as_recipe, make_recipe
@@ -123,6 +124,7 @@ def compress(  # noqa: PLR0913  # all but three are options, by keyword only
         source=source,
         untrained=train_first is not None,
     )
+    require_engines(subject, actions)
     found = checked_trace(subject, asked, actions, settings)
     identity = run_identity(subject, asked, settings, train_first)
     with open_folder(out, identity, resume=resume) as folder:

@@ -161,6 +161,21 @@ def test_format_and_suffix_must_agree(tmp_path: Path) -> None:
         export(Doubling(1.0), tmp_path / "m.pt2", torch.ones(2, 2))
 
 
+@pytest.mark.parametrize("format", ["onnx", "pt2"])
+@pytest.mark.parametrize(
+    ("place", "said"), [("file/net", "cannot be written: File exists"), ("folder", "is a folder")]
+)
+def test_a_place_that_cannot_be_written_is_named(
+    tmp_path: Path, format: Any, place: str, said: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / f"folder.{format}").mkdir()
+    path = tmp_path / f"{place}.{format}"
+    with pytest.raises(InputError, match=f"path='{path}' {said}"):
+        export(nn.Linear(4, 2), path, torch.randn(2, 4), format=format)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", f"folder.{format}"]
+
+
 def test_a_missing_extra_comes_with_its_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,7 @@
 """Steps of a training as CUDA graphs: the same training, and none where it cannot be."""
 
+import random
+from collections.abc import Callable
 from typing import cast
 
 import pytest
@@ -7,14 +9,29 @@ import torch
 from torch import nn
 
 from prunus.train import epoch, fit
+from prunus.train.captured import nothing_drawn
 from tests.train.fakes import search_digits, settings, small_cnn, train_digits
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+
+@pytest.mark.parametrize("draw", [lambda: torch.rand(1), random.random])
+def test_choices_that_the_host_draws_are_no_part_of_a_graph(draw: Callable[[], object]) -> None:
+    """A replay would repeat the one choice that was made at the capture."""
+    before, plain = torch.get_rng_state(), random.getstate()
+    with pytest.raises(RuntimeError, match="draws random numbers"), nothing_drawn():
+        draw()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert random.getstate() == plain
+    with nothing_drawn():
+        small_cnn().train()(torch.zeros(2, 1, 8, 8))
+    with pytest.raises(ZeroDivisionError), nothing_drawn():  # another error is not hidden
+        _ = draw(), 1 / 0
 
 
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.mark.gpu
+@needs_cuda
 @pytest.mark.parametrize("alpha", [0.0, 0.5])
 def test_a_captured_step_trains_as_steps_launched_one_by_one(
     monkeypatch: pytest.MonkeyPatch, alpha: float
@@ -43,6 +60,8 @@ def test_a_captured_step_trains_as_steps_launched_one_by_one(
     assert int(captured["1.num_batches_tracked"]) == int(plain["1.num_batches_tracked"]) > 0
 
 
+@pytest.mark.gpu
+@needs_cuda
 def test_work_that_waits_for_the_device_is_trained_on_without_a_capture() -> None:
     class Waiting(nn.Module):
         def __init__(self) -> None:

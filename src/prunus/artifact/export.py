@@ -48,7 +48,8 @@ def export(
         dynamic_length: Leave dimension 1 free as well, the length of texts.
 
     Raises:
-        InputError: Format or suffix is another, or the network cannot be traced.
+        InputError: Format or suffix is another, the network cannot be traced, or the file cannot be
+            written.
         MissingExtraError: ``format`` is ``"onnx"`` and its packages are not installed.
     """
     check_network(network)
@@ -58,25 +59,37 @@ def export(
         raise InputError(f"format={format!r} is not known; use 'onnx' or 'pt2'")
     if path.suffix != f".{format}":
         raise InputError(f"path={str(path)!r} must end in '.{format}' for format={format!r}")
+    if path.is_dir():
+        raise InputError(f"path={str(path)!r} is a folder; name a file")
     if format == "onnx":
         require_onnx()
+    free = [*([0] if dynamic_batch else []), *([1] if dynamic_length else [])]
+    try:
+        with _quiet():
+            _write(network, path, example_inputs, free)
+    except OSError as error:
+        raise InputError(
+            f"path={str(path)!r} cannot be written: {error.strerror or error}"
+        ) from error
+
+
+def _write(network: nn.Module, path: Path, example_inputs: Inputs, free: Sequence[int]) -> None:
+    """Write the file; its suffix is that of the format."""
     recurrent = any(isinstance(module, nn.RNNBase) for module in network.modules())
-    with _quiet():
-        free = [*([0] if dynamic_batch else []), *([1] if dynamic_length else [])]
-        if recurrent and format == "onnx":
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write_recurrent(network, path, example_inputs, free)
-            return
-        program = _trace(network, example_inputs, free)
+    if recurrent and path.suffix == ".onnx":
         path.parent.mkdir(parents=True, exist_ok=True)
-        if format == "pt2":
-            part = path.with_name(f".{path.stem}.part.pt2")  # torch wants this suffix
-            torch.export.save(program, part)
-            part.replace(path)
-        else:
-            _write_onnx(program, path)
-            if _shares_parameters(network):
-                store_once(path)
+        _write_recurrent(network, path, example_inputs, free)
+        return
+    program = _trace(network, example_inputs, free)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".pt2":
+        part = path.with_name(f".{path.stem}.part.pt2")  # torch wants this suffix
+        torch.export.save(program, part)
+        part.replace(path)
+        return
+    _write_onnx(program, path)
+    if _shares_parameters(network):
+        store_once(path)
 
 
 def require_onnx() -> None:

@@ -1,6 +1,8 @@
 """Forward and backward of a batch as one CUDA graph, launched at once."""
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +26,9 @@ class CapturedLoss:
         labels: Of the first batch, on the device.
 
     Raises:
-        RuntimeError: The work cannot be captured, such as where it waits for the device. Weights,
-            buffers and random state are as before, and no gradient is kept.
+        RuntimeError: The work cannot be captured, such as where it waits for the device, or where
+            the host draws random numbers. Weights, buffers and random state are as before, and no
+            gradient is kept.
     """
 
     def __init__(
@@ -44,7 +47,7 @@ class CapturedLoss:
         try:
             stream = torch.cuda.Stream(inputs.device)  # type: ignore[no-untyped-call]  # torch leaves it bare
             stream.wait_stream(torch.cuda.current_stream(inputs.device))
-            with torch.cuda.stream(stream):
+            with torch.cuda.stream(stream), nothing_drawn():
                 for _ in range(_WARM_UP):
                     self._clear()
                     torch.autograd.backward(loss(self._inputs, self._labels))
@@ -74,6 +77,32 @@ class CapturedLoss:
             parameter.grad = gradient
         return float(self._loss)
 
+    def takes(self, inputs: Tensor) -> bool:
+        """Whether a batch has the shape of the first one."""
+        return inputs.shape == self._inputs.shape
+
     def _clear(self) -> None:
         for parameter in self._parameters:
             parameter.grad = None
+
+
+@contextmanager
+def nothing_drawn() -> Iterator[None]:
+    """Refuse, at the end, that random numbers of the host were drawn inside; they can be drawn again.
+
+    A choice that the host makes in a forward pass, such as to skip a layer, would be made once, and
+    be repeated with every replay.
+
+    Raises:
+        RuntimeError: Some were drawn, from PyTorch's or Python's global generator.
+    """
+    before, plain = torch.get_rng_state(), random.getstate()
+    drawn = False
+    try:
+        yield
+    finally:
+        drawn = not torch.equal(torch.get_rng_state(), before) or random.getstate() != plain
+        torch.set_rng_state(before)
+        random.setstate(plain)
+    if drawn:
+        raise RuntimeError("the host draws random numbers, which no graph repeats")

@@ -175,6 +175,8 @@ class EpochTrainer:
             except RuntimeError:
                 self._captures = False  # one by one, then
                 return None
+        if not self._captured.takes(inputs):
+            return None
         value = self._captured(inputs, labels)
         self.require_finite(value, step)
         return value

@@ -345,62 +345,6 @@ def test_the_fused_way_of_a_transformer_layer_does_not_meet_int8(
     assert 0 < found.relative_difference < 0.05
 
 
-def test_inputs_that_a_session_cannot_take_are_named(tmp_path: Path) -> None:
-    written(LSTM, tmp_path / "d", engine="onnxruntime")
-    session = load_deployed(tmp_path / "d")
-    given = batches(LSTM)[0]
-    assert isinstance(given, dict)
-    with pytest.raises(InputError, match="inputs lack attention_mask; the session takes input_ids"):
-        session({"input_ids": given["input_ids"]})
-    wrong = {name: tensor.float() for name, tensor in given.items()}
-    with pytest.raises(InputError, match=r"engine=onnxruntime cannot run on these inputs: .*float"):
-        session(wrong)
-    assert torch.equal(session((given["input_ids"], given["attention_mask"])), session(given))
-    with pytest.raises(InputError, match="threads=0 is below 1"):
-        load_deployed(tmp_path / "d", threads=0)
-
-
-def test_inputs_that_pytorch_cannot_take_are_named_too(tmp_path: Path) -> None:
-    written(LSTM, tmp_path / "d", engine="torch", weights="int8")
-    session = load_deployed(tmp_path / "d")
-    given = batches(LSTM)[0]
-    assert isinstance(given, dict)
-    said = "engine=torch cannot run on these inputs: "
-    with pytest.raises(InputError, match=said + "TypeError: .*unexpected keyword argument 'ids'"):
-        session({"ids": given["input_ids"]})
-    with pytest.raises(InputError, match=said + "IndexError"):
-        session({**given, "input_ids": given["input_ids"] + 900})
-
-
-@pytest.mark.parametrize("weights", ["bfloat16", "float16"])
-def test_floats_of_a_batch_are_rounded_however_they_are_held(weights: str, tmp_path: Path) -> None:
-    written(DIGITS, tmp_path / "d", engine="torch", weights=weights)
-    session = load_deployed(tmp_path / "d")
-    images = batches(DIGITS)[0]
-    assert torch.equal(session((images,)), session(images))
-    assert torch.equal(session({"x": images}), session(images))
-
-
-@pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_a_network_of_other_floats_is_written_in_float32(
-    engine: str, dtype: torch.dtype, tmp_path: Path
-) -> None:
-    network = load_source(DIGITS).to(dtype).eval()
-    wanted = load_source(DIGITS).to(dtype).float().eval()
-    images = batches(DIGITS)[0]
-    assert isinstance(images, Tensor)
-    for weights, bound in (("float32", 1e-5), ("int8", 0.1)):
-        folder = tmp_path / weights
-        deployment = Deployment.model_validate({"engine": engine, "weights": weights})
-        inputs = images.to(dtype)
-        deploy(network, folder, deployment, inputs=inputs, calibration=[inputs], source=DIGITS)
-        session = load_deployed(folder)
-        assert parity(wanted, session, [images]).relative_difference < bound
-        assert torch.equal(session(inputs), session(inputs.float()))
-    assert {p.dtype for p in network.parameters()} == {dtype}
-
-
 @pytest.mark.parametrize(
     "choices",
     [{"engine": "onnxruntime", "calibration": "static"}, {"engine": "openvino"}],

@@ -65,7 +65,7 @@ def write(job: Job, folder: Path) -> Written:
     """Write tensors, and the source and plans that they are filled into.
 
     Raises:
-        InputError: There is no source, or this PyTorch has no int8.
+        InputError: There is no source, float16 cannot hold a tensor, or this PyTorch has no int8.
     """
     if job.source is None:
         raise InputError(NO_SOURCE)
@@ -73,6 +73,8 @@ def write(job: Job, folder: Path) -> Written:
     network = copy.deepcopy(job.network).cpu().eval()
     if deployment.is_float32 or deployment.weights in _DTYPES:
         save(folder, network, source=job.source, plans=job.plans)
+        if deployment.weights == "float16":
+            _require_in_range(network)
         if deployment.weights in _DTYPES:
             write_weights(network.to(_DTYPES[deployment.weights]), folder / WEIGHTS_FILE)
         return Written((WEIGHTS_FILE,), _float_notes(job))
@@ -81,6 +83,20 @@ def write(job: Job, folder: Path) -> Written:
     stored = _quantized_tensors(network, job)
     save_file(stored, folder / INT8_FILE)
     return Written((INT8_FILE,), _float_notes(job))
+
+
+def _require_in_range(network: nn.Module) -> None:
+    """Refuse values that would be infinite in float16, such as a variance of inputs in thousands."""
+    half = torch.finfo(torch.float16)
+    for name, tensor in network.state_dict().items():
+        largest = (
+            float(tensor.abs().max()) if tensor.is_floating_point() and tensor.numel() else 0.0
+        )
+        if half.max < largest < float("inf"):
+            raise InputError(
+                f"weights=float16 ends at {half.max:g}, and '{name}' reaches {largest:g}; use "
+                "weights=bfloat16"
+            )
 
 
 def _quantized_tensors(network: nn.Module, job: Job) -> dict[str, Tensor]:

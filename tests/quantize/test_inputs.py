@@ -1,0 +1,90 @@
+"""What deployed networks are given: data types, missing inputs, numbers out of range."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prunus.errors import InputError
+from prunus.quantize import Deployment, deploy, load_deployed, parity
+from prunus.records import Source
+from prunus.zoo import load_source
+from tests.quantize.networks import DIGITS, LSTM, batches, written
+
+
+def test_inputs_that_a_session_cannot_take_are_named(tmp_path: Path) -> None:
+    written(LSTM, tmp_path / "d", engine="onnxruntime")
+    session = load_deployed(tmp_path / "d")
+    given = batches(LSTM)[0]
+    assert isinstance(given, dict)
+    with pytest.raises(InputError, match="inputs lack attention_mask; the session takes input_ids"):
+        session({"input_ids": given["input_ids"]})
+    wrong = {name: tensor.float() for name, tensor in given.items()}
+    with pytest.raises(InputError, match=r"engine=onnxruntime cannot run on these inputs: .*float"):
+        session(wrong)
+    assert torch.equal(session((given["input_ids"], given["attention_mask"])), session(given))
+    with pytest.raises(InputError, match="threads=0 is below 1"):
+        load_deployed(tmp_path / "d", threads=0)
+
+
+def test_inputs_that_pytorch_cannot_take_are_named_too(tmp_path: Path) -> None:
+    written(LSTM, tmp_path / "d", engine="torch", weights="int8")
+    session = load_deployed(tmp_path / "d")
+    given = batches(LSTM)[0]
+    assert isinstance(given, dict)
+    said = "engine=torch cannot run on these inputs: "
+    with pytest.raises(InputError, match=said + "TypeError: .*unexpected keyword argument 'ids'"):
+        session({"ids": given["input_ids"]})
+    with pytest.raises(InputError, match=said + "IndexError"):
+        session({**given, "input_ids": given["input_ids"] + 900})
+
+
+@pytest.mark.parametrize("weights", ["bfloat16", "float16"])
+def test_floats_of_a_batch_are_rounded_however_they_are_held(weights: str, tmp_path: Path) -> None:
+    written(DIGITS, tmp_path / "d", engine="torch", weights=weights)
+    session = load_deployed(tmp_path / "d")
+    images = batches(DIGITS)[0]
+    assert torch.equal(session((images,)), session(images))
+    assert torch.equal(session({"x": images}), session(images))
+
+
+def test_what_float16_cannot_hold_is_refused_and_bfloat16_holds_it(tmp_path: Path) -> None:
+    """65504 is the largest number of float16: a running variance above it would be infinite."""
+    network = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    source = Source(model=f"{tmp_path / 'nets.py'}:net")
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\n"
+        "def net():\n    return nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))\n"
+    )
+    variance = network[1].get_buffer("running_var")
+    for largest, weights in ((65000.0, "float16"), (66000.0, "bfloat16")):
+        variance[2] = largest
+        deployment = Deployment.model_validate({"engine": "torch", "weights": weights})
+        inputs = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)) * 100
+        deploy(network, tmp_path / weights, deployment, inputs=inputs, source=source)
+        found = parity(network, load_deployed(tmp_path / weights), [inputs])
+        assert found.relative_difference < 0.02
+    refused = Deployment(engine="torch", weights="float16")
+    with pytest.raises(InputError, match=r"'1\.running_var' reaches 66000; use weights=bfloat16"):
+        deploy(network, tmp_path / "d", refused, inputs=inputs, source=source)
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_network_of_other_floats_is_written_in_float32(
+    engine: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    network = load_source(DIGITS).to(dtype).eval()
+    wanted = load_source(DIGITS).to(dtype).float().eval()
+    images = batches(DIGITS)[0]
+    assert isinstance(images, Tensor)
+    for weights, bound in (("float32", 1e-5), ("int8", 0.1)):
+        folder = tmp_path / weights
+        deployment = Deployment.model_validate({"engine": engine, "weights": weights})
+        inputs = images.to(dtype)
+        deploy(network, folder, deployment, inputs=inputs, calibration=[inputs], source=DIGITS)
+        session = load_deployed(folder)
+        assert parity(wanted, session, [images]).relative_difference < bound
+        assert torch.equal(session(inputs), session(inputs.float()))
+    assert {p.dtype for p in network.parameters()} == {dtype}

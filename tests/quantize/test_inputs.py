@@ -83,7 +83,10 @@ def test_a_network_of_other_floats_is_written_in_float32(
         folder = tmp_path / weights
         deployment = Deployment.model_validate({"engine": engine, "weights": weights})
         inputs = images.to(dtype)
-        deploy(network, folder, deployment, inputs=inputs, calibration=[inputs], source=DIGITS)
+        record = deploy(
+            network, folder, deployment, inputs=inputs, calibration=[inputs], source=DIGITS
+        )
+        assert record.notes[-1] == "floats of other formats than float32 are written as float32"
         session = load_deployed(folder)
         assert parity(wanted, session, [images]).relative_difference < bound
         assert torch.equal(session(inputs), session(inputs.float()))

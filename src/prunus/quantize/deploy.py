@@ -81,8 +81,12 @@ def deploy(  # noqa: PLR0913  # all but three are options, by keyword only
             "batches; give some"
         )
     batches = tuple(_in_float32(batch) for batch in batches)
+    written_network = _network_in_float32(network)
+    notes = unmatched(network, deployment)
+    if written_network is not network:
+        notes += ("floats of other formats than float32 are written as float32",)
     job = Job(
-        _network_in_float32(network),
+        written_network,
         deployment,
         _in_float32(inputs),
         batches,
@@ -97,7 +101,7 @@ def deploy(  # noqa: PLR0913  # all but three are options, by keyword only
         written = _WRITERS[deployment.engine](job, part)
         if tokenizer is not None:
             tokenizer.save(part / "tokenizer.json")
-        record = _record(part, deployment, written, unmatched(network, deployment))
+        record = _record(part, deployment, written, notes)
         record.save(part / DEPLOYED_FILE)
         shutil.rmtree(folder, ignore_errors=True)
         part.replace(folder)
@@ -173,8 +177,8 @@ def _check_place(folder: Path) -> None:
 
 
 def _network_in_float32(network: nn.Module) -> nn.Module:
-    """The network, or a copy of it in float32 where some of its floats are others."""
-    floats = [t.dtype for t in network.state_dict().values() if _is_float(t)]
+    """The network, or a copy of it in float32 where some of its parameters are other floats."""
+    floats = [p.dtype for p in network.parameters() if _is_float(p)]
     if all(dtype == torch.float32 for dtype in floats):
         return network
     return copy.deepcopy(network).float()

@@ -436,3 +436,17 @@ def test_a_quantizer_that_turns_weights_finds_no_shapes_of_before(
     monkeypatch.setattr(quantization, name, seen)
     written(DIGITS, tmp_path / "out", engine="onnxruntime", weights="int8", calibration=calibration)
     assert noted == [set()]
+
+
+def test_openvinos_products_do_not_saturate_on_any_cpu(tmp_path: Path) -> None:
+    """Without VNNI two products are added in 16 bits: 8-bit weights were wrong by a third here."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        first = nn.Linear(64, 128)
+        network = nn.Sequential(first, nn.ReLU(), nn.Linear(128, 10)).eval()
+        batch = torch.rand(256, 64) + 0.5  # of one sign: ranges are used to their ends
+    first.weight.data.abs_()
+    deployment = Deployment(engine="openvino", weights="int8")
+    deploy(network, tmp_path / "out", deployment, inputs=batch[:4], calibration=[batch])
+    near = parity(network, load_deployed(tmp_path / "out"), [batch])
+    assert near.relative_difference < 0.05

@@ -1,0 +1,204 @@
+"""``candidates.json`` from the cells of ``candidates.py``: rates, ratios, ranks, and what each trick is worth."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from candidate_plans import IMAGES, NETWORKS, PLANS, magnitude_ranking, plans, subject
+from record import RESULTS, write_results
+from scipy.stats import kendalltau
+
+FOLDER = RESULTS / "candidates"
+REFERENCES = FOLDER  # of candidate_reference.py: what does not depend on the machine
+ENGINES = ("serial", "processes")
+TURN = 8  # plans of one side before the other side's turn
+TOP = 8  # of recall
+WANTED = 4  # of halving: who is certainly not among the best four is dropped
+Row = dict[str, Any]
+
+
+def read(folder: Path, cell: str, network: str) -> Row | None:
+    """A cell, where it has been measured."""
+    path = folder / f"{cell}-{network}.json"
+    if not path.exists():
+        return None
+    content: Row = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def table(folder: Path = FOLDER) -> None:
+    """Write the folder's JSON, such as ``candidates.json``, from the cells that are there."""
+    rows: list[Row] = []
+    for network in NETWORKS:
+        done = read(folder, "full", network)
+        if done is not None:
+            rows += [_full_row(network, done, name) for name in ENGINES]
+            rows += _peer_rows(folder, network)
+            rows += _search_rows(folder, network, done)
+    settings = {"images": IMAGES, "plans": PLANS, "turn": TURN, "seed": 0, "wanted": WANTED}
+    write_results(folder.name, rows, **settings)
+    parts = [row for network in NETWORKS for row in _parts(folder, network)]
+    write_results(f"{folder.name}_parts", parts, **settings)
+
+
+def _parts(folder: Path, network: str) -> list[Row]:
+    """What each trick is worth, how the rate grows, what memory it takes: from the small cells."""
+    rows: list[Row] = []
+
+    def note(part: str, what: str, value: float, unit: str) -> None:
+        rows.append({"network": network, "part": part, "what": what, "value": value, "unit": unit})
+
+    if (cell := read(folder, "ablation", network)) is not None:
+        seconds = {name: statistics.median(found) for name, found in cell["side_seconds"].items()}
+        for name, without in (
+            ("channels_last", "layout"),
+            ("folding of batch norms", "folding"),
+            ("batches of 64 images, not 128", "batch 128"),
+        ):
+            note("trick", name, seconds[without] / seconds["all"], "times faster, full mode")
+        shared = seconds["no sharing"] / seconds["sharing"]
+        note("trick", "shared beginnings of mutants", shared, "times faster, full mode")
+        for name, found in cell["halving"].items():
+            saved = PLANS * IMAGES / found["images"]
+            note("trick", f"halving by {name}", saved, "times fewer search images")
+    if (cell := read(folder, "growth", network)) is not None:
+        for row in cell["rates"]:
+            what = f"{row['engine']}, {row['workers']} x {row['threads']} threads"
+            rate = row["plans"] / row["seconds"]
+            note("growth", f"{what}, {row['images']} images", rate, "candidates/s")
+    if (cell := read(folder, "memory", network)) is not None:
+        peak = cell["peak"]["engine"]["peak_mb"] / cell["peak"]["dense"]["peak_mb"]
+        note("memory", "engine against evaluation of the dense network", peak, "times its peak")
+    for name, found in _foretold(folder, network).items():
+        note("fitness", f"{name} before, top-1 after fine-tuning", found, "Kendall's tau")
+    return rows
+
+
+def _foretold(folder: Path, network: str) -> dict[str, float]:
+    """How well each fitness of a plan tells its accuracy after fine-tuning; empty: not all are there."""
+    cell = read(folder, "finetune", network)
+    if cell is None or len(cell["rows"]) < cell["settings"]["plans"]:
+        return {}
+    after = [row["other_after"]["top1"] for row in cell["rows"]]
+    signs = {"kl": -1, "loss": -1, "top1": 1}
+    return {
+        name: tau([sign * row["before"][name] for row in cell["rows"]], after)
+        for name, sign in signs.items()
+    }
+
+
+def _full_row(network: str, cell: Row, engine: str) -> Row:
+    turns = [turn for turn in cell["turns"] if engine in turn]
+    ratios = [turn["tp-float32"] / turn[engine] for turn in turns]
+    mine = [p["kl"] for p in cell["scores"][engine]]
+    peer = [p["kl"] for p in cell["scores"]["tp-float32"]][: len(mine)]
+    return {
+        "network": network,
+        "peer": "tp-float32",
+        "mode": "full",
+        "engine": engine,
+        "plans": len(peer),
+        "images": IMAGES,
+        "candidates_per_s": len(peer) / sum(turn[engine] for turn in turns),
+        "peer_candidates_per_s": len(peer) / sum(turn["tp-float32"] for turn in turns),
+        "ratio": statistics.median(ratios),
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
+        "kendall_tau": tau(mine, peer),
+        "top8_recall": recall(np.argsort(mine).tolist(), peer),
+        "regret_pt": regret(int(np.argmin(mine)), cell, len(mine)),
+    } | (_bounds(network, peer) if len(mine) == PLANS else {})
+
+
+def _bounds(network: str, peer: list[float]) -> Row:
+    """Floor and ceiling of tau: plain magnitude, and peer (a) on another 2,000 images."""
+    one = subject(network)
+    choices = plans(network, one.network, one.trace)
+    mass = magnitude_ranking(one.network, one.trace, choices)
+    found: Row = {"tau_floor": tau((-mass).tolist(), peer), "tau_ceiling": None}
+    second = REFERENCES / f"second-{network}.json"
+    if second.exists():
+        rows = json.loads(second.read_text(encoding="utf-8"))["rows"]
+        if len(rows) == len(peer):
+            found["tau_ceiling"] = tau([row["kl"] for row in rows], peer)
+    return found
+
+
+def _peer_rows(folder: Path, network: str) -> list[Row]:
+    cell = read(folder, "peers", network)
+    rows = []
+    for name in dict.fromkeys(turn["peer"] for turn in (cell or {"turns": []})["turns"]):
+        mine = [t for t in (cell or {})["turns"] if t["peer"] == name]
+        ratios = [t["peer_s"] / t["engine_s"] for t in mine]
+        rows.append(
+            {
+                "network": network,
+                "peer": name,
+                "mode": "full",
+                "engine": "serial",
+                "plans": len(mine),
+                "images": IMAGES,
+                "candidates_per_s": len(mine) / sum(t["engine_s"] for t in mine),
+                "peer_candidates_per_s": len(mine) / sum(t["peer_s"] for t in mine),
+                "ratio": statistics.median(ratios),
+                "ratio_min": min(ratios),
+                "ratio_max": max(ratios),
+                "kendall_tau": None,
+                "top8_recall": None,
+                "regret_pt": None,
+            }
+        )
+    return rows
+
+
+def _search_rows(folder: Path, network: str, done: Row) -> list[Row]:
+    cell = read(folder, "search", network)
+    if cell is None:
+        return []
+    peer = [p["kl"] for p in done["scores"]["tp-float32"]]
+    rows = []
+    for name in ENGINES:
+        runs = [run for run in cell["runs"] if run["engine"] == name]
+        ratios = [run["peer_s_per_plan"] * PLANS / run["engine_s"] for run in runs]
+        order = runs[0]["order"]
+        rows.append(
+            {
+                "network": network,
+                "peer": "tp-float32",
+                "mode": "search",
+                "engine": name,
+                "plans": PLANS,
+                "images": statistics.mean(runs[0]["images"]),
+                "candidates_per_s": statistics.median(PLANS / run["engine_s"] for run in runs),
+                "peer_candidates_per_s": statistics.median(1 / r["peer_s_per_plan"] for r in runs),
+                "ratio": statistics.median(ratios),
+                "ratio_min": min(ratios),
+                "ratio_max": max(ratios),
+                "kendall_tau": tau([order.index(k) for k in range(PLANS)], peer),
+                "top8_recall": recall(order, peer),
+                "regret_pt": regret(order[0], done),
+            }
+        )
+    return rows
+
+
+def tau(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Kendall's tau-b of two rows of scores."""
+    found: float = kendalltau(ours, theirs).statistic
+    return float(found)
+
+
+def recall(order: Sequence[int], peer: Sequence[float]) -> float:
+    """Share of the peer's best eight that are among our best eight."""
+    theirs = set(np.argsort(np.asarray(peer), kind="stable")[:TOP].tolist())
+    return len(theirs & set(order[:TOP])) / TOP
+
+
+def regret(chosen: int, done: Row, among: int = PLANS) -> float:
+    """Points of top-1, as peer (a) measures it, that our choice is below the peer's own choice."""
+    peer = done["scores"]["tp-float32"][:among]
+    best = min(peer, key=lambda p: p["kl"])
+    return 100 * (best["top1"] - peer[chosen]["top1"])

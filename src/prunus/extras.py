@@ -20,9 +20,7 @@ def require_extra(package: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise MissingExtraError(
-            f"{package} is not installed: pip install prunus[{extra}]"
-        ) from error
+        raise _missing(package, extra) from error
 
 
 def require_installed(package: str, extra: str) -> None:
@@ -36,4 +34,8 @@ def require_installed(package: str, extra: str) -> None:
     except ValueError:  # a module that is there in name alone
         found = False
     if not found:
-        raise MissingExtraError(f"{package} is not installed: pip install prunus[{extra}]")
+        raise _missing(package, extra)
+
+
+def _missing(package: str, extra: str) -> MissingExtraError:
+    return MissingExtraError(f"{package} is not installed: pip install prunus[{extra}]")

@@ -21,6 +21,9 @@ Inputs = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
 """Inputs of one call: a tensor, positional arguments, or keyword arguments by name."""
 
 Format = Literal["onnx", "pt2"]
+ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+"""What writing ONNX takes: the extra ``onnx``."""
+
 _RECURRENT_OPSET = 17
 _LARGEST_ONNX_BYTES = 2_000_000_000  # protobuf ends at 2^31; the graph itself needs a little room
 
@@ -98,10 +101,9 @@ def require_onnx() -> None:
     Raises:
         MissingExtraError: Holds the command that installs them.
     """
-    try:  # optional extra
-        import onnx  # noqa: F401, PLC0415
-        import onnxruntime  # noqa: F401, PLC0415
-        import onnxscript  # noqa: F401, PLC0415
+    try:
+        for package in ONNX_PACKAGES:
+            import_module(package)
     except ImportError as error:
         raise MissingExtraError(
             f"format='onnx' needs the package {error.name}: pip install 'prunus[onnx]'"

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from prunus.artifact.export import ONNX_PACKAGES
 from prunus.artifact.weights import file_sha256
 from prunus.data import Inputs, TextTokenizer
 from prunus.errors import DataError, InputError
@@ -31,7 +32,7 @@ _LOADERS: dict[str, Callable[[Path, Deployed, int | None], Session]] = {
     "onnxruntime": onnx_runtime.OnnxSession,
     "openvino": open_vino.OpenVinoSession,
 }
-_ONNX = (("onnx", "onnx"), ("onnxruntime", "onnx"), ("onnxscript", "onnx"))
+_ONNX = tuple((package, "onnx") for package in ONNX_PACKAGES)
 _NEEDS: dict[str, tuple[tuple[str, str], ...]] = {
     "torch": (),
     "onnxruntime": _ONNX,

@@ -8,7 +8,6 @@ from typing import Any, get_args
 import onnx
 import pytest
 import torch
-from onnxruntime import quantization
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -416,37 +415,3 @@ def test_a_deployment_of_a_newer_form_is_refused(tmp_path: Path) -> None:
         InputError, match=r"deployed\.json is not a valid Deployed: version: .*upgrade"
     ):
         load_deployed(tmp_path / "a")
-
-
-@pytest.mark.parametrize("calibration", ["dynamic", "static"])
-def test_a_quantizer_that_turns_weights_finds_no_shapes_of_before(
-    calibration: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """onnxruntime before 1.32 turns the weight of a Gemm, and refuses the shape noted for it."""
-    name, noted = f"quantize_{calibration}", []
-    real = getattr(quantization, name)
-
-    def seen(path: str, *arguments: Any, **options: Any) -> None:
-        graph = onnx.load(path).graph
-        weights = {weight.name for weight in graph.initializer}
-        assert any(node.op_type == "Gemm" and weights & set(node.input) for node in graph.node)
-        noted.append(weights & {value.name for value in graph.value_info})
-        real(path, *arguments, **options)
-
-    monkeypatch.setattr(quantization, name, seen)
-    written(DIGITS, tmp_path / "out", engine="onnxruntime", weights="int8", calibration=calibration)
-    assert noted == [set()]
-
-
-def test_openvinos_products_do_not_saturate_on_any_cpu(tmp_path: Path) -> None:
-    """Without VNNI two products are added in 16 bits: 8-bit weights were wrong by a third here."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        first = nn.Linear(64, 128)
-        network = nn.Sequential(first, nn.ReLU(), nn.Linear(128, 10)).eval()
-        batch = torch.rand(256, 64) + 0.5  # of one sign: ranges are used to their ends
-    first.weight.data.abs_()
-    deployment = Deployment(engine="openvino", weights="int8")
-    deploy(network, tmp_path / "out", deployment, inputs=batch[:4], calibration=[batch])
-    near = parity(network, load_deployed(tmp_path / "out"), [batch])
-    assert near.relative_difference < 0.05

@@ -2,13 +2,15 @@
 
 import random
 from collections.abc import Callable
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import nn
 
-from prunus.train import epoch, fit
+from prunus.progress import Silent
+from prunus.train import Execution, epoch, fit
 from prunus.train.captured import nothing_drawn
 from tests.train.fakes import search_digits, settings, small_cnn, train_digits
 
@@ -25,6 +27,86 @@ def test_choices_that_the_host_draws_are_no_part_of_a_graph(draw: Callable[[], o
         small_cnn().train()(torch.zeros(2, 1, 8, 8))
     with pytest.raises(ZeroDivisionError), nothing_drawn():  # another error is not hidden
         _ = draw(), 1 / 0
+
+
+class Capture:
+    """Stands for a captured loss, which takes a GPU; refuses to be made where ``fails``."""
+
+    made, fails = 0, False
+
+    def __init__(self, *given: object) -> None:
+        type(self).made += 1
+        if self.fails:
+            raise RuntimeError("cannot be captured")
+        self.shape = cast("torch.Tensor", given[3]).shape
+
+    def takes(self, inputs: torch.Tensor) -> bool:
+        return inputs.shape == self.shape
+
+    def __call__(self, *_: object) -> float:
+        return 0.5
+
+
+def trainer(monkeypatch: pytest.MonkeyPatch, *, fails: bool = False, **changes: Any) -> Any:
+    """Of batches of 4 images, 10 steps an epoch, on a device that is never touched."""
+    monkeypatch.setattr(Capture, "made", 0)
+    monkeypatch.setattr(Capture, "fails", fails)
+    monkeypatch.setattr(epoch, "CapturedLoss", Capture)
+    given = {
+        "network": small_cnn(),
+        "teaching": None,
+        "config": settings(batch_size=4, epochs=2),
+        "execution": Execution(),
+        "device": torch.device("cuda", 0),
+        "seed": 0,
+        "samples": 40,
+        "unlabeled": None,
+        "after_step": None,
+        "progress": Silent(),
+    }
+    return epoch.EpochTrainer(**{**given, **changes})
+
+
+def step(made: Any, inputs: Any, labels: torch.Tensor | None) -> float | None:
+    found: float | None = made._captured_step(0, inputs, labels, "train")
+    return found
+
+
+def test_whole_batches_of_images_with_labels_are_captured_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = trainer(monkeypatch)
+    images, labels = torch.zeros(4, 1, 8, 8), torch.zeros(4, dtype=torch.int64)
+    assert step(made, images[:3], labels[:3]) is None  # the last batch of an epoch
+    assert step(made, {"input_ids": images}, labels) is None
+    assert step(made, images, None) is None
+    assert Capture.made == 0
+    assert step(made, images, labels) == step(made, images, labels) == 0.5
+    assert step(made, torch.zeros(4, 1, 6, 6), labels) is None  # another shape
+    assert Capture.made == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"device": torch.device("cpu")},
+        {"config": settings(batch_size=4, epochs=1)},  # 10 steps
+        {"teaching": SimpleNamespace(is_pure=False, projection=nn.Identity())},
+    ],
+    ids=["cpu", "short", "teacher"],
+)
+def test_what_is_not_captured(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> None:
+    made = trainer(monkeypatch, **changes)
+    assert step(made, torch.zeros(4, 1, 8, 8), torch.zeros(4, dtype=torch.int64)) is None
+    assert Capture.made == 0
+
+
+def test_what_could_not_be_captured_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = trainer(monkeypatch, fails=True)
+    images, labels = torch.zeros(4, 1, 8, 8), torch.zeros(4, dtype=torch.int64)
+    assert step(made, images, labels) is None
+    assert step(made, images, labels) is None
+    assert Capture.made == 1
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

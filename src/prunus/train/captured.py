@@ -15,8 +15,7 @@ MIN_STEPS = 20
 class CapturedLoss:
     """Loss and gradients of batches of one shape: captured at the first, replayed for the others.
 
-    A step of a small network is hundreds of kernels of a few microseconds each; launching them one by
-    one takes several times as long as running them.
+    A step of a small network is hundreds of short kernels, which one graph launches at once.
 
     Args:
         network: On a CUDA device, in training mode.
@@ -44,14 +43,15 @@ class CapturedLoss:
         buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
         state = torch.cuda.get_rng_state(inputs.device)
         self._graph = torch.cuda.CUDAGraph()
+        current = torch.cuda.current_stream(inputs.device)
+        stream = torch.cuda.Stream(inputs.device)  # type: ignore[no-untyped-call]  # torch leaves it bare
+        stream.wait_stream(current)
         try:
-            stream = torch.cuda.Stream(inputs.device)  # type: ignore[no-untyped-call]  # torch leaves it bare
-            stream.wait_stream(torch.cuda.current_stream(inputs.device))
             with torch.cuda.stream(stream), nothing_drawn():
                 for _ in range(_WARM_UP):
                     self._clear()
                     torch.autograd.backward(loss(self._inputs, self._labels))
-            torch.cuda.current_stream(inputs.device).wait_stream(stream)
+            current.wait_stream(stream)
             self._clear()
             with torch.cuda.graph(self._graph):
                 captured = loss(self._inputs, self._labels)
@@ -60,6 +60,7 @@ class CapturedLoss:
             self._clear()
             raise
         finally:
+            current.wait_stream(stream)  # what went wrong may still be running there
             with torch.no_grad():
                 for buffer, before in buffers:
                     buffer.copy_(before)

@@ -65,27 +65,27 @@ def run(work: Path, results: Path, only: str = "") -> None:
             _row(name, made, dense, engine, choices, work, results)
 
 
-def gpu(results: Path) -> None:
+def gpu(file: Path, device: str = "cuda") -> None:
     """Time of every network that PyTorch runs on CUDA, by turns; its int8 has no kernels there."""
-    file = results / "gpu.json"
     if file.exists():
         return
     networks = {name: make() for name, make in subjects().items()}
     half = {f"{name} in float16": copy.deepcopy(s.network).half() for name, s in networks.items()}
     everything = {**{name: s.network for name, s in networks.items()}, **half}
     named = {
-        name: (network.cuda(), {k: v.cuda() for k, v in _inputs(network, 1).items()})
+        name: (network.to(device), {k: v.to(device) for k, v in _inputs(network, 1).items()})
         for name, network in everything.items()
     }
     times = measure_latencies(
-        named, batch=1, warmup=10, repeats=GPU_REPEATS, threads=1, device="cuda"
+        named, batch=1, warmup=10, repeats=GPU_REPEATS, threads=1, device=device
     )
+    card = torch.cuda.get_device_name() if device == "cuda" else None
     record = {
         "sequence": LENGTH,
         "latencies": {name: found.model_dump(mode="json") for name, found in times.items()},
-        "environment": Environment.capture(1, torch.cuda.get_device_name()).model_dump(mode="json"),
+        "environment": Environment.capture(1, card).model_dump(mode="json"),
     }
-    results.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 

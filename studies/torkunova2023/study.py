@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, nargs="+", default=None)
     parser.add_argument("--only", default="", help="rows whose names this expression is found in")
     parser.add_argument("--work", type=Path, default=RUNS / "sizes", help="of sizes: scratch files")
-    parser.add_argument("--records", type=Path, default=RECORDS / "sizes", help="of sizes and gpu")
+    parser.add_argument("--records", type=Path, default=RECORDS / "sizes", help="of sizes")
     options = parser.parse_args()
     if options.command == "teacher":
         teacher()
@@ -146,7 +146,7 @@ def main() -> None:
     elif options.command == "sizes":
         sizes.run(options.work, options.records, options.only)
     elif options.command == "gpu":
-        sizes.gpu(options.records)
+        sizes.gpu(RECORDS / "gpu.json")
     else:
         if RECORDS.exists():
             shutil.copytree(RECORDS, HERE / "results", dirs_exist_ok=True)

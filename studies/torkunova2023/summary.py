@@ -20,9 +20,11 @@ def write(results: Path) -> None:
     for cell in cells:
         groups.setdefault((cell["set"], cell["row"]), []).append(cell)
     rows = [_quality(group) for group in groups.values()]
+    gpu = _gpu_times(results / "gpu.json")
     for folder, machine in MACHINES.items():
-        paths = sorted((results / folder).glob("*.json"))
-        rows += [{**_size(_read(path)), "machine": machine} for path in paths]
+        for path in sorted((results / folder).glob("*.json")):
+            row = _size(_read(path))
+            rows.append({**row, "gpu_ms": gpu.get(row["row"]), "machine": machine})
     (results / "summary.json").write_text(
         json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )
@@ -82,12 +84,19 @@ def _size(cell: dict[str, Any]) -> dict[str, Any]:
         "cpu_ms": _ms(cell["latency"]),
         "fp32_same_engine_cpu_ms": _ms(cell["own_float32_latency"]),
         "fp32_eager_cpu_ms": _ms(cell["dense_latency"]),
-        "gpu_ms": None,
         "paper_size_mb": line.size_mb if line else None,
         "paper_f1": line.f1 if line else None,
         "commit": cell["environment"]["commit"],
         "dirty": cell["environment"]["dirty"],
     }
+
+
+def _gpu_times(file: Path) -> dict[str, float | None]:
+    """Milliseconds on CUDA by row of part (a); rows that PyTorch does not run there are not among them."""
+    if not file.exists():
+        return {}
+    times = _read(file)["latencies"]
+    return {"none" if name == "dense" else name: _ms(found) for name, found in times.items()}
 
 
 def _same_engine(cell: dict[str, Any]) -> dict[str, Any] | None:

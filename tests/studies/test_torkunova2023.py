@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import f1_score
 
 ROOT = Path(__file__).parents[2]
@@ -152,10 +153,7 @@ def test_aims_are_judged_from_the_records(study: ModuleType) -> None:
 def test_sizes_of_two_machines_stand_in_two_tables(study: ModuleType, tmp_path: Path) -> None:
     for folder, median in (("sizes", 20.0), ("sizes-amx", 5.0)):
         (tmp_path / folder).mkdir()
-        found = {"median_ms": median, "threads": 2}
-        cell = {"row": "none", "engine": "torch", "network": "BERT", "size_bytes": 1_000_000}
-        cell |= {"latency": found, "own_float32_latency": found, "dense_latency": found}
-        cell["environment"] = {"cpu": f"CPU of {folder}", "commit": "0" * 40, "dirty": False}
+        cell = _sized("none", median, f"CPU of {folder}")
         (tmp_path / folder / "none.json").write_text(json.dumps(cell), encoding="utf-8")
     study.summary.write(tmp_path)
     rows = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
@@ -166,6 +164,48 @@ def test_sizes_of_two_machines_stand_in_two_tables(study: ModuleType, tmp_path: 
         "**", ""
     )
     assert "CPU of sizes-amx, 2 threads." in amx and "| 5.0 |" in amx and "20.0" not in amx
+
+
+def test_times_on_a_gpu_stand_beside_the_rows_that_run_there(
+    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = torch.nn.Embedding(2000, 4)
+    network = _Words(table)
+    made = study.sizes.Subject("dense", network, study.sizes.NETWORK)
+    monkeypatch.setattr(study.sizes, "subjects", lambda: {"dense": lambda: made})
+    study.sizes.gpu(tmp_path / "gpu.json", device="cpu")
+    times = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["latencies"]
+    assert set(times) == {"dense", "dense in float16"}
+    assert times["dense"]["repeats"] == study.sizes.GPU_REPEATS
+    assert table.weight.dtype == torch.float32  # the half is a copy
+    (tmp_path / "sizes").mkdir()
+    for name in ("none", "int8 linear (torch)"):
+        (tmp_path / "sizes" / f"{name}.json").write_text(
+            json.dumps(_sized(name, 20.0)), encoding="utf-8"
+        )
+    study.summary.write(tmp_path)
+    rows = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    found = {row["row"]: row["gpu_ms"] for row in rows}
+    assert found == {"none": round(times["dense"]["median_ms"], 3), "int8 linear (torch)": None}
+
+
+class _Words(torch.nn.Module):
+    """Takes texts, as the study's networks do."""
+
+    def __init__(self, table: torch.nn.Embedding) -> None:
+        super().__init__()
+        self.table = table
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.table(input_ids) * attention_mask[..., None]
+        return found
+
+
+def _sized(row: str, median: float, cpu: str = "a CPU") -> dict[str, Any]:
+    found = {"median_ms": median, "threads": 2}
+    cell = {"row": row, "engine": "torch", "network": "BERT", "size_bytes": 1_000_000}
+    cell |= {"latency": found, "own_float32_latency": found, "dense_latency": found}
+    return {**cell, "environment": {"cpu": cpu, "commit": "0" * 40, "dirty": False}}
 
 
 def _row(name: str, f1: float, **more: float) -> dict[str, Any]:

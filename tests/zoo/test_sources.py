@@ -1,5 +1,6 @@
 """Every kind of source builds, and each mistake is named."""
 
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -271,3 +272,19 @@ def test_hf_image_classifier_is_found_by_its_config(tmp_path: Path) -> None:
     assert load_source(source)(torch.zeros(1, 3, 8, 8)).logits.shape == (1, 4)
     with pytest.raises(InputError, match=r"cannot be loaded: .*give a hub name or a folder"):
         load_source(Source(model=f"hf:{tmp_path}"))  # no weights there
+
+
+def test_a_file_is_read_anew_however_soon_it_changed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Python tells bytecode from its source by size and whole seconds: an edit may keep both."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)  # as it is where nobody asked
+    path = tmp_path / "soon.py"
+    text = "from torch import nn\ndef make():\n    return nn.Linear({width}, 2)\n"
+    for width in (3, 5):
+        path.write_text(text.format(width=width), encoding="utf-8")
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+        network = load_source(Source(model=f"{path}:make"))
+        assert isinstance(network, nn.Linear)
+        assert network.in_features == width
+    assert not (tmp_path / "__pycache__").exists()  # nothing is left in the user's folder

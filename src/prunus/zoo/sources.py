@@ -6,8 +6,9 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import torch
@@ -317,6 +318,15 @@ def copied(network: nn.Module, model: str) -> nn.Module:
         ) from error
 
 
+class _TextLoader(SourceFileLoader):
+    """Runs the text as it is now: bytecode is told from it by its size and whole seconds alone."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Compiled anew."""
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
 def _import_file(path: Path) -> ModuleType:
     """Run a Python file as a module of its own name, with its folder importable meanwhile."""
     resolved = path.resolve()
@@ -324,6 +334,8 @@ def _import_file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, resolved)
     if spec is None or spec.loader is None:
         raise InputError(f"'{path}' cannot be imported: give a Python file")
+    if isinstance(spec.loader, SourceFileLoader):
+        spec.loader = _TextLoader(name, str(resolved))
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and inspect look a class's module up there
     sys.path.insert(0, str(resolved.parent))

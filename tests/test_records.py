@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from prunus.errors import InputError
@@ -110,6 +111,16 @@ def test_environment_names_the_machine_and_versions() -> None:
     assert here.cores >= 1
     assert here.cpu
     assert (here.commit is None) == (here.dirty is None)
+
+
+@pytest.mark.skipif(
+    not Path("/proc/cpuinfo").exists(), reason="the instructions are read from there"
+)
+def test_environment_names_the_instructions_that_torch_finds() -> None:
+    found = Environment.capture(threads=1).instructions
+    expected = {"AVX512": "avx512f", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capability())
+    assert expected is None or expected in found
+    assert len(set(found)) == len(found) < 12  # those that matter, not all flags
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

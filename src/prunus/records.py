@@ -32,6 +32,13 @@ __all__ = [
     "Source",
 ]
 
+VECTOR_INSTRUCTIONS = (
+    *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
+    *("amx_tile", "amx_int8", "amx_bf16", "amx_fp16"),
+    *("asimd", "asimddp", "asimdhp", "sve", "sve2", "i8mm", "bf16", "svei8mm", "svebf16", "sme"),
+)
+"""That are named in records: on x86 the first two lines, on ARM the last."""
+
 Stage = Literal["dense", "after_cut", "after_recalibration", "after_training", "deployed"]
 
 
@@ -188,11 +195,17 @@ class DeployedRow(Record):
 
 
 class Environment(Record):
-    """Machine and versions of a run."""
+    """Machine and versions of a run.
+
+    Attributes:
+        instructions: Vector and matrix instructions of the processor that decide how fast networks run,
+            by the names of ``/proc/cpuinfo``; empty where that file is missing.
+    """
 
     python: str
     platform: str
     cpu: str
+    instructions: tuple[str, ...] = ()
     cores: int
     gpu: str | None
     threads: int
@@ -222,7 +235,8 @@ class Environment(Record):
         return cls(
             python=sys.version.split()[0],
             platform=platform.platform(),
-            cpu=_cpu_name(),
+            cpu=_cpu_line("model name") or platform.processor() or platform.machine(),
+            instructions=_instructions(),
             cores=os.cpu_count() or 1,
             gpu=gpu,
             threads=threads,
@@ -294,10 +308,16 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def _cpu_name() -> str:
+def _cpu_line(name: str) -> str:
+    """What ``/proc/cpuinfo`` says of the first core under a name; empty where it says nothing."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+            if line.startswith(name):
+                return line.partition(":")[2].strip()
+    return ""
+
+
+def _instructions() -> tuple[str, ...]:
+    flags = (_cpu_line("flags") or _cpu_line("Features")).split()  # x86; ARM
+    return tuple(flag for flag in VECTOR_INSTRUCTIONS if flag in flags)

@@ -164,6 +164,7 @@ def _environment(environment: Environment) -> str:
     gpu = environment.gpu or "none"
     facts = {
         "CPU": f"{environment.cpu}, {environment.cores} cores, {environment.threads} threads used",
+        "Vector instructions": ", ".join(environment.instructions) or "unknown",
         "GPU": gpu,
         "Platform": environment.platform,
         "Python": environment.python,

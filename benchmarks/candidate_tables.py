@@ -129,20 +129,22 @@ def _bounds(network: str, peer: list[float]) -> Row:
 
 def _peer_rows(folder: Path, network: str) -> list[Row]:
     cell = read(folder, "peers", network)
+    turns = [] if cell is None else [_by_engine(turn) for turn in cell["turns"]]
     rows = []
-    for name in dict.fromkeys(turn["peer"] for turn in (cell or {"turns": []})["turns"]):
-        mine = [t for t in (cell or {})["turns"] if t["peer"] == name]
-        ratios = [t["peer_s"] / t["engine_s"] for t in mine]
+    for peer, engine in dict.fromkeys((t["peer"], e) for t in turns for e in t["engine_s"]):
+        mine = [t for t in turns if t["peer"] == peer and engine in t["engine_s"]]
+        ratios = [t["peer_s"] / t["engine_s"][engine] for t in mine]
+        count = sum(len(t["plans"]) for t in mine)
         rows.append(
             {
                 "network": network,
-                "peer": name,
+                "peer": peer,
                 "mode": "full",
-                "engine": "serial",
-                "plans": len(mine),
+                "engine": engine,
+                "plans": count,
                 "images": IMAGES,
-                "candidates_per_s": len(mine) / sum(t["engine_s"] for t in mine),
-                "peer_candidates_per_s": len(mine) / sum(t["peer_s"] for t in mine),
+                "candidates_per_s": count / sum(t["engine_s"][engine] for t in mine),
+                "peer_candidates_per_s": count / sum(t["peer_s"] for t in mine),
                 "ratio": statistics.median(ratios),
                 "ratio_min": min(ratios),
                 "ratio_max": max(ratios),
@@ -152,6 +154,14 @@ def _peer_rows(folder: Path, network: str) -> list[Row]:
             }
         )
     return rows
+
+
+def _by_engine(turn: Row) -> Row:
+    """A turn of one plan and one engine, as the first cells have it, in the form of later ones."""
+    if isinstance(turn["engine_s"], dict):
+        return turn
+    score = turn["peer_score"]
+    return {**turn, "plans": [score["plan"]], "engine_s": {"serial": turn["engine_s"]}}
 
 
 def _search_rows(folder: Path, network: str, done: Row) -> list[Row]:

@@ -10,7 +10,7 @@ statistics on every side. Peers are in ``candidate_peers.py``, slow references t
 take turns inside it, a few plans each, so that a change of the machine's speed hits both.
 
 full      every plan on all images: engine (one process, then one worker a core) and peer (a), by turns
-peers     peers (b) and (c) on few plans, engine beside them
+peers     peers (b) and (c) on few plans, both engines beside them
 search    halving on all plans, by both engines; peer (a) on few plans before and after
 ablation  each trick of the engine left out, by turns
 growth    candidates a second by images, workers and engine
@@ -51,6 +51,10 @@ from prunus.graph import Choice
 from prunus.method import Budget, Context
 from prunus.train import evaluate
 
+PEER_TURNS = (
+    ("tp-bfloat16", score_bfloat16, (range(1, 5), range(5, 9), range(9, 13), range(13, 17))),
+    ("masks", score_masked, (range(1, 5),)),
+)
 SERIAL_TURNS = 2  # of the full cell that the engine in one process takes part in, too
 BUDGET = Budget.parse("macs=0.5")
 
@@ -198,21 +202,27 @@ def full(bench: Bench) -> Row:
 
 
 def peers(bench: Bench) -> Row:
-    """Peers (b) and (c) on few plans, by turns with the engine on the same ones."""
+    """Peers (b) and (c), by turns with both engines on the same plans."""
     rows = []
-    with bench.engine() as engine:
-        engine.score(bench.candidates([0]))
-        for name, score, numbers in (
-            ("masks", score_masked, range(1, 5)),
-            ("tp-bfloat16", score_bfloat16, range(5, 7)),
-        ):
-            for k in numbers:
-                (found,) = bench.peer(score, [k])
-                (scored,), seconds = timed(lambda k=k: engine.score(bench.candidates([k])))
-                rows.append(
-                    {"peer": name, "peer_s": found.seconds, "engine_s": seconds}
-                    | {"peer_score": _peer(k, found), "engine_score": _scored(k, scored)}
-                )
+    with ExitStack() as stack:
+        engines = {}
+        for name, compute in computes().items():
+            engines[name] = engine = stack.enter_context(bench.engine(compute))
+            engine.score(bench.candidates(range(PLANS - 2, PLANS)))
+        for peer, score, turns in PEER_TURNS:
+            bench.peer(score, [0])
+            for numbers in turns:
+                found = bench.peer(score, numbers)
+                turn: Row = {"peer": peer, "plans": list(numbers)}
+                turn["peer_s"] = sum(s.seconds for s in found)
+                turn["peer_scores"] = [_peer(k, s) for k, s in zip(numbers, found, strict=True)]
+                turn["engine_s"] = {}
+                for name, engine in engines.items():
+                    # A plan that was scored in an earlier turn would cost nothing in this one.
+                    engine.forget()
+                    _, seconds = timed(lambda e=engine, n=numbers: e.score(bench.candidates(n)))
+                    turn["engine_s"][name] = seconds
+                rows.append(turn)
     return {"turns": rows}
 
 

@@ -234,6 +234,21 @@ def test_looks_by_hand() -> None:
     assert statistics == [None, b"s" * 36]
 
 
+def test_full_looks_go_on_from_the_statistics_of_quick_ones() -> None:
+    scorer = Scripted()
+    scripted(scorer).score(several(), top=2)
+    quick = {t.key.rstrip("~") for t in scorer.tasks if t.calibration == 1}
+    first = [t for t in scorer.tasks if t.calibration is None and t.start == 0]
+    assert first
+    assert {t.key for t in first} < quick
+    assert {(t.statistics, t.measured) for t in first} == {(b"s" * 36, 1)}
+    later = [t for t in scorer.tasks if t.start > 0]
+    assert {t.measured for t in later} == {None}  # these have all that their look measures
+    alone = Scripted()
+    scripted(alone).score(several())  # no halving, no quick looks
+    assert {(t.statistics, t.measured) for t in alone.tasks} == {(None, None)}
+
+
 def test_candidate_dropped_is_never_ranked_before_one_that_was_not() -> None:
     """Behind few calibration images all look better here, and differ late: on all images but few."""
 

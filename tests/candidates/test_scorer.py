@@ -219,6 +219,21 @@ def test_statistics_of_fewer_images() -> None:
     assert result.loss.mean() == pytest.approx(evaluate(small, search).loss, rel=1e-4)
 
 
+@pytest.mark.parametrize("execution", [Execution(), Execution("bfloat16", "channels_last")])
+@pytest.mark.parametrize("shared", [False, True])
+def test_statistics_go_on_from_the_first_images(execution: Execution, shared: bool) -> None:
+    """Of two batches: the bits of both at once, whatever others have shared meanwhile."""
+    network, found, _, _, held = subject("resnet20")
+    scorer = Scorer(network, held, execution=execution)
+    share = tuple(range(len(scorer.prefix.boundaries))) if shared else ()
+    for plan in some_plans(found, 3, groups=1):
+        first = scorer(Task("k", plan, 0, 64, calibration=1, share=share))
+        whole = Scorer(network, held, execution=execution)(Task("k", plan, 0, 64))
+        assert first.statistics != whole.statistics
+        task = Task("k", plan, 0, 64, statistics=first.statistics, measured=1, share=share)
+        assert same(scorer(task), whole)
+
+
 def test_statistics_of_few_and_of_many_images_are_never_mixed() -> None:
     network, found, _, _, held = subject()
     plans = [found.plan({}), *some_plans(found, 4, groups=1)]

@@ -222,7 +222,7 @@ class Engine:
         )
         if top is None or count <= top:
             return [_Look(0, total)]
-        batches = -(-scoring.quick_calibration_images // CALIBRATION_BATCH)
+        batches = self._quick_batches
         fewer = batches < len(self._workplace.images.calibration) and self._workplace.has_statistics
         # So few images that the quick looks see most of them: no look is quick.
         worthwhile = fewer and scoring.quick_images * scoring.growth <= total
@@ -234,6 +234,10 @@ class Engine:
             first = quick * scoring.growth
         ends = rung_ends(total, first, scoring.growth, size)
         return [*looks, *(_Look(a, b) for a, b in pairwise((0, *ends)))]
+
+    @property
+    def _quick_batches(self) -> int:
+        return -(-self._scoring.quick_calibration_images // CALIBRATION_BATCH)
 
     def _enter(self, candidate: Candidate) -> str:
         plan = self._workplace.trace.plan(candidate.choice, candidate.connections)
@@ -257,6 +261,9 @@ class Engine:
         tasks, owner = [], {}
         for key, share in in_sharing_order(behind, self._workplace.signatures):
             known = self._entry(look.name(key))
+            statistics, measured = known.statistics, None
+            if statistics is None and look.calibration is None:
+                statistics, measured = self._begun(key)
             owner[look.name(key)] = key
             tasks.append(
                 Task(
@@ -264,7 +271,8 @@ class Engine:
                     plan=behind[key],
                     start=known.images,
                     stop=look.end,
-                    statistics=known.statistics,
+                    statistics=statistics,
+                    measured=measured,
                     calibration=look.calibration,
                     share=share,
                 )
@@ -288,6 +296,13 @@ class Engine:
         for key in keys:
             known = self._known[look.name(key)]
             known.asked = max(known.asked, look.end)
+
+    def _begun(self, key: str) -> tuple[bytes | None, int | None]:
+        """Statistics that a quick look measured, and of how many batches: the first of all."""
+        quick = self._known.get(key + _QUICK)
+        if quick is None or not quick.statistics:
+            return None, None
+        return quick.statistics, self._quick_batches
 
     def _values(self, name: str, end: int | None = None) -> FloatArray:
         known = self._known[name]

@@ -8,7 +8,7 @@ tried: only pairs that leave the outputs as they are count.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,18 @@ def find_pairs(network: nn.Module, inputs: Inputs) -> tuple[Pair, ...]:
     if _agree(network, pairs, inputs):
         return tuple(pairs)
     return tuple(pair for pair in pairs if _agree(network, [pair], inputs))
+
+
+def unchanged_by(network: nn.Module, inputs: Inputs, change: Callable[[Skeleton], None]) -> bool:
+    """Whether a change leaves the outputs as they are, whatever the batch norms hold.
+
+    Candidates have statistics of their own, and a fresh batch norm folds into any layer.
+    """
+    skeleton = Skeleton(network)
+    _shake(skeleton)
+    reference = call(skeleton.module, inputs)
+    change(skeleton)
+    return relative_difference(reference, call(skeleton.module, inputs)) <= _LIMIT
 
 
 def fold_(skeleton: Skeleton, pairs: Iterable[Pair]) -> None:
@@ -117,15 +129,7 @@ def _own_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _agree(network: nn.Module, pairs: list[Pair], inputs: Inputs) -> bool:
-    """Whether the network with these pairs folded returns the same, whatever its batch norms hold.
-
-    Candidates have statistics of their own, and a fresh batch norm folds into any layer.
-    """
-    skeleton = Skeleton(network)
-    _shake(skeleton)
-    reference = call(skeleton.module, inputs)
-    fold_(skeleton, pairs)
-    return relative_difference(reference, call(skeleton.module, inputs)) <= _LIMIT
+    return unchanged_by(network, inputs, lambda skeleton: fold_(skeleton, pairs))
 
 
 def _shake(skeleton: Skeleton) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax
 
 from prunus.candidates.fold import find_pairs, fold_
+from prunus.candidates.kernels import convert_, converted_layers, find_rectified, rectify_
 from prunus.candidates.prefix import Passed, Prefix, PrefixCache
 from prunus.candidates.skeleton import Skeleton
 from prunus.candidates.task import Result, Task
@@ -57,7 +58,7 @@ class Tricks:
     """What makes scoring faster without changing what is scored; each can be left out.
 
     Attributes:
-        fold: Fold batch norms into the layers before them.
+        fold: Fold batch norms into the layers before them, and ReLUs where a kernel takes them.
         memory_bytes: Most bytes of activations kept for candidates that agree in their first layers.
     """
 
@@ -94,6 +95,9 @@ class Scorer:
             sample = self._placed(rows(images.search, 0, 2))
             self.prefix = Prefix(self._skeleton, sample)
             self._pairs = find_pairs(network, sample) if tricks.fold else ()
+            self._rectified = find_rectified(network, self._pairs, sample)
+        halves = execution.precision == "bfloat16"
+        self._converted = converted_layers(self._skeleton) if halves else ()
         self._cache = PrefixCache(tricks.memory_bytes)
         self._shared_statistics: dict[tuple[int, str], dict[str, tuple[Tensor, Tensor]]] = {}
 
@@ -116,10 +120,12 @@ class Scorer:
             # Activations behind other statistics are other activations.
             points = [(index, f"{signatures[index]} {task.calibration}") for index in task.share]
             statistics = task.statistics
-            if statistics is None:
-                statistics = self._calibrate(points, task.calibration)
+            if statistics is None or task.measured is not None:
+                statistics = self._calibrate(points, task)
             self._install(statistics)
             fold_(self._skeleton, self._pairs)
+            convert_(self._skeleton, self._converted, torch.bfloat16)
+            rectify_(self._skeleton, self._rectified)
             rows = [
                 self._compare(start, min(start + size, task.stop), points)
                 for start in range(task.start, task.stop, size)
@@ -187,19 +193,27 @@ class Scorer:
 
     # -- batch norm ---------------------------------------------------------------------------
 
-    def _calibrate(self, points: Sequence[Point], count: int | None) -> bytes:
-        """Measure batch-norm statistics as ``recalibrate_batch_norm_`` does; returns them packed."""
+    def _calibrate(self, points: Sequence[Point], task: Task) -> bytes:
+        """Measure batch-norm statistics as ``recalibrate_batch_norm_`` does; returns them packed.
+
+        Each batch counts equally, so that what is known of the first ones is gone on from.
+        """
         skeleton = self._skeleton
+        begun = 0 if task.statistics is None else task.measured or 0
         norms: list[Any] = [skeleton.submodule(name) for name in skeleton.norms]
         known = [point for point in points if point in self._shared_statistics]
         momenta = [norm.momentum for norm in norms]
+        if task.statistics is not None:
+            self._install(task.statistics, begun)
         for name, norm in zip(skeleton.norms, norms, strict=True):
             mean, var = self._running(name)
-            skeleton.put_statistics(name, torch.zeros_like(mean), torch.ones_like(var))
+            if task.statistics is None:
+                skeleton.put_statistics(name, torch.zeros_like(mean), torch.ones_like(var))
             norm.momentum = None  # cumulative average (torch.nn.BatchNorm2d)
             norm.training = True
+        batches = list(enumerate(self._images.calibration[: task.calibration]))
         try:
-            for item, inputs in enumerate(self._images.calibration[:count] if norms else ()):
+            for item, inputs in batches[begun:] if norms else ():
                 # Activations without the statistics of the layers before them are of no use here.
                 self._logits(inputs, points, known, ("calibrate", (item, 0)))
         finally:
@@ -224,8 +238,8 @@ class Scorer:
                 {name: self._running(name) for name in self._skeleton.norms if name in owners},
             )
 
-    def _install(self, statistics: bytes) -> None:
-        """Give the batch norms of the loaded candidate packed statistics."""
+    def _install(self, statistics: bytes, batches: int = 0) -> None:
+        """Give the batch norms of the loaded candidate packed statistics, of some batches."""
         if len(statistics) % 4:
             raise InputError(
                 f"{len(statistics)} bytes of batch-norm statistics are no float32 values"
@@ -237,7 +251,8 @@ class Scorer:
             for like in self._running(name):
                 pair.append(values[at : at + like.numel()].to(like))
                 at += like.numel()
-            self._skeleton.put_statistics(name, *pair)
+            mean, var = pair
+            self._skeleton.put_statistics(name, mean, var, batches)
         if at != values.numel():
             raise InputError(
                 f"{values.numel()} batch-norm statistics for {at} channels: they are of another plan"

@@ -55,7 +55,7 @@ class Skeleton:
         ]
         self._changed: dict[str, None] = dict.fromkeys(self._slots)
         self._settings: list[tuple[nn.Module, dict[str, Any]]] = []
-        self._bypassed: set[str] = set()
+        self._swapped: dict[str, Forward] = {}
         self.reset()
 
     def _find_slots(self, named: dict[str, Tensor]) -> dict[str, list[tuple[dict[str, Any], str]]]:
@@ -79,8 +79,7 @@ class Skeleton:
         return tensor
 
     def _call(self, name: str, forward: Forward, *args: Any, **kwargs: Any) -> Any:
-        if name in self._bypassed:
-            forward = _same
+        forward = self._swapped.get(name, forward)
         if self.watcher is None:
             return forward(*args, **kwargs)
         return self.watcher(name, forward, args, kwargs)
@@ -93,6 +92,10 @@ class Skeleton:
     def owners(self, tensor: str) -> tuple[str, ...]:
         """Paths of the modules that hold a tensor; none where there is no such tensor."""
         return self._owners.get(tensor, ())
+
+    def holds(self, name: str) -> bool:
+        """Whether there is such a tensor now: a bias may be there for one plan alone."""
+        return any(table[leaf] is not None for table, leaf in self._slots.get(name, ()))
 
     def tensor(self, name: str) -> Tensor:
         """A tensor as it is loaded."""
@@ -135,7 +138,7 @@ class Skeleton:
         for module, settings in reversed(self._settings):
             vars(module).update(settings)
         self._settings.clear()
-        self._bypassed.clear()
+        self._swapped.clear()
 
     def put(self, name: str, value: Tensor) -> None:
         """Swap one tensor until the next ``load`` or ``reset``."""
@@ -143,13 +146,13 @@ class Skeleton:
             table[leaf] = value
         self._changed[name] = None
 
-    def put_statistics(self, norm: str, mean: Tensor, var: Tensor) -> None:
-        """Give one batch norm running statistics, and a count of no batches."""
+    def put_statistics(self, norm: str, mean: Tensor, var: Tensor, batches: int = 0) -> None:
+        """Give one batch norm running statistics, and a count of the batches they are of."""
         self.put(f"{norm}.running_mean", mean)
         self.put(f"{norm}.running_var", var)
         count = f"{norm}.num_batches_tracked"
         if count in self._slots:
-            self.put(count, torch.zeros_like(self._dense[count]))
+            self.put(count, torch.full_like(self._dense[count], batches))
 
     def replace(self, layer: str, weight: Tensor, bias: Tensor) -> None:
         """Give a layer other numbers until the next ``load``, a bias even where it has none."""
@@ -165,7 +168,11 @@ class Skeleton:
 
     def bypass(self, path: str) -> None:
         """Make a module return its input until the next ``load``."""
-        self._bypassed.add(path)
+        self.swap(path, _same)
+
+    def swap(self, path: str, forward: Forward) -> None:
+        """Call something else in place of a module's forward until the next ``load``."""
+        self._swapped[path] = forward
 
 
 def _same(value: Any) -> Any:

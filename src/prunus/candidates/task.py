@@ -25,6 +25,8 @@ class Task:
             them first.
         calibration: Batches of images for the statistics; None: all there are.
         share: Boundaries (see ``prefix``) whose activations a later task can use.
+        measured: Batches of images that ``statistics`` are of, where more are to be measured; None:
+            they are complete.
     """
 
     key: str
@@ -34,6 +36,7 @@ class Task:
     statistics: bytes | None = None
     calibration: int | None = None
     share: tuple[int, ...] = ()
+    measured: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

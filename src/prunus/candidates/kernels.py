@@ -1,0 +1,141 @@
+"""Layers as the kernels take them: ReLUs within convolutions, weights in the number format they run in.
+
+oneDNN applies a ReLU to what a convolution has in its registers, which saves a pass over the
+activations; PyTorch has that kernel for its own compiler. Autocast converts the weights of a layer
+again for every batch; converted once, they give the same numbers.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.candidates.fold import Pair, fold_, unchanged_by
+from prunus.candidates.skeleton import Skeleton
+from prunus.graph import Inputs
+from prunus.graph.inputs import call
+from prunus.train.forward import modes_restored
+
+_CONVERTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+"""What autocast converts the weights of. Subclasses may read theirs in other ways."""
+
+
+@dataclass(frozen=True)
+class Rectified:
+    """A convolution, behind its folded batch norm, and the ReLU that alone reads what comes out."""
+
+    layer: str
+    relu: str
+
+
+def find_rectified(
+    network: nn.Module, pairs: Sequence[Pair], inputs: Inputs
+) -> tuple[Rectified, ...]:
+    """ReLUs that their convolutions can compute; watched, then tried, as ``find_pairs`` does it.
+
+    Args:
+        network: Run in evaluation mode; not changed. Elsewhere than on a CPU there are none.
+        pairs: Batch norms that are folded.
+        inputs: A real batch; two samples do.
+    """
+    if not pairs or not _has_kernel(network):
+        return ()
+    with modes_restored(network):
+        network.eval()
+        found = _watch(network, pairs, inputs)
+
+    def change(skeleton: Skeleton) -> None:
+        fold_(skeleton, pairs)
+        rectify_(skeleton, found)
+
+    try:
+        return tuple(found) if unchanged_by(network, inputs, change) else ()
+    except RuntimeError:  # the kernel takes less than the layer does
+        return ()
+
+
+def rectify_(skeleton: Skeleton, found: Iterable[Rectified]) -> None:
+    """Let convolutions compute the ReLUs behind them, until the next plan is loaded."""
+    for one in found:
+        skeleton.swap(one.layer, partial(_convolve_and_rectify, skeleton.submodule(one.layer)))
+        skeleton.bypass(one.relu)
+
+
+def converted_layers(skeleton: Skeleton) -> tuple[str, ...]:
+    """Paths of layers whose weights autocast converts whenever they are read; nothing else reads them."""
+    return tuple(
+        path
+        for path, module in skeleton.module.named_modules()
+        if type(module) in _CONVERTED
+        and skeleton.owners(f"{path}.weight") == (path,)
+        and skeleton.owners(f"{path}.bias") in ((), (path,))
+    )
+
+
+def convert_(skeleton: Skeleton, layers: Iterable[str], dtype: torch.dtype) -> None:
+    """Convert weights and biases, those that folding brought, too, until the next plan is loaded."""
+    for name in (f"{path}.{leaf}" for path in layers for leaf in ("weight", "bias")):
+        if skeleton.holds(name):
+            skeleton.put(name, skeleton.tensor(name).to(dtype))
+
+
+def _convolve_and_rectify(layer: Any, x: Tensor) -> Tensor:
+    # Read at every call: a plan changes the groups, and what a layer holds.
+    weight, bias = layer.weight, layer.bias
+    out: Tensor = torch.ops.mkldnn._convolution_pointwise(
+        *(x.to(weight.dtype), weight, bias),
+        *(layer.padding, layer.stride, layer.dilation, layer.groups),
+        *("relu", [], ""),
+    )
+    return out
+
+
+def _has_kernel(network: nn.Module) -> bool:
+    on_cpu = all(parameter.device.type == "cpu" for parameter in network.parameters())
+    return (
+        on_cpu
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    )
+
+
+def _watch(network: nn.Module, pairs: Sequence[Pair], inputs: Inputs) -> list[Rectified]:
+    """ReLUs whose input is the very tensor that a folded batch norm returned; called once."""
+    layers = {pair.norm: pair.layer for pair in pairs if _is_plain(network, pair.layer)}
+    made: dict[int, tuple[str, Tensor]] = {}
+    calls: dict[str, int] = {}
+    found: list[Rectified] = []
+
+    def after(name: str) -> Any:
+        def hook(_module: nn.Module, given: tuple[Any, ...], out: Any) -> None:
+            calls[name] = calls.get(name, 0) + 1
+            if name in layers:
+                made[id(out)] = (layers[name], out)
+            elif given and (maker := made.get(id(given[0]))) is not None:
+                found.append(Rectified(maker[0], name))
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(after(name))
+        for name, module in network.named_modules()
+        if name in layers or type(module) is nn.ReLU
+    ]
+    try:
+        call(network, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [one for one in found if calls[one.relu] == 1]
+
+
+def _is_plain(network: nn.Module, path: str) -> bool:
+    layer = network.get_submodule(path)
+    return (
+        type(layer) is nn.Conv2d
+        and layer.padding_mode == "zeros"
+        and not isinstance(layer.padding, str)
+    )

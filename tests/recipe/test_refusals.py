@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from prunus.errors import BudgetError, InputError, MissingExtraError, PrunusError
 from prunus.graph import trace
-from prunus.recipe import Deploy, Prune, Recipe, Step, Student, Train, compress
+from prunus.recipe import Deploy, Prune, Recipe, Step, Student, Train, compare, compress
 from tests.recipe.subjects import STEPS, few_digits, trained_cnn
 
 
@@ -55,8 +55,17 @@ def test_a_deployment_that_cannot_be_written_is_refused_before_all_else(
             patch.setitem(sys.modules, package, None)
             with pytest.raises(MissingExtraError, match=f"{package} is not installed: pip install"):
                 compress(trained_cnn(), [cut, step], data, latency=None)
+            with pytest.raises(MissingExtraError, match=f"{package} is not installed: pip install"):
+                compare(trained_cnn(), {"first": [cut], "second": [step]}, data, latency=None)
     with pytest.raises(InputError, match="engine=torch needs the source of the network"):
         compress(trained_cnn(), [cut, Deploy(engine="torch")], data, latency=None)
+    # Another row's student says nothing of how this row's network is built.
+    rows: dict[str, list[Step]] = {
+        "taught": [Student(model="digits_cnn"), Train(epochs=1, lr=0.1, distill_alpha=0.5)],
+        "not": [cut, Deploy(engine="torch")],
+    }
+    with pytest.raises(InputError, match="engine=torch needs the source of the network"):
+        compare(trained_cnn(), rows, data, latency=None)
     assert data.test.evaluations == 0
 
 

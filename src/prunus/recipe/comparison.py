@@ -25,6 +25,7 @@ from prunus.recipe.prepare import (
     measure_dense,
     open_folder,
     pin,
+    require_engines,
     run_identity,
 )
 from prunus.recipe.recipe import Recipe, make_recipe
@@ -161,6 +162,8 @@ def _compare(
     train_first: TrainConfig | None,
 ) -> tuple[RunRecord, ...]:
     """Train and measure the dense network, run all cells."""
+    for cell in cells:
+        require_engines(subject, lay_out(cell.recipe))
     actions = [action for cell in cells for action in lay_out(cell.recipe)]
     found = checked_trace(subject, cells[0].recipe, actions, settings)
     frame = cells[0].recipe.model_copy(update={"name": "", "steps": (), "seed": 0})

@@ -3,25 +3,22 @@
 import json
 import statistics
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 CELLS = Path(__file__).parent.parent / "studies" / "torkunova2023" / "results" / "cells"
 Rows = list[dict[str, Any]]
+MACHINES = {"avx2": "AVX2", "avx512": "AVX-512 VNNI", "amx": "AMX"}
+"""Kinds of processors of part (a), by what they multiply int8 with."""
 _MISSING = "–"
 _QUANTIZED = ("int8", "static int8", "float16", "bfloat16")
 _HALF = "pruning by half + int8"
 
 
-def torkunova_sizes(rows: Rows) -> str:
-    """Part (a), beside the paper's sizes, on the processor with AVX2 alone."""
-    return _sizes(_of(rows, "avx2"))
-
-
-def torkunova_sizes_amx(rows: Rows) -> str:
-    """Part (a) again, on a processor that multiplies int8 in one instruction."""
-    return _sizes(_of(rows, "amx"))
+def torkunova_sizes(rows: Rows, machine: str = "avx2") -> str:
+    """Part (a), beside the paper's sizes, on one kind of processor."""
+    return _sizes(_of(rows, machine))
 
 
 def _of(rows: Rows, machine: str) -> Rows:
@@ -93,10 +90,9 @@ def torkunova_quality(rows: Rows, cells: Rows | None = None) -> str:
 def torkunova_aims(rows: Rows) -> str:
     """What the study set out to reach, and what the records say."""
     lines = ["| aim | asked | found | |", "|---|--:|--:|---|"]
-    for machine in ("avx2", "amx"):
-        sizes = _of(rows, machine)
-        if sizes or machine == "avx2":
-            lines += _speed_aims(sizes, f" ({machine.upper()})" if machine != "avx2" else "")
+    for machine, named in MACHINES.items():
+        if sizes := _of(rows, machine):
+            lines += _speed_aims(sizes, f" ({named})")
 
     sst2 = [row for row in rows if row["part"] == "b" and row["data"] == "sst2"]
     sms = [row for row in rows if row["part"] == "b" and row["data"] == "sms"]
@@ -188,6 +184,9 @@ def _fold(before: float | None, after: float | None) -> str:
 TABLES: dict[str, tuple[str, Callable[[Rows], str]]] = {
     "torkunova_aims": ("summary", torkunova_aims),
     "torkunova_sizes": ("summary", torkunova_sizes),
-    "torkunova_sizes_amx": ("summary", torkunova_sizes_amx),
+    **{
+        f"torkunova_sizes_{machine}": ("summary", partial(torkunova_sizes, machine=machine))
+        for machine in ("avx512", "amx")
+    },
     "torkunova_quality": ("summary", torkunova_quality),
 }

@@ -9,8 +9,8 @@ import paper
 
 Rows = list[dict[str, Any]]
 
-MACHINES = {"sizes": "avx2", "sizes-amx": "amx"}
-"""Folders of part (a), by the best that the processor has for int8: AVX2 alone, or VNNI and AMX."""
+MACHINES = {"sizes": "avx2", "sizes-avx512": "avx512", "sizes-amx": "amx"}
+"""Folders of part (a), by the best that the processor has for int8: AVX2, AVX-512 with VNNI, or AMX."""
 
 
 def write(results: Path) -> None:

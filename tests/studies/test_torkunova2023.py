@@ -143,15 +143,15 @@ def test_aims_are_judged_from_the_records(study: ModuleType) -> None:
     table = text_tables.torkunova_aims([row])
     assert "× PyTorch float32 | ≥ 5 | 5.500 | met |" in table
     assert "× its own float32 | ≥ 2 | 1.900 | not met |" in table
-    assert "AMX" not in table
+    assert "(AVX2): × its own" in table and "AMX" not in table and "AVX-512" not in table
     faster = {**row, "machine": "amx", "fp32_same_engine_cpu_ms": 30.0}
     table = text_tables.torkunova_aims([row, faster])
     assert "(AMX): × its own float32 | ≥ 2 | 3.000 | met |" in table
-    assert "embeddings: × its own float32 | ≥ 2 | 1.900 | not met |" in table
+    assert "embeddings (AVX2): × its own float32 | ≥ 2 | 1.900 | not met |" in table
 
 
-def test_sizes_of_two_machines_stand_in_two_tables(study: ModuleType, tmp_path: Path) -> None:
-    for folder, median in (("sizes", 20.0), ("sizes-amx", 5.0)):
+def test_sizes_of_each_machine_stand_in_a_table(study: ModuleType, tmp_path: Path) -> None:
+    for folder, median in (("sizes", 20.0), ("sizes-avx512", 7.0), ("sizes-amx", 5.0)):
         (tmp_path / folder).mkdir()
         cell = _sized("none", median, f"CPU of {folder}")
         (tmp_path / folder / "none.json").write_text(json.dumps(cell), encoding="utf-8")
@@ -159,11 +159,13 @@ def test_sizes_of_two_machines_stand_in_two_tables(study: ModuleType, tmp_path: 
     rows = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     import text_tables
 
-    plain, amx = text_tables.torkunova_sizes(rows), text_tables.torkunova_sizes_amx(rows)
+    plain = text_tables.torkunova_sizes(rows)
+    amx = text_tables.torkunova_sizes(rows, "amx")
     assert "CPU of sizes, 2 threads." in plain and "| none | 1.00 | 711 | 20.0 |" in plain.replace(
         "**", ""
     )
     assert "CPU of sizes-amx, 2 threads." in amx and "| 5.0 |" in amx and "20.0" not in amx
+    assert "| 7.0 |" in text_tables.torkunova_sizes(rows, "avx512")
 
 
 def test_times_on_a_gpu_stand_beside_the_rows_that_run_there(

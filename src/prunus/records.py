@@ -235,7 +235,7 @@ class Environment(Record):
         return cls(
             python=sys.version.split()[0],
             platform=platform.platform(),
-            cpu=_cpu_line("model name") or platform.processor() or platform.machine(),
+            cpu=processor_line("model name") or platform.processor() or platform.machine(),
             instructions=_instructions(),
             cores=os.cpu_count() or 1,
             gpu=gpu,
@@ -308,16 +308,16 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def _cpu_line(name: str) -> str:
-    """What ``/proc/cpuinfo`` says of the first core under a name; empty where it says nothing."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith(name):
-                return line.partition(":")[2].strip()
+def processor_line(*names: str, file: Path = Path("/proc/cpuinfo")) -> str:
+    """What the file says of the first core under one of the names; empty where it says nothing."""
+    if file.exists():
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in names:
+                return value.strip()
     return ""
 
 
 def _instructions() -> tuple[str, ...]:
-    flags = (_cpu_line("flags") or _cpu_line("Features")).split()  # x86; ARM
+    flags = processor_line("flags", "Features").split()  # x86; ARM
     return tuple(flag for flag in VECTOR_INSTRUCTIONS if flag in flags)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.data import Inputs
+from prunus.records import processor_line
 from prunus.train.config import Layout, Precision, TrainConfig
 from prunus.train.forward import forward_logits, placed, to_place
 from prunus.train.losses import classification_loss
@@ -116,13 +117,8 @@ def has_bfloat16(device: torch.device, cpu_info: Path = Path("/proc/cpuinfo")) -
     """Whether the device computes in bfloat16; unknown CPUs count as not."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if not cpu_info.exists():
-        return False
-    for line in cpu_info.read_text(encoding="utf-8", errors="replace").splitlines():
-        key, _, flags = line.partition(":")
-        if key.strip() in {"flags", "Features"}:
-            return not _BFLOAT16_FLAGS.isdisjoint(flags.split())
-    return False
+    flags = processor_line("flags", "Features", file=cpu_info).split()
+    return not _BFLOAT16_FLAGS.isdisjoint(flags)
 
 
 def _first_samples(inputs: Inputs, labels: Tensor) -> tuple[Inputs, Tensor]:

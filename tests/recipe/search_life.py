@@ -1,5 +1,6 @@
 """A small search that tells what it computes, in this process or in one that is to be killed."""
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,16 +25,24 @@ STEPS: tuple[Step, ...] = (
 SERIAL = Compute(threads=1, precision="float32", layout="contiguous")
 
 
-def live(weights: Path, out: Path | None, log: Path | None = None) -> Compressed:
-    """Run, or go on; the log gets a line for every result that is computed, before it is stored."""
+PAUSE_S = 0.01
+
+
+def live(
+    weights: Path, out: Path | None, log: Path | None = None, pause_s: float = 0.0
+) -> Compressed:
+    """Run, or go on; the log gets a line for every result that is computed, before it is stored.
+
+    A pause after each result keeps a fast machine from ending before it is killed.
+    """
     source = Source(model="digits_cnn", weights=str(weights))
     with pytest.MonkeyPatch.context() as patch:
         if log is not None:
-            patch.setattr(Workplace, "run", _logging(log))
+            patch.setattr(Workplace, "run", _logging(log, pause_s))
         return compress(source, STEPS, "digits", out=out, resume=True, latency=None, compute=SERIAL)
 
 
-def _logging(log: Path) -> object:
+def _logging(log: Path, pause_s: float) -> object:
     honest = Workplace.run
 
     def run(self: Workplace, tasks: Sequence[Task]) -> Iterator[Result]:
@@ -41,6 +50,7 @@ def _logging(log: Path) -> object:
             with log.open("a", encoding="utf-8") as file:
                 file.write(f"{result.key} {result.start} {result.stop}\n")
             yield result
+            time.sleep(pause_s)
 
     return run
 
@@ -48,4 +58,4 @@ def _logging(log: Path) -> object:
 def live_apart(weights: Path, out: Path, log: Path, threads: int) -> None:
     """What happens in a process that is killed; computed as the process that started it does."""
     torch.set_num_threads(threads)
-    live(weights, out, log)
+    live(weights, out, log, PAUSE_S)

@@ -194,7 +194,8 @@ class OpenVinoSession(Session):
         super().__init__(folder, record)
         openvino = require_extra("openvino", _EXTRA)
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
-        if record.deployment.weights == "float32":
+        if record.deployment.weights != "float16":
+            # Else it computes what is not int8 in bfloat16 where the processor can.
             settings["INFERENCE_PRECISION_HINT"] = "f32"
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads

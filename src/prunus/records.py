@@ -35,7 +35,7 @@ __all__ = [
 VECTOR_INSTRUCTIONS = (
     *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
     *("amx_tile", "amx_int8", "amx_bf16", "amx_fp16"),
-    *("asimd", "asimddp", "asimdhp", "sve", "sve2", "i8mm", "bf16", "svei8mm", "svebf16", "sme"),
+    *("asimd", "asimddp", "asimdhp", "sve", "sve2", "i8mm", "bf16", "svei8mm", "svebf16"),
 )
 """That are named in records: on x86 the first two lines, on ARM the last."""
 

@@ -19,7 +19,8 @@ class Compute(Record):
         address: Of the Ray cluster: ``auto`` joins the one of this machine; None starts one.
         memory_mb: Most megabytes (10^6 bytes) of activations that a worker keeps for candidates that
             agree in their first layers; 0: none.
-        precision: Of scoring; ``auto``: measured, once per run.
+        precision: Of scoring; ``auto``: measured, once per run. ``int8``: of 2-D convolutions, the
+            rest in float32; for CPUs that multiply bytes (VNNI).
         layout: Of images and 2-D convolutions; ``auto``: measured, once per run.
         batch_size: Images per forward pass.
     """
@@ -29,7 +30,7 @@ class Compute(Record):
     threads: int | None = Field(default=None, ge=1)
     address: str | None = None
     memory_mb: int = Field(default=256, ge=0)
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     layout: Literal["auto", "contiguous", "channels_last"] = "auto"
     batch_size: int = Field(default=64, ge=1)
 

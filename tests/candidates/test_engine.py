@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.functional import log_softmax
 
 from prunus.candidates import Candidate, Engine, Scored, Scoring, ranked
+from prunus.candidates.execution import ScoringExecution as Execution
 from prunus.candidates.scorer import Images
 from prunus.candidates.serial import SerialExecutor
 from prunus.candidates.store import STORE_FILE, Store
@@ -30,7 +31,6 @@ from prunus.graph.inputs import call
 from prunus.method import Budget, Context
 from prunus.plan import KeepChannels
 from prunus.train import evaluate, recalibrate_batch_norm_
-from prunus.train.precision import Execution
 from tests.candidates.subjects import bits_of, unchanged
 from tests.helpers import all_but, chain, enliven_, images, random_choice
 from tests.recipe.subjects import Killed, Killer, few_digits, trained_cnn

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, log_softmax
 
+from prunus.candidates.execution import ScoringExecution as Execution
 from prunus.candidates.scorer import Images, Scorer, Tricks
 from prunus.candidates.skeleton import Skeleton
 from prunus.candidates.task import Result, Task
@@ -21,7 +22,6 @@ from prunus.graph.inputs import call
 from prunus.plan import Plan
 from prunus.train import evaluate, recalibrate_batch_norm_
 from prunus.train.forward import logits_of
-from prunus.train.precision import Execution
 from prunus.zoo import build
 from tests.candidates.subjects import (
     bits_of,

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from prunus.candidates.execution import ScoringExecution as Execution
 from prunus.candidates.scorer import Images, Scorer, Tricks
 from prunus.candidates.setup import Blueprint, Setup, make_scorer
 from prunus.candidates.task import Task
 from prunus.errors import InputError
 from prunus.graph import cut, held_connections, trace
 from prunus.records import Source
-from prunus.train.precision import Execution
 from prunus.zoo import build
 from tests.candidates.subjects import (
     bits_of,

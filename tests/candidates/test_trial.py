@@ -1,30 +1,44 @@
 """What is picked is what was fastest, where that is worth it, and what the network can run in."""
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from prunus.candidates import trial
+from prunus.candidates.execution import ScoringExecution as Execution
 from prunus.candidates.scorer import Scorer
 from prunus.candidates.trial import choose_execution
 from prunus.compute import Compute
+from prunus.errors import InputError
 from prunus.graph import trace
-from prunus.train.precision import Execution
-from tests.candidates.subjects import bits_of, inner, random_plan, small_images, unchanged
+from prunus.plan import KeepChannels
+from tests.candidates.subjects import bits_of, inner, small_images, unchanged
 from tests.helpers import chain, enliven_, images
 
 PLAIN, LAST = Execution(), Execution("float32", "channels_last")
 BF16, BF16_LAST = Execution("bfloat16", "contiguous"), Execution("bfloat16", "channels_last")
+
+INT8, INT8_PLAIN = (Execution.of("int8", layout) for layout in ("channels_last", "contiguous"))
 
 
 @pytest.fixture
 def timed(monkeypatch: pytest.MonkeyPatch) -> list[Execution]:
     """Which choices were timed; each takes a second, or what a test says."""
     seen: list[Execution] = []
-    seconds: Mapping[Execution, float] = {PLAIN: 1.0, LAST: 0.5, BF16: 0.4, BF16_LAST: 0.3}
+    seconds: Mapping[Execution, float] = {
+        PLAIN: 1.0,
+        LAST: 0.5,
+        BF16: 0.4,
+        BF16_LAST: 0.3,
+        INT8: 0.2,
+        INT8_PLAIN: 0.25,
+    }
+    monkeypatch.setattr(trial, "has_int8", lambda _: False)
 
     def measure(network: Any, held: Any, plan: Any, compute: Any, choice: Execution) -> float:
         seen.append(choice)
@@ -36,8 +50,8 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[Execution]:
 
 def choose(network: nn.Module, **compute: Any) -> Execution:
     held = small_images(network, (3, 8, 8), 64, classes=2)
-    plan = trace(network, images(2, 3, 8, 8), verify=False).plan({})
-    return choose_execution(network, held, plan, Compute(**compute))
+    found = trace(network, images(2, 3, 8, 8), verify=False)
+    return choose_execution(network, found, held, Compute(**compute))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +114,7 @@ def test_trial_is_of_the_real_thing_and_leaves_all_as_it_was() -> None:
     found = trace(network, images(2, 3, 8, 8), verify=False)
     held = small_images(enliven_(chain()), (3, 8, 8), 64, classes=2)
     state, threads = torch.get_rng_state(), torch.get_num_threads()
-    chosen = choose_execution(network, held, random_plan(found, 0), Compute(precision="float32"))
+    chosen = choose_execution(network, found, held, Compute(precision="float32"))
     assert chosen in (PLAIN, LAST)
     assert unchanged(network, before)
     assert [m.training for m in network.modules()] == modes
@@ -113,9 +127,93 @@ def test_one_batch_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = []
 
     def call(self: Scorer, task: Any, original: Any = Scorer.__call__) -> Any:
-        tasks.append((task.start, task.stop, task.statistics is None))
+        tasks.append((task.start, task.stop, task.calibration, task.statistics is None))
         return original(self, task)
 
     monkeypatch.setattr(Scorer, "__call__", call)
     choose(enliven_(chain()), precision="float32", batch_size=32)
-    assert tasks == 2 * ([(0, 32, True)] + 3 * [(0, 32, False)])
+    assert tasks == 2 * ([(0, 32, 1, True)] + 3 * [(0, 32, 1, False)])
+
+
+@pytest.fixture
+def bytes_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "has_int8", lambda _: True)
+    monkeypatch.setattr(trial, "has_bfloat16", lambda _: True)
+
+
+@pytest.mark.usefixtures("bytes_here")
+@pytest.mark.parametrize(
+    ("given", "faithful", "expected"),
+    [
+        ({}, True, INT8),
+        ({}, False, BF16_LAST),
+        ({"layout": "channels_last"}, True, INT8),
+        ({"layout": "contiguous"}, True, BF16),
+        ({"precision": "float32"}, True, LAST),
+    ],
+)
+def test_int8_where_it_is_fastest_and_faithful(
+    given: dict[str, Any],
+    faithful: bool,
+    expected: Execution,
+    timed: list[Execution],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(trial, "has_int8", lambda _: True)
+    monkeypatch.setattr(trial, "_is_faithful", lambda *_: faithful)
+    assert choose(enliven_(chain()), **given) == expected
+    assert timed
+
+
+@pytest.mark.usefixtures("bytes_here")
+def test_int8_that_is_asked_for_is_taken_untried(
+    timed: list[Execution], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "has_int8", lambda _: True)
+    assert choose(enliven_(chain()), precision="int8") == INT8
+    assert choose(enliven_(chain()), precision="int8", layout="contiguous") == INT8_PLAIN
+    assert timed == []
+
+
+def test_int8_that_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "has_int8", lambda _: False)
+    with pytest.raises(InputError, match="precision 'int8' needs a CPU.*use precision 'auto'"):
+        choose(enliven_(chain()), precision="int8")
+
+
+@pytest.mark.parametrize(
+    ("fine", "coarse", "expected"),
+    [
+        ((0.0, 1.0), (0.004, 1.02), True),
+        ((0.0, 1.0), (0.006, 1.0), False),  # the whole network moves by more than 0.005 nats
+        ((0.0, 1.0), (0.0, 1.03), False),  # the candidate by more than 0.005 nats and 2 %
+        ((0.0, 1.0), (0.0, float("nan")), False),
+    ],
+)
+def test_faithful_is_near_in_the_whole_network_and_in_a_candidate(
+    fine: tuple[float, float],
+    coarse: tuple[float, float],
+    expected: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def scored(network: Any, held: Any, plan: int, compute: Any, choice: Execution) -> Any:
+        asked.append(choice)
+        values = coarse if choice.int8 else fine
+        return SimpleNamespace(kl=np.array([values[plan]])), None
+
+    monkeypatch.setattr(trial, "_scored", scored)
+    given: Any = (None, None, (0, 1), None, INT8)
+    assert trial._is_faithful(*given) is expected
+    assert set(asked) == {INT8, LAST}
+
+
+def test_half_of_the_units_are_tried_and_no_fewer_than_may_stay() -> None:
+    network = enliven_(chain())
+    found = trace(network, images(2, 3, 8, 8), min_units=3, verify=False)
+    plan = trial._half(found)
+    kept = {e.group: e.axes[0].keep.unpack() for e in plan.edits if isinstance(e, KeepChannels)}
+    widths = {group.name: group.width(group.units // 2) for group in found.cuttable}
+    assert widths == {"0": 3, "3": 3}
+    assert {name: int(keep.sum()) for name, keep in kept.items()} == widths

@@ -158,8 +158,7 @@ class Engine:
     @property
     def execution(self) -> str:
         """Number format and layout that candidates are scored in."""
-        execution = self._workplace.execution
-        return f"{execution.precision} {execution.layout}"
+        return self._workplace.execution.name
 
     @property
     def evaluations(self) -> int:

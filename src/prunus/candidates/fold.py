@@ -22,7 +22,7 @@ from prunus.graph.certify import relative_difference
 from prunus.graph.inputs import call
 from prunus.train.forward import modes_restored
 
-_LIMIT = 1e-4
+SAME = 1e-4
 """Relative difference of outputs, float32: what rounding may do and a wrong pair never stays under."""
 
 
@@ -58,20 +58,22 @@ def unchanged_by(network: nn.Module, inputs: Inputs, change: Callable[[Skeleton]
     _shake(skeleton)
     reference = call(skeleton.module, inputs)
     change(skeleton)
-    return relative_difference(reference, call(skeleton.module, inputs)) <= _LIMIT
+    return relative_difference(reference, call(skeleton.module, inputs)) <= SAME
 
 
 def fold_(skeleton: Skeleton, pairs: Iterable[Pair]) -> None:
     """Fold batch norms, in their present statistics, until the next plan is loaded."""
     for pair in pairs:
         layer, norm = skeleton.submodule(pair.layer), skeleton.submodule(pair.norm)
-        skeleton.replace(pair.layer, *_folded(layer, norm))
+        factor, bias = factors(layer, norm)
+        weight: Any = layer.weight
+        shape = [len(factor)] + [1] * (weight.dim() - 1)
+        skeleton.replace(pair.layer, weight * factor.reshape(shape), bias)
         skeleton.bypass(pair.norm)
 
 
-def _folded(layer: Any, norm: Any) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a layer with its batch norm folded in."""
-    weight: Tensor = layer.weight
+def factors(layer: Any, norm: Any) -> tuple[Tensor, Tensor]:
+    """What a batch norm makes of the layer before it: a factor of each output's weights, and the bias."""
     scale: Tensor = torch.rsqrt(norm.running_var + norm.eps)
     if norm.weight is not None:
         scale = scale * norm.weight
@@ -79,7 +81,7 @@ def _folded(layer: Any, norm: Any) -> tuple[Tensor, Tensor]:
     shift = -mean * scale
     if norm.bias is not None:
         shift = shift + norm.bias
-    return weight * scale.reshape(-1, *[1] * (weight.dim() - 1)), shift
+    return scale, shift
 
 
 def _watch(network: nn.Module, inputs: Inputs) -> list[Pair]:

@@ -104,7 +104,11 @@ def _has_kernel(network: nn.Module) -> bool:
 
 def _watch(network: nn.Module, pairs: Sequence[Pair], inputs: Inputs) -> list[Rectified]:
     """ReLUs whose input is the very tensor that a folded batch norm returned; called once."""
-    layers = {pair.norm: pair.layer for pair in pairs if _is_plain(network, pair.layer)}
+    layers = {
+        pair.norm: pair.layer
+        for pair in pairs
+        if is_plain_convolution(network.get_submodule(pair.layer))
+    }
     made: dict[int, tuple[str, Tensor]] = {}
     calls: dict[str, int] = {}
     found: list[Rectified] = []
@@ -132,8 +136,8 @@ def _watch(network: nn.Module, pairs: Sequence[Pair], inputs: Inputs) -> list[Re
     return [one for one in found if calls[one.relu] == 1]
 
 
-def _is_plain(network: nn.Module, path: str) -> bool:
-    layer = network.get_submodule(path)
+def is_plain_convolution(layer: nn.Module) -> bool:
+    """Whether a layer is a 2-D convolution with zeros around, as kernels outside of PyTorch know it."""
     return (
         type(layer) is nn.Conv2d
         and layer.padding_mode == "zeros"

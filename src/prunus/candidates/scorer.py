@@ -1,5 +1,6 @@
 """Score one candidate on some images: slice, recalibrate, fold, run, compare with the dense network."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,16 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax
 
+from prunus.candidates.execution import ScoringExecution
 from prunus.candidates.fold import find_pairs, fold_
+from prunus.candidates.int8 import Int8Layers
+from prunus.candidates.int8_find import find_int8
 from prunus.candidates.kernels import convert_, converted_layers, find_rectified, rectify_
-from prunus.candidates.prefix import Passed, Prefix, PrefixCache
+from prunus.candidates.prefix import LEAST_WORK, Passed, Prefix, PrefixCache
 from prunus.candidates.skeleton import Skeleton
 from prunus.candidates.task import Result, Task
 from prunus.data import Inputs
 from prunus.errors import InputError
 from prunus.train import answers
 from prunus.train.forward import logits_of, to_place
-from prunus.train.precision import Execution
 
 CALIBRATION_BATCH = 64
 """Images per batch of the batch-norm statistics, as ``recalibrate_batch_norm_`` takes them."""
@@ -82,7 +85,7 @@ class Scorer:
         network: nn.Module,
         images: Images,
         *,
-        execution: Execution = Execution(),  # noqa: B008  # frozen
+        execution: ScoringExecution = ScoringExecution(),  # noqa: B008  # frozen
         batch_size: int = 64,
         tricks: Tricks = Tricks(),  # frozen
     ) -> None:
@@ -93,13 +96,24 @@ class Scorer:
         self._skeleton = Skeleton(network, channels_last=execution.channels_last)
         with torch.inference_mode():
             sample = self._placed(rows(images.search, 0, 2))
-            self.prefix = Prefix(self._skeleton, sample)
+            # Where nothing is kept, no beginning is worth it: trying them takes seconds.
+            least = LEAST_WORK if tricks.memory_bytes else math.inf
+            self.prefix = Prefix(self._skeleton, sample, least_work=least)
             self._pairs = find_pairs(network, sample) if tricks.fold else ()
             self._rectified = find_rectified(network, self._pairs, sample)
+            self._int8 = self._find_int8(network) if execution.int8 else None
         halves = execution.precision == "bfloat16"
         self._converted = converted_layers(self._skeleton) if halves else ()
         self._cache = PrefixCache(tricks.memory_bytes)
         self._shared_statistics: dict[tuple[int, str], dict[str, tuple[Tensor, Tensor]]] = {}
+
+    def _find_int8(self, network: nn.Module) -> Int8Layers:
+        calibration = [self._placed(batch) for batch in self._images.calibration]
+        found = find_int8(network, calibration, self._pairs, self._rectified)
+        mine = {one.layer for one in found}
+        self._pairs = tuple(pair for pair in self._pairs if pair.layer not in mine)
+        self._rectified = tuple(one for one in self._rectified if one.layer not in mine)
+        return Int8Layers(self._skeleton, found)
 
     def __call__(self, task: Task) -> Result:
         """Score a candidate on the images of a task.
@@ -115,10 +129,16 @@ class Scorer:
                 f"images in batches of {size}"
             )
         with torch.inference_mode():
-            self._skeleton.load(task.plan)
             signatures = self.prefix.signatures(task.plan) if task.share else ()
+            self._skeleton.load(task.plan)
+            if self._int8 is not None:
+                self._int8.load()
             # Activations behind other statistics are other activations.
-            points = [(index, f"{signatures[index]} {task.calibration}") for index in task.share]
+            points = [
+                (index, f"{signatures[index]} {task.calibration}")
+                for index in task.share
+                if signatures
+            ]
             statistics = task.statistics
             if statistics is None or task.measured is not None:
                 statistics = self._calibrate(points, task)
@@ -126,6 +146,8 @@ class Scorer:
             fold_(self._skeleton, self._pairs)
             convert_(self._skeleton, self._converted, torch.bfloat16)
             rectify_(self._skeleton, self._rectified)
+            if self._int8 is not None:
+                self._int8.fold()
             rows = [
                 self._compare(start, min(start + size, task.stop), points)
                 for start in range(task.start, task.stop, size)

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from prunus.candidates.execution import ScoringExecution
 from prunus.candidates.scorer import Images, Scorer, Tricks
 from prunus.data import Inputs
 from prunus.errors import InputError
@@ -17,7 +18,6 @@ from prunus.graph import cut
 from prunus.plan import Plan
 from prunus.records import Source
 from prunus.train.forward import resolve_device
-from prunus.train.precision import Execution
 from prunus.zoo import load_source
 
 Array = npt.NDArray[np.generic]
@@ -90,7 +90,7 @@ class Setup:
     reference: Array
     difficulty: Array
     calibration: tuple[Arrays, ...]
-    execution: Execution
+    execution: ScoringExecution
     batch_size: int
     tricks: Tricks
     device: str = "cpu"
@@ -100,7 +100,7 @@ class Setup:
         cls,
         blueprint: Blueprint,
         images: Images,
-        execution: Execution,
+        execution: ScoringExecution,
         batch_size: int,
         tricks: Tricks,
         device: str,

@@ -4,41 +4,70 @@ import itertools
 import statistics
 from collections.abc import Sequence
 
+import numpy as np
 from torch import nn
 
+from prunus.candidates.execution import ScoringExecution, ScoringPrecision
+from prunus.candidates.int8_find import has_int8
 from prunus.candidates.scorer import Images, Scorer, Tricks
-from prunus.candidates.task import Task
+from prunus.candidates.task import Result, Task
 from prunus.compute import Compute
+from prunus.errors import InputError
+from prunus.graph import Trace
 from prunus.plan import Plan
-from prunus.train.config import Layout, Precision
+from prunus.train.config import Layout
 from prunus.train.forward import device_of
-from prunus.train.precision import Execution, fastest, has_bfloat16
+from prunus.train.precision import fastest, has_bfloat16
 
 _REPEATS = 3
+_KL_LIMIT = 0.005, 0.02
+"""How far int8 may move a mean KL: nats, and a share of what it is in float32."""
 
 
-def choose_execution(network: nn.Module, images: Images, plan: Plan, compute: Compute) -> Execution:
+def choose_execution(
+    network: nn.Module, found: Trace, images: Images, compute: Compute
+) -> ScoringExecution:
     """The fastest way to score a candidate on this machine; what is not ``auto`` stays.
 
-    Each choice scores one batch: once to warm up, then the median of three. Plain float32 in the
-    usual layout stays unless another takes less than 95 % of its time. A choice that the network
-    cannot run in is left out. The outcome varies with the load of the machine: it is stored and
-    becomes an input of the run.
+    Each choice scores one batch on a candidate with half of the units: once to warm up, then the
+    median of three. Plain float32 in the usual layout stays unless another takes less than 95 % of
+    its time. A choice that the network cannot run in is left out, and int8 where it moves the KL of
+    that candidate, or of the whole network, by more than 0.005 nats and 2 %. The outcome varies with
+    the load of the machine: it is stored and becomes an input of the run.
+
+    Args:
+        network: That candidates are cut from.
+        found: Its trace.
+        images: What candidates are scored on.
+        compute: What is left to choose.
+
+    Raises:
+        InputError: int8 is asked for where this machine or network has none.
     """
     choices = _choices(network, compute)
     if len(choices) == 1:
         return choices[0]
+    half = _half(found)
     seconds = {}
     for choice in choices:
         try:
-            seconds[choice] = _seconds(network, images, plan, compute, choice)
+            seconds[choice] = _seconds(network, images, half, compute, choice)
         except RuntimeError:
             continue  # the plain choice, if it fails too, raises in the scoring itself
-    return fastest(seconds, choices[0])
+    best = fastest(seconds, choices[0])
+    plans = (found.plan({}), half)
+    if best.int8 and not _is_faithful(network, images, plans, compute, best):
+        best = fastest({c: s for c, s in seconds.items() if not c.int8}, choices[0])
+    return best
 
 
-def _choices(network: nn.Module, compute: Compute) -> Sequence[Execution]:
-    precisions: list[Precision] = ["float32"]
+def _choices(network: nn.Module, compute: Compute) -> Sequence[ScoringExecution]:
+    precisions: list[ScoringPrecision] = ["float32"]
+    if compute.precision == "int8" and not has_int8(network):
+        raise InputError(
+            "precision 'int8' needs a CPU that multiplies bytes (VNNI) and a network with 2-D "
+            "convolutions on it; use precision 'auto'"
+        )
     if compute.precision != "auto":
         precisions = [compute.precision]
     elif has_bfloat16(device_of(network)):
@@ -46,14 +75,58 @@ def _choices(network: nn.Module, compute: Compute) -> Sequence[Execution]:
     layouts: list[Layout] = ["contiguous"]
     if compute.layout != "auto":
         layouts = [compute.layout]
+    elif compute.precision == "int8":
+        layouts = ["channels_last"]  # what its kernel takes
     elif any(parameter.ndim == 4 for parameter in network.parameters()):
         layouts.append("channels_last")
-    return list(itertools.starmap(Execution, itertools.product(precisions, layouts)))
+    choices = list(itertools.starmap(ScoringExecution.of, itertools.product(precisions, layouts)))
+    if compute.precision == "auto" and layouts[-1] == "channels_last" and has_int8(network):
+        choices.append(ScoringExecution.of("int8", "channels_last"))
+    return choices
+
+
+def _half(found: Trace) -> Plan:
+    """A candidate with every other unit, or as many as may stay at least."""
+    choice = {}
+    for group in found.cuttable:
+        kept = group.width(group.units // 2)
+        choice[group.name] = np.zeros(group.units, dtype=np.bool_)
+        choice[group.name][np.arange(kept) * group.units // kept] = True
+    return found.plan(choice)
+
+
+def _is_faithful(
+    network: nn.Module,
+    images: Images,
+    plans: Sequence[Plan],
+    compute: Compute,
+    choice: ScoringExecution,
+) -> bool:
+    """Whether a choice scores plans about as float32 in its layout does."""
+    exact = ScoringExecution.of("float32", choice.layout)
+    least, share = _KL_LIMIT
+    for plan in plans:
+        coarse, fine = (
+            float(_scored(network, images, plan, compute, execution)[0].kl.mean())
+            for execution in (choice, exact)
+        )
+        if not abs(coarse - fine) <= least + share * fine:  # nor where it is no number
+            return False
+    return True
 
 
 def _seconds(
-    network: nn.Module, images: Images, plan: Plan, compute: Compute, choice: Execution
+    network: nn.Module, images: Images, plan: Plan, compute: Compute, choice: ScoringExecution
 ) -> float:
+    first, scorer = _scored(network, images, plan, compute, choice)
+    task = Task("trial", plan, 0, first.stop, statistics=first.statistics, calibration=1)
+    return statistics.median(scorer(task).seconds for _ in range(_REPEATS))
+
+
+def _scored(
+    network: nn.Module, images: Images, plan: Plan, compute: Compute, choice: ScoringExecution
+) -> tuple[Result, Scorer]:
+    """One batch of a plan."""
     scorer = Scorer(
         network,
         images,
@@ -62,6 +135,4 @@ def _seconds(
         tricks=Tricks(memory_bytes=0),
     )
     stop = min(compute.batch_size, len(images))
-    first = scorer(Task("trial", plan, 0, stop))
-    task = Task("trial", plan, 0, stop, statistics=first.statistics)
-    return statistics.median(scorer(task).seconds for _ in range(_REPEATS))
+    return scorer(Task("trial", plan, 0, stop, calibration=1)), scorer

@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
+from prunus.candidates.execution import ScoringExecution
 from prunus.candidates.options import Scoring
 from prunus.candidates.prefix import Prefix
 from prunus.candidates.processes import ProcessExecutor
@@ -28,7 +28,6 @@ from prunus.errors import DataError, InputError
 from prunus.graph import Trace
 from prunus.method import Context
 from prunus.plan import Plan
-from prunus.train.config import Layout, Precision
 from prunus.train.forward import (
     forward_logits,
     modes_restored,
@@ -36,14 +35,8 @@ from prunus.train.forward import (
     resolve_device,
     to_place,
 )
-from prunus.train.precision import Execution
 
 _REFERENCE_BATCH = 256
-_EXECUTIONS = {
-    f"{precision} {layout}": Execution(precision, layout)
-    for precision in get_args(Precision)
-    for layout in get_args(Layout)
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +58,7 @@ class Workplace:
     images: Images
     scoring: Scoring
     compute: Compute
-    execution: Execution
+    execution: ScoringExecution
     executor: Executor
     prefix: Prefix | None
 
@@ -259,14 +252,14 @@ def _hire(setup: Setup, compute: Compute) -> Executor:
 
 def _execution(
     network: nn.Module, trace: Trace, images: Images, compute: Compute, store: Store | None
-) -> Execution:
+) -> ScoringExecution:
     """What an earlier part of this run picked, or what a trial picks now."""
     picked = None if store is None else store.setting("execution")
     if picked is not None:
-        return _EXECUTIONS[picked]
-    execution = choose_execution(network, images, trace.plan({}), compute)
+        return ScoringExecution.named(picked)
+    execution = choose_execution(network, trace, images, compute)
     if store is not None:
-        store.set_setting("execution", f"{execution.precision} {execution.layout}")
+        store.set_setting("execution", execution.name)
     return execution
 
 

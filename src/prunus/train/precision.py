@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,9 @@ class Execution:
             device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"
         )
         return context
+
+
+_Choice = TypeVar("_Choice", bound=Execution)
 
 
 def choose_execution(
@@ -105,7 +109,7 @@ def candidates(network: nn.Module, config: TrainConfig, device: torch.device) ->
     return list(itertools.starmap(Execution, itertools.product(precisions, layouts)))
 
 
-def fastest(seconds: Mapping[Execution, float], plain: Execution) -> Execution:
+def fastest(seconds: Mapping[_Choice, float], plain: _Choice) -> _Choice:
     """The fastest choice, or ``plain`` unless the fastest beats it by more than timing noise."""
     best = min(seconds, key=lambda choice: seconds[choice], default=plain)
     if plain in seconds and seconds[best] > _MARGIN * seconds[plain]:

@@ -53,12 +53,15 @@ def _parts(folder: Path, network: str) -> list[Row]:
 
     if (cell := read(folder, "ablation", network)) is not None:
         seconds = {name: statistics.median(found) for name, found in cell["side_seconds"].items()}
-        for name, without in (
-            ("channels_last", "layout"),
-            ("folding of batch norms", "folding"),
-            ("batches of 64 images, not 128", "batch 128"),
+        for name, without, base in (
+            ("channels_last", "layout", "all"),
+            ("folding of batch norms", "folding", "all"),
+            ("batches of 64 images, not 128", "batch 128", "all"),
+            ("bfloat16, not float32", "all", "bfloat16"),
+            ("int8, not float32", "all", "int8"),
         ):
-            note("trick", name, seconds[without] / seconds["all"], "times faster, full mode")
+            if base in seconds:
+                note("trick", name, seconds[without] / seconds[base], "times faster, full mode")
         shared = seconds["no sharing"] / seconds["sharing"]
         note("trick", "shared beginnings of mutants", shared, "times faster, full mode")
         for name, found in cell["halving"].items():
@@ -110,6 +113,7 @@ def _full_row(network: str, cell: Row, engine: str) -> Row:
         "kendall_tau": tau(mine, peer),
         "top8_recall": recall(np.argsort(mine).tolist(), peer),
         "regret_pt": regret(int(np.argmin(mine)), cell, len(mine)),
+        "execution": cell["executions"][engine],
     } | (_bounds(network, peer) if len(mine) == PLANS else {})
 
 
@@ -151,6 +155,7 @@ def _peer_rows(folder: Path, network: str) -> list[Row]:
                 "kendall_tau": None,
                 "top8_recall": None,
                 "regret_pt": None,
+                "execution": cell.get("executions", {}).get(engine),
             }
         )
     return rows
@@ -190,6 +195,7 @@ def _search_rows(folder: Path, network: str, done: Row) -> list[Row]:
                 "kendall_tau": tau([order.index(k) for k in range(PLANS)], peer),
                 "top8_recall": recall(order, peer),
                 "regret_pt": regret(order[0], done),
+                "execution": runs[0].get("execution"),
             }
         )
     return rows

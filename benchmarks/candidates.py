@@ -46,10 +46,12 @@ from candidate_tables import ENGINES, FOLDER, TURN, WANTED, Row, table
 from record import RESULTS, START
 
 from prunus.candidates import Candidate, Engine, Scored, Scoring, ranked
+from prunus.candidates.int8_find import has_int8
 from prunus.compute import Compute
 from prunus.graph import Choice
 from prunus.method import Budget, Context
 from prunus.train import evaluate
+from prunus.train.precision import has_bfloat16
 
 PEER_TURNS = (
     ("tp-bfloat16", score_bfloat16, (range(1, 5), range(5, 9), range(9, 13), range(13, 17))),
@@ -223,7 +225,8 @@ def peers(bench: Bench) -> Row:
                     _, seconds = timed(lambda e=engine, n=numbers: e.score(bench.candidates(n)))
                     turn["engine_s"][name] = seconds
                 rows.append(turn)
-    return {"turns": rows}
+        executions = {name: engine.execution for name, engine in engines.items()}
+    return {"executions": executions, "turns": rows}
 
 
 def search(bench: Bench) -> Row:
@@ -238,11 +241,13 @@ def search(bench: Bench) -> Row:
                 begin = time.perf_counter()
                 scored = engine.score(bench.candidates(range(PLANS)), WANTED)
                 seconds = time.perf_counter() - begin
+                execution = engine.execution
             after = bench.peer(score_pruned, [2 * repeat + 1])
             order = sorted(range(PLANS), key=lambda k, s=scored: ranked(s).index(s[k]))
             runs.append(
                 {
                     "engine": name,
+                    "execution": execution,
                     "engine_s": seconds,
                     "peer_s_per_plan": statistics.mean(s.seconds for s in (*before, *after)),
                     "order": order,
@@ -260,6 +265,10 @@ def ablation(bench: Bench) -> Row:
         "layout": base.model_copy(update={"layout": "contiguous"}),
         "batch 128": base.model_copy(update={"batch_size": 128}),
     }
+    if has_bfloat16(torch.device("cpu")):
+        variants["bfloat16"] = base.model_copy(update={"precision": "bfloat16"})
+    if has_int8(bench.subject.network):
+        variants["int8"] = base.model_copy(update={"precision": "int8"})
     numbers = list(range(1, 1 + TURN))
     seconds: dict[str, list[float]] = {}
     for _ in range(3):

@@ -98,8 +98,10 @@ def candidates(rows: Rows) -> str:
         bounds = [row.get("tau_floor"), row.get("tau_ceiling")]
         beside = "" if bounds[0] is None else f" ({', '.join(_number(b) for b in bounds)})"
         recall, regret = row["top8_recall"], row["regret_pt"]
+        precision = (row.get("execution") or "").partition(" ")[0]
+        engine = f"{row['engine']}, {precision}" if precision else row["engine"]
         lines.append(
-            f"| {row['network']} | {row['mode']} | {row['engine']} | {row['peer']} | {row['plans']} "
+            f"| {row['network']} | {row['mode']} | {engine} | {row['peer']} | {row['plans']} "
             f"| {row['candidates_per_s']:.3f} | {row['peer_candidates_per_s']:.3f} "
             f"| {row['ratio']:.2f} ({row['ratio_min']:.2f} to {row['ratio_max']:.2f}) "
             f"| {_number(row['kendall_tau'])}{beside} | {_number(recall)} "

@@ -112,7 +112,7 @@ def test_halving_sees_the_best_on_all_images_and_others_on_few() -> None:
     halved = search(24, images=288, halving=True)
     seen = values(halved, "images")
     assert set(values(whole, "images")) == {288}
-    assert min(seen) < 128 < max(seen) == 288
+    assert min(seen) <= 128 < max(seen) == 288
     finished = [p for p in halved.history if p.values["complete"]]
     assert len(finished) < len(halved.history) == 24
     # what was seen on all images got the scores that it gets without halving

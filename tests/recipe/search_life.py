@@ -18,7 +18,7 @@ STEPS: tuple[Step, ...] = (
     Prune(
         method="random-search",
         target="macs=0.4",
-        options={"evaluations": 40, "images": 288, "jitter": 1.0},
+        options={"evaluations": 60, "images": 288, "jitter": 1.0},
     ),
     Recalibrate(images=64),
 )

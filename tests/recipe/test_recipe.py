@@ -88,6 +88,7 @@ def test_any_recipe_survives_yaml(steps: list[Prune | Recalibrate | Train], time
     ("old", "new", "said"),
     [
         ("seed: 3", "sead: 3", ["sead", "unknown key", "seed"]),
+        ("round_to: 4\nsteps:", "step:", ["my.yaml: step: unknown key", "steps"]),
         ("seed: 3", "seed: many", ["seed", "'many'", "integer"]),
         ("version: 1", "version: 2", ["version", "2"]),
         ("options: {images: 64}", "option: {}", ["prune.option", "unknown key", "options"]),

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -91,6 +92,47 @@ def test_what_a_student_can_reach_does_not_hang_on_the_dense_network() -> None:
     steps: list[Step] = [Student(model="digits_cnn", arguments={"width": 0.5}), train, target]
     done = compress(Summed(), steps, data, latency=None)
     assert done.record.cost.params <= 0.3 * 4810
+
+
+@pytest.mark.parametrize(
+    ("student", "target", "said"),
+    [
+        (
+            {"model": "digits_cnn", "arguments": {"width": 0.5}},
+            "params=0.0001",
+            r"cannot be reached: of the student .* of 4810 are left; ask for params=0\.\d+ or more",
+        ),
+        ({"model": "digits_cnn", "weights": "nowhere.pt"}, "params=0.3", "nowhere.pt"),
+        (
+            {"model": "digits_cnn", "arguments": {"num_classes": 3}},
+            "params=0.3",
+            "3 outputs",
+        ),
+    ],
+)
+def test_a_student_that_cannot_be_is_refused_before_any_training(
+    student: dict[str, Any], target: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in a row behind another row with a student, which says nothing of the later ones."""
+    data = few_digits()
+    train = Train(epochs=1, lr=0.02, batch_size=32, precision="float32", layout="contiguous")
+    steps: list[Step] = [Student.model_validate(student), train, Prune(method="l1", target=target)]
+    fine: list[Step] = [Student(model="digits_cnn"), train]
+    monkeypatch.setattr("prunus.recipe.execute.fit", None)  # called by none
+    with pytest.raises(PrunusError, match=said):
+        compress(Summed(), steps, data, latency=None)
+    with pytest.raises(PrunusError, match=said):
+        compare(Summed(), {"fine": fine, "wrong": steps}, data, latency=None)
+    assert data.test.evaluations == 0
+
+
+def test_targets_of_rows_behind_a_student_are_looked_at() -> None:
+    data = few_digits()
+    fine: list[Step] = [Student(model="digits_cnn"), Train(epochs=1, lr=0.02)]
+    wrong: list[Step] = [Prune(method="l1", target="macs=0.0001")]
+    with pytest.raises(BudgetError, match="cannot be reached"):
+        compare(trained_cnn(), {"fine": fine, "wrong": wrong}, data, latency=None)
+    assert data.test.evaluations == 0
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,8 @@ class Scoring(Record):
     images: int = Field(default=2000, ge=2)
     calibration_images: int = Field(default=256, ge=2)
     fitness: Quantity = "kl"
-    first_images: int = Field(default=64, ge=2)
-    quick_images: int = Field(default=256, ge=2)
+    first_images: int = Field(default=128, ge=2)
+    quick_images: int = Field(default=128, ge=2)
     quick_calibration_images: int = Field(default=64, ge=2)
     growth: float = Field(default=2.0, gt=1, allow_inf_nan=False)
 

@@ -164,8 +164,9 @@ def _compare(
     """Train and measure the dense network, run all cells."""
     for cell in cells:
         require_engines(subject, lay_out(cell.recipe))
-    actions = [action for cell in cells for action in lay_out(cell.recipe)]
-    found = checked_trace(subject, cells[0].recipe, actions, settings)
+    runs_of = [lay_out(cell.recipe) for cell in cells]
+    actions = [action for run in runs_of for action in run]
+    found = checked_trace(subject, cells[0].recipe, runs_of, settings)
     frame = cells[0].recipe.model_copy(update={"name": "", "steps": (), "seed": 0})
     shared = run_identity(subject, frame, settings, train_first)
     with open_folder(out, {"kind": "comparison", **shared}, resume=resume) as folder:

@@ -231,9 +231,8 @@ def _recalibrate(
 
 def _student(action: Action, step: Student, state: State, tools: Tools) -> tuple[State, Outcome]:
     """Another network in the place of the dense one, which stays the teacher."""
-    source = Source(model=step.model, arguments=step.arguments, weights=step.weights)
     begin = time.perf_counter()
-    origin = student_of(source, state.origin)
+    origin = student_of(step.source, state.origin)
     network = origin.network
     notes: tuple[str, ...] = ()
     if step.embeddings == "teacher":

@@ -22,7 +22,7 @@ from prunus.recipe.measure import LOOKS_FILE, LatencyOptions, Look, accounted_co
 from prunus.recipe.reachable import require_reachable
 from prunus.recipe.recipe import Recipe
 from prunus.recipe.steps import Deploy, Student
-from prunus.recipe.subject import Subject
+from prunus.recipe.subject import Subject, student_of
 from prunus.records import Cost, Source
 from prunus.train import Execution, TrainConfig
 from prunus.train.forward import resolve_device
@@ -84,14 +84,34 @@ def recipe_source(recipe: Recipe) -> Source | None:
 
 
 def checked_trace(
-    subject: Subject, recipe: Recipe, actions: Sequence[Action], settings: Settings
+    subject: Subject, recipe: Recipe, runs: Sequence[Sequence[Action]], settings: Settings
 ) -> Trace:
-    """Trace the dense network, and refuse targets that cannot be reached."""
+    """Trace the dense network, and refuse targets that cannot be reached.
+
+    Args:
+        subject: The dense network and its data.
+        recipe: Says what may be cut.
+        runs: Actions of each run that begins with the network.
+        settings: How it is done.
+
+    Raises:
+        BudgetError: A target is out of reach, of the network or of a run's student.
+        InputError: A student cannot be built, or does not fit the data.
+    """
+    students: dict[str, Subject] = {}
     with phase(settings.progress, "trace"):
         found = trace_network(subject.network, subject, recipe)
-    # What can be cut of a student is seen when it is there.
-    own = takewhile(lambda action: not isinstance(action.step, Student), actions)
-    require_reachable(tuple(own), found)
+        for actions in runs:
+            own = tuple(takewhile(lambda action: not isinstance(action.step, Student), actions))
+            require_reachable(own, found)
+            for action in actions[len(own) :]:
+                if isinstance(action.step, Student):
+                    key = action.step.model_dump_json()
+                    students[key] = students.get(key) or student_of(action.step.source, subject)
+                    student = students[key]
+                elif action.budget is not None:
+                    theirs = trace_network(student.network, student, recipe)
+                    require_reachable([action], theirs, found)
     return found
 
 

@@ -1,6 +1,6 @@
 """Whether a target can be reached at all, and which setting is in its way where it cannot."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import ceil
 
@@ -14,8 +14,13 @@ from prunus.recipe.actions import Action
 from prunus.recipe.steps import Prune
 
 
-def require_reachable(actions: tuple[Action, ...], trace: Trace) -> None:
+def require_reachable(actions: Sequence[Action], trace: Trace, dense: Trace | None = None) -> None:
     """Refuse a target below what is left when every group is cut to its least width.
+
+    Args:
+        actions: Whose targets are looked at.
+        trace: Of the network that they cut.
+        dense: Of the network that shares are of; None: the same.
 
     Raises:
         BudgetError: With what is reachable, and the setting that is in the way.
@@ -25,12 +30,13 @@ def require_reachable(actions: tuple[Action, ...], trace: Trace) -> None:
         budget = action.budget
         if budget is None or not _cuts_units(action):
             continue
-        dense, left = budget.measure(trace, {}), budget.measure(trace, smallest)
-        if left > budget.limit(dense):
+        whole, left = budget.measure(dense or trace, {}), budget.measure(trace, smallest)
+        if left > budget.limit(whole):
+            cut = "" if dense is None else "of the student "
             raise BudgetError(
                 f"{action.path}.target: {budget.quantity}={budget.value:g} cannot be reached: "
-                f"{len(trace.cuttable)} of {len(trace.groups)} groups can be cut, and at their "
-                f"least widths {left} of {dense} are left; {_remedy(budget, trace, left, dense)}"
+                f"{cut}{len(trace.cuttable)} of {len(trace.groups)} groups can be cut, and at their "
+                f"least widths {left} of {whole} are left; {_remedy(budget, trace, left, whole)}"
             )
 
 
@@ -47,27 +53,30 @@ def _smallest(trace: Trace) -> Choice:
     return found
 
 
-def _remedy(budget: Budget, trace: Trace, left: int, dense: int) -> str:
-    """What to write instead."""
-    ask = f"ask for {budget.quantity}={ceil(1000 * left / dense) / 1000:g} or more"
-    blamed = _blamed(budget, trace)
+def _remedy(budget: Budget, trace: Trace, left: int, whole: int) -> str:
+    """What to write instead; ``whole`` is what shares are of."""
+    ask = f"ask for {budget.quantity}={ceil(1000 * left / whole) / 1000:g} or more"
+    nothing_goes = left == budget.measure(trace, {})
+    blamed = _blamed(budget, trace, whole)
     if blamed:
         change = f"change {' and '.join(blamed)}, which stands in the way"
-        return change if left == dense else f"{change}, or {ask}"
-    if left < dense:
+        return change if nothing_goes else f"{change}, or {ask}"
+    if not nothing_goes:
         return ask
     reasons = dict.fromkeys(group.refused for group in trace.groups if group.refused)
     why = next(iter(reasons), "it has no channels in groups")
     return f"nothing of this network can be cut ({why}); give another network"
 
 
-def _blamed(budget: Budget, trace: Trace) -> list[str]:
+def _blamed(budget: Budget, trace: Trace, whole: int) -> list[str]:
     """The settings without which the target can be reached: one where one is enough, else all."""
     given = _settings(trace)
     for name in given:
-        if _reached(budget, trace, {name}):
+        if _reached(budget, trace, whole, {name}):
             return [given[name]]
-    return [*given.values()] if len(given) > 1 and _reached(budget, trace, set(given)) else []
+    return (
+        [*given.values()] if len(given) > 1 and _reached(budget, trace, whole, set(given)) else []
+    )
 
 
 def _settings(trace: Trace) -> Mapping[str, str]:
@@ -84,7 +93,7 @@ def _settings(trace: Trace) -> Mapping[str, str]:
     return found
 
 
-def _reached(budget: Budget, trace: Trace, without: set[str]) -> bool:
+def _reached(budget: Budget, trace: Trace, whole: int, without: set[str]) -> bool:
     """Whether the target can be reached without these settings."""
     groups = tuple(
         replace(
@@ -96,4 +105,4 @@ def _reached(budget: Budget, trace: Trace, without: set[str]) -> bool:
         for group in trace.groups
     )
     free = replace(trace, groups=groups)
-    return budget.measure(free, _smallest(free)) <= budget.limit(budget.measure(free, {}))
+    return budget.measure(free, _smallest(free)) <= budget.limit(whole)

@@ -147,7 +147,8 @@ def load_recipe(path: Path | str) -> Recipe:
 def validation_line(error: ValidationError, where: str) -> str:
     """The first problem in one line: where, which key, what stands there, what to write."""
     problems = error.errors()
-    first = problems[0]
+    # Beside an unknown key a missing one is most likely the same, misspelled.
+    first = min(problems, key=lambda p: p["type"] == "missing")
     paths = {_path(p) for p in problems}
     # What fails because a part of it fails is no problem of its own.
     more = len({p for p in paths if not any(q != p and q.startswith(p) for q in paths)}) - 1

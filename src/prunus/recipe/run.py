@@ -125,7 +125,7 @@ def compress(  # noqa: PLR0913  # all but three are options, by keyword only
         untrained=train_first is not None,
     )
     require_engines(subject, actions)
-    found = checked_trace(subject, asked, actions, settings)
+    found = checked_trace(subject, asked, [actions], settings)
     identity = run_identity(subject, asked, settings, train_first)
     with open_folder(out, identity, resume=resume) as folder:
         place = None if folder is None else folder.path

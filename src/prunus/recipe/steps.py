@@ -12,6 +12,7 @@ from pydantic import (
 
 from prunus.plan import Record
 from prunus.quantize import Deployment
+from prunus.records import Source
 from prunus.train import TrainConfig
 
 
@@ -99,6 +100,11 @@ class Student(Record):
                 f"embeddings='teacher' would overwrite a part of weights='{self.weights}'; give one"
             )
         return self
+
+    @property
+    def source(self) -> Source:
+        """How it is built."""
+        return Source(model=self.model, arguments=self.arguments, weights=self.weights)
 
 
 class Deploy(Deployment):

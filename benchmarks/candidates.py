@@ -57,6 +57,7 @@ PEER_TURNS = (
     ("tp-bfloat16", score_bfloat16, (range(1, 5), range(5, 9), range(9, 13), range(13, 17))),
     ("masks", score_masked, (range(1, 5),)),
 )
+GROWTH_TURNS = 2
 SERIAL_TURNS = 2  # of the full cell that the engine in one process takes part in, too
 BUDGET = Budget.parse("macs=0.5")
 
@@ -265,10 +266,8 @@ def ablation(bench: Bench) -> Row:
         "layout": base.model_copy(update={"layout": "contiguous"}),
         "batch 128": base.model_copy(update={"batch_size": 128}),
     }
-    if has_bfloat16(torch.device("cpu")):
-        variants["bfloat16"] = base.model_copy(update={"precision": "bfloat16"})
-    if has_int8(bench.subject.network):
-        variants["int8"] = base.model_copy(update={"precision": "int8"})
+    for precision in _precisions(bench)[1:]:
+        variants[precision] = base.model_copy(update={"precision": precision})
     numbers = list(range(1, 1 + TURN))
     seconds: dict[str, list[float]] = {}
     for _ in range(3):
@@ -304,24 +303,43 @@ def ablation(bench: Bench) -> Row:
 
 
 def growth(bench: Bench) -> Row:
-    """Candidates a second: by images in this process, then by engine and workers."""
-    rows = []
+    """Candidates a second, by images in this process, then by engine and workers; lines by turns."""
     numbers = list(range(1, 1 + TURN))
-    for images in (128, 512, 2000):
-        with bench.engine(images=images) as engine:
-            _, took = timed(lambda e=engine: e.score(bench.candidates(numbers)))
-        rows.append({"engine": "serial", "workers": 1, "threads": torch.get_num_threads()})
-        rows[-1] |= {"images": images, "plans": len(numbers), "seconds": took}
-    for name in ("serial", "processes", "ray"):
-        for workers in (1, 2) if name != "serial" else (1,):
-            compute = Compute.model_validate({"engine": name, "workers": workers, "threads": 1})
-            with bench.engine(compute) as engine:
+    pinned: Row = {"layout": "channels_last", "precision": _precisions(bench)[-1]}
+    lines: list[Row] = [
+        {"engine": "serial", "workers": 1, "threads": torch.get_num_threads(), "images": images}
+        for images in (128, 512, IMAGES)
+    ]
+    lines += [
+        {"engine": name, "workers": workers, "threads": 1, "images": IMAGES}
+        for name in ("serial", "processes", "ray")
+        for workers in ((1,) if name == "serial" else (1, 2))
+    ]
+    seconds: list[list[float]] = [[] for _ in lines]
+    for _ in range(GROWTH_TURNS):
+        for line, found in zip(lines, seconds, strict=True):
+            settings = {k: v for k, v in line.items() if k != "images"}
+            compute = Compute.model_validate(settings | pinned)
+            with bench.engine(compute, images=line["images"]) as engine:
                 # A worker builds its network at its first task: that is not a rate.
                 engine.score(bench.candidates([62, 63]))
                 _, took = timed(lambda e=engine: e.score(bench.candidates(numbers)))
-            rows.append({"engine": name, "workers": workers, "threads": 1})
-            rows[-1] |= {"images": IMAGES, "plans": len(numbers), "seconds": took}
-    return {"rates": rows}
+            found.append(took)
+    rates = [
+        {**line, "plans": len(numbers), "seconds": statistics.median(found), "turns": found}
+        for line, found in zip(lines, seconds, strict=True)
+    ]
+    return {"rates": rates, "pinned": pinned}
+
+
+def _precisions(bench: Bench) -> list[str]:
+    """Number formats that this machine computes in, from the slowest to the fastest."""
+    found = ["float32"]
+    if has_bfloat16(torch.device("cpu")):
+        found.append("bfloat16")
+    if has_int8(bench.subject.network):
+        found.append("int8")
+    return found
 
 
 def memory(bench: Bench) -> Row:

@@ -118,11 +118,11 @@ class Bench:
         self.subject = subject(network)
         self.choices = plans(network, self.subject.network, self.subject.trace)
         self.images = search_images(self.subject.data)
-        check_peers(self.subject, self.choices[1])
 
     @cached_property
     def judge(self) -> Judge:
-        """Of the peers."""
+        """Of the peers, which are checked before the first is timed."""
+        check_peers(self.subject, self.choices[1])
         return Judge(self.subject.network, self.images)
 
     def engine(
@@ -359,14 +359,17 @@ def memory(bench: Bench) -> Row:
 def peak(network: str, side: str) -> Row:
     """Peak megabytes (10^6 bytes) of this process before and after one side's work."""
     bench = bench_of(network)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    before = _most_resident_mb()
     if side == "dense":
         evaluate(bench.subject.network, bench.images, batch_size=128)
     else:
         with bench.engine() as engine:
             engine.score([*bench.candidates(range(2)), *_mutants(bench, 4)])
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    return {"before_mb": round(before, 1), "peak_mb": round(after, 1)}
+    return {"before_mb": round(before, 1), "peak_mb": round(_most_resident_mb(), 1)}
+
+
+def _most_resident_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def _mutants(bench: Bench, count: int) -> list[Candidate]:

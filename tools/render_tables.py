@@ -137,7 +137,6 @@ TABLES: dict[str, Callable[[Rows], str]] = {
 PLACES: dict[str, tuple[str, Callable[[Rows], str]]] = {
     **{name: (name, draw) for name, draw in TABLES.items()},
     "candidates_avx2": ("candidates_avx2", candidates),
-    "candidates_avx2_parts": ("candidates_avx2_parts", candidates_parts),
     "candidates_amx": ("candidates_amx", candidates),
     **study_tables.TABLES,
     **text_tables.TABLES,

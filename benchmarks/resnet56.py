@@ -19,6 +19,7 @@ import json
 import statistics
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -353,7 +354,10 @@ def table() -> None:
         by_method: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for cell in cells:
             by_method[cell["method"]].append(cell)
-        rows += [_row(method, mine, epochs, images) for method, mine in by_method.items()]
+        rows += [
+            _row(method, mine, epochs, images) | _paired(mine, _best_peer(by_method))
+            for method, mine in by_method.items()
+        ]
     rows.sort(key=lambda r: (-r["finetune_epochs"] * r["train_images"], -r["top1_mean"]))
     write_results("resnet56", rows, speed_up=SPEED_UP, cells=sum(r["seeds"] for r in rows))
     for row in rows:
@@ -361,6 +365,23 @@ def table() -> None:
         print(
             f"{row['method']:>14} {row['top1_mean']:.4f}{spread} n={row['seeds']} {row['macs_ratio']:.2f}x"
         )
+
+
+def _best_peer(cells: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Cells of the peer with the best mean on test; none where no peer has been run."""
+    peers = [cells[name] for name in PEERS if name in cells]
+    return max(peers, key=lambda mine: statistics.mean(c["top1"] for c in mine), default=[])
+
+
+def _paired(cells: list[dict[str, Any]], peer: list[dict[str, Any]]) -> dict[str, Any]:
+    """Top-1 less that of the best peer, seed by seed: cells of one seed see the same data order."""
+    beside = {cell["seed"]: cell["top1"] for cell in peer}
+    less = [cell["top1"] - beside[cell["seed"]] for cell in cells if cell["seed"] in beside]
+    return {
+        "best_peer": peer[0]["method"] if peer else None,
+        "less_best_peer_mean": round(statistics.mean(less), 5) if less else None,
+        "less_best_peer_std": round(statistics.stdev(less), 5) if len(less) > 1 else None,
+    }
 
 
 def _row(method: str, cells: list[dict[str, Any]], epochs: int, images: int) -> dict[str, Any]:

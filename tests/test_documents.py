@@ -59,17 +59,20 @@ def test_the_table_of_resnet56_says_what_it_lacks(
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     import render_tables
 
-    known: dict[str, float] = {
+    known: dict[str, float | str] = {
         "finetune_epochs": 20,
         "train_images": 45_000,
         "seeds": 3,
         "params": 1,
     }
     known |= {"macs_ratio": 2.1, "top1_mean": 0.9, "top1_std": 0.1}
+    known |= {"best_peer": "m1", "less_best_peer_mean": 0.0012, "less_best_peer_std": 0.002}
     rows = [
         {"method": f"m{i}", **known, **(change or {})} for i in range(11 + (change is not None))
     ]
-    assert ("Partial" in render_tables.resnet56(rows)) == partial
+    table = render_tables.resnet56(rows)
+    assert ("Partial" in table) == partial
+    assert table.count("+0.12 ± 0.20 pt") == len(rows) - 1  # the peer has none to itself
 
 
 def test_networks_of_two_scales_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:

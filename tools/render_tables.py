@@ -73,21 +73,31 @@ def resnet56(rows: Rows) -> str:
     lines = [
         f"Fine-tuned {fullest['finetune_epochs']} epoch(s) of {fullest['train_images']:,} images."
         + (
-            f" Partial: the aim is {FULL_EPOCHS} epochs of all images, {FULL_SEEDS} seeds and all methods."
+            f" Partial: the aim is {FULL_EPOCHS} epochs of all images, {FULL_SEEDS} seeds and "
+            f"{FULL_METHODS} methods; here are {len(mine)}."
             if partial
             else ""
         ),
         "",
-        "| method | MACs | parameters | top-1 on test | seeds |",
-        "|---|--:|--:|--:|--:|",
+        f"| method | MACs | parameters | top-1 on test | less {fullest['best_peer']}, paired | seeds |",
+        "|---|--:|--:|--:|--:|--:|",
     ]
     for row in sorted(mine, key=lambda r: -r["top1_mean"]):
         spread = "" if row["top1_std"] is None else f" ± {row['top1_std']:.2%}"
         lines.append(
             f"| {row['method']} | ÷ {row['macs_ratio']:.2f} | {row['params']:,} "
-            f"| {row['top1_mean']:.2%}{spread} | {row['seeds']} |"
+            f"| {row['top1_mean']:.2%}{spread} | {_paired(row)} | {row['seeds']} |"
         )
     return "\n".join(lines)
+
+
+def _paired(row: dict[str, Any]) -> str:
+    """Points less the best peer, with the spread over seeds; nothing for that peer itself."""
+    mean, spread = row["less_best_peer_mean"], row["less_best_peer_std"]
+    if mean is None or row["method"] == row["best_peer"]:
+        return "–"
+    beside = "" if spread is None else f" ± {100 * spread:.2f}"
+    return f"{100 * mean:+.2f}{beside} pt"
 
 
 def candidates(rows: Rows) -> str:
@@ -134,7 +144,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "coverage": coverage,
     "resnet56": resnet56,
 }
-PLACES: dict[str, tuple[str, Callable[[Rows], str]]] = {
+PLACES: dict[str, tuple[str, Callable[[Any], str]]] = {
     **{name: (name, draw) for name, draw in TABLES.items()},
     "candidates_avx2": ("candidates_avx2", candidates),
     "candidates_amx": ("candidates_amx", candidates),

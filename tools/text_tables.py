@@ -13,6 +13,7 @@ MACHINES = {"avx2": "AVX2", "avx512": "AVX-512 VNNI", "amx": "AMX"}
 """Kinds of processors of part (a), by what they multiply int8 with."""
 _MISSING = "–"
 _QUANTIZED = ("int8", "static int8", "float16", "bfloat16")
+_FLOAT16 = " in float16"
 _HALF = "pruning by half + int8"
 
 
@@ -48,6 +49,25 @@ def _sizes(mine: Rows) -> str:
     return "\n".join(
         [*lines, "", "Bold: at most the paper's size. int8 rows store the rest as float16."]
     )
+
+
+def torkunova_gpu(record: dict[str, Any]) -> str:
+    """Part (a) on CUDA: a line a network, in both formats; ratios are of medians timed in turns."""
+    times, where = record["latencies"], record["environment"]
+    dense = times["dense"]["median_ms"]
+    lines = [
+        f"{where['gpu']}, batch {times['dense']['batch']}, {record['sequence']} tokens, "
+        f"PyTorch {where['versions']['torch']}, median of {times['dense']['repeats']} by turns.",
+        "",
+        "| network | float32 ms | × dense | float16 ms | × dense |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for name in (n for n in times if not n.endswith(_FLOAT16)):
+        plain, half = (times[n]["median_ms"] for n in (name, name + _FLOAT16))
+        lines.append(
+            f"| {name} | {plain:.2f} | {dense / plain:.2f} | {half:.2f} | {dense / half:.2f} |"
+        )
+    return "\n".join(lines)
 
 
 def torkunova_quality(rows: Rows, cells: Rows | None = None) -> str:
@@ -181,7 +201,8 @@ def _fold(before: float | None, after: float | None) -> str:
     return _MISSING if before is None or not after else f"{before / after:.2f}"
 
 
-TABLES: dict[str, tuple[str, Callable[[Rows], str]]] = {
+TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "torkunova_gpu": ("gpu", torkunova_gpu),
     "torkunova_aims": ("summary", torkunova_aims),
     "torkunova_sizes": ("summary", torkunova_sizes),
     **{

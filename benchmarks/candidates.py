@@ -19,7 +19,6 @@ memory    peak memory of an evaluation of the dense network, and of the engine, 
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -357,8 +356,9 @@ def memory(bench: Bench) -> Row:
 
 
 def peak(network: str, side: str) -> Row:
-    """Peak megabytes (10^6 bytes) of this process before and after one side's work."""
+    """Megabytes (10^6 bytes) of this process before one side's work, and at its peak. Linux alone."""
     bench = bench_of(network)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak of loading
     before = _most_resident_mb()
     if side == "dense":
         evaluate(bench.subject.network, bench.images, batch_size=128)
@@ -369,7 +369,8 @@ def peak(network: str, side: str) -> Row:
 
 
 def _most_resident_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) * 1024 / 1e6
 
 
 def _mutants(bench: Bench, count: int) -> list[Candidate]:

@@ -19,6 +19,10 @@ Predict = Callable[[Any], Any]
 
 NANOSECONDS_PER_MILLISECOND = 1_000_000
 
+SETTLE_SECONDS = 0.05
+"""Idle threads of an engine look for work, on the cores of the next one, for up to 10 ms (OpenMP) or
+40 ms (ONNX Runtime) after a run."""
+
 
 def measure_latency(
     predict: Predict,
@@ -72,7 +76,9 @@ def measure_latencies(
 ) -> dict[str, Latency]:
     """Time several predictors round robin, so that a slow minute of the machine hits all alike.
 
-    Each round runs every candidate once; caches are therefore as cold for one as for the other.
+    Each round runs every candidate once; caches are therefore as cold for one as for the other. Where
+    several have threads of their own, which only PyTorch's networks share, a turn begins
+    ``SETTLE_SECONDS`` after the one before: each is timed as it runs alone, as it is deployed.
 
     Args:
         named: Name to predictor and its inputs; see `measure_latency`, also for the rest.
@@ -104,22 +110,24 @@ def measure_latencies(
                 runs[name] = partial(predict, inputs)
         stack.enter_context(torch.inference_mode())
         stack.enter_context(_no_garbage_collection())
-        for _ in range(warmup):
-            for run in runs.values():
-                _timed(run, place)
-        for _ in range(repeats):
+        apart = len(named) > 1 and set(engines.values()) != {"torch"}
+        for turn in range(warmup + repeats):
             for name, run in runs.items():
-                nanoseconds[name].append(_timed(run, place))
+                if apart:
+                    time.sleep(SETTLE_SECONDS)
+                taken = _timed(run, place)
+                if turn >= warmup:
+                    nanoseconds[name].append(taken)
     return {
         name: _summary(
-            taken,
+            found,
             warmup=warmup,
             batch=batch,
             threads=used_threads,
             device=str(place),
             engine=str(engines[name]),
         )
-        for name, taken in nanoseconds.items()
+        for name, found in nanoseconds.items()
     }
 
 

@@ -68,8 +68,9 @@ def _parts(folder: Path, network: str) -> list[Row]:
             saved = PLANS * IMAGES / found["images"]
             note("trick", f"halving by {name}", saved, "times fewer search images")
     if (cell := read(folder, "growth", network)) is not None:
+        precision = (cell.get("pinned") or {}).get("precision", "float32")
         for row in cell["rates"]:
-            what = f"{row['engine']}, {row['workers']} x {row['threads']} threads"
+            what = f"{row['engine']}, {row['workers']} x {row['threads']} threads, {precision}"
             rate = row["plans"] / row["seconds"]
             note("growth", f"{what}, {row['images']} images", rate, "candidates/s")
     if (cell := read(folder, "memory", network)) is not None:

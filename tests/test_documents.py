@@ -86,6 +86,19 @@ def test_networks_of_two_scales_are_told_apart(monkeypatch: pytest.MonkeyPatch) 
     assert "| genetic |" in table and "5 epochs of fine-tuning a round" in table
     table = study_tables.kuzmin_quality([one, {"method": "l2", "scale": "full", **known}])
     assert "| genetic (small) |" in table and "| l2 (full) |" in table
+    assert "Not measured: vgg16_bn: genetic, l2, random-search," in table
+
+
+def test_what_kills_did_is_told_from_their_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import render_tables
+
+    known = {"computed_twice": 0, "forgotten": 0, "same_as_alone": True}
+    once = {"killed_after_results": [7], "lost_in_flight": [1], **known}
+    twice = {"killed_after_results": [3, 9], "lost_in_flight": [0, 1], **known}
+    told = render_tables.candidate_kills([once, {**twice, "same_as_alone": False, "forgotten": 4}])
+    assert told.startswith("2 searches, 3 kills by SIGKILL: 1 end with the plan")
+    assert "0 were computed again and 4 forgotten, 2 were lost in flight" in told
 
 
 def test_every_method_has_a_card() -> None:
@@ -130,4 +143,6 @@ def test_every_recipe_and_every_command_of_a_page_can_be_read(page: Path) -> Non
     for line in lines:
         if line.startswith("prunus ") and "|" not in line:
             name, *rest = shlex.split(line.replace(" ...", ""), comments=True)[1:]
-            commands[name].make_context(name, rest)
+            given = commands[name].make_context(name, rest).params
+            if name == "measure":  # which needs one of them
+                assert (given["data"] is None) != (given["shape"] is None), line

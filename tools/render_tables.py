@@ -79,7 +79,7 @@ def resnet56(rows: Rows) -> str:
             else ""
         ),
         "",
-        f"| method | MACs | parameters | top-1 on test | less {fullest['best_peer']}, paired | seeds |",
+        f"| method | MACs | parameters | top-1 on test | difference to {fullest['best_peer']}, paired | seeds |",
         "|---|--:|--:|--:|--:|--:|",
     ]
     for row in sorted(mine, key=lambda r: -r["top1_mean"]):
@@ -123,6 +123,20 @@ def candidates(rows: Rows) -> str:
     return "\n".join(lines)
 
 
+def candidate_kills(rows: Rows) -> str:
+    """What became of searches that were killed, in a sentence."""
+    kills = sum(len(row["killed_after_results"]) for row in rows)
+    same, lost = (
+        sum(row["same_as_alone"] for row in rows),
+        sum(sum(r["lost_in_flight"]) for r in rows),
+    )
+    twice, forgotten = (sum(row[name] for row in rows) for name in ("computed_twice", "forgotten"))
+    return (
+        f"{len(rows)} searches, {kills} kills by SIGKILL: {same} end with the plan of the one left alone; of stored "
+        f"results {twice} were computed again and {forgotten} forgotten, {lost} were lost in flight."
+    )
+
+
 def candidates_parts(rows: Rows) -> str:
     """Tricks, growth and memory, a line each."""
     lines = ["| network | | | |", "|---|---|---|--:|"]
@@ -146,6 +160,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
 }
 PLACES: dict[str, tuple[str, Callable[[Any], str]]] = {
     **{name: (name, draw) for name, draw in TABLES.items()},
+    "candidate_kills": ("candidates/kills", candidate_kills),
     "candidates_avx2": ("candidates_avx2", candidates),
     "candidates_amx": ("candidates_amx", candidates),
     **study_tables.TABLES,

@@ -9,6 +9,20 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 STUDIES = ROOT / "studies"
 SEEDS = 3  # that a difference is claimed with
+NETWORKS = ("vgg16_bn", "resnet18")
+METHODS = (
+    "genetic",
+    "l2",
+    "random-search",
+    "random",
+    "genetic-paper",
+    "scratch",
+    "genetic-kernels",
+    "taylor",
+)
+"""Of study K."""
+VARIANTS = {"guided": "guided by taylor"}
+"""Names of the ablation, which began when that was the default."""
 
 Rows = list[dict[str, Any]]
 
@@ -35,20 +49,33 @@ def kuzmin_quality(rows: Rows) -> str:
         "| network | round | method | parameters | executed MACs (M) | top-1 | seeds | the paper's |",
         "|---|--:|---|--:|--:|--:|--:|--:|",
     ]
-    scales = list(dict.fromkeys(r["scale"] for r in rows))
+    scales = list(dict.fromkeys(r["scale"] for r in rows if r["scale"]))
     for r in rows:
         # Networks of two scales were not trained alike: where both stand here, each line says which.
-        method = r["method"] if len(scales) == 1 else f"{r['method']} ({r['scale']})"
+        alone = len(scales) == 1 or not r["scale"]
+        method = r["method"] if alone else f"{r['method']} ({r['scale']})"
         lines.append(
             f"| {r['network']} | {r['round']} | {method} | {r['params']:,} | {r['macs'] / 1e6:.1f} "
             f"| {_percent(r['top1_mean'], r['top1_std'])} | {r['seeds']} | {r['paper_top1']:.2%} |"
         )
     lines.append("")
     lines += [f"Scale `{scale}`: {_scale(scale)}." for scale in scales]
-    few = sum(r["seeds"] < SEEDS for r in rows)
+    compressed = [r for r in rows if r["scale"]]
+    few = sum(r["seeds"] < SEEDS for r in compressed)
     if few:
-        lines += ["", f"Partial: {few} of {len(rows)} lines have fewer than {SEEDS} seeds."]
+        lines += ["", f"Partial: {few} of {len(compressed)} lines have fewer than {SEEDS} seeds."]
+    lines += [f"Not measured: {text}." for text in _unmeasured(rows)]
     return "\n".join(lines)
+
+
+def _unmeasured(rows: Rows) -> list[str]:
+    """Methods of the study without any cell, network by network."""
+    missing = []
+    for network in NETWORKS:
+        known = {r["method"] for r in rows if r["network"] == network}
+        if lacks := [method for method in METHODS if method not in known]:
+            missing.append(f"{network}: {', '.join(lacks)}")
+    return missing
 
 
 def _scale(name: str) -> str:
@@ -87,7 +114,7 @@ def kuzmin_ablation(rows: Rows) -> str:
     for r in rows:
         spread = "" if r["kl_std"] is None else f" ± {r['kl_std']:.3f}"
         lines.append(
-            f"| {r['network']} | {r['variant']} | {r['kl']:.3f}{spread} "
+            f"| {r['network']} | {VARIANTS.get(r['variant'], r['variant'])} | {r['kl']:.3f}{spread} "
             f"| {_percent(r['top1'], r['top1_std'])} | {r['evaluations']:.0f} | {r['seconds']:.0f} "
             f"| {r['seeds']} |"
         )

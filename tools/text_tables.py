@@ -34,8 +34,8 @@ def _sizes(mine: Rows) -> str:
     lines = [
         f"{'; '.join(places)}.",
         "",
-        "| row | MB | the paper's | CPU ms | × own float32 | × PyTorch float32 |",
-        "|---|--:|--:|--:|--:|--:|",
+        "| row | MB | the paper's | CPU ms | × own float32 | × PyTorch float32 | its F1 in (b) |",
+        "|---|--:|--:|--:|--:|--:|---|",
     ]
     for row in mine:
         paper = row["paper_size_mb"]
@@ -44,20 +44,30 @@ def _sizes(mine: Rows) -> str:
         lines.append(
             f"| {row['row']} | {met or format(row['size_mb'], '.2f')} | {beside} "
             f"| {row['cpu_ms']:.1f} | {_fold(row['fp32_same_engine_cpu_ms'], row['cpu_ms'])} "
-            f"| {_fold(row['fp32_eager_cpu_ms'], row['cpu_ms'])} |"
+            f"| {_fold(row['fp32_eager_cpu_ms'], row['cpu_ms'])} | {_f1_row(row)} |"
         )
-    return "\n".join(
-        [*lines, "", "Bold: at most the paper's size. int8 rows store the rest as float16."]
+    told = (
+        "Bold: at most the paper's size. Rows of int8 linear layers store the rest as float16, those of "
+        "int8 embeddings alone keep it in float32."
     )
+    return "\n".join([*lines, "", told])
+
+
+def _f1_row(row: dict[str, Any]) -> str:
+    named = row["f1_row"]
+    return "same row" if named == row["row"] else named or _MISSING
 
 
 def torkunova_gpu(record: dict[str, Any]) -> str:
     """Part (a) on CUDA: a line a network, in both formats; ratios are of medians timed in turns."""
     times, where = record["latencies"], record["environment"]
     dense = times["dense"]["median_ms"]
-    lines = [
+    told = (
         f"{where['gpu']}, batch {times['dense']['batch']}, {record['sequence']} tokens, "
-        f"PyTorch {where['versions']['torch']}, median of {times['dense']['repeats']} by turns.",
+        f"PyTorch {where['versions']['torch']}, median of {times['dense']['repeats']} by turns."
+    )
+    lines = [
+        told,
         "",
         "| network | float32 ms | × dense | float16 ms | × dense |",
         "|---|--:|--:|--:|--:|",
@@ -82,7 +92,7 @@ def torkunova_quality(rows: Rows, cells: Rows | None = None) -> str:
         parts += [
             f"**{data}**, {group[0]['network']}: dense F1 {told}.",
             "",
-            "| row | F1 | seeds | less dense (95 %) | accuracy | MB | CPU ms | × own float32 | × PyTorch float32 | the paper's F1 |",
+            "| row | F1 | seeds | difference to dense (95 %) | accuracy | MB | CPU ms | × own float32 | × PyTorch float32 | the paper's F1 |",
             "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
         ]
         for row in sorted(group, key=lambda r: -r["f1_mean"]):
@@ -99,7 +109,7 @@ def torkunova_quality(rows: Rows, cells: Rows | None = None) -> str:
         parts.append("")
     if parts:
         parts.append(
-            "Less dense: of the seed that lost most, with the paired bootstrap's interval for that one "
+            "Difference to dense: of the seed that lost most, with the paired bootstrap's interval for that one "
             "network, over other texts and not over other seeds. CPU ms: the mean over seeds, which "
             "ran at different times; × float32: the median over seeds of ratios that were timed in "
             "turns."

@@ -91,6 +91,8 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder of the run folders")
     options = parser.parse_args()
     if options.command == "run":
+        for network in options.network:
+            look_at_dense(network, options.device)
         shard, shards = (int(part) for part in options.shard.split("/"))
         queue = list(_queue(options))
         for chain in queue[shard - 1 :: shards]:
@@ -269,6 +271,21 @@ def method_and_options(method: str, scale: Scale) -> tuple[str, dict[str, Any]]:
     return table.get(method, (method, {}))
 
 
+def look_at_dense(network: str, device: str) -> None:
+    """Round 1, the shared checkpoint: one look at the test split, unless there is a record of it."""
+    file = CELLS / f"dense-{network}.json"
+    if file.exists():
+        return
+    started, data, dense = environment_of(device), data_of(network), load_source(DENSE[network])
+    cost = measure_cost(dense, next(iter(data.train.batches(1)))[0])
+    seen = evaluate(dense, data.test, device=device)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    row: dict[str, Any] = {"params": cost.params, "macs": cost.macs}
+    row["effective_macs"] = cost.effective_macs
+    row |= {"network": network, "top1": seen.top1, "test_samples": seen.samples}
+    write(file, row | {"test_evaluations": 1, "environment": started})
+
+
 def write_summary() -> None:
     """``summary.json`` from the cells: one line a network, round and method, at the fullest scale."""
     found: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
@@ -279,13 +296,31 @@ def write_summary() -> None:
             mine.setdefault((row["network"], row["round"], row["method"]), []).append(row)
         found |= mine
     order = {name: k for k, name in enumerate((*DENSE, *METHODS))}
-    rows = [
+    rows = [_dense_row(path) for path in sorted(CELLS.glob("dense-*.json"))]
+    rows += [
         _summary(key, cells)
         for key, cells in sorted(
             found.items(), key=lambda item: (order[item[0][0]], item[0][1], order[item[0][2]])
         )
     ]
     write(SUMMARY, rows)
+
+
+def _dense_row(path: Path) -> dict[str, Any]:
+    cell = read(path)
+    network = cell["network"]
+    return {
+        "network": network,
+        "round": 1,
+        "method": "dense",
+        "scale": None,
+        **{name: cell[name] for name in ("params", "macs", "effective_macs")},
+        "top1_mean": round(cell["top1"], 5),
+        "top1_std": None,
+        "seeds": 1,
+        "paper_params": paper.PARAMS[network][0],
+        "paper_top1": paper.TOP1[network][0],
+    }
 
 
 def _summary(key: tuple[str, int, str], cells: list[dict[str, Any]]) -> dict[str, Any]:

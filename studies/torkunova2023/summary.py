@@ -2,10 +2,13 @@
 
 import json
 import statistics
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import paper
+
+_HALF = "pruning by half"
 
 Rows = list[dict[str, Any]]
 
@@ -21,10 +24,12 @@ def write(results: Path) -> None:
         groups.setdefault((cell["set"], cell["row"]), []).append(cell)
     rows = [_quality(group) for group in groups.values()]
     gpu = _gpu_times(results / "gpu.json")
+    known = {row["row"] for row in rows}
     for folder, machine in MACHINES.items():
         for path in sorted((results / folder).glob("*.json")):
             row = _size(_read(path))
-            rows.append({**row, "gpu_ms": gpu.get(row["row"]), "machine": machine})
+            more = {"gpu_ms": gpu.get(row["row"]), "f1_row": f1_row(row["row"], known)}
+            rows.append({**row, **more, "machine": machine})
     (results / "summary.json").write_text(
         json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )
@@ -78,7 +83,6 @@ def _size(cell: dict[str, Any]) -> dict[str, Any]:
         "f1_mean": None,
         "f1_std": None,
         "seeds": 0,
-        "f1_row": cell["row"],
         "cpu": cell["environment"]["cpu"],
         "threads": cell["latency"]["threads"],
         "cpu_ms": _ms(cell["latency"]),
@@ -89,6 +93,20 @@ def _size(cell: dict[str, Any]) -> dict[str, Any]:
         "commit": cell["environment"]["commit"],
         "dirty": cell["environment"]["dirty"],
     }
+
+
+def f1_row(row: str, known: Collection[str]) -> str | None:
+    """The row of part (b) that tells the quality of a row of part (a), of those that there are.
+
+    >>> f1_row("pruning by half + int8 (openvino)", {"pruning + int8 (openvino)"})
+    'pruning + int8 (openvino)'
+    """
+    if row.startswith("none"):
+        return "dense"
+    if row.startswith("pruning") and not row.startswith(_HALF):
+        return None  # part (b) prunes by half
+    named = row.replace(_HALF, "pruning")
+    return named if named in known else None
 
 
 def _gpu_times(file: Path) -> dict[str, float | None]:

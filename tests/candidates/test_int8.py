@@ -1,6 +1,7 @@
 """Convolutions in int8: bytes by the formula, found where nothing else changes, near float32."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
+from prunus.candidates import workplace
 from prunus.candidates.execution import ScoringExecution
 from prunus.candidates.fold import find_pairs
 from prunus.candidates.int8 import Int8Layers
@@ -20,6 +22,7 @@ from prunus.candidates.kernels import find_rectified
 from prunus.candidates.scorer import Scorer, Tricks
 from prunus.candidates.skeleton import Skeleton
 from prunus.candidates.task import Task
+from prunus.errors import InputError
 from prunus.graph import Trace, cut, trace
 from prunus.graph.certify import relative_difference
 from prunus.plan import Plan
@@ -62,8 +65,11 @@ def test_bytes_are_the_nearest_and_nothing_is_lost_at_zero(
     assert made.dtype == torch.uint8
     back = held.scale * (made.double() - held.zero)
     assert back[1] == 0
-    # Half a step; three digits of the scale and a rounded zero point cost the ends a little more.
-    assert (back - x.double()).abs().max() <= (0.51 + 0.005 * 255 + 0.5) * held.scale + 1e-12
+    least, most = -held.scale * held.zero, held.scale * (255 - held.zero)
+    there = x.double().clamp(least, most)
+    assert (back - there).abs().max() <= (0.5 + 1e-4) * held.scale + 1e-12
+    # Three digits of the scale and a rounded zero point cost the ends a little.
+    assert (x.double() - there).abs().max() <= (0.005 * 255 + 0.5) * held.scale + 1e-12
 
 
 def test_bytes_by_hand() -> None:
@@ -102,6 +108,25 @@ def read_twice() -> nn.Module:
     return Wired(wiring, b=nn.Conv2d(3, 3, 1), **parts)
 
 
+def linked(read: Callable[[Any, Tensor], Tensor]) -> Callable[[], nn.Module]:
+    """Two layers, the second of which reads what the first one's batch norm returns in some way."""
+
+    def wiring(m: Any, x: Tensor) -> Tensor:
+        out: Tensor = read(m, m.norm(m.a(x))).mean((2, 3))
+        return out
+
+    parts = {"a": nn.Conv2d(3, 3, 1), "norm": nn.BatchNorm2d(3), "relu": nn.ReLU()}
+    return lambda: Wired(wiring, b=nn.Conv2d(3, 3, 1), **parts)
+
+
+def checked(m: Any, y: Tensor) -> Tensor:
+    z: Tensor = m.relu(y)
+    if torch.isnan(z).any():
+        raise ValueError("not a number")
+    out: Tensor = m.b(z)
+    return out
+
+
 def called_twice() -> nn.Module:
     def wiring(m: Any, x: Tensor) -> Tensor:
         out: Tensor = m.a(m.a(x)).mean((2, 3))
@@ -117,6 +142,7 @@ def tied() -> nn.Module:
 
 
 Found = dict[str, tuple[str | None, str | None, str | None]]
+NOT_LINKED: Found = {"a": ("norm", "relu", None), "b": (None, None, None)}
 CASES: dict[str, tuple[Callable[[], nn.Module], Found]] = {
     "chain": (
         lambda: stack(*conv_block(), *conv_block(nn.ReLU(inplace=True)), nn.Conv2d(3, 2, 1)),
@@ -126,6 +152,16 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Found]] = {
         read_twice,
         {"a": ("norm", "relu", None), "b": (None, None, None)},
     ),
+    "read by one": (
+        linked(lambda m, y: m.b(m.relu(y))),
+        {"a": ("norm", "relu", "b"), "b": (None, None, None)},
+    ),
+    "rectified for others, too": (linked(lambda m, y: m.b(m.relu(y)) + y.relu()), NOT_LINKED),
+    # These return the very tensor in float32, and numbers 0 to 255 where it holds bytes.
+    "cast": (linked(lambda m, y: m.b(m.relu(y).to(m.b.weight.dtype))), NOT_LINKED),
+    "clamped in place": (linked(lambda m, y: m.b(m.relu(y).clamp_(max=99.0))), NOT_LINKED),
+    "refuses NaN": (linked(checked), NOT_LINKED),
+    "by keyword": (linked(lambda m, y: m.b(input=m.relu(y))), {"a": ("norm", "relu", None)}),
     "clipped": (
         lambda: stack(*conv_block(nn.ReLU6()), nn.Conv2d(3, 2, 1)),
         {"0.0": ("0.1", None, None), "0.3": (None, None, None)},
@@ -157,6 +193,18 @@ def test_layers_are_found(case: str) -> None:
     assert unchanged(network, before)
     assert network.training
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
+
+
+@needs_int8
+@pytest.mark.parametrize("case", [case for case, (_, found) in CASES.items() if found])
+def test_what_is_found_computes_about_the_same(case: str) -> None:
+    network = enliven_(CASES[case][0]())
+    skeleton = Skeleton(network, channels_last=True)
+    layers = Int8Layers(skeleton, found_in(network, RGB))
+    layers.load()
+    layers.fold()
+    x = RGB.contiguous(memory_format=torch.channels_last)
+    assert 0 < relative_difference(forward(network, x), forward(skeleton.module, x)) < 0.05
 
 
 @needs_int8
@@ -202,6 +250,7 @@ def test_convolutions_are_those_of_whole_numbers(settings: dict[str, Any]) -> No
     with torch.no_grad():
         norm.weight[0] = -norm.weight[0].abs()
         layer.weight[1] = 0
+        norm.weight[2] = 0  # as some networks begin with
     found = found_in(network, RGB)
     skeleton = Skeleton(network, channels_last=True)
     layers = Int8Layers(skeleton, found)
@@ -317,6 +366,28 @@ def test_int8_needs_a_cpu_that_multiplies_bytes(
     monkeypatch.setattr("prunus.candidates.int8_find.processor_line", lambda *_: flags_line)
     assert has_int8(stack(nn.Conv2d(3, 2, 1))) is expected
     assert not has_int8(nn.Linear(2, 2))
+
+
+def test_a_machine_without_it_scores_nothing_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker elsewhere, or a run that was begun elsewhere."""
+    network, held = (
+        stack(nn.Conv2d(3, 2, 1)),
+        small_images(stack(nn.Conv2d(3, 2, 1)), (3, 8, 8), 64, classes=2),
+    )
+    monkeypatch.setattr("prunus.candidates.int8_find.has_int8", lambda _: False)
+    with pytest.raises(InputError, match="needs a CPU.*go on on such machines alone"):
+        Scorer(network, held, execution=INT8)
+    store: Any = SimpleNamespace(setting={"execution": INT8.name}.get)
+    given: Any = (network, None, held, None, store)
+    with pytest.raises(InputError, match="needs a CPU.*this run has scores in it"):
+        workplace._execution(*given)
+    monkeypatch.setattr("prunus.candidates.int8_find.has_int8", lambda _: True)
+    assert workplace._execution(*given) == INT8
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_int8_is_of_networks_in_float32(dtype: torch.dtype) -> None:
+    assert not has_int8(nn.Conv2d(3, 2, 1).to(dtype))
 
 
 def test_names_are_read_back() -> None:

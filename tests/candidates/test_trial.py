@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from prunus.candidates import trial
 from prunus.candidates.execution import ScoringExecution as Execution
+from prunus.candidates.int8_find import has_int8
 from prunus.candidates.scorer import Scorer
 from prunus.candidates.trial import choose_execution
 from prunus.compute import Compute
@@ -24,6 +25,11 @@ PLAIN, LAST = Execution(), Execution("float32", "channels_last")
 BF16, BF16_LAST = Execution("bfloat16", "contiguous"), Execution("bfloat16", "channels_last")
 
 INT8, INT8_PLAIN = (Execution.of("int8", layout) for layout in ("channels_last", "contiguous"))
+
+
+needs_int8 = pytest.mark.skipif(
+    not has_int8(nn.Conv2d(1, 1, 1)), reason="this CPU does not multiply bytes (VNNI)"
+)
 
 
 @pytest.fixture
@@ -165,18 +171,50 @@ def test_int8_where_it_is_fastest_and_faithful(
     assert timed
 
 
-@pytest.mark.usefixtures("bytes_here")
-def test_int8_that_is_asked_for_is_taken_untried(
+def test_int8_that_is_asked_for_is_taken_where_it_runs(
     timed: list[Execution], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial, "has_int8", lambda _: True)
+    monkeypatch.setattr("prunus.candidates.int8_find.has_int8", lambda _: True)
+    ran: list[Execution] = []
+    monkeypatch.setattr(trial, "_scored", lambda *given: ran.append(given[-1]))
     assert choose(enliven_(chain()), precision="int8") == INT8
     assert choose(enliven_(chain()), precision="int8", layout="contiguous") == INT8_PLAIN
+    assert ran == [INT8, INT8_PLAIN]
     assert timed == []
 
 
+@needs_int8
+def test_int8_of_a_network_that_cannot_run_in_its_layout_is_refused() -> None:
+    with pytest.raises(InputError, match=r"cannot run in it \(view size.*use precision 'auto'"):
+        choose(enliven_(ViewsItsImage()), precision="int8")
+
+
+class Checks(nn.Module):
+    """Refuses numbers that are none, takes a layer by keyword, and reads what a ReLU read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+        self.first, self.second = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+        self.relu, self.other, self.head = nn.ReLU(), nn.ReLU(), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.first(self.a(x)))
+        assert torch.isfinite(y).all()
+        z = self.second(self.b(input=y))
+        y = self.c(self.other(z)) + z.relu()
+        out: Tensor = self.head(y.mean((2, 3)))
+        return out
+
+
+@needs_int8
+def test_nothing_that_a_network_does_with_numbers_ends_the_trial() -> None:
+    assert isinstance(choose(enliven_(Checks())), Execution)
+    assert choose(enliven_(Checks()), precision="int8") == INT8
+
+
 def test_int8_that_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "has_int8", lambda _: False)
+    monkeypatch.setattr("prunus.candidates.int8_find.has_int8", lambda _: False)
     with pytest.raises(InputError, match="precision 'int8' needs a CPU.*use precision 'auto'"):
         choose(enliven_(chain()), precision="int8")
 

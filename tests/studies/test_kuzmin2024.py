@@ -107,6 +107,25 @@ def test_from_scratch_has_the_epochs_of_all_rounds(study: ModuleType, tmp_path: 
     assert not cell["search_seen_in_pretraining"]
 
 
+def test_the_dense_network_is_looked_at_once_and_stands_before_its_rounds(
+    study: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study.look_at_dense("digits_cnn", "cpu")
+    (cell,) = _cells(study)
+    assert (cell["network"], cell["test_evaluations"]) == ("digits_cnn", 1)
+    assert cell["test_samples"] == len(load_data("digits").test)
+    assert cell["params"] == sum(p.numel() for p in build("digits_cnn").parameters())
+    monkeypatch.setattr(study, "evaluate", None)  # a second look would fail
+    study.look_at_dense("digits_cnn", "cpu")
+    study.write_summary()
+    (row,) = json.loads(study.SUMMARY.read_text(encoding="utf-8"))
+    assert (row["round"], row["method"], row["top1_mean"]) == (1, "dense", round(cell["top1"], 5))
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import study_tables
+
+    assert "| digits_cnn | 1 | dense |" in study_tables.kuzmin_quality([row])
+
+
 def test_the_queue_puts_every_method_of_a_seed_before_the_next_seed(study: ModuleType) -> None:
     options = type("Options", (), {})()
     options.seed, options.method, options.network = [0, 1], ["genetic", "scratch"], ["vgg16_bn"]

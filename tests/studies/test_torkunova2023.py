@@ -191,6 +191,25 @@ def test_times_on_a_gpu_stand_beside_the_rows_that_run_there(
     assert found == {"none": round(times["dense"]["median_ms"], 3), "int8 linear (torch)": None}
 
 
+@pytest.mark.parametrize(
+    ("row", "quality"),
+    [
+        ("none (openvino)", "dense"),
+        ("tucker", "tucker"),
+        ("pruning", None),  # by a third, where part (b) prunes by half
+        ("pruning + int8 (openvino)", None),
+        ("pruning by half", "pruning"),
+        ("pruning by half + int8 (openvino)", "pruning + int8 (openvino)"),
+        ("distilled + int8 embeddings (openvino)", None),  # not in part (b)
+    ],
+)
+def test_a_size_names_the_row_that_tells_its_quality(
+    study: ModuleType, row: str, quality: str | None
+) -> None:
+    known = {"tucker", "pruning", "pruning + int8 (openvino)"}
+    assert study.summary.f1_row(row, known) == quality
+
+
 class _Words(torch.nn.Module):
     """Takes texts, as the study's networks do."""
 

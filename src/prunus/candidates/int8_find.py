@@ -1,17 +1,19 @@
 """Which convolutions of a network can run in int8, with the ranges of what they read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from prunus.candidates.fold import SAME, Pair
 from prunus.candidates.int8_bytes import Bytes, has_kernel
 from prunus.candidates.kernels import Rectified, converted_layers, is_plain_convolution
 from prunus.candidates.skeleton import Skeleton
 from prunus.data import Inputs
+from prunus.errors import InputError
 from prunus.graph.certify import relative_difference
 from prunus.graph.inputs import call
 from prunus.records import processor_line
@@ -22,15 +24,29 @@ _INSTRUCTIONS = {"avx512_vnni", "avx_vnni"}
 
 
 def has_int8(network: nn.Module) -> bool:
-    """Whether a network has convolutions, on a CPU that multiplies bytes, and PyTorch the kernels."""
+    """Whether a float32 network has convolutions, on a CPU that multiplies bytes with kernels for it."""
     return (
         any(is_plain_convolution(module) for module in network.modules())
-        and all(parameter.device.type == "cpu" for parameter in network.parameters())
+        and all(p.device.type == "cpu" for p in network.parameters())
+        and all(p.dtype == torch.float32 for p in network.parameters() if p.is_floating_point())
         and not _INSTRUCTIONS.isdisjoint(processor_line("flags").split())
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and hasattr(torch.ops.onednn, "qconv2d_pointwise")
         and has_kernel()
     )
+
+
+def require_int8(network: nn.Module, remedy: str) -> None:
+    """Refuse a network or a machine without int8.
+
+    Raises:
+        InputError: There is none; says ``remedy``.
+    """
+    if not has_int8(network):
+        raise InputError(
+            "precision 'int8' needs a CPU that multiplies bytes (VNNI) and a float32 network with "
+            f"2-D convolutions on it; {remedy}"
+        )
 
 
 @dataclass(frozen=True)
@@ -80,9 +96,13 @@ def find_int8(
         network.eval()
         for batch in calibration:
             watch.see(batch)
-    once = [path for path in plain if watch.calls.get(path) == len(calibration)]
+    once = [
+        path
+        for path in plain
+        if watch.calls.get(path) == len(calibration) and path not in watch.by_keyword
+    ]
     links = [
-        _Link(relus[layer], layer, reader)
+        _Link(layer, norms[layer], relus[layer], reader)
         for layer, reader in watch.readers.items()
         if {layer, reader} <= set(once)
     ]
@@ -115,6 +135,7 @@ class _Watch:
         self.ranges: dict[str, tuple[float, float]] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.calls: dict[str, int] = {}
+        self.by_keyword: set[str] = set()
         self.readers: dict[str, str] = {}
 
     def see(self, batch: Inputs) -> None:
@@ -134,11 +155,14 @@ class _Watch:
 
     def _read(self, path: str) -> Any:
         def hook(_module: nn.Module, given: tuple[Any, ...]) -> None:
+            self.calls[path] = self.calls.get(path, 0) + 1
+            if not given:
+                self.by_keyword.add(path)
+                return
             x: Tensor = given[0]
             low, high = self.ranges.get(path, (0.0, 0.0))
             self.ranges[path] = min(low, float(x.min())), max(high, float(x.max()))
             self.shapes.setdefault(path, tuple(x.shape))
-            self.calls[path] = self.calls.get(path, 0) + 1
             maker = self._made.get(id(x))
             if maker is not None:
                 self.readers[maker[0]] = path
@@ -154,24 +178,32 @@ class _Watch:
 
 @dataclass(frozen=True)
 class _Link:
-    """A ReLU behind a layer, and who reads what it returns."""
+    """A layer, the batch norm and the ReLU behind it, and who reads what these return."""
 
-    relu: str
     layer: str
+    norm: str
+    relu: str
     reader: str
+
+
+class _MisreadError(Exception):
+    """A reader was given something else than what the layer had returned."""
+
+
+_Mark = Callable[[Tensor], Tensor]
+_MARKS: tuple[_Mark, ...] = (
+    lambda x: torch.full_like(x, torch.nan),  # spoils whatever is computed from it
+    lambda x: torch.full_like(x, 255, dtype=torch.uint8),  # bytes, which a cast turns into numbers
+)
 
 
 def _alone(
     skeleton: Skeleton, inputs: Inputs, reference: Any, links: Sequence[_Link]
 ) -> Sequence[_Link]:
-    """Links whose reader alone reads what the ReLU returns."""
+    """Links whose reader alone reads what the layer returns, and as it is."""
     if not links:
         return ()
-    for link in links:
-        _spoil_for_others_(skeleton, link)
-    out = call(skeleton.module, inputs)
-    skeleton.reset()
-    if relative_difference(reference, out) <= SAME:
+    if all(_agrees(skeleton, inputs, reference, links, mark) for mark in _MARKS):
         return links
     middle = len(links) // 2
     return [
@@ -182,21 +214,60 @@ def _alone(
     ]
 
 
-def _spoil_for_others_(skeleton: Skeleton, link: _Link) -> None:
-    """Give no numbers to whoever reads what a ReLU returns, but for one layer."""
-    kept: list[Tensor] = []
-    layer: Any = skeleton.submodule(link.reader)
+def _agrees(
+    skeleton: Skeleton, inputs: Inputs, reference: Any, links: Sequence[_Link], mark: _Mark
+) -> bool:
+    """Whether the network is as before when readers alone are given what layers return."""
+    kept: dict[str, tuple[Tensor, Tensor]] = {}
+    begins, ends = {link.layer: link for link in links}, {link.reader: link for link in links}
+    for path in begins | ends:
+        forward = _Trial(skeleton, path, begins.get(path), ends.get(path), mark, kept)
+        skeleton.swap(path, forward)
+    for link in links:
+        skeleton.bypass(link.norm)
+        skeleton.bypass(link.relu)
+    try:
+        return relative_difference(reference, call(skeleton.module, inputs)) <= SAME
+    except Exception:  # noqa: BLE001  # whatever a network does with a tensor of NaN, or of bytes
+        return False
+    finally:
+        skeleton.reset()
 
-    def spoil(x: Tensor) -> Tensor:
-        kept.append(torch.relu(x))
-        return torch.full_like(x, torch.nan)
 
-    def read(_spoiled: Tensor) -> Tensor:
-        out: Tensor = layer._conv_forward(kept[-1], layer.weight, layer.bias)
-        return out
+class _Trial:
+    """Stands in for a layer that begins a link, ends one, or both."""
 
-    skeleton.swap(link.relu, spoil)
-    skeleton.swap(link.reader, read)
+    def __init__(
+        self,
+        skeleton: Skeleton,
+        path: str,
+        begins: _Link | None,
+        ends: _Link | None,
+        mark: _Mark,
+        kept: dict[str, tuple[Tensor, Tensor]],
+    ) -> None:
+        self._layer: Any = skeleton.submodule(path)
+        self._norm: Any = None if begins is None else skeleton.submodule(begins.norm)
+        self._begins = begins
+        self._ends = ends
+        self._mark = mark
+        self._kept = kept  # by reader: the mark, and what it stands for
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._ends is not None:
+            mark, value = self._kept[self._ends.reader]
+            if x is not mark or not torch.equal(x.nan_to_num(), self._mark(value).nan_to_num()):
+                raise _MisreadError
+            x = value
+        layer, norm = self._layer, self._norm
+        out: Tensor = layer._conv_forward(x, layer.weight, layer.bias)
+        if self._begins is None:
+            return out
+        statistics = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        out = functional.batch_norm(out, *statistics, eps=norm.eps).relu_()
+        marked = self._mark(out)
+        self._kept[self._begins.reader] = marked, out
+        return marked
 
 
 def _two(inputs: Inputs) -> Inputs:

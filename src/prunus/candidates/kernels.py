@@ -53,7 +53,7 @@ def find_rectified(
 
     try:
         return tuple(found) if unchanged_by(network, inputs, change) else ()
-    except RuntimeError:  # the kernel takes less than the layer does
+    except (RuntimeError, TypeError):  # the kernel takes less than the layer does, and no keywords
         return ()
 
 

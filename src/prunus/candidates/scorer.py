@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy, log_softmax
 from prunus.candidates.execution import ScoringExecution
 from prunus.candidates.fold import find_pairs, fold_
 from prunus.candidates.int8 import Int8Layers
-from prunus.candidates.int8_find import find_int8
+from prunus.candidates.int8_find import find_int8, require_int8
 from prunus.candidates.kernels import convert_, converted_layers, find_rectified, rectify_
 from prunus.candidates.prefix import LEAST_WORK, Passed, Prefix, PrefixCache
 from prunus.candidates.skeleton import Skeleton
@@ -108,6 +108,7 @@ class Scorer:
         self._shared_statistics: dict[tuple[int, str], dict[str, tuple[Tensor, Tensor]]] = {}
 
     def _find_int8(self, network: nn.Module) -> Int8Layers:
+        require_int8(network, "go on on such machines alone, or begin a run with another precision")
         calibration = [self._placed(batch) for batch in self._images.calibration]
         found = find_int8(network, calibration, self._pairs, self._rectified)
         mine = {one.layer for one in found}

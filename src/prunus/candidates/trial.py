@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from prunus.candidates.execution import ScoringExecution, ScoringPrecision
-from prunus.candidates.int8_find import has_int8
+from prunus.candidates.int8_find import has_int8, require_int8
 from prunus.candidates.scorer import Images, Scorer, Tricks
 from prunus.candidates.task import Result, Task
 from prunus.compute import Compute
@@ -42,12 +42,14 @@ def choose_execution(
         compute: What is left to choose.
 
     Raises:
-        InputError: int8 is asked for where this machine or network has none.
+        InputError: int8 is asked for where this machine has none, or the network cannot run in it.
     """
     choices = _choices(network, compute)
-    if len(choices) == 1:
-        return choices[0]
     half = _half(found)
+    if len(choices) == 1:
+        if choices[0].int8:
+            _require_it_runs(network, images, half, compute, choices[0])
+        return choices[0]
     seconds = {}
     for choice in choices:
         try:
@@ -61,13 +63,22 @@ def choose_execution(
     return best
 
 
+def _require_it_runs(
+    network: nn.Module, images: Images, plan: Plan, compute: Compute, choice: ScoringExecution
+) -> None:
+    try:
+        _scored(network, images, plan, compute, choice)
+    except RuntimeError as error:
+        first = str(error).partition("\n")[0]
+        raise InputError(
+            f"precision 'int8': the network cannot run in it ({first}); use precision 'auto'"
+        ) from error
+
+
 def _choices(network: nn.Module, compute: Compute) -> Sequence[ScoringExecution]:
     precisions: list[ScoringPrecision] = ["float32"]
-    if compute.precision == "int8" and not has_int8(network):
-        raise InputError(
-            "precision 'int8' needs a CPU that multiplies bytes (VNNI) and a network with 2-D "
-            "convolutions on it; use precision 'auto'"
-        )
+    if compute.precision == "int8":
+        require_int8(network, "use precision 'auto'")
     if compute.precision != "auto":
         precisions = [compute.precision]
     elif has_bfloat16(device_of(network)):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.candidates.execution import ScoringExecution
+from prunus.candidates.int8_find import require_int8
 from prunus.candidates.options import Scoring
 from prunus.candidates.prefix import Prefix
 from prunus.candidates.processes import ProcessExecutor
@@ -256,7 +257,11 @@ def _execution(
     """What an earlier part of this run picked, or what a trial picks now."""
     picked = None if store is None else store.setting("execution")
     if picked is not None:
-        return ScoringExecution.named(picked)
+        execution = ScoringExecution.named(picked)
+        if execution.int8:
+            remedy = "this run has scores in it: go on on such a machine, or begin a new run"
+            require_int8(network, remedy)
+        return execution
     execution = choose_execution(network, trace, images, compute)
     if store is not None:
         store.set_setting("execution", execution.name)

@@ -239,7 +239,8 @@ def measure(  # noqa: PLR0913, PLR0917  # one parameter an option
     text: o.TextSettings = None,
     image_size: o.ImageSize = None,
     shape: Annotated[
-        str | None, typer.Option(help="Of one input, instead of --data: 3,32,32.")
+        str | None,
+        typer.Option(help="Of one input, instead of --data: 3,32,32; of token ids: 128."),
     ] = None,
     ignore: o.Ignore = None,
     min_units: o.MinUnits = 1,
@@ -259,7 +260,7 @@ def measure(  # noqa: PLR0913, PLR0917  # one parameter an option
     )
 
 
-@app.command()
+@app.command(epilog="Example: prunus methods")
 def methods() -> None:
     """List the methods, what they need, and which are null baselines."""
     from prunus.cli.inspect import run_methods

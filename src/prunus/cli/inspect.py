@@ -109,7 +109,10 @@ def _network(subject: Subject, shape: str | None) -> tuple[nn.Module, Inputs]:
     """The network, and a batch of real or random inputs."""
     source = make_source(subject)
     if (shape is None) == (subject.data is None):
-        raise InputError("give --data or --shape, one of them: a network is measured on its inputs")
+        raise InputError(
+            "give --data or --shape (3,32,32; 128 token ids), one of them: a network is measured on "
+            "its inputs"
+        )
     data, text = data_name(subject), text_options(subject)
     if shape is not None:
         if text is not None:

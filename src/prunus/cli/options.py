@@ -11,7 +11,8 @@ _SEARCH = "Scoring of candidates (methods that search)"
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Zoo name, hf:NAME, timm:NAME, torchvision:NAME or FILE.py:FACTORY.",
+        help="Zoo name (digits_cnn, mobilenet_v2, resnet18 to resnet56, vgg16_bn; bert_tiny, bert_small, "
+        "bilstm, textcnn), hf:NAME, timm:NAME, torchvision:NAME or FILE.py:FACTORY.",
         rich_help_panel=_NETWORK,
     ),
 ]
@@ -77,8 +78,8 @@ MethodOptions = Annotated[
 Suite = Annotated[
     str | None,
     typer.Option(
-        help="text: every method and chain for networks that read texts, quantized and deployed, "
-        "instead of --method.",
+        help="text: quantization, low rank, pruning, distillation and their chains for networks that "
+        "read texts, deployed, instead of --method.",
         rich_help_panel=_CUT,
     ),
 ]
@@ -108,14 +109,16 @@ RoundTo = Annotated[
 Epochs = Annotated[
     int | None,
     typer.Option(
-        help="Epochs of fine-tuning after the cut; none by default.", rich_help_panel=_TRAIN
+        help="Epochs of fine-tuning after the cut; none by default, 1 in the rows of --suite text.",
+        rich_help_panel=_TRAIN,
     ),
 ]
 LearningRate = Annotated[
     float | None,
     typer.Option(
         "--lr",
-        help="Peak learning rate; 0.02 by default (0.1 for prunus train), for texts 1e-4.",
+        help="Peak learning rate. After a cut 0.02, for texts 1e-4; prunus train: 0.1, for texts "
+        "5e-4 (hf: 5e-5).",
         rich_help_panel=_TRAIN,
     ),
 ]

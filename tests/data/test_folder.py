@@ -1,12 +1,13 @@
 """Image folders: classes, crops, and every way a folder can be wrong."""
 
+import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from prunus.data import Split, load_data, with_image_size
@@ -179,6 +180,37 @@ def test_a_photo_is_turned_as_its_camera_says(folder: Path) -> None:
     inputs, _ = first(data.test)
     assert inputs[0, 0, 2, 2] < 0.1
     assert inputs[0, 0, -3, 2] > 0.7
+
+
+def exif_of(orientation: int, *, odd: bool) -> bytes:
+    """Two tags as bytes: the orientation, and a resolution that is a text, which Pillow cannot write."""
+    tags = [struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0)]
+    if odd:
+        tags.append(struct.pack("<HHI4s", 0x011A, 2, 4, b"low\0"))
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(tags) + bytes(4)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photo_with_odd_tags_is_turned_as_any_other(folder: Path, orientation: int) -> None:
+    pixels = np.zeros((40, 40, 3), np.uint8)
+    pixels[:20, :20], pixels[:20, 20:] = 80, 200
+    file = folder / "test" / "ant" / "00.png"
+    Image.fromarray(pixels).save(file, exif=exif_of(orientation, odd=False))
+    with Image.open(file) as stored:
+        turned = np.asarray(ImageOps.exif_transpose(stored))[:, :, 0]  # the library's own way
+    Image.fromarray(pixels).save(file, exif=exif_of(orientation, odd=True))
+    data = load_data(f"imagefolder:{folder}", mean=[0.0] * 3, std=[1.0] * 3, image_size=SIDE)
+    image = (first(data.test)[0][0, 0] * 255).round()
+    for y, x in ((2, 2), (2, -3), (-3, 2), (-3, -3)):
+        assert int(image[y, x]) == int(turned[y, x])
+
+
+def test_hidden_folders_of_a_class_are_passed_by(folder: Path) -> None:
+    save(folder / "train" / "ant" / ".checkpoints" / "00-copy.png", plain(1))
+    (folder / "train" / "bee" / ".apple").mkdir()
+    (folder / "train" / "bee" / ".apple" / "00.jpg").write_bytes(b"no image")
+    data = load_data(f"imagefolder:{folder}", image_size=SIDE)
+    assert len(data.train) + len(data.search) == 20
 
 
 def test_height_and_width_may_differ(tmp_path: Path) -> None:

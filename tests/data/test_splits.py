@@ -154,6 +154,12 @@ def test_splits_that_do_not_belong_together_are_refused() -> None:
     assert DataSplits("toy", train, search, test, 3).input_shape == (1, 2, 2)
     with pytest.raises(DataError, match=r"toy: 3 samples are in train and in search"):
         DataSplits("toy", TrainSplit(whole), search, test, 3)
+    seen = Samples("toy", whole.store, train.samples.indices[:2], 3)
+    with pytest.raises(DataError, match=r"toy: 2 samples are in train and in test; make the two"):
+        DataSplits("toy", train, search, TestSplit(seen), 3)
+    seen = Samples("toy", whole.store, search.samples.indices, 3)
+    with pytest.raises(DataError, match=r"toy: 3 samples are in search and in test"):
+        DataSplits("toy", train, search, TestSplit(seen), 3)
     with pytest.raises(DataError, match=r"the test split has 4 classes, the data set 3"):
         DataSplits("toy", train, search, TestSplit(samples([0], num_classes=4)), 3)
     with pytest.raises(DataError, match=r"inputs of the test split are \[1, 5, 5\], of train"):

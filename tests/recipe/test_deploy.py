@@ -10,8 +10,9 @@ from torch.utils.data import TensorDataset
 
 import prunus.recipe.deployed
 from prunus.data import from_datasets
+from prunus.meter import measure_latencies
 from prunus.quantize import deploy
-from prunus.recipe import Deploy, compress
+from prunus.recipe import Deploy, LatencyOptions, compress
 
 CLASSES, EACH = 4, 30
 
@@ -55,3 +56,34 @@ def test_ranges_are_measured_on_as_many_training_samples_of_every_class_as_asked
     for drawn in rows:
         assert Counter(class_of[row] for row in drawn) == dict.fromkeys(range(CLASSES), 5)
     assert rows[0] == rows[1] != rows[2]
+
+
+@pytest.mark.parametrize("batch", [1, 40])
+def test_a_deployed_network_is_timed_on_as_many_samples_as_its_record_says(
+    batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Networks are looked at on 16 samples at most; more are read for a greater batch."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(CLASSES).repeat_interleave(EACH)
+    train, test = (
+        TensorDataset(torch.randn(len(labels), 6, generator=generator), labels) for _ in range(2)
+    )
+    seen: dict[str, int] = {}
+
+    def spied(named: Any, **options: Any) -> Any:
+        seen.update({name: len(inputs) for name, (_, inputs) in named.items()})
+        return measure_latencies(named, **options)
+
+    monkeypatch.setattr(prunus.recipe.deployed, "measure_latencies", spied)
+    options = LatencyOptions(batch=batch, repeats=30, warmup=1)
+    done = compress(
+        Small().eval(),
+        [Deploy(engine="onnxruntime")],
+        from_datasets(train, test),
+        latency=options,
+    )
+    assert seen == dict.fromkeys(("dense", "deployed", "float32"), batch)
+    row = done.record.deployed
+    assert row is not None
+    assert row.latency is not None
+    assert row.latency.batch == batch

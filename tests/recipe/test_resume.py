@@ -15,13 +15,15 @@ from safetensors import SafetensorError
 from torch import nn
 
 from prunus.artifact import load
+from prunus.data import TextOptions
 from prunus.errors import InputError, StorageError
 from prunus.recipe import Prune, Recalibrate, Repeat, Step, Train, compare, compress, train_network
 from prunus.recipe.folder import open_run, require_usable
 from prunus.recipe.measure import look
-from prunus.recipe.subject import data_digest
+from prunus.recipe.subject import data_digest, resolve_subject
 from prunus.records import Comparison, RunRecord, Source
 from prunus.train import TrainConfig
+from tests.recipe import texts
 from tests.recipe.subjects import (
     FAST,
     STEPS,
@@ -204,6 +206,46 @@ def test_another_run_is_refused_naming_what_changed(
     with pytest.raises(InputError, match="holds another run") as caught:
         compress(network, **given, out=out, resume=True, latency=None)  # type: ignore[arg-type]
     assert said in str(caught.value)
+
+
+def test_inputs_of_other_sizes_and_longer_texts_are_another_run(tmp_path: Path) -> None:
+    """Costs are stated for one of them."""
+    out = tmp_path / "run"
+
+    def run(inputs: torch.Tensor, *, resume: bool) -> None:
+        compress(
+            trained_cnn(),
+            STEPS,
+            few_digits(),
+            example_inputs=inputs,
+            out=out,
+            resume=resume,
+            latency=None,
+        )
+
+    run(torch.rand(2, 1, 8, 8), resume=False)
+    run(torch.rand(3, 1, 8, 8), resume=True)  # what is in them says nothing
+    with pytest.raises(InputError, match=r"inputs was '?1 x 8 x 8'? and is '?1 x 12 x 12"):
+        run(torch.rand(2, 1, 12, 12), resume=True)
+    file = texts.write(tmp_path)
+    found = []
+    for longest in (16, 24):
+        options = TextOptions(vocab_size=160, max_length=longest)
+        subject = resolve_subject(texts.NETWORK, f"text:{file}", text=options, untrained=True)
+        found.append(subject.identity)
+    assert {name for name in found[0] if found[0][name] != found[1][name]} == {"longest text"}
+
+
+def test_another_code_of_the_factory_is_another_run(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    code = "from prunus import build\n\n\ndef make():\n    return build('digits_cnn')\n"
+    digests = []
+    for text in (code, code, code + "# changed\n"):
+        file.write_text(text, encoding="utf-8")
+        subject = resolve_subject(Source(model=f"{file}:make"), few_digits(), untrained=True)
+        digests.append(subject.identity["source"])
+    assert digests[0] == digests[1] != digests[2]
+    assert digests[0]["model"] == "mine.py:make"
 
 
 def test_a_folder_in_use_or_of_something_else_is_refused(tmp_path: Path) -> None:

@@ -61,7 +61,12 @@ def run(data: DataSplits, steps: list[Any], out: Path | None = None, **options: 
     [
         ([TORCH_INT8, texts.training()], "structure comes before quantization"),
         ([VOCABULARY, STUDENT, texts.training()], "put student first"),
+        ([texts.training(), STUDENT, texts.training()], "put student first .its teacher is the"),
         ([STUDENT, VOCABULARY], "no train comes after it"),
+        (
+            [STUDENT, {"repeat": {"times": 1, "steps": [VOCABULARY]}}],
+            "no train comes after it",
+        ),
         (
             [{"repeat": {"times": 2, "steps": [{"deploy": {"engine": "torch"}}]}}],
             "put it after the repeat",

@@ -1,6 +1,7 @@
 """Every kind of source builds, and each mistake is named."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -254,6 +255,20 @@ def test_hf_config_alone_builds_seeded_weights(bert_folder: Path) -> None:
 def test_hf_mistakes_are_named(bert_folder: Path, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_source(Source(model=f"hf:{bert_folder}", arguments=arguments))
+
+
+def test_hf_weights_that_do_not_fit_are_named(bert_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a classifier of other classes") as caught:
+        load_source(Source(model=f"hf:{bert_folder}", arguments={"num_labels": 5}))
+    assert "\n" not in str(caught.value)
+    fresh = {"num_labels": 5, "ignore_mismatched_sizes": True}  # the remedy that it names
+    network = load_source(Source(model=f"hf:{bert_folder}", arguments=fresh))
+    assert network.get_parameter("classifier.weight").shape == (5, 8)
+    damaged = tmp_path / "damaged"
+    shutil.copytree(bert_folder, damaged)
+    (damaged / "model.safetensors").write_bytes(b"\xff" * 100)
+    with pytest.raises(InputError, match=r"damaged' cannot be loaded: .*; give a hub name"):
+        load_source(Source(model=f"hf:{damaged}"))
 
 
 def test_hf_image_classifier_is_found_by_its_config(tmp_path: Path) -> None:

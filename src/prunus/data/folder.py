@@ -4,6 +4,7 @@ import hashlib
 import math
 import os
 import re
+import struct
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from typing import final
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from prunus.data.roles import DataSplits, three_splits
@@ -29,6 +30,16 @@ _SIZED = re.compile(r"(.+)@([0-9]+)(?:x([0-9]+))?")  # DIR@224 or DIR@HEIGHTxWID
 _FOREIGN = frozenset({".heic", ".heif", ".svg"})  # images that Pillow has no plugin for
 _ATTEMPTS = 10  # at a random crop that fits
 _THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes outside Python's lock
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes an orientation of the Exif standard (CIPA DC-008, tag 0x0112)."""
 
 
 @final
@@ -115,8 +126,14 @@ class FolderStore(SampleStore):
                 form = opened.mode, opened.format
                 # Older versions of Pillow call a 16-bit PNG "I".
                 deep = opened.mode.startswith("I;16") or form == ("I", "PNG")
-                image = _rgb(ImageOps.exif_transpose(opened), file, deep=deep)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                image = _rgb(_turned(opened), file, deep=deep)
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            struct.error,
+            Image.DecompressionBombError,
+        ) as error:
             raise DataError(
                 f"'{file}' is no readable image ({type(error).__name__}): replace or remove it"
             ) from error
@@ -127,6 +144,15 @@ class FolderStore(SampleStore):
             if float(chances[-1]) < 0.5:
                 image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """An image as its camera says that it is seen.
+
+    Pillow's own ``exif_transpose`` writes all the other tags anew, which fails where one is odd.
+    """
+    how = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if how is None else image.transpose(how)
 
 
 def _rgb(image: Image.Image, file: Path, *, deep: bool) -> Image.Image:
@@ -251,7 +277,11 @@ def _classes(folder: Path) -> list[str]:
 
 def _images(folder: Path, unread: Counter[str]) -> list[Path]:
     """The images of a class; suffixes of other images that Pillow knows are counted."""
-    shown = sorted(path for path in folder.rglob("*") if not path.name.startswith("."))
+    shown = sorted(
+        path
+        for path in folder.rglob("*")
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
     files = [path for path in shown if path.suffix.lower() in _SUFFIXES]
     others = {path.suffix.lower() for path in shown} - _SUFFIXES
     if others:

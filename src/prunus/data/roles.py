@@ -1,5 +1,6 @@
 """A data set in its three roles, and how the search split is carved out of train."""
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -31,7 +32,7 @@ class DataSplits:
         name: As given to ``load_data``.
         train: For weights.
         search: For decisions; shares no sample with train.
-        test: For reported numbers.
+        test: For reported numbers; shares none with either.
         num_classes: The same in all three.
         note: What a reader of results must know, as that a part of the data is missing.
         metric: That results are told in.
@@ -41,7 +42,7 @@ class DataSplits:
         text: How texts were read; None for other data.
 
     Raises:
-        DataError: The splits differ in classes or input shape, or train and search overlap.
+        DataError: The splits differ in classes or input shape, or two of them overlap.
     """
 
     name: str
@@ -69,13 +70,14 @@ class DataSplits:
                     f"{self.name}: inputs of the {split.role} split are {list(split.input_shape)}, "
                     f"of train {list(self.input_shape)}; give all splits the same"
                 )
-        train, search = self.train.samples, self.search.samples
-        shared = train.store is search.store and torch.isin(train.indices, search.indices)
-        if isinstance(shared, Tensor) and bool(shared.any()):
-            raise DataError(
-                f"{self.name}: {int(shared.sum())} samples are in train and in search; "
-                "make the two disjoint"
-            )
+        for one, other in itertools.combinations(splits, 2):
+            mine, theirs = one.samples, other.samples
+            shared = mine.store is theirs.store and torch.isin(mine.indices, theirs.indices)
+            if isinstance(shared, Tensor) and bool(shared.any()):
+                raise DataError(
+                    f"{self.name}: {int(shared.sum())} samples are in {one.role} and in "
+                    f"{other.role}; make the two disjoint"
+                )
         stores = [split.samples.store for split in splits]
         for split in splits:
             if sum(split.samples.store is store for store in stores) > 1:

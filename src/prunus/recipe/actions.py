@@ -1,5 +1,6 @@
 """A recipe laid out flat: every step of every round with its budget, checked before any compute."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import prunus.lowrank
@@ -198,16 +199,24 @@ def _check_order(recipe: Recipe) -> None:
                 f"{path}: '{after[0].step}' comes after it, but a deployed network is not cut or "
                 "trained again; structure comes before quantization: make deploy the last step"
             )
-        elif isinstance(step, Student) and any(not isinstance(s, Train) for s in before):
+        elif isinstance(step, Student) and before:
             raise InputError(
                 f"{path}: it comes after '{before[-1].step}', whose work it would throw away; put "
-                "student first"
+                "student first (its teacher is the dense network: train that before, by "
+                "--train-epochs or 'prunus train')"
             )
-        elif isinstance(step, Student) and not any(isinstance(s, Train | Repeat) for s in after):
+        elif isinstance(step, Student) and not _trains(after):
             raise InputError(
                 f"{path}: no train comes after it, so that its fresh weights would stay; add one "
                 "with distill_alpha"
             )
+
+
+def _trains(steps: Sequence[Step]) -> bool:
+    return any(
+        isinstance(step, Train) or (isinstance(step, Repeat) and _trains(step.steps))
+        for step in steps
+    )
 
 
 def _check_budgets(actions: list[Action]) -> None:

@@ -29,9 +29,9 @@ from prunus.quantize import (
     run_fresh,
 )
 from prunus.recipe.actions import Action
-from prunus.recipe.measure import LatencyOptions, look_by, phase
+from prunus.recipe.measure import LatencyOptions, Timed, look_by, phase, samples_in
 from prunus.recipe.state import Outcome, State, Tools
-from prunus.recipe.subject import stated, weights_digest
+from prunus.recipe.subject import weights_digest
 from prunus.records import DeployedRow, Latency
 
 _BATCH = 32
@@ -129,8 +129,8 @@ def _timed(
     threads = options.threads or torch.get_num_threads()
     subject = tools.subject
     dense = copy.deepcopy(subject.network).cpu().eval()
-    mine = stated(state.inputs, options.batch, state.data)
-    theirs = stated(subject.inputs, options.batch, subject.data)
+    mine = Timed(state.network, state.inputs, state.data).batch(options.batch, "cpu")
+    theirs = Timed(dense, subject.inputs, subject.data).batch(options.batch, "cpu")
     named: dict[str, tuple[Predict, Any]] = {
         "dense": (dense, theirs),
         "deployed": (load_deployed(folder, threads=threads), mine),
@@ -143,7 +143,7 @@ def _timed(
             named["float32"] = (load_deployed(place, threads=threads), theirs)
     found: dict[str, Latency] = measure_latencies(
         named,
-        batch=options.batch,
+        batch=samples_in(theirs),
         warmup=options.warmup,
         repeats=options.repeats,
         threads=threads,

@@ -171,7 +171,7 @@ class Timed:
     def batch(self, samples: int, device: str) -> Inputs:
         """So many samples, on the device."""
         batch = self.inputs
-        if samples > _samples(batch):
+        if samples > samples_in(batch):
             batch = next(iter(self.data.train.batches(samples)))[0]
         return _to(stated(batch, samples, self.data), device)
 
@@ -186,7 +186,7 @@ def compare_latencies(
     }
     found = measure_latencies(
         pairs,
-        batch=_samples(pairs["dense"][1]),
+        batch=samples_in(pairs["dense"][1]),
         warmup=options.warmup,
         repeats=options.repeats,
         threads=options.threads,
@@ -218,7 +218,8 @@ def phase(progress: Progress, name: str) -> Iterator[None]:
         progress.finish()
 
 
-def _samples(inputs: Inputs) -> int:
+def samples_in(inputs: Inputs) -> int:
+    """How many samples a batch holds."""
     values: Any = (
         [inputs]
         if isinstance(inputs, Tensor)

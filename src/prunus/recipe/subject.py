@@ -23,7 +23,15 @@ from prunus.errors import InputError
 from prunus.graph import Inputs, check_network, hold_connections_
 from prunus.records import Source
 from prunus.train import forward_logits
-from prunus.zoo import copied, is_drawn, load_source, normalization, reads_text, zoo_names
+from prunus.zoo import (
+    copied,
+    find_weights,
+    is_drawn,
+    load_source,
+    normalization,
+    reads_text,
+    zoo_names,
+)
 
 CERTIFICATE_SAMPLES = 16
 _PIECES, _MASK = "input_ids", "attention_mask"
@@ -64,15 +72,19 @@ class Subject:
     def identity(self) -> dict[str, Any]:
         """What decides a run's result, however its files are spelled and wherever they lie."""
         path, separator, factory = self.source.model.rpartition(":")
-        named = f"{Path(path).name}:{factory}" if separator and path.endswith(".py") else None
+        arguments = self.source.model_dump(mode="json")["arguments"]
+        source = {"model": self.source.model, "arguments": arguments}
+        if separator and path.endswith(".py"):
+            source["model"] = f"{Path(path).name}:{factory}"
+            if Path(path).is_file():  # not where a module names it that was given beside it
+                source["code"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         return {
-            "source": {
-                "model": named or self.source.model,
-                "arguments": self.source.model_dump(mode="json")["arguments"],
-            },
+            "source": source,
             "weights": weights_digest(self.network),
             "data": self.data.name,
             "data samples": data_digest(self.data),
+            "longest text": self.data.max_length,
+            "inputs": _shapes(self.inputs),
         }
 
 
@@ -166,6 +178,7 @@ def student_of(source: Source, dense: Subject) -> Subject:
         InputError: It cannot be built, or does not fit the data.
     """
     where = _completed(source, dense.data)
+    _require_pieces(where, dense.data)
     student = Subject(
         network=load_source(where),
         source=where,
@@ -224,6 +237,15 @@ def stated(inputs: Inputs, samples: int, data: DataSplits) -> Inputs:
     return {**first, _PIECES: repeated, _MASK: torch.ones_like(repeated)}
 
 
+def _shapes(inputs: Inputs) -> Any:
+    """Shapes of example inputs without their samples: costs are stated for one of them."""
+    if isinstance(inputs, Tensor):
+        return " x ".join(map(str, inputs.shape[1:]))
+    if isinstance(inputs, tuple | list):
+        return [_shapes(value) for value in inputs if isinstance(value, Tensor)]
+    return {name: _shapes(value) for name, value in inputs.items() if isinstance(value, Tensor)}
+
+
 def _as_source(network: Source | str | None) -> Source | None:
     return Source(model=network) if isinstance(network, str) else network
 
@@ -238,12 +260,36 @@ def _require_name(data: object) -> None:
 
 
 def _own_tokenizer(source: Source) -> TextTokenizer | None:
-    """What splits texts into the pieces that a network was trained on; None: it has none yet."""
-    if source.weights is not None:
-        beside = Path(source.weights).parent / TOKENIZER_FILE
-        return TextTokenizer.read(beside) if beside.is_file() else None
+    """What splits texts into the pieces that a network was trained on; None: it has none yet.
+
+    Raises:
+        InputError: Weights bring none: other pieces would have the numbers of those they know.
+    """
     name = source.model.removeprefix("hf:")
-    return None if source.model in (name, _INLINE) else TextTokenizer.load(name)
+    named = source.model not in (name, _INLINE)
+    if source.weights is not None:
+        beside = find_weights(source.weights).parent / TOKENIZER_FILE
+        if beside.is_file():
+            return TextTokenizer.read(beside)
+        if not named:
+            raise InputError(
+                f"weights '{source.weights}' of '{source.model}' have no {TOKENIZER_FILE} beside "
+                "them: put the one there that the network was trained with"
+            )
+    return TextTokenizer.load(name) if named else None
+
+
+def _require_pieces(source: Source, data: DataSplits) -> None:
+    """Refuse a trained student that splits texts in other pieces than its teacher's data does."""
+    if data.tokenizer is None or not reads_text(source):
+        return
+    own = _own_tokenizer(source)
+    if own is not None and own.digest != data.tokenizer.digest:
+        raise InputError(
+            f"student '{source.model}' was trained on other pieces of texts than '{data.name}' is "
+            "split into: give one with the tokenizer of its teacher, or fresh weights (hf:config "
+            "with model_type and sizes, or a network of the zoo)"
+        )
 
 
 def _completed(source: Source, data: DataSplits) -> Source:
@@ -264,6 +310,10 @@ def _require_fit(subject: Subject) -> None:
     """Refuse a network that does not run on the data, or has too few outputs."""
     batch = next(iter(subject.data.train.batches(min(2, len(subject.data.train)))))[0]
     model, data = subject.source.model, subject.data
+    if data.tokenizer is not None and isinstance(batch, dict) and _PIECES in batch:
+        ids = batch[_PIECES].clone()
+        ids[0, 0] = data.tokenizer.vocab_size - 1  # a later text may hold it
+        batch = {**batch, _PIECES: ids}
     try:
         with torch.no_grad():
             classes = forward_logits(subject.network, batch).shape[1]

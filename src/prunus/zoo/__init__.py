@@ -3,13 +3,14 @@
 from prunus.zoo.catalog import Normalization, build, is_text, normalization, zoo_names
 from prunus.zoo.cifar_resnet import PadShortcut
 from prunus.zoo.sources import copied, is_drawn, load_source, reads_text
-from prunus.zoo.weights import load_weights
+from prunus.zoo.weights import find_weights, load_weights
 
 __all__ = [
     "Normalization",
     "PadShortcut",
     "build",
     "copied",
+    "find_weights",
     "is_drawn",
     "is_text",
     "load_source",

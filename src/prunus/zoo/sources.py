@@ -12,6 +12,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
@@ -181,10 +182,16 @@ def _config(
 def _told_as_input_error(name: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise InputError(
             f"model 'hf:{name}' cannot be loaded: {_first_line(error)}; give a hub name or a "
             "folder with config.json and model.safetensors, or hf:config with model_type and sizes"
+        ) from error
+    except RuntimeError as error:  # of weights in other shapes than the config says
+        raise InputError(
+            f"model 'hf:{name}' cannot be loaded: its weights do not fit, most often a classifier of "
+            "other classes than the data's; give data with as many classes, or the argument "
+            "ignore_mismatched_sizes=true for a fresh classifier"
         ) from error
 
 

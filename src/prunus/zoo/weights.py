@@ -33,7 +33,7 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         InputError: The file is missing, of another kind or unreadable, or a tensor is missing,
             unexpected or of another shape.
     """
-    file = _find(Path(path))
+    file = find_weights(path)
     tensors = _read(file)
     expected = network.state_dict(keep_vars=True)
     if all(name.startswith(_DATA_PARALLEL) for name in tensors) and not all(
@@ -44,8 +44,13 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     network.load_state_dict(tensors, strict=False)
 
 
-def _find(path: Path) -> Path:
-    """The file itself, or the one of that name among the data's checkpoints."""
+def find_weights(name: str | Path) -> Path:
+    """The file itself, or the one of that name among the data's checkpoints.
+
+    Raises:
+        InputError: There is neither.
+    """
+    path = Path(name)
     places = [path]
     data = os.environ.get("PRUNUS_DATA")
     if data and path.name == str(path):

@@ -27,6 +27,17 @@ def _parquet(columns: dict[str, list[Any]]) -> bytes:
     return written.getvalue()
 
 
+def _bytes_as_text() -> Any:
+    arrow = require_extra("pyarrow", "text")
+    offsets = arrow.py_buffer(b"".join(n.to_bytes(4, "little") for n in (0, 1, 2)))
+    return arrow.StringArray.from_buffers(2, offsets, arrow.py_buffer(b"\xff\xfe"))
+
+
+def _late_days() -> Any:
+    arrow = require_extra("pyarrow", "text")
+    return arrow.array([2**60, 0], arrow.timestamp("ms"))
+
+
 def _jsonl(*records: object) -> str:
     return "\n".join(json.dumps(record) for record in records)
 
@@ -242,6 +253,22 @@ CASES: dict[str, tuple[str, str | bytes, dict[str, Any], str, str]] = {
         {"test_file": "not/there.csv"},
         "cannot be read",
         "name a file",
+    ),
+    "objects without names": ("a.jsonl", "{}\n{}\n", {}, "objects without names", "give a text"),
+    "brackets without end": ("a.jsonl", "[" * 100_000, {}, "line 1 is no JSON", "mend it"),
+    "parquet of other bytes": (
+        "a.parquet",
+        _parquet({"text": _bytes_as_text(), "label": [1, 2]}),
+        {},
+        "has a cell that cannot be read",
+        "mend it",
+    ),
+    "parquet of days after all": (
+        "a.parquet",
+        _parquet({"text": ["a b", "c d"], "label": [1, 2], "day": _late_days()}),
+        {},
+        "has a cell that cannot be read",
+        "mend it",
     ),
     "no unlabeled file": ("a.csv", GOOD, {"unlabeled_file": "no.csv"}, "cannot be read", "name a"),
 }

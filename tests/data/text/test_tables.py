@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunus.data import Cleaning, DataSplits, TextOptions, TokenStore, load_data
+from prunus.data import Cleaning, DataSplits, Split, TextOptions, TokenStore, load_data
 from prunus.data.text.clean import clean
 from prunus.data.text.docstrings import docstrings
 from prunus.data.text.table import LabelledTexts, read_labelled, read_texts
@@ -120,7 +120,8 @@ def test_missing_cells_of_json_lines_are_rows_without_text(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("written", "name"),
-    [("0.0", "0"), ("1.0", "1"), ("-1.0", "-1"), ("1e2", "100"), ("0.5", "0.5"), (" ham ", "ham")],
+    [("0.0", "0"), ("1.0", "1"), ("-1.0", "-1"), ("3.", "3"), ("0.5", "0.5"), (" ham ", "ham")]
+    + [(name, name) for name in ("1e2", "1_1", "007", "+1", "inf")],  # names, whatever float() says
 )
 def test_whole_numbers_are_classes_without_a_point(tmp_path: Path, written: str, name: str) -> None:
     other = [(f"other words {i}", "2") for i in range(3)]
@@ -141,6 +142,7 @@ def test_numbers_that_no_float_holds_stay_different_classes(tmp_path: Path) -> N
         (["10", "9", "-1"], ("-1", "9", "10")),
         (["spam", "ham", "eggs"], ("eggs", "ham", "spam")),
         (["10", "9", "x"], ("10", "9", "x")),
+        (["1_10", "2_1", "11"], ("11", "1_10", "2_1")),
     ],
 )
 def test_classes_are_ordered_by_size_or_by_name(
@@ -180,6 +182,12 @@ def _store(data: DataSplits, role: str) -> TokenStore:
     store = getattr(data, role).samples.store
     assert isinstance(store, TokenStore)
     return store
+
+
+def _texts(split: Split) -> set[str]:
+    store = split.samples.store
+    assert isinstance(store, TokenStore)
+    return {store.texts[index] for index in split.samples.indices.tolist()}
 
 
 def test_copies_are_told_after_cleaning_and_whatever_their_spaces(tmp_path: Path) -> None:
@@ -223,6 +231,16 @@ def test_texts_of_a_test_file_are_left_out_of_training_and_of_unlabeled_texts(
     more.write_text(f"text\n{first[0]}\n")
     with pytest.raises(DataError, match="has no text that is not a test text, too"):
         load_data(f"text:{train}", text=options)
+
+
+def test_texts_that_are_searched_by_are_left_out_of_unlabeled_ones(tmp_path: Path) -> None:
+    """A student would learn the teacher's answers on what chooses its epoch."""
+    train, more = write_csv(tmp_path / "train.csv"), tmp_path / "more.csv"
+    more.write_text("text\n" + "\n".join(text for text, _ in rows()))
+    data = load_data(f"text:{train}", text=TextOptions(unlabeled_file=str(more)))
+    assert _texts(data.search)
+    assert data.unlabeled is not None
+    assert _texts(data.unlabeled) == _texts(data.train)
 
 
 def test_test_texts_are_left_out_of_a_search_part_of_its_own(

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from prunus.data.roles import DataSplits, carve_search
-from prunus.data.splits import Samples, SearchSplit, TestSplit, TrainSplit, UnlabeledSplit
+from prunus.data.splits import (
+    Samples,
+    SearchSplit,
+    Split,
+    TestSplit,
+    TrainSplit,
+    UnlabeledSplit,
+)
 from prunus.data.stratify import stratified_draw
 from prunus.data.text.clean import clean
 from prunus.data.text.docstrings import docstrings
@@ -19,6 +26,7 @@ from prunus.data.text.options import TextOptions
 from prunus.data.text.store import TokenStore
 from prunus.data.text.table import (
     LEAST_TEXTS,
+    WHOLE_NUMBER,
     LabelledTexts,
     labelled_rows,
     read_labelled,
@@ -96,7 +104,6 @@ def load_text(
         )
     if tokenizer is None:
         tokenizer = TextTokenizer.train_wordpiece(train.texts, options.vocab_size)
-    unlabeled = _unlabeled(name, options, tokenizer, len(names), test.texts)
 
     def samples(part: "_Texts") -> Samples:
         store = TokenStore(part.texts, part.labels, tokenizer, options.max_length)
@@ -109,6 +116,8 @@ def load_text(
         trains, searches = carve_search(trains, size, seed)
     else:
         searches = SearchSplit(samples(search))
+    judged = [*test.texts, *_texts_of(searches)]
+    unlabeled = _unlabeled(name, options, tokenizer, len(names), judged)
     notes += _absent(names, {"search": searches.labels, "test": test.labels})
     return DataSplits(
         name=name,
@@ -277,10 +286,14 @@ def _divided(texts: _Texts, options: TextOptions, name: str) -> tuple[_Texts, _T
 def _class_names(parts: _Parts) -> tuple[str, ...]:
     """Names in order: whole numbers by size, others by name."""
     names = set(parts.train.labels)
-    try:
-        return tuple(sorted(names, key=int))
-    except ValueError:
-        return tuple(sorted(names))
+    whole = all(WHOLE_NUMBER.fullmatch(name) for name in names)
+    return tuple(sorted(names, key=int if whole else None))
+
+
+def _texts_of(split: Split) -> list[str]:
+    store = split.samples.store
+    known = store.texts if isinstance(store, TokenStore) else ()
+    return [known[index] for index in split.samples.indices.tolist()]
 
 
 def _unlabeled(
@@ -288,13 +301,13 @@ def _unlabeled(
     options: TextOptions,
     tokenizer: TextTokenizer,
     classes: int,
-    test: Sequence[str],
+    judged: Sequence[str],
 ) -> UnlabeledSplit | None:
-    """Texts for the teacher alone; what the test split holds is not seen there either."""
+    """Texts for the teacher alone; what test and search hold is not seen there either."""
     if options.unlabeled_file is None:
         return None
     texts = clean(read_texts(Path(options.unlabeled_file), options), options.cleaning)
-    known = {_digest(text) for text in test}
+    known = {_digest(text) for text in judged}
     texts = [t for t in dict.fromkeys(texts) if t.strip() and _digest(t) not in known]
     if not texts:
         raise DataError(

@@ -28,6 +28,8 @@ _MOST_CLASSES = 1000
 _OTHER_MARKS = (";", "\t", "|")  # that tables named .csv have between their cells, too
 _LONGEST_CELL = 2**31 - 1  # the most that the csv module takes on every system
 _HALF = re.compile("[\ud800-\udfff]")  # JSON can hold them, no encoding of texts can
+WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.0*)?")
+"""A class that is a number, as tables write it, with a point or without."""
 LEAST_TEXTS = 3  # of a class that is to be in every split
 
 
@@ -235,6 +237,8 @@ def _with_header(path: Path, lines: list[list[str]], named: Sequence[str | None]
 def _jsonl(path: Path, text: str) -> _Table:
     records = list(_json_records(path, text))
     columns = tuple(dict.fromkeys(name for record in records for name in record))
+    if records and not columns:
+        raise DataError(f"'{path}' has objects without names; give a text and a label to each")
     rows = [[record.get(name) for name in columns] for record in records]
     return _Table(str(path), columns, rows, header=True)
 
@@ -245,7 +249,7 @@ def _json_records(path: Path, text: str) -> Iterator[dict[str, Any]]:
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"'{path}' line {number} is no JSON: {error}; mend it") from error
         if not isinstance(record, dict):
             raise DataError(
@@ -263,7 +267,11 @@ def _parquet(path: Path, raw: bytes) -> _Table:
         reason = str(error).splitlines()[0]
         raise DataError(f"'{path}' is no valid parquet: {reason}; write it again") from error
     columns = tuple(content.column_names)
-    cells = [content.column(i).to_pylist() for i in range(len(columns))]
+    try:
+        cells = [content.column(i).to_pylist() for i in range(len(columns))]
+    except (ValueError, OverflowError) as error:  # bytes that are no UTF-8, days of no calendar
+        reason = str(error).splitlines()[0]
+        raise DataError(f"'{path}' has a cell that cannot be read: {reason}; mend it") from error
     rows = [list(row) for row in zip(*cells, strict=True)]
     return _Table(str(path), columns, rows, header=True)
 
@@ -372,18 +380,7 @@ def _label(table: _Table, cell: Any, number: int, column: int) -> str:
         raise DataError(
             f"'{table.name}' row {number} has no label in column '{table.columns[column]}'; mend it"
         )
-    for whole in (int, _whole):  # int first: a float does not hold every whole number
-        with contextlib.suppress(ValueError):
-            return str(whole(text))
-    return text
-
-
-def _whole(text: str) -> int:
-    """The whole number that is written with a point, such as 1.0, or ValueError."""
-    number = float(text)
-    if not number.is_integer():
-        raise ValueError(text)
-    return int(number)
+    return text.partition(".")[0] if WHOLE_NUMBER.fullmatch(text) else text
 
 
 def _check_classes(table: _Table, labels: Sequence[str]) -> None:

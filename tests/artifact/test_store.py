@@ -302,6 +302,31 @@ def test_a_changed_factory_file_is_named_only_where_it_does_not_fit(
         load(saved)
 
 
+def test_a_folder_of_transformers_is_found_from_any_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.BertConfig(**sizes, vocab_size=20, intermediate_size=16, num_labels=2)
+    home, other = tmp_path / "home", tmp_path / "other"
+    transformers.BertForSequenceClassification(config).save_pretrained(home / "my-bert")
+    other.mkdir()
+    monkeypatch.chdir(home)
+    source = Source(model="hf:my-bert")
+    network = load_source(source).eval()
+    save(home / "run" / "a", network, source=source)
+    assert read_manifest("run/a").source.model == "hf:my-bert"  # no path of this machine
+    monkeypatch.chdir(other)
+    pieces = {"input_ids": torch.tensor([[1, 2, 3]])}
+    folder = home / "my-bert"
+    for place in (folder, other / "my-bert", home / "run" / "my-bert"):
+        folder = folder.rename(place)
+        loaded = load_artifact(home / "run" / "a")
+        found, wanted = loaded.network(**pieces).logits, network(**pieces).logits
+        torch.testing.assert_close(found, wanted)
+        assert loaded.source.model == f"hf:{place}"
+
+
 def test_a_factory_file_is_found_where_it_was_in_the_working_folder_and_beside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -138,6 +138,18 @@ def test_the_setting_that_stands_in_the_way_is_named(
     assert ("or more" in str(caught.value)) == or_more
 
 
+def test_what_a_step_leaves_that_does_more_than_to_cut_units_is_not_foretold() -> None:
+    """Its least widths leave a fifth; behind a factorization a tenth may be reached."""
+    found = trace(build("digits_cnn"), torch.randn(2, 1, 8, 8), min_units=6)
+    narrow = Prune(method="l1", target="macs=0.01")
+    with pytest.raises(BudgetError, match="cannot be reached"):
+        require_reachable(lay_out(as_recipe([narrow])), found)
+    thin = Prune(method="svd", options={"rank": 0.5})
+    require_reachable(lay_out(as_recipe([thin, narrow])), found)
+    with pytest.raises(BudgetError, match="cannot be reached"):
+        require_reachable(lay_out(as_recipe([narrow, thin])), found)
+
+
 def test_a_network_without_channels_to_cut_says_why() -> None:
     found = trace(torch.nn.Linear(4, 3), torch.randn(2, 4))
     actions = lay_out(as_recipe([Prune(method="l1", target="macs=0.5")]))

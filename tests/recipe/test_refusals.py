@@ -2,15 +2,18 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from prunus.compute import Compute
 from prunus.errors import BudgetError, InputError, MissingExtraError, PrunusError
 from prunus.graph import trace
 from prunus.recipe import Deploy, Prune, Recipe, Step, Student, Train, compare, compress
+from prunus.train import TrainConfig
 from tests.recipe.subjects import STEPS, few_digits, trained_cnn
 
 
@@ -80,6 +83,32 @@ class Summed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.c(torch.cumsum(self.a(x.flatten(1)), 1))
         return out
+
+
+@pytest.mark.parametrize(
+    ("package", "step", "compute"),
+    [
+        ("tensorly", Prune(method="tucker", target="params=0.8"), Compute()),
+        ("ray", Prune(method="random-search", target="macs=0.5"), Compute(engine="ray")),
+    ],
+)
+def test_a_missing_package_is_told_before_the_dense_network_is_trained(
+    package: str, step: Step, compute: Compute, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr("prunus.recipe.dense.fit", None)  # called by none
+    first = TrainConfig(epochs=1, lr=0.1)
+    with pytest.raises(MissingExtraError, match=rf"{package} is not installed: pip install"):
+        compress(
+            "digits_cnn",
+            [step],
+            few_digits(),
+            train_first=first,
+            compute=compute,
+            out=tmp_path / "run",
+            latency=None,
+        )
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_a_student_can_reach_does_not_hang_on_the_dense_network() -> None:

@@ -18,11 +18,15 @@ from prunus.zoo import load_source
 
 # The same operations on the same weights: room for kernels that torch picks by memory alignment.
 _TOLERANCE = 1e-6
+_CONFIG = "config.json"
 _FETCHED = ("hf:", "timm:", "torchvision:")
 
 
 def note_factory(source: Source) -> FactoryFile | None:
-    """Where the file of a ``file.py:factory`` is, and what it holds; None for other sources."""
+    """Where the file of a ``file.py:factory``, or the config of an ``hf:FOLDER``, is and what it holds.
+
+    None for other sources.
+    """
     path = _factory_path(source)
     if path is None or not path.is_file():
         return None
@@ -39,13 +43,15 @@ def find_source(manifest: Manifest, folder: Path) -> Source:
     source, given = manifest.source, _factory_path(manifest.source)
     if manifest.factory is None or given is None:
         return source
-    old = Path(manifest.factory.path)
-    own = Path(given.name) if given.is_absolute() else given
-    places = list(dict.fromkeys([old, Path.cwd() / own, folder.resolve().parent / old.name]))
+    old, last = Path(manifest.factory.path), 2 if given.name == _CONFIG else 1
+    own = Path(*given.parts[-last:]) if given.is_absolute() else given
+    beside = folder.resolve().parent.joinpath(*old.parts[-last:])
+    places = list(dict.fromkeys([old, Path.cwd() / own, beside]))
     for place in places:
         if place.is_file():
             name = source.model.rpartition(":")[2]
-            return source.model_copy(update={"model": f"{place}:{name}"})
+            model = f"hf:{place.parent}" if last == 2 else f"{place}:{name}"
+            return source.model_copy(update={"model": model})
     tried = ", ".join(f"'{place}'" for place in places)
     raise InputError(
         f"the artifact '{folder}' is built by '{source.model}', whose file is not at {tried}; put "
@@ -119,7 +125,9 @@ def _outputs(network: nn.Module, inputs: Inputs) -> list[Tensor]:
 
 
 def _factory_path(source: Source) -> Path | None:
-    """The file of a ``file.py:factory``."""
+    """The file of a ``file.py:factory``, or the config in the folder that ``hf:`` names."""
+    if source.model.startswith("hf:"):
+        return Path(source.model.removeprefix("hf:")) / _CONFIG
     path, separator, _ = source.model.rpartition(":")
     return Path(path) if separator and path.endswith(".py") else None
 

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 from torch import Tensor, nn
 
@@ -26,6 +26,10 @@ class LowRank(Configured[LowRankOptions]):
     edits = True
     kinds: ClassVar[tuple[Kind, ...]]
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.require_packages()  # now, not after the dense network has been trained
+
     @property
     def sizes_itself(self) -> bool:
         """Whether a rank or an energy was given."""
@@ -45,11 +49,9 @@ class LowRank(Configured[LowRankOptions]):
         """Factorize to the rank or energy given, or else to the budget.
 
         Raises:
-            MissingExtraError: A package is not installed.
             BudgetError: The budget cannot be met.
             InputError: A glob of ``ignore`` matches nothing, or calibration has no usable data.
         """
-        self.require_packages()
         options, network = self.options, context.network
         selection = select_layers(
             network,

@@ -4,13 +4,13 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from prunus.candidates.workplace import threads_of
 from prunus.compute import Compute
 from prunus.errors import InputError
+from prunus.extras import require_installed
 from prunus.graph import Trace
 from prunus.plan import Record
 from prunus.progress import Progress, Silent
@@ -97,21 +97,23 @@ def checked_trace(
     Raises:
         BudgetError: A target is out of reach, of the network or of a run's student.
         InputError: A student cannot be built, or does not fit the data.
+        MissingExtraError: Ray is asked for and not installed.
     """
+    if settings.compute.engine == "ray" and any(searches(a) for actions in runs for a in actions):
+        require_installed("ray", "ray")  # now, not after the dense network has been trained
     students: dict[str, Subject] = {}
     with phase(settings.progress, "trace"):
         found = trace_network(subject.network, subject, recipe)
         for actions in runs:
-            own = tuple(takewhile(lambda action: not isinstance(action.step, Student), actions))
-            require_reachable(own, found)
-            for action in actions[len(own) :]:
-                if isinstance(action.step, Student):
-                    key = action.step.model_dump_json()
-                    students[key] = students.get(key) or student_of(action.step.source, subject)
-                    student = students[key]
-                elif action.budget is not None:
-                    theirs = trace_network(student.network, student, recipe)
-                    require_reachable([action], theirs, found)
+            first, *rest = actions
+            if not isinstance(first.step, Student):  # which is the first step, or none
+                require_reachable(actions, found)
+                continue
+            key = first.step.model_dump_json()
+            students[key] = students.get(key) or student_of(first.step.source, subject)
+            if any(action.budget is not None for action in rest):
+                theirs = trace_network(students[key].network, students[key], recipe)
+                require_reachable(rest, theirs, found)
     return found
 
 

@@ -18,7 +18,8 @@ def require_reachable(actions: Sequence[Action], trace: Trace, dense: Trace | No
     """Refuse a target below what is left when every group is cut to its least width.
 
     Args:
-        actions: Whose targets are looked at.
+        actions: Whose targets are looked at, in their order: up to the first that does more than to cut
+            units of groups.
         trace: Of the network that they cut.
         dense: Of the network that shares are of; None: the same.
 
@@ -28,7 +29,9 @@ def require_reachable(actions: Sequence[Action], trace: Trace, dense: Trace | No
     smallest = _smallest(trace)
     for action in actions:
         budget = action.budget
-        if budget is None or not _cuts_units(action):
+        if _edits(action):
+            return  # what it leaves is not what is traced here
+        if budget is None or not isinstance(action.step, Prune):
             continue
         whole, left = budget.measure(dense or trace, {}), budget.measure(trace, smallest)
         if left > budget.limit(whole):
@@ -40,9 +43,9 @@ def require_reachable(actions: Sequence[Action], trace: Trace, dense: Trace | No
             )
 
 
-def _cuts_units(action: Action) -> bool:
-    """Whether units of groups are cut; what other methods reach, they say themselves."""
-    return isinstance(action.step, Prune) and not method_class(action.step.method).edits
+def _edits(action: Action) -> bool:
+    """Whether other things than units of groups are cut; what such a method reaches, it says itself."""
+    return isinstance(action.step, Prune) and method_class(action.step.method).edits
 
 
 def _smallest(trace: Trace) -> Choice:

@@ -78,6 +78,8 @@ class Subject:
             source["model"] = f"{Path(path).name}:{factory}"
             if Path(path).is_file():  # not where a module names it that was given beside it
                 source["code"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        elif path == "hf" and Path(factory).is_dir():
+            source["model"] = f"hf:{Path(factory).resolve().name}"
         return {
             "source": source,
             "weights": weights_digest(self.network),

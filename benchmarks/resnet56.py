@@ -3,6 +3,7 @@
     python benchmarks/resnet56.py cut                        # what every method keeps; no training
     python benchmarks/resnet56.py tune                       # once: the recipe, on L1, by the search split
     python benchmarks/resnet56.py run --epochs 20            # the queue; killed and started again, it goes on
+    python benchmarks/resnet56.py run --epochs 20 --workers 12    # so many cells at once: they fill a GPU
     python benchmarks/resnet56.py run --epochs 1 --images 20000   # a scale that fits a small machine
     python benchmarks/resnet56.py table                      # summary and README table from the cells
 
@@ -17,9 +18,12 @@ import argparse
 import copy
 import json
 import statistics
+import subprocess
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +78,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--shard", default="1/1", help="2/8: the second of eight processes' cells")
+    parser.add_argument("--workers", type=int, default=1, help="processes of run, a cell each")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch", type=int, default=128, help="of tune: images a step")
@@ -84,6 +89,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.command == "table":
+        table()
+        return
+    if options.command == "run" and options.workers > 1:
+        run_at_once(options)
         table()
         return
     bench = Bench(options.device, options.images)
@@ -108,6 +117,32 @@ def main() -> None:
         bench.cell(method, seed, options.epochs)
     if shards == 1:
         table()
+
+
+def run_at_once(options: argparse.Namespace) -> None:
+    """The queue in processes of their own, one a cell; records are looked at when all have ended.
+
+    A network this small leaves most of a GPU idle. On one where the server of CUDA MPS runs, the
+    kernels of several processes run side by side.
+    """
+
+    def cell(of: tuple[str, int]) -> None:
+        method, seed = of
+        given = {
+            "--epochs": options.epochs,
+            "--images": options.images,
+            "--methods": method,
+            "--seeds": seed,
+            "--threads": options.threads,
+            "--device": options.device,
+            "--shard": "1/2",  # of one cell the first half is that cell, and draws no table
+        }
+        words = [str(word) for pair in given.items() for word in pair]
+        subprocess.run([sys.executable, __file__, "run", *words], check=True)
+
+    queue = [(method, seed) for seed in options.seeds for method in options.methods]
+    with ThreadPoolExecutor(options.workers) as pool:
+        list(pool.map(cell, queue))
 
 
 class Bench:

@@ -191,3 +191,20 @@ def test_another_target_in_the_same_folder_is_refused(tmp_path: Path) -> None:
         compare(trained_cnn(), ["l1"], few_digits(), "macs=0.5", out=out)
     with pytest.raises(InputError, match=r"target was macs=0\.5 and is macs=0\.6"):
         compare(trained_cnn(), ["l1"], few_digits(), "macs=0.6", out=out, resume=True)
+
+
+def test_no_two_rows_share_a_folder_and_ordinary_names_keep_theirs(tmp_path: Path) -> None:
+    out = tmp_path / "c"
+    step = (Prune(method="l1", target="macs=0.5"),)
+    names = ["svd 0.2", "svd_0.2", "Резка", "Квант", "distilled + int8 (onnxruntime)"]
+    for given in (names[:1], names):  # rows are added to a comparison that has folders
+        rows = dict.fromkeys(given, step)
+        found = compare(trained_cnn(), rows, few_digits(), out=out, resume=True, latency=None)
+        assert [run.method for run in found.runs] == given
+    folders = {path.name for path in (out / "cells").iterdir()}
+    assert len(folders) == 5
+    assert {"svd_0.2-seed0", "distilled___int8__onnxruntime_-seed0"} <= folders
+    kept = Comparison.load(out / COMPARISON_FILE)
+    turned = dict.fromkeys(["Квант", "Резка"], step)  # the order of such names is all the same
+    again = compare(trained_cnn(), turned, few_digits(), out=out, resume=True, latency=None)
+    assert again.runs == (kept.runs[3], kept.runs[2])

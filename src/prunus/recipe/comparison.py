@@ -1,5 +1,6 @@
 """``compare``: several methods on the same network, data and target, each with several seeds."""
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -51,15 +52,11 @@ class TraceOptions:
 
 @dataclass(frozen=True)
 class Cell:
-    """One method with one seed."""
+    """One method with one seed; ``folder`` is the name of its run folder."""
 
     name: str
     recipe: Recipe
-
-    @property
-    def folder(self) -> str:
-        """Name of its run folder."""
-        return f"{re.sub(r'[^A-Za-z0-9._-]', '_', self.name)}-seed{self.recipe.seed}"
+    folder: str
 
 
 def standard_steps(
@@ -213,12 +210,29 @@ def make_cells(
         "min_units": trace_options.min_units,
         "round_to": trace_options.round_to,
     }
-    cells = []
+    cells, folders = [], _folders(named)
     for name, steps in named.items():
         for seed in seeds:
             content = {**shared, "name": name, "seed": seed, "steps": tuple(steps)}
-            cells.append(Cell(name, make_recipe(content, f"method '{name}'")))
+            recipe = make_recipe(content, f"method '{name}'")
+            cells.append(Cell(name, recipe, f"{folders[name]}-seed{seed}"))
     return cells
+
+
+def _folders(names: Iterable[str]) -> dict[str, str]:
+    """What the folders of each row begin with: its name in plain letters, no two alike.
+
+    Letters beyond ASCII leave nothing of a name, which then has its digest. Of ASCII names that
+    differ in what is replaced alone, the first keeps the plain form: rows are added behind those
+    that have folders already.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)
+        if not name.isascii() or plain in found.values():
+            plain += f"-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        found[name] = plain
+    return found
 
 
 def _require_lists(methods: object, seeds: object) -> None:

@@ -9,6 +9,7 @@ from prunus.errors import BudgetError, InputError, PrunusError
 from prunus.method import Context, Decision, Method, method_class, method_names
 from prunus.prune import L1
 from prunus.recipe import COMPARISON_FILE, Prune, Train, compare, compress, standard_steps
+from prunus.recipe.folder import RUN_FILE, RunFile, open_run
 from prunus.records import Comparison
 from prunus.report import NULL_BASELINES, comparison_rows, write_report
 from prunus.train import TrainConfig
@@ -208,3 +209,40 @@ def test_no_two_rows_share_a_folder_and_ordinary_names_keep_theirs(tmp_path: Pat
     turned = dict.fromkeys(["Квант", "Резка"], step)  # the order of such names is all the same
     again = compare(trained_cnn(), turned, few_digits(), out=out, resume=True, latency=None)
     assert again.runs == (kept.runs[3], kept.runs[2])
+
+
+def test_a_cell_folder_of_another_run_is_refused_before_any_cell_runs(tmp_path: Path) -> None:
+    def go(share: float, methods: tuple[str, ...] = ("first", "second")) -> Comparison:
+        first = (Prune(method="random", target="macs=0.5"),)
+        second = (Prune(method="l1", target=f"macs={share}"),)
+        rows = {name: {"first": first, "second": second}[name] for name in methods}
+        return compare(trained_cnn(), rows, data, out=out, resume=True, latency=None)
+
+    out, data = tmp_path / "c", few_digits()
+    go(0.5, ("second",))
+    looks = data.test.evaluations
+    with pytest.raises(InputError, match=r"second-seed0' holds another run: .* and is macs=0\.6"):
+        go(0.6)
+    assert data.test.evaluations == looks
+    assert {path.name for path in (out / "cells").iterdir()} == {"second-seed0"}
+    stranger = out / "cells" / "first-seed0"
+    stranger.mkdir()
+    (stranger / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(InputError, match="holds 'notes.txt' and is no run"):
+        go(0.5)
+    (stranger / "notes.txt").unlink()
+    assert [run.method for run in go(0.5).runs] == ["first", "second"]
+
+
+def test_a_cell_folder_in_use_fails_alone(tmp_path: Path) -> None:
+    def go(methods: list[str]) -> Comparison:
+        data = few_digits()
+        return compare(trained_cnn(), methods, data, "macs=0.5", out=out, resume=True, latency=None)
+
+    out = tmp_path / "c"
+    go(["l1"])
+    cell = out / "cells" / "l1-seed0"
+    with open_run(cell, RunFile.load(cell / RUN_FILE).identity, resume=True):
+        found = go(["l1", "l2"])
+    assert [run.method for run in found.runs] == ["l2"]
+    assert any("l1 (seed 0) failed" in n and "is in use by" in n for n in found.runs[0].notes)

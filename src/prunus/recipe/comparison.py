@@ -16,7 +16,7 @@ from prunus.graph import Inputs
 from prunus.progress import Progress, Silent
 from prunus.recipe.actions import lay_out
 from prunus.recipe.dense import trained_first
-from prunus.recipe.folder import RunFolder, full_disk_told, require_usable
+from prunus.recipe.folder import RunFolder, full_disk_told, require_resumable, require_usable
 from prunus.recipe.measure import LatencyOptions
 from prunus.recipe.prepare import (
     Baseline,
@@ -170,6 +170,10 @@ def _compare(
         settings = fix_threads(settings, actions, folder)
         subject = trained_first(subject, train_first, out, settings.device, settings.progress)
         cells = [replace(c, recipe=pin(c.recipe, subject, folder, settings.device)) for c in cells]
+        if out is not None:  # what is refused later is refused after hours
+            for cell in cells:
+                identity = run_identity(subject, cell.recipe, settings, None)
+                require_resumable(_place(out, cell), identity)
         baseline = measure_dense(subject, found, out, settings)
         runs, failures = _run_cells(cells, baseline, folder, settings)
         if not runs:
@@ -262,20 +266,26 @@ def _run_cells(
     progress.start("compare", len(cells))
     try:
         for cell in cells:
-            place = None if folder is None else folder.path / "cells" / cell.folder
+            place = None if folder is None else _place(folder.path, cell)
             identity = run_identity(baseline.subject, cell.recipe, settings, None)
-            with open_folder(place, identity, resume=True) as own:
-                try:
-                    done = run_recipe(cell.recipe, baseline, own, settings, donors=donors)
-                except StorageError:  # the next cell's results would be lost, too
-                    raise
-                except PrunusError as error:
-                    failures.append((f"{cell.name} (seed {cell.recipe.seed})", error))
-                else:
-                    runs.append(done.record)
-            if place is not None:  # a cell that failed has finished steps, too
-                donors.append(Donor(cell.name, cell.recipe, place / "steps"))
+            others = tuple(donors)
+            try:
+                with open_folder(place, identity, resume=True) as own:
+                    if place is not None:  # a cell that fails has finished steps, too
+                        donors.append(Donor(cell.name, cell.recipe, place / "steps"))
+                    done = run_recipe(cell.recipe, baseline, own, settings, donors=others)
+            except StorageError:  # the next cell's results would be lost, too
+                raise
+            except PrunusError as error:
+                failures.append((f"{cell.name} (seed {cell.recipe.seed})", error))
+            else:
+                runs.append(done.record)
             progress.advance()
     finally:
         progress.finish()
     return runs, failures
+
+
+def _place(out: Path, cell: Cell) -> Path:
+    """The run folder of a cell."""
+    return out / "cells" / cell.folder

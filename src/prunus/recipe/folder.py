@@ -190,6 +190,18 @@ def require_usable(path: Path, *, resume: bool) -> None:
         )
 
 
+def require_resumable(path: Path, identity: Mapping[str, Any]) -> None:
+    """Refuse what ``open_run`` with ``resume`` would refuse. Nothing is made, nothing left behind.
+
+    Raises:
+        InputError: The folder cannot be used, or holds something else or another run.
+    """
+    require_usable(path, resume=True)
+    file = path / RUN_FILE
+    if file.exists():
+        _require_same(path, RunFile.load(file).identity, dict(_flatten(identity)))
+
+
 def _require_writable(path: Path) -> None:
     """Make the folder and a file in it, and take both away: nothing else tells for sure."""
     made: list[Path] = []

@@ -1,5 +1,6 @@
 """What cannot work is refused before any compute, in words; what can is not."""
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,17 @@ from torch import Tensor, nn
 from prunus.compute import Compute
 from prunus.errors import BudgetError, InputError, MissingExtraError, PrunusError
 from prunus.graph import trace
-from prunus.recipe import Deploy, Prune, Recipe, Step, Student, Train, compare, compress
+from prunus.recipe import (
+    Deploy,
+    Prune,
+    Recipe,
+    Step,
+    Student,
+    Train,
+    compare,
+    compress,
+    train_network,
+)
 from prunus.train import TrainConfig
 from tests.recipe.subjects import STEPS, few_digits, trained_cnn
 
@@ -197,3 +208,43 @@ def test_an_operation_without_a_rule_that_multiplies_nothing_is_not_left_out_of_
     train = Train(epochs=1, lr=0.02, batch_size=32, precision="float32", layout="contiguous")
     cost = compress(network, [train], few_digits(), latency=None).record.cost
     assert (cost.macs, cost.uncounted) == (64 * 64 + 64 * 10, ())
+
+
+def _untaught(**more: float) -> TrainConfig:
+    return TrainConfig.model_validate({"epochs": 1, "lr": 0.1, **more})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"device": "tpu"}, "device='tpu' is not a device"),
+        ({"device": "cuda:99"}, "CUDA devices are available; use 'cpu'"),
+        ({"seed": -1}, "seed=-1 must be at least 0; give 0 or more"),
+        ({"config": _untaught(distill_alpha=0.5)}, "distill_alpha=0.5 needs a teacher"),
+        ({"config": _untaught(distill_hidden=1.0)}, "distill_hidden=1 needs a teacher"),
+    ],
+)
+def test_a_training_that_cannot_begin_leaves_no_folder(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    """A retry with what works would be refused there as another run."""
+    given = {"config": _untaught(), "data": few_digits(), **change}
+    with pytest.raises(InputError, match=re.escape(said)):
+        train_network("digits_cnn", out=tmp_path / "a" / "run", **given)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_training_looks_at_its_folder_before_all_else(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(InputError, match="holds 'notes.txt' and is no run"):
+        train_network("nowhere", _untaught(), "digits", out=tmp_path)
+
+
+def test_a_dense_network_that_is_trained_first_has_no_teacher(tmp_path: Path) -> None:
+    taught, out = _untaught(distill_alpha=0.5), tmp_path / "run"
+    said = r"distill_alpha=0\.5 needs a teacher"
+    with pytest.raises(InputError, match=said):
+        compress("digits_cnn", STEPS, few_digits(), out=out, train_first=taught)
+    with pytest.raises(InputError, match=said):
+        compare("digits_cnn", {"a": STEPS}, few_digits(), out=out, train_first=taught)
+    assert not out.exists()

@@ -15,7 +15,7 @@ from prunus.errors import InputError, PrunusError, StorageError
 from prunus.graph import Inputs
 from prunus.progress import Progress, Silent
 from prunus.recipe.actions import lay_out
-from prunus.recipe.dense import trained_first
+from prunus.recipe.dense import require_no_teacher, trained_first
 from prunus.recipe.folder import RunFolder, full_disk_told, require_resumable, require_usable
 from prunus.recipe.measure import LatencyOptions
 from prunus.recipe.prepare import (
@@ -130,6 +130,7 @@ def compare(  # noqa: PLR0913  # all but four are options, by keyword only
         require_usable(Path(out), resume=resume)
     settings = Settings(device, progress or Silent(), latency, compute)
     cells = make_cells(methods, target, seeds, finetune, options or {}, trace_options)
+    require_no_teacher(train_first)
     resolve_device(device)
     subject = resolve_subject(
         network,

@@ -7,15 +7,17 @@ from pathlib import Path
 from torch import nn
 
 from prunus.data import DataSplits, TextOptions
+from prunus.errors import InputError
 from prunus.graph import Inputs, hold_connections_
 from prunus.meter import measure_cost
 from prunus.plan import Record
 from prunus.progress import Progress, Silent
-from prunus.recipe.folder import load_network, open_run, save_network
+from prunus.recipe.folder import load_network, open_run, require_usable, save_network
 from prunus.recipe.measure import LOOKS_FILE, environment, look
 from prunus.recipe.subject import Subject, resolve_subject
 from prunus.records import Cost, Environment, Score, Source
 from prunus.train import FitResult, TrainConfig, fit
+from prunus.train.forward import resolve_device
 
 TRAINING_FILE = "training.json"
 
@@ -87,6 +89,12 @@ def train_network(  # noqa: PLR0913  # all but three are options, by keyword onl
     Raises:
         PrunusError: Something given cannot be used.
     """
+    if out is not None:
+        require_usable(Path(out), resume=resume)
+    if seed < 0:
+        raise InputError(f"seed={seed} must be at least 0; give 0 or more")
+    require_no_teacher(config)
+    resolve_device(device)
     subject = resolve_subject(
         network, data, text=text, example_inputs=example_inputs, source=source, untrained=True
     )
@@ -100,6 +108,21 @@ def train_network(  # noqa: PLR0913  # all but three are options, by keyword onl
     }
     with open_run(out, identity, resume=resume) as folder:
         return train_into(folder.path, subject, config, seed, device, progress or Silent())
+
+
+def require_no_teacher(config: TrainConfig | None) -> None:
+    """Refuse a distillation where the dense network is trained: nothing is there to teach it.
+
+    Raises:
+        InputError: One is asked for.
+    """
+    for name in ("distill_alpha", "distill_hidden", "distill_attention"):
+        value = 0 if config is None else getattr(config, name)
+        if value:
+            raise InputError(
+                f"{name}={value:g} needs a teacher, which a network that is trained on its own does "
+                "not have; set it to 0, or distil in a recipe (its step train)"
+            )
 
 
 def train_into(

@@ -15,7 +15,7 @@ from prunus.graph import Inputs
 from prunus.plan import Plan
 from prunus.progress import Progress, Silent
 from prunus.recipe.actions import Action, label, lay_out
-from prunus.recipe.dense import trained_first
+from prunus.recipe.dense import require_no_teacher, trained_first
 from prunus.recipe.execute import perform
 from prunus.recipe.folder import RunFolder, require_usable
 from prunus.recipe.measure import LOOKS_FILE, LatencyOptions, phase
@@ -115,6 +115,7 @@ def compress(  # noqa: PLR0913  # all but three are options, by keyword only
         asked = make_recipe({**asked.model_dump(), "seed": seed})
     settings = Settings(device, progress or Silent(), latency, compute)
     actions = lay_out(asked)
+    require_no_teacher(train_first)
     resolve_device(device)
     subject = resolve_subject(
         network if network is not None else recipe_source(asked),

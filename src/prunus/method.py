@@ -160,6 +160,7 @@ class Decision:
         evaluations: Different networks scored.
         front: Other networks that the same search found, for other budgets.
         notes: Remarks for the record.
+        earlier_seconds: That its search took in processes before this one, which were killed.
     """
 
     choice: Choice
@@ -170,6 +171,7 @@ class Decision:
     evaluations: int = 0
     front: Front | None = None
     notes: tuple[str, ...] = ()
+    earlier_seconds: float = 0.0
 
 
 class Method(ABC):

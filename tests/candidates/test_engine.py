@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -413,6 +414,42 @@ def test_kill_between_storing_and_telling(store_path: Path) -> None:
         again = scripted(rest, store=store).score(several())
         assert stored > 0 and len(rest.tasks) == 16 - stored
     assert summary(again) == summary(scripted(Scripted()).score(several()))
+
+
+def test_seconds_before_a_kill_are_kept(store_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """4 s a task: notes after 8 s and 16 s, a kill after 20 s; then 4 s for each that is left."""
+    expected = summary(scripted(Scripted()).score(several()))
+    clock = [0.0]
+    fake = SimpleNamespace(perf_counter=lambda: clock[0])
+    monkeypatch.setattr("prunus.candidates.engine.time", fake)
+
+    def slow(task: Task) -> Array:
+        clock[0] += 4
+        if clock[0] == 20:
+            raise Killed
+        return more_is_worse(task)
+
+    noted: list[float] = []
+    honest = Store.keep_seconds
+
+    def spy(self: Store, seconds: float) -> None:
+        noted.append(seconds)
+        honest(self, seconds)
+
+    monkeypatch.setattr(Store, "keep_seconds", spy)
+    store = Store.open(store_path, {})
+    first = scripted(Scripted(slow), store=store)
+    assert first.earlier_seconds == 0
+    with pytest.raises(Killed):
+        first.score(several())
+    store.close()  # as the system does it: the engine has no last word
+    assert noted == [8, 16]
+    with scripted(Scripted(slow), store=Store.open(store_path, {})) as second:
+        assert second.earlier_seconds == 16
+        scored = second.score(several())
+    with Store.open(store_path, {}) as store:
+        assert store.seconds == 16 + 4 * (16 - 4)
+    assert summary(scored) == expected
 
 
 def test_what_is_stored_is_not_forgotten(store_path: Path) -> None:

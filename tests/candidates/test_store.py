@@ -182,6 +182,16 @@ def test_settings_are_kept_and_not_changed(path: Path) -> None:
         assert store.setting("layout") is None
 
 
+def test_the_last_seconds_are_kept(path: Path) -> None:
+    with Store.open(path, IDENTITY) as store:
+        assert store.seconds == 0
+        for seconds in (0.1, 1 / 3, 2e5 + 1e-7):
+            store.keep_seconds(seconds)
+    with Store.open(path, IDENTITY) as store:
+        assert store.seconds == 2e5 + 1e-7
+        assert store.setting("precision") is None
+
+
 def test_a_closed_store_says_so(path: Path) -> None:
     store = Store.open(path, IDENTITY)
     store.add(make(0))

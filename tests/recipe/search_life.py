@@ -38,11 +38,12 @@ def live(
     source = Source(model="digits_cnn", weights=str(weights))
     with pytest.MonkeyPatch.context() as patch:
         if log is not None:
-            patch.setattr(Workplace, "run", _logging(log, pause_s))
+            patch.setattr(Workplace, "run", logging(log, pause_s))
         return compress(source, STEPS, "digits", out=out, resume=True, latency=None, compute=SERIAL)
 
 
-def _logging(log: Path, pause_s: float) -> object:
+def logging(log: Path, pause_s: float) -> object:
+    """A workplace's ``run`` that writes the log, and pauses."""
     honest = Workplace.run
 
     def run(self: Workplace, tasks: Sequence[Task]) -> Iterator[Result]:

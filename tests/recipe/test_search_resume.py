@@ -5,11 +5,14 @@ import random
 import sqlite3
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from prunus.candidates.workplace import Workplace
 from prunus.compute import Compute
 from prunus.errors import InputError
 from prunus.method import Context, Decision
@@ -17,7 +20,7 @@ from prunus.prune import RandomSearch
 from prunus.recipe import Compressed, Prune, Recalibrate, Repeat, Train, compare, compress
 from prunus.recipe.folder import RunFile
 from prunus.records import Comparison
-from tests.recipe.search_life import SERIAL, STORE, live, live_apart
+from tests.recipe.search_life import SERIAL, STORE, live, live_apart, logging
 from tests.recipe.subjects import Killed, Killer, few_digits, trained_cnn
 
 # A server that has imported everything forks the lives: each is a process of its own.
@@ -25,6 +28,8 @@ LIVES = multiprocessing.get_context("forkserver")
 LIVES.set_forkserver_preload(["prunus.recipe", "prunus.candidates.workplace"])
 Scores = dict[tuple[str, int, int], bytes]
 FEW = (Prune(method="random-search", target="macs=0.4", options={"evaluations": 6, "images": 64}),)
+BRED = {"population": 4, "parents": 2, "generations": 1}
+NEEDS_PYMOO = pytest.mark.skipif(find_spec("pymoo") is None, reason="pymoo is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +145,31 @@ def test_another_engine_and_other_workers_may_go_on(
     # as many threads for each candidate as the run began with, whatever the number of workers
     assert [c.compute.threads for c in given] == [torch.get_num_threads()] * 2 + [None]
     assert given[1].folder == out / STORE.parent
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("random-search", {"evaluations": 6}),
+        ("genetic", BRED),
+        pytest.param("genetic", {**BRED, "mode": "front"}, marks=NEEDS_PYMOO),
+    ],
+)
+def test_a_search_that_was_killed_counts_the_seconds_of_all_its_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, options: dict[str, Any]
+) -> None:
+    def go(progress: Killer | None) -> Compressed:
+        given: dict[str, Any] = {"compute": SERIAL, "latency": None, "progress": progress}
+        return compress(trained_cnn(), steps, few_digits(), out=out, resume=True, **given)
+
+    steps = (Prune(method=method, target="macs=0.5", options={**options, "images": 64}),)
+    out, log = tmp_path / "run", tmp_path / "log"
+    with monkeypatch.context() as patch:
+        patch.setattr(Workplace, "run", logging(log, pause_s=1.0))
+        with pytest.raises(Killed):
+            go(Killer("score candidates", 3 * 64))
+    assert len(_computed(log)) >= 3  # with a pause behind each but the last
+    assert go(None).record.seconds["search"] >= 2
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from types import TracebackType
@@ -17,6 +18,7 @@ from prunus.candidates.sharing import in_sharing_order
 from prunus.candidates.store import STORE_FILE, Store
 from prunus.candidates.task import FloatArray, Result, Task
 from prunus.candidates.workplace import Workplace, gather_images, identity, open_workplace
+from prunus.errors import PrunusError
 from prunus.method import Context
 from prunus.plan import BoolArray, Plan
 from prunus.progress import Progress, Silent
@@ -26,6 +28,7 @@ WORST = 1e4
 """Nats that a score counts as where it is larger or no number: one broken image decides, finitely."""
 
 
+_KEEP_SECONDS = 5.0  # between two notes of how long the search took: each waits for the disk
 _QUICK = "~"  # ends the name of what was seen behind few calibration images
 
 
@@ -80,14 +83,20 @@ class Engine:
         workplace: The network, its images, and who computes.
         store: Keeps every result durably; None: results live as long as this.
         progress: Told of images scored and of the best so far.
+        begin: When this was begun, by ``time.perf_counter``; None: now.
 
     Attributes:
+        earlier_seconds: That the search took in processes before this one. Nothing is decided by it.
         history: A point for every call of ``score``.
         evaluations: Different networks scored, however often they were asked for.
     """
 
     def __init__(
-        self, workplace: Workplace, store: Store | None = None, progress: Progress | None = None
+        self,
+        workplace: Workplace,
+        store: Store | None = None,
+        progress: Progress | None = None,
+        begin: float | None = None,
     ) -> None:
         self._workplace = workplace
         self._scoring = workplace.scoring
@@ -98,6 +107,8 @@ class Engine:
         self._stored: dict[str, list[Result]] = {}
         self._read_store()
         self._seconds = 0.0
+        self._begin = self._kept = time.perf_counter() if begin is None else begin
+        self.earlier_seconds = 0.0 if store is None else store.seconds
         self.history: list[HistoryPoint] = []
 
     @classmethod
@@ -113,6 +124,7 @@ class Engine:
             InputError: The context lacks data, its folder holds another search or is in use, or
                 the workers cannot be had.
         """
+        begin = time.perf_counter()
         images = gather_images(context, scoring)
         store = None
         if context.folder is not None:
@@ -123,7 +135,7 @@ class Engine:
             if store is not None:
                 store.close()
             raise
-        return cls(workplace, store, context.progress)
+        return cls(workplace, store, context.progress, begin)
 
     def __enter__(self) -> Self:
         """Use as a context: the workers are let go at the end."""
@@ -142,7 +154,17 @@ class Engine:
         """Let the workers go, and the store. May be called twice."""
         self._workplace.close()
         if self._store is not None:
+            # Seconds are not worth an error; the store may be closed already, or another process's.
+            with suppress(PrunusError, ValueError):
+                self._keep_seconds()
             self._store.close()
+
+    def _keep_seconds(self, every: float = 0.0) -> None:
+        """Make durable how long the search took: a kill must not make it look fast."""
+        now = time.perf_counter()
+        if self._store is not None and now - self._kept >= every:
+            self._store.keep_seconds(self.earlier_seconds + now - self._begin)
+            self._kept = now
 
     def forget(self) -> None:
         """Forget what is known but not stored."""
@@ -284,6 +306,7 @@ class Engine:
         for done, result in enumerate(self._workplace.run(tasks), start=1):
             if self._store is not None:
                 self._store.add(result)
+                self._keep_seconds(_KEEP_SECONDS)
             self._known[result.key].add(result)
             self._seconds += result.seconds
             seen[owner[result.key]] = fitness(self._values(result.key, look.end))

@@ -35,6 +35,7 @@ STORE_FILE = "candidates.sqlite"
 _APPLICATION = 0x5052554E  # "PRUN", in the header of the file
 _VERSION = 1  # of the tables, in the header too
 _LOCK_SECONDS = 0.2  # two that open a new file at one moment: one of them gets it
+_SECONDS = "seconds"  # the one setting that changes: what is no input of the run
 _PAGE = 64  # results read at a time: a caller may add while it reads
 
 _TABLES = (
@@ -251,6 +252,29 @@ class Store:
                 connection.execute(
                     "INSERT INTO settings VALUES (?, ?, ?)", (name, value, _digest(name, value))
                 )
+
+    @property
+    def seconds(self) -> float:
+        """How long the search took up to the last ``keep_seconds``, in whatever processes.
+
+        Raises:
+            InputError: It is damaged.
+        """
+        kept = self.setting(_SECONDS)
+        return 0.0 if kept is None else float(kept)
+
+    def keep_seconds(self, seconds: float) -> None:
+        """Keep how long the search took so far, all its processes together.
+
+        Raises:
+            StorageError: The disk is full or fails.
+        """
+        value = repr(float(seconds))
+        with self._ready() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO settings VALUES (?, ?, ?)",
+                (_SECONDS, value, _digest(_SECONDS, value)),
+            )
 
     def close(self) -> None:
         """Let the file go. May be called twice."""

@@ -71,7 +71,7 @@ def decide_front(context: Context, proposals: Proposals) -> Decision:
         genome = proposals.fitted(pick.genome, context.budget)
         best = proposals.encoding.candidate(genome)
         (filled,) = engine.score([best])
-        different = engine.evaluations
+        different, earlier = engine.evaluations, engine.earlier_seconds
     progress.finish()
     members = [costs.point(one, known[one.key], chosen=one.key == pick.key) for one in search.front]
     note = (
@@ -88,6 +88,7 @@ def decide_front(context: Context, proposals: Proposals) -> Decision:
         evaluations=different,
         front=Front(source=context.trace.shape, points=tuple(members)),
         notes=(note, *proposals.shortfall(genome, context.budget)),
+        earlier_seconds=earlier,
     )
 
 

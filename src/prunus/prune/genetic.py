@@ -113,6 +113,7 @@ def _decide_one(context: Context, proposals: Proposals) -> Decision:
             points.append(_generation(search, found, seconds[-1]))
             progress.advance(best=search.best.values[0])
         different, execution = engine.evaluations, engine.execution
+        earlier = engine.earlier_seconds
     progress.finish()
     best = proposals.encoding.candidate(search.best.genome)
     zeroed = dropped_share(search.best.genome)
@@ -131,6 +132,7 @@ def _decide_one(context: Context, proposals: Proposals) -> Decision:
         history=(*candidate_history("genetic", known, fitness, seconds), *points),
         evaluations=different,
         notes=tuple(notes),
+        earlier_seconds=earlier,
     )
 
 

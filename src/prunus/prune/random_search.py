@@ -71,6 +71,7 @@ class RandomSearch(Configured[RandomSearchOptions]):
         with Engine.open(context, scoring) as engine:
             scored = engine.score(proposals, top=1 if options.halving else None)
             note = f"{self.name}: candidates were scored in {engine.execution}"
+            earlier = engine.earlier_seconds
         seconds = [time.perf_counter() - begin] * len(scored)
         history = candidate_history(self.name, scored, options.fitness, seconds)
         return Decision(
@@ -78,6 +79,7 @@ class RandomSearch(Configured[RandomSearchOptions]):
             history=history,
             evaluations=len(proposals),
             notes=(note,),
+            earlier_seconds=earlier,
         )
 
     def _propose(self, context: Context) -> Iterator[Candidate]:

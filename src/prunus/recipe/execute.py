@@ -111,7 +111,10 @@ def _prune(action: Action, step: Prune, state: State, tools: Tools) -> tuple[Sta
         path=action.path,
         fresh=after.fresh,
         student=_student_source(state),
-        seconds={"search": decided - begin, "cut": time.perf_counter() - decided},
+        seconds={
+            "search": decision.earlier_seconds + decided - begin,
+            "cut": time.perf_counter() - decided,
+        },
         certificate=certificate,
         history=decision.history,
         front=() if decision.front is None else _without_plans(decision.front.points),

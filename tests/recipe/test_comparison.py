@@ -1,6 +1,7 @@
 """Several methods and seeds: one dense measurement, cells that stand alone, null baselines shown."""
 
 import json
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ from prunus.method import Context, Decision, Method, method_class, method_names
 from prunus.prune import L1
 from prunus.recipe import COMPARISON_FILE, Prune, Train, compare, compress, standard_steps
 from prunus.recipe.folder import RUN_FILE, RunFile, open_run
+from prunus.recipe.recipe import Recipe
 from prunus.records import Comparison
 from prunus.report import NULL_BASELINES, comparison_rows, write_report
-from prunus.train import TrainConfig
+from prunus.train import Execution, TrainConfig
 from tests.recipe.subjects import Killed, Killer, few_digits, trained_cnn
 
 SHORT = Train(epochs=1, lr=0.02, batch_size=32, precision="float32", layout="contiguous")
@@ -38,6 +40,28 @@ def test_a_cell_is_what_compress_makes() -> None:
     alone = compress(trained_cnn(), steps, few_digits(), seed=1, latency=None)
     assert found.runs[0].plans == alone.record.plans
     assert found.runs[0].scores == alone.record.scores
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_all_rows_are_trained_in_one_format(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    """A trial is timed: what is noise in it must not tell rows apart."""
+    said = cycle([Execution(layout="channels_last"), Execution()])
+    monkeypatch.setattr("prunus.recipe.prepare.choose_execution", lambda *_: next(said))
+    found = compare(
+        trained_cnn(),
+        ["random", "l1"],
+        few_digits(),
+        "macs=0.5",
+        seeds=(0, 1),
+        finetune=Train(epochs=1, lr=0.02, batch_size=64),
+        out=tmp_path / "c" if kept else None,
+        latency=None,
+    )
+    trainings = [Recipe.model_validate(run.recipe).steps[-1] for run in found.runs]
+    layouts = [step.layout for step in trainings if isinstance(step, Train)]
+    assert layouts == 4 * ["channels_last"]
 
 
 def test_null_baselines_are_shown_as_such() -> None:

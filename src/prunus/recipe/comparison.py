@@ -170,7 +170,8 @@ def _compare(
     with open_folder(out, {"kind": "comparison", **shared}, resume=resume) as folder:
         settings = fix_threads(settings, actions, folder)
         subject = trained_first(subject, train_first, out, settings.device, settings.progress)
-        cells = [replace(c, recipe=pin(c.recipe, subject, folder, settings.device)) for c in cells]
+        pinned = pin([cell.recipe for cell in cells], subject, folder, settings.device)
+        cells = [replace(c, recipe=recipe) for c, recipe in zip(cells, pinned, strict=True)]
         if out is not None:  # what is refused later is refused after hours
             for cell in cells:
                 identity = run_identity(subject, cell.recipe, settings, None)

@@ -154,19 +154,26 @@ def open_folder(
     return nullcontext() if out is None else open_run(out, identity, resume=resume)
 
 
-def pin(recipe: Recipe, subject: Subject, folder: RunFolder | None, device: str) -> Recipe:
-    """Pick number format and memory layout once for all trainings, as an input of the run."""
-    if not recipe.wants_execution:
-        return recipe
+def pin(
+    recipes: Sequence[Recipe], subject: Subject, folder: RunFolder | None, device: str
+) -> list[Recipe]:
+    """Pick number format and memory layout once for all trainings, as an input of the runs.
+
+    A trial's timing is not reproducible: one for each run would train rows of one table in different
+    formats.
+    """
+    if not any(recipe.wants_execution for recipe in recipes):
+        return list(recipes)
     if folder is not None and folder.file.execution is not None:
         kept = folder.file.execution
-        return recipe.pinned(Execution(kept["precision"], kept["layout"]))  # type: ignore[arg-type]
+        picked = Execution(kept["precision"], kept["layout"])  # type: ignore[arg-type]
+        return [recipe.pinned(picked) for recipe in recipes]
     sample = next(iter(subject.data.train.batches(TRIAL_SAMPLES)))
     anything = TrainConfig(epochs=1, lr=1.0)
     picked = choose_execution(subject.network, sample, anything, resolve_device(device))
     if folder is not None:
         folder.pick({"precision": picked.precision, "layout": picked.layout})
-    return recipe.pinned(picked)
+    return [recipe.pinned(picked) for recipe in recipes]
 
 
 def fix_threads(

@@ -132,7 +132,7 @@ def compress(  # noqa: PLR0913  # all but three are options, by keyword only
         place = None if folder is None else folder.path
         settings = fix_threads(settings, actions, folder)
         subject = trained_first(subject, train_first, place, device, settings.progress)
-        pinned = pin(asked, subject, folder, device)
+        (pinned,) = pin([asked], subject, folder, device)
         baseline = measure_dense(subject, found, place, settings)
         return run_recipe(pinned, baseline, folder, settings)
 

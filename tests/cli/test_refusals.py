@@ -9,7 +9,8 @@ from torch import nn
 
 import prunus
 from prunus.cli.build import suite_steps
-from prunus.cli.given import Cut, Training
+from prunus.cli.given import Cut, Subject, Training
+from prunus.cli.rows import recipe_rows
 from prunus.errors import InputError
 from prunus.recipe import Train
 from prunus.records import Source
@@ -125,13 +126,85 @@ def test_a_recipe_refuses_what_its_steps_would_pass_by(tmp_path: Path, given: li
     ends(command, f"error: {given[0]} is given beside --recipe, which says it")
 
 
+@pytest.mark.parametrize(
+    "given", [["--lr", "0.1"], ["--distill", "0.5"], ["--epochs", "1"], ["--target", "macs=0.5"]]
+)
+def test_a_comparison_of_recipes_alone_refuses_them_too(tmp_path: Path, given: list[str]) -> None:
+    file = _recipe_file(tmp_path)
+    ends(
+        [*COMPARE, "--recipe", file, *given],
+        f"error: {given[0]} is given beside --recipe, which says it",
+    )
+
+
+@pytest.mark.parametrize(
+    ("says", "more", "said"),
+    [
+        ("model: resnet20", [], "its model is resnet20, but all rows of a comparison share theirs"),
+        ("arguments: {width: 2}", [], "which is the default; give --arguments, or leave the key"),
+        ("weights: a.pt", [], "its weights is a.pt, but all rows of a comparison share theirs, "),
+        ("data: cifar10", [], "which is digits; give --data, or leave the key out"),
+        ("text: {max_length: 64}", [], "its text is max_length=64, but all rows of a comparison"),
+        ("seed: 3", ["--seeds", "0,1"], "which is 0, 1; give --seeds, or leave the key out"),
+        ("ignore: [conv2]", [], "its ignore is conv2, but all rows of a comparison share theirs"),
+        (
+            "ignore: []",
+            ["--ignore", "conv2"],
+            "its ignore is nothing, but all rows of a comparison",
+        ),
+        ("min_units: 4", [], "which is 1; give --min-units, or leave the key out"),
+        (
+            "round_to: 8",
+            ["--round-to", "4"],
+            "its round_to is 8, but all rows of a comparison share",
+        ),
+    ],
+)
+def test_a_row_of_a_file_has_nothing_of_its_own_but_steps(
+    tmp_path: Path, says: str, more: list[str], said: str
+) -> None:
+    file = _recipe_file(tmp_path, says)
+    ends([*COMPARE, "--recipe", file, *more], said)
+    ends([*COMPARE, "--recipe", file, *more], f"error: --recipe '{file}': its ")
+
+
+def test_what_a_file_says_as_the_comparison_does_is_no_mistake(tmp_path: Path) -> None:
+    says = ["model: digits_cnn", "data: digits", "seed: 1", "round_to: 4", "min_units: 1"]
+    path = Path(_recipe_file(tmp_path, *says, "ignore: [conv2]", "text: {}", "arguments: {a: 2}"))
+    subject = Subject("digits_cnn", ("a=2",), "w.pt", "digits")
+    rows = recipe_rows([path], {"l1"}, subject, Cut(None, (), ("conv2",), 1, 4), (0, 1))
+    assert list(rows) == ["recipe"]
+    assert len(rows["recipe"]) == 1
+
+
+def test_rows_of_one_name_are_refused(tmp_path: Path) -> None:
+    suite = ["compare", "--suite", "text", "--model", "bert_tiny", "--data", "docstrings"]
+    file, other = (
+        _recipe_file(tmp_path, "name: pruning"),
+        _recipe_file(tmp_path / "a", "name: mine"),
+    )
+    again = _recipe_file(tmp_path / "b", "name: mine")
+    ends([*suite, "--recipe", file], f"--recipe '{file}': the name 'pruning' is taken; set its key")
+    for command in (suite, COMPARE):
+        more = ["--recipe", other, "--recipe", again]
+        ends([*command, *more], f"--recipe '{again}': the name 'mine' is taken; set its key name")
+
+
+def _recipe_file(folder: Path, *lines: str) -> str:
+    folder.mkdir(exist_ok=True)
+    file = folder / "recipe.yaml"
+    steps = "steps: [{prune: {method: l1, target: macs=0.5}}]"
+    file.write_text("\n".join([*lines, steps]), encoding="utf-8")
+    return str(file)
+
+
 @pytest.mark.parametrize(("asked", "used"), [(None, 32), (8, 8)])
 def test_the_rows_of_the_suite_train_with_the_batch_that_is_asked_for(
     asked: int | None, used: int
 ) -> None:
     cut = Cut(target=None, options=(), ignore=(), min_units=1, round_to=1)
     training = Training(1, None, asked, 0.0, None, None, None)
-    rows = suite_steps("text", (), (), cut, training)
+    rows = suite_steps("text", (), cut, training)
     trainings = [step for steps in rows.values() for step in steps if isinstance(step, Train)]
     assert {step.batch_size for step in trainings} == {used}
 

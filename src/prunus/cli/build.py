@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -28,7 +27,6 @@ from prunus.recipe import (
     TextSuite,
     Train,
     available_engines,
-    load_recipe,
     make_recipe,
 )
 from prunus.records import Source
@@ -365,13 +363,12 @@ def overridden(recipe: Recipe, subject: Subject, cut: Cut, seed: int | None) -> 
 
 def method_steps(
     methods: tuple[str, ...],
-    recipes: tuple[Path, ...],
     cut: Cut,
     training: Training,
     subject: Subject,
 ) -> dict[str, tuple[Step, ...]]:
-    """Every row of the comparison with its steps."""
-    names = methods or (() if recipes else DEFAULT_METHODS)
+    """Every method of the comparison with its steps; those of a demonstration where none is named."""
+    names = methods or DEFAULT_METHODS
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"--method '{twice}' is given twice; give each once")
@@ -391,21 +388,11 @@ def method_steps(
         steps = _steps(name, cut.target or "", options[name], training, text=text)
         content = {"steps": steps}
         found[name] = make_recipe(content, _HERE).steps
-    for path in recipes:
-        recipe = load_recipe(path)
-        name = recipe.name or path.stem
-        if name in found:
-            raise InputError(f"--recipe '{path}': the name '{name}' is taken; set its key name")
-        found[name] = recipe.steps
     return found
 
 
 def suite_steps(
-    suite: str,
-    methods: tuple[str, ...],
-    recipes: tuple[Path, ...],
-    cut: Cut,
-    training: Training,
+    suite: str, methods: tuple[str, ...], cut: Cut, training: Training
 ) -> dict[str, tuple[Step, ...]]:
     """Every row of a ready-made comparison with its steps.
 
@@ -440,13 +427,9 @@ def suite_steps(
     engines = available_engines()
     chains = tuple(engine for engine in engines if engine != "torch") or engines
     try:
-        rows = TextSuite(engines=engines, chain_engines=chains, **asked).rows()
+        return TextSuite(engines=engines, chain_engines=chains, **asked).rows()
     except ValidationError as error:
         raise _refusal(error, _AFTER) from error
-    for path in recipes:
-        recipe = load_recipe(path)
-        rows[recipe.name or path.stem] = recipe.steps
-    return rows
 
 
 def make_compute(scoring: Scoring) -> Compute:

@@ -23,6 +23,7 @@ from prunus.cli.build import (
 )
 from prunus.cli.given import Cut, Scoring, Subject, Training, Where, read_seeds
 from prunus.cli.progress import RichProgress
+from prunus.cli.rows import recipe_rows
 from prunus.cli.show import console, show
 from prunus.errors import InputError
 from prunus.recipe import TraceOptions, compare, compress, load_recipe, train_network
@@ -93,10 +94,15 @@ def run_compare(  # noqa: PLR0913  # all that the command line holds
     require_training(training)
     require_numbers(cut)
     source = make_source(subject)
-    if suite is None:
-        steps = method_steps(methods, recipes, cut, training, subject)
+    if suite is not None:
+        steps = suite_steps(suite, methods, cut, training)
+    elif recipes and not methods:
+        refuse_with_recipe(None, cut, training)
+        steps = {}
     else:
-        steps = suite_steps(suite, methods, recipes, cut, training)
+        steps = method_steps(methods, cut, training, subject)
+    all_seeds = read_seeds(seeds)
+    steps |= recipe_rows(recipes, steps, subject, cut, all_seeds)
     compute = make_compute(scoring)
     set_threads(where)
     with RichProgress(Console(stderr=True)) as progress:
@@ -105,7 +111,7 @@ def run_compare(  # noqa: PLR0913  # all that the command line holds
             steps,
             data_name(subject) or "",
             text=text_options(subject),
-            seeds=read_seeds(seeds),
+            seeds=all_seeds,
             trace_options=TraceOptions(cut.ignore, cut.min_units, cut.round_to),
             out=where.out,
             resume=where.resume,

@@ -21,6 +21,7 @@ from prunus.recipe import (
     Recalibrate,
     Repeat,
     Step,
+    Student,
     Train,
     compress,
     make_recipe,
@@ -347,6 +348,18 @@ def test_a_trained_network_that_is_trained_on_may_have_seen_the_search_split() -
     source = Source(model="digits_cnn")
     done = compress(given, steps, few_digits(), train_first=first, source=source, latency=None)
     assert done.record.search_seen_in_pretraining
+
+
+def test_a_student_is_saved_though_nothing_says_how_its_teacher_is_built(tmp_path: Path) -> None:
+    steps: list[Step] = [Student(model="digits_cnn", arguments={"width": 0.5}), SHORT]
+    done = compress(trained_cnn(), steps, few_digits(), out=tmp_path / "run", latency=None)
+    assert done.artifact_path == tmp_path / "run" / "artifact"
+    assert same_state(load(done.artifact_path), done.network)
+    assert not any("no artifact was saved" in note for note in done.record.notes)
+    # Without a student there is nothing that could be loaded.
+    alone = compress(trained_cnn(), [SHORT], few_digits(), out=tmp_path / "alone", latency=None)
+    assert alone.artifact_path is None
+    assert any("no artifact was saved" in note for note in alone.record.notes)
 
 
 def test_a_target_that_asks_for_nothing_is_noted() -> None:

@@ -96,8 +96,8 @@ def compress(  # noqa: PLR0913  # all but three are options, by keyword only
             run. A folder that is not there yet is made.
         device: ``"cpu"`` or ``"cuda"``.
         progress: Told of everything.
-        source: Builds ``network`` where that is given as a module; without it no artifact is saved,
-            and the record's notes say so.
+        source: Builds ``network`` where that is given as a module; without it no artifact is saved
+            but of a student, and the record's notes say so.
         train_first: Train the dense network before everything else, from the weights it has.
         latency: How latency is measured; None: not at all.
         compute: Where and how searches score their candidates. A run may be resumed with another
@@ -168,7 +168,7 @@ def run_recipe(
             keep(tools.steps, action, state, outcome)
     file = None if folder is None else folder.path / RECORD_FILE
     artifact = None
-    if folder is not None and subject.rebuildable:
+    if folder is not None and state.origin.rebuildable:  # a student is, whatever the dense one is
         artifact = folder.path / "artifact"
     if file is not None and file.exists():
         record = RunRecord.load(file)

@@ -362,6 +362,22 @@ def test_a_student_is_saved_though_nothing_says_how_its_teacher_is_built(tmp_pat
     assert any("no artifact was saved" in note for note in alone.record.notes)
 
 
+def test_a_student_has_seen_the_search_split_where_its_own_weights_have(tmp_path: Path) -> None:
+    torch.save(trained_cnn().state_dict(), tmp_path / "w.pt")
+    first = SHORT.config(fresh=False)
+    fresh = Student(model="digits_cnn")
+    given = Student(model="digits_cnn", weights=str(tmp_path / "w.pt"))
+    file = tmp_path / "net.py"  # what it sets itself comes from nobody knows where
+    file.write_text("from prunus.zoo import build\n\ndef make():\n    return build('digits_cnn')\n")
+    factory = Student(model=f"{file}:make")
+    for student, seen in ((fresh, False), (given, True), (factory, True)):
+        for network in (trained_cnn(), "digits_cnn"):  # may have seen it, and has not
+            drawn = first if network == "digits_cnn" else None
+            steps: list[Step] = [student, SHORT]
+            done = compress(network, steps, few_digits(), train_first=drawn, latency=None)
+            assert done.record.search_seen_in_pretraining == seen
+
+
 def test_a_target_that_asks_for_nothing_is_noted() -> None:
     steps = [Prune(method="l1", target="macs=1")]
     record = compress(trained_cnn(), steps, few_digits(), latency=None).record

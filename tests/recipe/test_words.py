@@ -1,6 +1,7 @@
 """A student that starts from its teacher's word embeddings."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from prunus.data import DataSplits, composed_texts
 from prunus.errors import InputError
-from prunus.recipe import Student, compress
+from prunus.recipe import Student, compress, train_network
 from prunus.recipe.words import inherit_words_
 from prunus.train import TrainConfig, fit
 from prunus.zoo import build
@@ -145,6 +146,20 @@ def test_a_recipe_says_how_much_of_the_teachers_words_is_held(
     )
     note = next(n for n in done.record.notes if "word embeddings" in n)
     assert "steps[0].student: word embeddings start from the teacher's, reduced to" in note
+    assert not done.record.search_seen_in_pretraining
+
+
+@pytest.mark.parametrize("embeddings", ["teacher", "fresh"])
+def test_who_inherits_words_has_seen_what_the_teacher_has(
+    data: DataSplits, embeddings: Literal["teacher", "fresh"]
+) -> None:
+    """A network that is given as it is may have seen all splits but the test split."""
+    training = texts.training(1)
+    teacher = train_network(texts.NETWORK, training.config(fresh=False), data).network
+    sizes = {"embedding": 6, "hidden": 4}
+    student = Student(model="textcnn", arguments=sizes, embeddings=embeddings)
+    done = compress(teacher, [student, training], data, latency=None)
+    assert done.record.search_seen_in_pretraining == (embeddings == "teacher")
 
 
 def test_a_teacher_speaks_about_texts_put_together_as_about_other_unlabelled_ones(

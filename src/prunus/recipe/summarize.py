@@ -19,8 +19,10 @@ from prunus.recipe.measure import (
 )
 from prunus.recipe.recipe import Recipe
 from prunus.recipe.state import Outcome, State
+from prunus.recipe.steps import Student
 from prunus.recipe.subject import Subject, stated
 from prunus.records import Cost, HistoryPoint, LayerWidth, RunRecord
+from prunus.zoo import is_drawn
 
 
 @dataclass(frozen=True)
@@ -97,12 +99,22 @@ def make_record(summary: Summary, subject: Subject, dense: Trace, state: State) 
         front=tuple(point for outcome in summary.outcomes for point in outcome.front),
         seconds=_seconds(summary),
         test_evaluations={seen.score.stage: seen.evaluations for seen in looks},
-        search_seen_in_pretraining=subject.search_seen,
+        search_seen_in_pretraining=_search_seen(summary.recipe, subject, state),
         plans=tuple(plan.digest for plan in state.plans),
         deployed=deployed,
         environment=environment(summary.device),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _search_seen(recipe: Recipe, subject: Subject, state: State) -> bool:
+    """Of the weights that the network began with: a student's own, and what it has of its teacher's."""
+    if not state.origin.is_student:
+        return subject.search_seen
+    steps = [action.step for action in lay_out(recipe)]
+    heirs = [step.embeddings == "teacher" for step in steps if isinstance(step, Student)]
+    own = not is_drawn(state.origin.source, state.origin.network)
+    return own or (heirs[-1] and subject.search_seen)
 
 
 def kept_units(dense: Trace, state: State) -> Choice | None:

@@ -35,7 +35,6 @@ from prunus.recipe.texts import attention_shown, teacher_for, with_plan
 from prunus.recipe.words import inherit_words_
 from prunus.records import Certificate, FrontPoint, HistoryPoint, Source
 from prunus.train import evaluate, fit, recalibrate_batch_norm_
-from prunus.zoo import is_drawn
 
 
 def perform(
@@ -244,8 +243,7 @@ def _student(action: Action, step: Student, state: State, tools: Tools) -> tuple
         held = inherit_words_(network, tools.subject.network, state.data.train, state.inputs)
         of = f"the teacher's, reduced to {held:.0%} of their variance"
         notes = (f"{action.path}: word embeddings start from {of}",)
-    fresh = is_drawn(origin.source, origin.network)
-    after = State(network, origin, state.data, state.inputs, network, fresh=fresh)
+    after = State(network, origin, state.data, state.inputs, network, fresh=not origin.search_seen)
     outcome = _outcome(action, after, seconds={"student": time.perf_counter() - begin})
     return after, outcome.model_copy(update={"notes": notes})
 

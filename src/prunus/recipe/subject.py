@@ -181,13 +181,14 @@ def student_of(source: Source, dense: Subject) -> Subject:
     """
     where = _completed(source, dense.data)
     _require_pieces(where, dense.data)
+    network = load_source(where)
     student = Subject(
-        network=load_source(where),
+        network=network,
         source=where,
         rebuildable=True,
         data=dense.data,
         inputs=dense.inputs,
-        search_seen=source.weights is not None,
+        search_seen=not is_drawn(where, network),
         is_student=True,
     )
     _require_fit(student)

@@ -22,7 +22,6 @@ from prunus.recipe.state import Outcome, State
 from prunus.recipe.steps import Student
 from prunus.recipe.subject import Subject, stated
 from prunus.records import Cost, HistoryPoint, LayerWidth, RunRecord
-from prunus.zoo import is_drawn
 
 
 @dataclass(frozen=True)
@@ -113,8 +112,7 @@ def _search_seen(recipe: Recipe, subject: Subject, state: State) -> bool:
         return subject.search_seen
     steps = [action.step for action in lay_out(recipe)]
     heirs = [step.embeddings == "teacher" for step in steps if isinstance(step, Student)]
-    own = not is_drawn(state.origin.source, state.origin.network)
-    return own or (heirs[-1] and subject.search_seen)
+    return state.origin.search_seen or (heirs[-1] and subject.search_seen)
 
 
 def kept_units(dense: Trace, state: State) -> Choice | None:

@@ -16,6 +16,7 @@ from prunus.graph import Trace, certify, cut, hold_connections_, trace
 from prunus.meter import measure_cost
 from prunus.plan import BoolArray, ZeroConnections
 from prunus.prune.chromosome import Chromosome, Encoding, Layer, dropped_share
+from prunus.zoo import PadShortcut
 from tests.helpers import Wired, all_but, chain, enliven_, images
 
 SEEDS = st.integers(0, 10**6)
@@ -42,6 +43,17 @@ def flattened() -> nn.Module:
 def depthwise() -> nn.Module:
     layers = nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 5, 1)
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 2))
+
+
+def shortcut() -> nn.Module:
+    """Channels 1 and 2 of the second layer are of the first one's group, 0 and 3 its own."""
+
+    def wiring(n: Any, x: Tensor) -> Tensor:
+        out: Tensor = n.c((n.short(n.a(x)) + n.b(x)).relu()).mean((2, 3))
+        return out
+
+    a, b, c = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Conv2d(4, 2, 1)
+    return Wired(wiring, a=a, short=PadShortcut(2, 4), b=b, c=c)
 
 
 def transposed() -> nn.Module:
@@ -82,6 +94,14 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Genes]] = {
             ("0", 4, {"0.weight": (4, 3)}),
             ("3", 5, {"3.weight": (5, 4)}),
             ("6", 0, {"6.weight": (2, 5)}),
+        ],
+    ),
+    "shortcut": (
+        shortcut,
+        [
+            ("a", 2, {"a.weight": (2, 3), "b.weight": (4, 3)}),
+            ("b", 2, {}),
+            ("c", 0, {"c.weight": (2, 4)}),
         ],
     ),
     "transposed": (
@@ -238,6 +258,26 @@ def test_unit_of_a_sum_led_to_by_a_unit_without_connections_is_inactive() -> Non
     assert not candidate.choice["a"][0]
 
 
+def test_a_weight_of_two_groups_has_one_set_of_genes() -> None:
+    """Drawn for each group, a kernel would stay with the square of the share."""
+    _, _, encoding = subject("shortcut")
+    genes = np.ones((4, 3), dtype=bool)
+    genes[0], genes[1, 0] = False, False  # its own unit 0 has nothing; one kernel of unit 0 of "a"
+    candidate = encoding.candidate(with_genes(encoding.full(), 0, b=genes))
+    assert candidate.choice["b"].tolist() == [False, True]
+    assert candidate.choice["a"].all()
+    assert [edit.tensor for edit in candidate.connections] == ["b.weight"]
+    assert np.argwhere(zeroed(candidate.connections)["b.weight"]).tolist() == [[1, 0]]
+    everything = sum(g.size for layer in encoding.full() for g in layer.connections.values())
+    assert everything == 6 + 12 + 8
+
+
+def test_layers_that_are_ignored_keep_all_their_connections() -> None:
+    network = enliven_(chain())
+    encoding = Encoding(network, trace(network, IMAGES, ignore=["3"]))
+    assert [t for layer in encoding.full() for t in layer.connections] == ["0.weight", "6.weight"]
+
+
 def test_channel_without_kernels_takes_its_depthwise_filter_along() -> None:
     network, found, encoding = subject("depthwise")
     genes = np.ones((4, 3), dtype=bool)
@@ -277,12 +317,11 @@ def test_connections_are_listed_between_active_neurons_only(seed: int, case: str
     chromosome = drawn(encoding, seed)
     candidate = encoding.candidate(chromosome)
     plan, listed = found.plan(candidate.choice), zeroed(candidate.connections)
-    stays = {
-        (axis.tensor, axis.dim): axis.keep.unpack()
-        for edit in plan.edits
-        if edit.kind == "channels"
-        for axis in edit.axes
-    }
+    stays: dict[tuple[str, int], BoolArray] = {}
+    for edit in plan.edits:
+        for axis in edit.axes if edit.kind == "channels" else ():
+            keep = axis.keep.unpack()
+            stays[axis.tensor, axis.dim] = keep & stays.get((axis.tensor, axis.dim), keep)
     for layer in chromosome:
         for tensor, genes in layer.connections.items():
             ends = [stays.get((tensor, d), np.ones(genes.shape[d], dtype=bool)) for d in (0, 1)]

@@ -88,6 +88,20 @@ def test_a_group_without_batch_norm_is_ranked_by_relative_l2_norm() -> None:
     assert ranked.notes == ("no batch norm, ranked by relative L2 norm: b",)
 
 
+def test_bn_scale_of_a_unit_of_several_channels_is_their_mean() -> None:
+    """Channels of a group go together: their scales do not add up to a more important unit."""
+    network = nn.Sequential(
+        nn.Conv2d(2, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1, groups=2), nn.BatchNorm2d(8)
+    )
+    network.extend([nn.Conv2d(8, 6, 1), nn.BatchNorm2d(6), nn.Conv2d(6, 2, 1)])
+    network.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten()])
+    context = on(network)
+    assert {group.units for group in context.trace.cuttable} == {4, 6}  # one of each group of 4
+    scores = BnScale().rank(context).scores
+    for group in context.trace.cuttable:
+        assert scores[group.name].tolist() == [1.0] * group.units
+
+
 def test_bn_scale_refuses_a_network_without_batch_norm() -> None:
     with pytest.raises(InputError, match="needs batch norms"):
         BnScale().rank(on(two_layers(norm=False)))

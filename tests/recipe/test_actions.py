@@ -7,11 +7,14 @@ import torch
 
 from prunus.errors import BudgetError, InputError
 from prunus.graph import trace
-from prunus.recipe import Prune, Recalibrate, Repeat, Step, Train
+from prunus.method import Context, Decision
+from prunus.prune import Random
+from prunus.recipe import Prune, Recalibrate, Repeat, Step, Train, compress
 from prunus.recipe.actions import label, lay_out, targets
 from prunus.recipe.reachable import require_reachable
 from prunus.recipe.recipe import as_recipe, make_recipe
 from prunus.zoo import build
+from tests.recipe.subjects import few_digits, trained_cnn
 
 CUT = Prune(method="l1", target="macs=0.25")
 TRAIN = Train(epochs=1, lr=0.1)
@@ -163,3 +166,21 @@ def test_problems_are_counted_without_what_they_cause() -> None:
         make_recipe(wrong)
     with pytest.raises(InputError, match=r"train\.epochs: 0: .* \(and 1 more\)$"):
         make_recipe({"steps": [{"train": {"epochs": 0, "lr": -1.0}}]})
+
+
+def test_every_round_of_a_repeat_draws_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one stream for all, who survives a round is likelier to fall in the next."""
+    seen: list[int] = []
+    original = Random.decide
+
+    def spied(self: Random, context: Context) -> Decision:
+        seen.append(context.seed)
+        return original(self, context)
+
+    monkeypatch.setattr(Random, "decide", spied)
+    rounds = Repeat(times=3, steps=(Prune(method="random", target="macs=0.3"),))
+    for _ in range(2):
+        compress(trained_cnn(), [rounds], few_digits(), seed=7, latency=None)
+    assert seen[:3] == seen[3:]  # the same in every process
+    assert seen[0] == 7
+    assert len(set(seen)) == 3

@@ -215,6 +215,11 @@ def test_ends_when_the_fall_over_the_last_generations_is_too_small(
     assert generations(FALLING, patience=patience, tolerance=tolerance) == end
 
 
+@pytest.mark.parametrize("step", [(0.3, 0.2999), (2.0001, 2.0), (0.2, 0.1999)])
+def test_a_fall_by_just_the_tolerance_ends_it_whatever_its_bits(step: tuple[float, float]) -> None:
+    assert generations([*step, 0.0], patience=1, tolerance=1e-4) == 1
+
+
 def test_ends_without_tolerance_when_nothing_falls() -> None:
     """It is the best that must fall: a child between the best and the worst is no progress."""
     assert generations([5, 5, 4, 4.5, 4.2, 3], patience=2) == 4

@@ -25,8 +25,8 @@ class BnScale(GlobalRanking[BnScaleOptions]):
     """Smallest batch-norm scales go, over the whole network.
 
     ``I[k] = |gamma[k]|``, one threshold for all layers (Liu et al., "Learning Efficient
-    Convolutional Networks through Network Slimming", ICCV 2017, section 3); the mean where a coupled
-    group has several batch norms. The paper trains with an L1 penalty on gamma first: without it the
+    Convolutional Networks through Network Slimming", ICCV 2017, section 3); the mean where a unit has
+    several channels, or a coupled group several batch norms. The paper trains with an L1 penalty on gamma first: without it the
     scales tell less. Groups without a batch norm are ranked by L2 norms relative to their mean, times
     the mean scale of the network, so that such a unit counts on average as much as any other.
     """
@@ -67,4 +67,17 @@ def _scales(network: nn.Module, trace: Trace) -> dict[str, Tensor]:
         if isinstance(module, _BatchNorm) and module.weight is not None
     }
     # A scale that two batch norms share goes by its first name alone.
-    return {name: scale.detach().abs() for name, scale in named.items() if name in trace.parameters}
+    return {
+        name: scale.detach().abs() / _channels_a_unit(trace, name)
+        for name, scale in named.items()
+        if name in trace.parameters
+    }
+
+
+def _channels_a_unit(trace: Trace, scale: str) -> float:
+    """Channels that go with one unit, such as those of a group: a unit's scale is their mean."""
+    for group in trace.cuttable:
+        for axis in group.axes:
+            if axis.tensor == scale:
+                return max(1.0, int((axis.units >= 0).sum()) / group.units)
+    return 1.0

@@ -9,6 +9,7 @@ from torch import nn
 from prunus.candidates import Candidate
 from prunus.graph import Choice, Group, Trace
 from prunus.graph.connections import unread_units
+from prunus.graph.labels import IGNORED
 from prunus.plan import Bits, BoolArray, IntArray, ZeroConnections
 
 
@@ -31,12 +32,15 @@ Chromosome = tuple[Layer, ...]
 
 @dataclass(frozen=True)
 class _Weight:
-    """A weight with connections: which unit of which group each output and input position is."""
+    """A weight with connections: which unit of which group each output and input position is.
+
+    Outputs may be of several groups, as where padding or concatenation puts channels side by side.
+    """
 
     tensor: str
     shape: tuple[int, int]
     out_dim: int
-    out_units: IntArray
+    outputs: tuple[tuple[str, IntArray], ...]
     readers: tuple[tuple[str, IntArray], ...]
     kernel: bool
 
@@ -45,8 +49,9 @@ class Encoding:
     """Which gene of a chromosome is what of a network.
 
     A locus of a chromosome is a coupled group, in forward order: its units, and the weights of the
-    convolutions and linear layers that produce them. Layers of one output per group of channels
-    (depthwise) have no connections apart from their neurons.
+    convolutions and linear layers that produce them; a weight that produces units of several groups
+    is at the first of these. Layers of one output per group of channels (depthwise) have no
+    connections apart from their neurons, and layers that the user has ignored none that may go.
 
     Args:
         network: Read for which weights connect; not kept.
@@ -108,11 +113,7 @@ class Encoding:
             keep, chromosome
         ):  # what is inactive may have been another's last input
             pass
-        found = [
-            _zeroed(weight, layer.connections[weight.tensor], keep, group)
-            for (group, weights), layer in zip(self._loci, chromosome, strict=True)
-            for weight in weights
-        ]
+        found = [_zeroed(weight, genes, keep) for weight, genes in self._connected(chromosome)]
         return Candidate(keep, tuple(edit for edit in found if edit is not None))
 
     def executed(self, chromosome: Chromosome) -> Choice:
@@ -125,14 +126,20 @@ class Encoding:
     def _silence_(self, keep: dict[str, BoolArray], chromosome: Chromosome) -> bool:
         """Make neurons inactive that no active one leads into or reads; whether any were."""
         changed = False
-        for (group, weights), layer in zip(self._loci, chromosome, strict=True):
-            if not weights or group.refused:
+        for group, _ in self._loci:
+            leading = [
+                (weight, genes, units)
+                for weight, genes in self._connected(chromosome)
+                for name, units in weight.outputs
+                if name == group.name
+            ]
+            if not leading or group.refused:
                 continue
             alive = np.zeros(group.units, dtype=bool)
-            for weight in weights:
-                genes = np.moveaxis(layer.connections[weight.tensor], weight.out_dim, 0)
-                led = np.asarray((genes & _inputs(weight, keep)).any(axis=1), dtype=bool)
-                alive[weight.out_units[led & (weight.out_units >= 0)]] = True
+            for weight, genes, units in leading:
+                rows = np.moveaxis(genes, weight.out_dim, 0)
+                led = np.asarray((rows & _inputs(weight, keep)).any(axis=1), dtype=bool)
+                alive[units[led & (units >= 0)]] = True
             changed |= _narrow_(keep, group, alive)
         for name, unread in unread_units(
             self._trace.cuttable, self._dropped(keep, chromosome)
@@ -145,12 +152,17 @@ class Encoding:
     ) -> list[ZeroConnections]:
         """Weights with connections that are not; what leads into an inactive neuron is none."""
         found = []
-        for (group, weights), layer in zip(self._loci, chromosome, strict=True):
-            for weight in weights:
-                genes, real = layer.connections[weight.tensor], _real(weight, keep, group)
-                if not genes[real].all():
-                    found.append(_edit(weight, genes & real))
+        for weight, genes in self._connected(chromosome):
+            real = _real(weight, keep)
+            if not genes[real].all():
+                found.append(_edit(weight, genes & real))
         return found
+
+    def _connected(self, chromosome: Chromosome) -> Iterator[tuple[_Weight, BoolArray]]:
+        """Every weight with its genes."""
+        for (_, weights), layer in zip(self._loci, chromosome, strict=True):
+            for weight in weights:
+                yield weight, layer.connections[weight.tensor]
 
 
 def _weights(network: nn.Module, trace: Trace) -> Iterator[tuple[str, list[_Weight]]]:
@@ -161,24 +173,31 @@ def _weights(network: nn.Module, trace: Trace) -> Iterator[tuple[str, list[_Weig
         if isinstance(module, nn.Linear)
         or (isinstance(module, nn.modules.conv._ConvNd) and module.groups == 1)
     }
+    whole = {
+        axis.tensor
+        for group in trace.groups
+        if group.refused == IGNORED
+        for axis in group.axes
+        if axis.role == "out"
+    }
+    seen: set[str] = set()
     for group in trace.groups:
         mine = []
         for axis in group.axes:
             if axis.role != "out" or axis.dim > 1 or axis.tensor not in kernels:
                 continue
+            if axis.tensor in seen or axis.tensor in whole:
+                continue
+            seen.add(axis.tensor)
             shape = trace.parameters[axis.tensor]
-            readers = tuple(
-                (other.name, a.units)
-                for other in trace.groups
-                for a in other.axes
-                if a.role == "in" and (a.tensor, a.dim) == (axis.tensor, 1 - axis.dim)
-            )
+            outputs = _along(trace, "out", axis.tensor, axis.dim)
+            readers = _along(trace, "in", axis.tensor, 1 - axis.dim)
             mine.append(
                 _Weight(
                     axis.tensor,
                     (shape[0], shape[1]),
                     axis.dim,
-                    axis.units,
+                    outputs,
                     readers,
                     kernels[axis.tensor],
                 )
@@ -187,10 +206,27 @@ def _weights(network: nn.Module, trace: Trace) -> Iterator[tuple[str, list[_Weig
             yield group.name, mine
 
 
+def _along(trace: Trace, role: str, tensor: str, dim: int) -> tuple[tuple[str, IntArray], ...]:
+    """Groups along one dim of a tensor, each with the unit of every position."""
+    return tuple(
+        (group.name, axis.units)
+        for group in trace.groups
+        for axis in group.axes
+        if axis.role == role and (axis.tensor, axis.dim) == (tensor, dim)
+    )
+
+
 def _inputs(weight: _Weight, keep: Mapping[str, BoolArray]) -> BoolArray:
     """Whether each input position of a weight is active."""
-    active = np.ones(weight.shape[1 - weight.out_dim], dtype=bool)
-    for name, units in weight.readers:
+    return _active(weight.shape[1 - weight.out_dim], weight.readers, keep)
+
+
+def _active(
+    size: int, groups: Sequence[tuple[str, IntArray]], keep: Mapping[str, BoolArray]
+) -> BoolArray:
+    """Whether each position is active: its unit is, of every group that has one there."""
+    active = np.ones(size, dtype=bool)
+    for name, units in groups:
         if name in keep:
             active &= np.where(units >= 0, keep[name][units], True)
     return active
@@ -212,18 +248,17 @@ def _narrow_(keep: dict[str, BoolArray], group: Group, useful: BoolArray) -> boo
     return changed
 
 
-def _real(weight: _Weight, keep: Mapping[str, BoolArray], group: Group) -> BoolArray:
+def _real(weight: _Weight, keep: Mapping[str, BoolArray]) -> BoolArray:
     """Connections between active neurons, in the weight's own order of dims."""
-    outputs = keep.get(group.name, np.ones(group.units, dtype=bool))
-    active = np.where(weight.out_units >= 0, outputs[weight.out_units], True)
+    active = _active(weight.shape[weight.out_dim], weight.outputs, keep)
     real = np.outer(active, _inputs(weight, keep))
     return real if weight.out_dim == 0 else real.T
 
 
 def _zeroed(
-    weight: _Weight, genes: BoolArray, keep: Mapping[str, BoolArray], group: Group
+    weight: _Weight, genes: BoolArray, keep: Mapping[str, BoolArray]
 ) -> ZeroConnections | None:
-    real = _real(weight, keep, group)
+    real = _real(weight, keep)
     return None if genes[real].all() else _edit(weight, genes | ~real)
 
 

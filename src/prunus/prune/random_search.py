@@ -71,13 +71,13 @@ class RandomSearch(Configured[RandomSearchOptions]):
         with Engine.open(context, scoring) as engine:
             scored = engine.score(proposals, top=1 if options.halving else None)
             note = f"{self.name}: candidates were scored in {engine.execution}"
-            earlier = engine.earlier_seconds
+            earlier, evaluations = engine.earlier_seconds, engine.evaluations
         seconds = [time.perf_counter() - begin] * len(scored)
         history = candidate_history(self.name, scored, options.fitness, seconds)
         return Decision(
             choice=ranked(scored)[0].candidate.choice,
             history=history,
-            evaluations=len(proposals),
+            evaluations=evaluations,
             notes=(note,),
             earlier_seconds=earlier,
         )

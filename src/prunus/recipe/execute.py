@@ -162,7 +162,8 @@ def _context(action: Action, state: State, tools: Tools, found: Trace, budget: B
         network=copy.deepcopy(state.network),
         trace=found,
         budget=budget,
-        seed=tools.recipe.seed,
+        # The first cut has the run's own; each later one draws anew.
+        seed=step_seed(tools.recipe.seed, action.index) if state.plans else tools.recipe.seed,
         train=state.data.train,
         search=state.data.search,
         device=tools.device,

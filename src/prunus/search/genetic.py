@@ -112,4 +112,6 @@ class GeneticSearch(Generic[Genome]):
     def _converged(self) -> bool:
         if self._patience is None or self.generation < self._patience:
             return False
-        return self._trail[-1 - self._patience] - self._trail[-1] <= self._tolerance
+        fallen = self._trail[-1 - self._patience] - self._trail[-1]
+        # Fitness is rounded to steps of 1e-4: a fall by just the tolerance must not hang on its bits.
+        return fallen <= self._tolerance or math.isclose(fallen, self._tolerance, rel_tol=1e-6)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from prunus.graph import Trace, certify, cut, hold_connections_, trace
 from prunus.meter import measure_cost
-from prunus.plan import BoolArray, ZeroConnections
+from prunus.plan import Bits, BoolArray, ZeroConnections
 from prunus.prune.chromosome import Chromosome, Encoding, Layer, dropped_share
 from prunus.zoo import PadShortcut
 from tests.helpers import Wired, all_but, chain, enliven_, images
@@ -270,6 +270,27 @@ def test_a_weight_of_two_groups_has_one_set_of_genes() -> None:
     assert np.argwhere(zeroed(candidate.connections)["b.weight"]).tolist() == [[1, 0]]
     everything = sum(g.size for layer in encoding.full() for g in layer.connections.values())
     assert everything == 6 + 12 + 8
+
+
+@pytest.mark.parametrize("level", ["kernel", "weight"])
+def test_connections_held_from_an_earlier_round_lead_nowhere(
+    level: Literal["kernel", "weight"],
+) -> None:
+    """Unit 2 has its last live kernel zeroed now, the others were before; a reader of unit 1 likewise."""
+    network, found, _ = subject("chain")
+    stays = np.ones((5, 4), dtype=bool)
+    stays[2, 1:] = False  # of what leads into unit 2 of "3", the kernel of unit 0 is left
+    stays[:3, 1] = False  # of what reads unit 1 of "0", units 3 and 4 are left
+    shape = (5, 4) if level == "kernel" else tuple(network.get_parameter("3.weight").shape)
+    mask = np.broadcast_to(stays.reshape(5, 4, *[1] * (len(shape) - 2)), shape)
+    edit = ZeroConnections(tensor="3.weight", level=level, shape=shape, keep=Bits.pack(mask))
+    small = cut(network, found.plan({}, [edit]))
+    encoding = Encoding(small, trace(small, IMAGES))
+    genes = np.ones((5, 4), dtype=bool)
+    genes[2, 0], genes[3:, 1] = False, False
+    candidate = encoding.candidate(with_genes(encoding.full(), 1, _3=genes))
+    assert candidate.choice["3"].tolist() == [True, True, False, True, True]
+    assert candidate.choice["0"].tolist() == [True, False, True, True]
 
 
 def test_layers_that_are_ignored_keep_all_their_connections() -> None:

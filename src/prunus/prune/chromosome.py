@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from prunus.candidates import Candidate
-from prunus.graph import Choice, Group, Trace
+from prunus.graph import Choice, Group, Trace, held_connections
 from prunus.graph.connections import unread_units
 from prunus.graph.labels import IGNORED
 from prunus.plan import Bits, BoolArray, IntArray, ZeroConnections
@@ -35,6 +35,7 @@ class _Weight:
     """A weight with connections: which unit of which group each output and input position is.
 
     Outputs may be of several groups, as where padding or concatenation puts channels side by side.
+    ``live`` is 0 where an earlier round holds a connection at zero: its gene then changes nothing.
     """
 
     tensor: str
@@ -43,6 +44,7 @@ class _Weight:
     outputs: tuple[tuple[str, IntArray], ...]
     readers: tuple[tuple[str, IntArray], ...]
     kernel: bool
+    live: BoolArray
 
 
 class Encoding:
@@ -137,7 +139,7 @@ class Encoding:
                 continue
             alive = np.zeros(group.units, dtype=bool)
             for weight, genes, units in leading:
-                rows = np.moveaxis(genes, weight.out_dim, 0)
+                rows = np.moveaxis(genes & weight.live, weight.out_dim, 0)
                 led = np.asarray((rows & _inputs(weight, keep)).any(axis=1), dtype=bool)
                 alive[units[led & (units >= 0)]] = True
             changed |= _narrow_(keep, group, alive)
@@ -153,9 +155,9 @@ class Encoding:
         """Weights with connections that are not; what leads into an inactive neuron is none."""
         found = []
         for weight, genes in self._connected(chromosome):
-            real = _real(weight, keep)
-            if not genes[real].all():
-                found.append(_edit(weight, genes & real))
+            real, stays = _real(weight, keep), genes & weight.live
+            if not stays[real].all():
+                found.append(_edit(weight, stays & real))
         return found
 
     def _connected(self, chromosome: Chromosome) -> Iterator[tuple[_Weight, BoolArray]]:
@@ -181,6 +183,7 @@ def _weights(network: nn.Module, trace: Trace) -> Iterator[tuple[str, list[_Weig
         if axis.role == "out"
     }
     seen: set[str] = set()
+    held = held_connections(network)
     for group in trace.groups:
         mine = []
         for axis in group.axes:
@@ -200,10 +203,19 @@ def _weights(network: nn.Module, trace: Trace) -> Iterator[tuple[str, list[_Weig
                     outputs,
                     readers,
                     kernels[axis.tensor],
+                    _live(held.get(axis.tensor), (shape[0], shape[1])),
                 )
             )
         if mine:
             yield group.name, mine
+
+
+def _live(mask: Tensor | None, shape: tuple[int, int]) -> BoolArray:
+    """Whether each connection may be other than zero."""
+    if mask is None:
+        return np.ones(shape, dtype=bool)
+    live: BoolArray = mask.bool().reshape(*shape, -1).any(dim=2).cpu().numpy()
+    return live
 
 
 def _along(trace: Trace, role: str, tensor: str, dim: int) -> tuple[tuple[str, IntArray], ...]:

@@ -17,12 +17,9 @@ Torch-Pruning as the plan that gives its network, parameter for parameter.
 import argparse
 import copy
 import json
-import statistics
 import subprocess
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,7 +27,8 @@ from typing import Any
 import numpy as np
 import torch
 from peers import prune_with_torch_pruning
-from record import RESULTS, START, write_results
+from record import RESULTS, START
+from resnet56_tables import table
 from torch import nn
 
 import prunus.prune  # noqa: F401 - registers the methods
@@ -89,11 +87,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.command == "table":
-        table()
+        table(FOLDER, SPEED_UP, tuple(PEERS))
         return
     if options.command == "run" and options.workers > 1:
         run_at_once(options)
-        table()
+        table(FOLDER, SPEED_UP, tuple(PEERS))
         return
     bench = Bench(options.device, options.images)
     shard, shards = (int(part) for part in options.shard.split("/"))
@@ -116,7 +114,7 @@ def main() -> None:
     for method, seed in queue[shard - 1 :: shards]:
         bench.cell(method, seed, options.epochs)
     if shards == 1:
-        table()
+        table(FOLDER, SPEED_UP, tuple(PEERS))
 
 
 def run_at_once(options: argparse.Namespace) -> None:
@@ -376,67 +374,6 @@ def require_same(ours: nn.Module, theirs: nn.Module) -> None:
     mine, other = dict(ours.named_parameters()), dict(theirs.named_parameters())
     if mine.keys() != other.keys() or not all(torch.equal(mine[n], other[n]) for n in mine):
         raise RuntimeError("the plan and torch-pruning keep different parameters")
-
-
-def table() -> None:
-    """Write ``results/resnet56.json`` from the cells: the fullest scale with any cells, all its methods."""
-    scales: dict[tuple[int, int], list[dict[str, Any]]] = defaultdict(list)
-    for path in sorted(FOLDER.glob("epochs*/*-seed*.json")):
-        cell = json.loads(path.read_text(encoding="utf-8"))
-        scales[cell["finetune_epochs"], cell["train_images"]].append(cell)
-    rows = []
-    for (epochs, images), cells in sorted(scales.items(), key=lambda s: -s[0][0] * s[0][1]):
-        by_method: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for cell in cells:
-            by_method[cell["method"]].append(cell)
-        rows += [
-            _row(method, mine, epochs, images) | _paired(mine, _best_peer(by_method))
-            for method, mine in by_method.items()
-        ]
-    rows.sort(key=lambda r: (-r["finetune_epochs"] * r["train_images"], -r["top1_mean"]))
-    write_results("resnet56", rows, speed_up=SPEED_UP, cells=sum(r["seeds"] for r in rows))
-    for row in rows:
-        spread = f" ± {row['top1_std']:.4f}" if row["top1_std"] is not None else ""
-        print(
-            f"{row['method']:>14} {row['top1_mean']:.4f}{spread} n={row['seeds']} {row['macs_ratio']:.2f}x"
-        )
-
-
-def _best_peer(cells: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Cells of the peer with the best mean on test; none where no peer has been run."""
-    peers = [cells[name] for name in PEERS if name in cells]
-    return max(peers, key=lambda mine: statistics.mean(c["top1"] for c in mine), default=[])
-
-
-def _paired(cells: list[dict[str, Any]], peer: list[dict[str, Any]]) -> dict[str, Any]:
-    """Top-1 less that of the best peer, seed by seed: cells of one seed see the same data order."""
-    beside = {cell["seed"]: cell["top1"] for cell in peer}
-    less = [cell["top1"] - beside[cell["seed"]] for cell in cells if cell["seed"] in beside]
-    return {
-        "best_peer": peer[0]["method"] if peer else None,
-        "less_best_peer_mean": round(statistics.mean(less), 5) if less else None,
-        "less_best_peer_std": round(statistics.stdev(less), 5) if len(less) > 1 else None,
-    }
-
-
-def _row(method: str, cells: list[dict[str, Any]], epochs: int, images: int) -> dict[str, Any]:
-    tops = [c["top1"] for c in cells]
-    early = [
-        c["search_top1_after_recalibration"]
-        for c in cells
-        if "search_top1_after_recalibration" in c
-    ]
-    return {
-        "method": method,
-        "macs_ratio": round(statistics.mean(c["macs_ratio"] for c in cells), 4),
-        "params": round(statistics.mean(c["params"] for c in cells)),
-        "top1_mean": round(statistics.mean(tops), 5),
-        "top1_std": round(statistics.stdev(tops), 5) if len(tops) > 1 else None,
-        "seeds": len(tops),
-        "finetune_epochs": epochs,
-        "train_images": images,
-        "search_top1_after_recalibration_mean": round(statistics.mean(early), 5) if early else None,
-    }
 
 
 if __name__ == "__main__":

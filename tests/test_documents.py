@@ -1,5 +1,6 @@
 """What the documents promise: the example runs, the tables are the records', the paths exist."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -146,3 +147,31 @@ def test_every_recipe_and_every_command_of_a_page_can_be_read(page: Path) -> Non
             given = commands[name].make_context(name, rest).params
             if name == "measure":  # which needs one of them
                 assert (given["data"] is None) != (given["shape"] is None), line
+
+
+def test_differences_to_the_better_peer_are_taken_seed_by_seed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By hand: of the peers 'b' has the better mean, 0.8; ours is 0.1, 0.3 and 0.2 above it."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import resnet56_tables
+
+    top1 = {"a": (0.1, 0.9, 0.5), "b": (0.7, 0.9, 0.8), "ours": (0.8, 1.2, 1.0)}
+    for method, values in top1.items():
+        for seed, value in enumerate(values):
+            cell = {"method": method, "seed": seed, "top1": value, "macs_ratio": 2.1, "params": 5}
+            cell |= {"finetune_epochs": 20, "train_images": 45_000}
+            (tmp_path / "epochs20").mkdir(exist_ok=True)
+            place = 2 - seed if method == "ours" else seed  # files in another order
+            file = tmp_path / "epochs20" / f"{method}-seed{place}.json"
+            file.write_text(json.dumps(cell), encoding="utf-8")
+    written: list[dict[str, object]] = []
+    monkeypatch.setattr(
+        resnet56_tables, "write_results", lambda _, rows, **__: written.extend(rows)
+    )
+    resnet56_tables.table(tmp_path, 2.1, ("a", "b"))
+    found = {row["method"]: row for row in written}
+    assert found["ours"]["best_peer"] == "b"
+    assert found["ours"]["less_best_peer_mean"] == pytest.approx(0.2)
+    assert found["ours"]["less_best_peer_std"] == pytest.approx(0.1)
+    assert found["b"]["less_best_peer_mean"] == 0

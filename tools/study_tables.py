@@ -1,5 +1,6 @@
 """Tables of the studies, drawn from their records; called by ``render_tables``."""
 
+import importlib
 import json
 import sys
 from collections.abc import Callable
@@ -9,32 +10,18 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 STUDIES = ROOT / "studies"
 SEEDS = 3  # that a difference is claimed with
-NETWORKS = ("vgg16_bn", "resnet18")
-METHODS = (
-    "genetic",
-    "l2",
-    "random-search",
-    "random",
-    "genetic-paper",
-    "scratch",
-    "genetic-kernels",
-    "taylor",
-)
-"""Of study K."""
 VARIANTS = {"guided": "guided by taylor"}
 """Names of the ablation, which began when that was the default."""
 
 Rows = list[dict[str, Any]]
 
 
-def _paper() -> Any:
-    """The figures that the paper of study K prints."""
+def _neighbour(name: str) -> Any:
+    """A module beside the scripts of study K, which are no package."""
     folder = str(STUDIES / "kuzmin2024")
     sys.path.insert(0, folder)
     try:
-        import paper  # noqa: PLC0415  # a script's neighbour, no package
-
-        return paper
+        return importlib.import_module(name)
     finally:
         sys.path.remove(folder)
 
@@ -71,9 +58,9 @@ def kuzmin_quality(rows: Rows) -> str:
 def _unmeasured(rows: Rows) -> list[str]:
     """Methods of the study without any cell, network by network."""
     missing = []
-    for network in NETWORKS:
+    for network in _neighbour("paper").PARAMS:
         known = {r["method"] for r in rows if r["network"] == network}
-        if lacks := [method for method in METHODS if method not in known]:
+        if lacks := [method for method in _neighbour("methods").METHODS if method not in known]:
             missing.append(f"{network}: {', '.join(lacks)}")
     return missing
 
@@ -158,7 +145,7 @@ def _until(scratch: dict[str, Any], quality: float) -> str:
 
 def kuzmin_widths(_: Rows) -> str:
     """Table 5: channels of every convolution after every round, ours of the first seed."""
-    widths, lines = _paper().WIDTHS, []
+    widths, lines = _neighbour("paper").WIDTHS, []
     for cell in _cells("*-genetic-seed0-round*.json"):
         network, number = cell["network"], cell["round"]
         lines.append(f"| {network} | {number} | ours | {' '.join(map(str, cell['widths']))} |")

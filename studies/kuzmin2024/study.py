@@ -24,6 +24,7 @@ from typing import Any
 
 import paper
 import torch
+from methods import METHODS
 from torch import nn
 
 import prunus
@@ -60,17 +61,6 @@ class Scale:
 
 SCALES = {"small": Scale(10, 1000, 5), "full": Scale(30, 5000, 40)}
 POPULATION, PARENTS, P_C, P_MUT = 30, 5, 0.6, 0.6  # the paper's
-# Most telling first: a queue that is cut short still has the method beside its nulls.
-METHODS = (
-    "genetic",
-    "l2",
-    "random-search",
-    "random",
-    "genetic-paper",
-    "scratch",
-    "genetic-kernels",
-    "taylor",
-)
 SCRATCH_ROUNDS = (5, 3, 4, 2)
 SEEDS = (0, 1, 2)
 

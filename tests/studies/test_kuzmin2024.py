@@ -42,7 +42,7 @@ def study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModuleTyp
     monkeypatch.setattr(study, "SUMMARY", tmp_path / "summary.json")
     yield study
     for name in set(sys.modules) - before:
-        if name in ("study", "paper"):
+        if name in ("study", "paper", "methods"):
             del sys.modules[name]
 
 

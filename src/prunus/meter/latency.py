@@ -20,8 +20,8 @@ Predict = Callable[[Any], Any]
 NANOSECONDS_PER_MILLISECOND = 1_000_000
 
 SETTLE_SECONDS = 0.05
-"""Idle threads of an engine look for work, on the cores of the next one, for up to 10 ms (OpenMP) or
-40 ms (ONNX Runtime) after a run."""
+"""Idle threads of an engine look for work, on the cores of the next one, for a while after a run: OpenMP's
+for milliseconds, ONNX Runtime's for tens of them."""
 
 
 def measure_latency(

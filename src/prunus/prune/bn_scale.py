@@ -26,9 +26,10 @@ class BnScale(GlobalRanking[BnScaleOptions]):
 
     ``I[k] = |gamma[k]|``, one threshold for all layers (Liu et al., "Learning Efficient
     Convolutional Networks through Network Slimming", ICCV 2017, section 3); the mean where a unit has
-    several channels, or a coupled group several batch norms. The paper trains with an L1 penalty on gamma first: without it the
-    scales tell less. Groups without a batch norm are ranked by L2 norms relative to their mean, times
-    the mean scale of the network, so that such a unit counts on average as much as any other.
+    several channels, or a coupled group several batch norms. The paper trains with an L1 penalty on
+    gamma first: without it the scales tell less. Groups without a batch norm are ranked by L2 norms
+    relative to their mean, times the mean scale of the network, so that such a unit counts on average
+    as much as any other.
     """
 
     name = "bn-scale"

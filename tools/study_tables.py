@@ -77,18 +77,23 @@ def _scale(name: str) -> str:
     return "; ".join(dict.fromkeys(told)) or "no cells"
 
 
-def kuzmin_seconds(rows: Rows) -> str:
-    """Table 3: seconds of one round's search, on this machine and in the paper."""
-    searches = [r for r in rows if r["method"].startswith(("genetic", "random-search"))]
+def kuzmin_seconds(_: Rows) -> str:
+    """Table 3: seconds of one round's search on two cores, each cell's own, and in the paper."""
+    paper = _neighbour("paper").SECONDS
     lines = [
-        "| network | round | method | search (s) | all of the round (s) | the paper's search (s) |",
-        "|---|--:|---|--:|--:|--:|",
+        "| network | round | method | seed | search (s) | the paper's search (s) | int8 dot products |",
+        "|---|--:|---|--:|--:|--:|---|",
     ]
-    lines += [
-        f"| {r['network']} | {r['round']} | {r['method']} | {r['search_seconds']:.0f} "
-        f"| {r['seconds']:.0f} | {r['paper_seconds']:.0f} |"
-        for r in searches
-    ]
+    searches = [c for name in ("two-cores", "two-cores-avx2") for c in _cells("*.json", name)]
+    for cell in sorted(searches, key=lambda c: (c["network"], c["round"])):
+        if not cell["method"].startswith(("genetic", "random-search")):
+            continue
+        network, number = cell["network"], cell["round"]
+        has = "yes" if "avx512_vnni" in cell["environment"].get("instructions", []) else "no"
+        lines.append(
+            f"| {network} | {number} | {cell['method']} | {cell['seed']} "
+            f"| {cell['seconds']['search']:.0f} | {paper[network][number - 1]:.0f} | {has} |"
+        )
     return "\n".join(lines)
 
 
@@ -108,8 +113,8 @@ def kuzmin_ablation(rows: Rows) -> str:
     return "\n".join(lines)
 
 
-def _cells(pattern: str) -> Rows:
-    folder = STUDIES / "kuzmin2024" / "results" / "cells"
+def _cells(pattern: str, name: str = "cells") -> Rows:
+    folder = STUDIES / "kuzmin2024" / "results" / name
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(pattern))]
 
 

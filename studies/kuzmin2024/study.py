@@ -3,13 +3,15 @@
     python studies/kuzmin2024/study.py run                 # the queue; killed, it goes on
     python studies/kuzmin2024/study.py run --network vgg16_bn --method genetic --seed 0
     python studies/kuzmin2024/study.py run --scale full --device cuda
+    python studies/kuzmin2024/study.py run --method genetic --seed 0 --device cpu --cells two-cores
     python studies/kuzmin2024/study.py table               # summary.json and the tables of README.md
 
 A chain is one method with one seed on one network: from the shared checkpoint to the parameters of
 Table 2, round by round, each going on from the last with fine-tuning between. It is a recipe with
 ``repeat``; its run folder (``runs/kuzmin2024``, not committed) makes it resumable. A cell is one round of a chain: its
 network is looked at on the test split once, after its fine-tuning; decisions see the search split
-alone. ``scratch`` trains one narrow network per round from fresh weights, for the dense training's
+alone. Cells of one folder are of one kind of machine; the tables of quality are of ``cells``, those of
+the seconds of a search on two cores of ``two-cores``. ``scratch`` trains one narrow network per round from fresh weights, for the dense training's
 epochs plus all the fine-tuning's. A queue that is cut short is valid: the tables say what is missing.
 """
 
@@ -79,6 +81,7 @@ def main() -> None:
     parser.add_argument("--shard", default="1/1", help="2/8: the second of eight processes' chains")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder of the run folders")
+    parser.add_argument("--cells", default="cells", help="folder in results/ of the cells")
     options = parser.parse_args()
     if options.command == "run":
         for network in options.network:
@@ -95,13 +98,14 @@ def _queue(options: argparse.Namespace) -> "Iterator[Chain]":
     for seed in options.seed:
         for method in options.method:
             for network in options.network:
+                what = network, method, seed, options.scale
                 if method == "scratch":
                     for k in SCRATCH_ROUNDS:
                         if k <= options.rounds:
-                            yield Chain(network, method, seed, options.scale, (k,))
+                            yield Chain(*what, rounds=(k,), cells=options.cells)
                 else:
                     rounds = tuple(k for k in CUTS if k <= options.rounds)
-                    yield Chain(network, method, seed, options.scale, rounds)
+                    yield Chain(*what, rounds=rounds, cells=options.cells)
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,7 @@ class Chain:
     seed: int
     scale: str
     rounds: tuple[int, ...]
+    cells: str = "cells"
 
     @property
     def name(self) -> str:
@@ -122,9 +127,8 @@ class Chain:
 
     def cell(self, number: int) -> Path:
         """File of one round."""
-        return (
-            CELLS / f"{self.scale}-{self.network}-{self.method}-seed{self.seed}-round{number}.json"
-        )
+        name = f"{self.scale}-{self.network}-{self.method}-seed{self.seed}-round{number}.json"
+        return CELLS.parent / self.cells / name
 
     def recipe(self, dense_params: int) -> Recipe:
         """Rounds of cutting, batch-norm statistics and fine-tuning on the labels, as in the paper."""
@@ -158,8 +162,6 @@ class Chain:
         print(f"{self.name}: begins or goes on in {folder}", flush=True)
         dense = load_source(DENSE[self.network])
         recipe = self.recipe(sum(p.numel() for p in dense.parameters()))
-        cores = torch.get_num_threads()
-        compute = Compute(engine="processes", workers=cores, threads=1)
         try:
             prunus.compress(
                 DENSE[self.network],
@@ -169,7 +171,7 @@ class Chain:
                 resume=True,
                 device=device,
                 latency=None,
-                compute=compute if device == "cpu" and cores > 1 else Compute(),
+                compute=compute_of(device),
             )
         finally:
             self._collect(folder, data, device, started)
@@ -333,6 +335,14 @@ def _summary(key: tuple[str, int, str], cells: list[dict[str, Any]]) -> dict[str
         "paper_top1": paper.TOP1[network][number - 1],
         "paper_seconds": paper.SECONDS[network][number - 1],
     }
+
+
+def compute_of(device: str) -> Compute:
+    """A worker for every core; on a GPU one, whose batches are large."""
+    cores = torch.get_num_threads()
+    if device != "cpu":
+        return Compute(batch_size=256, memory_mb=4096)
+    return Compute(engine="processes", workers=cores, threads=1) if cores > 1 else Compute()
 
 
 def data_of(network: str) -> DataSplits:

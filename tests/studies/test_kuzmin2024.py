@@ -129,7 +129,7 @@ def test_the_dense_network_is_looked_at_once_and_stands_before_its_rounds(
 def test_the_queue_puts_every_method_of_a_seed_before_the_next_seed(study: ModuleType) -> None:
     options = type("Options", (), {})()
     options.seed, options.method, options.network = [0, 1], ["genetic", "scratch"], ["vgg16_bn"]
-    options.scale, options.rounds = "small", 5
+    options.scale, options.rounds, options.cells = "small", 5, "cells"
     queue = [(c.seed, c.method, c.rounds) for c in study._queue(options)]
     scratch = [(5,), (3,), (4,), (2,)]
     assert queue[:5] == [(0, "genetic", (2, 3, 4, 5)), *((0, "scratch", k) for k in scratch)]

@@ -11,8 +11,8 @@ def shift_and_flip(images: Tensor, generator: torch.Generator, *, shift: int, fl
     The shift is a random crop of the image padded with zeros (black), as usual for CIFAR.
 
     Args:
-        images: ``[batch, channels, h, w]``, any type.
-        generator: Random source, on the CPU.
+        images: ``[batch, channels, h, w]``, any type, on any device.
+        generator: Random source, on the CPU: the same draws wherever the images are.
         shift: Largest move in pixels, >= 0.
         flip: Mirror left to right with probability 1/2.
 
@@ -31,6 +31,7 @@ def shift_and_flip(images: Tensor, generator: torch.Generator, *, shift: int, fl
     if flip:
         mirrored = torch.rand(batch, generator=generator) < 0.5
         columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    rows, columns = rows.to(images.device), columns.to(images.device)
     padded = functional.pad(images, (shift, shift, shift, shift)).permute(0, 2, 3, 1)
-    samples = torch.arange(batch)[:, None, None]
+    samples = torch.arange(batch, device=images.device)[:, None, None]
     return padded[samples, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()

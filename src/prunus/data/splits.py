@@ -35,6 +35,13 @@ class Samples:
         store = self.store.take(self.indices)
         return replace(self, store=store, indices=torch.arange(len(self.indices)))
 
+    def on(self, device: torch.device) -> "Samples":
+        """The same samples in a device's memory, where they can be kept there; else as they are."""
+        store = self.store.placed(self.indices, device)
+        if store is None:
+            return self
+        return replace(self, store=store, indices=torch.arange(len(self.indices)))
+
 
 class Split(ABC):
     """Samples in one role. The role is the type: who asks for a ``SearchSplit`` gets no other.
@@ -160,6 +167,14 @@ class Split(ABC):
     def alone(self) -> Self:
         """The same samples in a store of their own; a test split goes on with its count."""
         return self._with(self._samples.alone())
+
+    def on(self, device: torch.device) -> Self:
+        """The same samples in a device's memory, where they can be kept there; else as they are.
+
+        The host then neither augments nor copies images, which a fast device would wait for. Batches
+        come in the same order, with the same augmentation; a test split goes on with its count.
+        """
+        return self._with(self._samples.on(device))
 
     def spelled(self, tokenizer: TextTokenizer) -> Self:
         """The same texts, split into other pieces; a test split goes on with its count.

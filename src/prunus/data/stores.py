@@ -14,6 +14,7 @@ from prunus.errors import InputError
 
 Inputs = Tensor | dict[str, Tensor]  # a dictionary for networks called by keyword (texts)
 
+_SHARE = 0.25  # of a device's free memory that samples may take
 _READ = 64  # samples whose inputs are read for a digest, where all would take long
 
 
@@ -79,6 +80,19 @@ class SampleStore(ABC):
             indices: Positions, int64 ``[samples]``.
         """
         return _Part(self, indices)
+
+    def placed(self, indices: Tensor, device: torch.device) -> "SampleStore | None":
+        """A store of these samples alone in the memory of a device, which reads them there.
+
+        Args:
+            indices: Positions, int64 ``[samples]``.
+            device: Of the network that will take them.
+
+        Returns:
+            None where samples are made on the host, or would take too much of the device's memory.
+        """
+        del indices, device
+        return None
 
     def spelled(self, tokenizer: TextTokenizer) -> "SampleStore":
         """The same texts, split into other pieces.
@@ -169,8 +183,8 @@ class Normalizer:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Normalize uint8 ``[batch, channels, h, w]`` to float32."""
-        mean = torch.tensor(self.mean).view(1, -1, 1, 1)
-        std = torch.tensor(self.std).view(1, -1, 1, 1)
+        mean = torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1)
+        std = torch.tensor(self.std, device=images.device).view(1, -1, 1, 1)
         return images.float().div_(255).sub_(mean).div_(std)
 
 
@@ -216,8 +230,8 @@ class TensorStore(SampleStore):
         return tuple(self._images.shape[1:])
 
     def read(self, indices: Tensor, augment: torch.Generator | None) -> tuple[Inputs, Tensor]:
-        """Read samples; augmented ones are shifted and mirrored at random."""
-        images = self._images[indices]
+        """Read samples; augmented ones are shifted and mirrored at random. Labels are on the CPU."""
+        images = self._images[indices.to(self._images.device)]
         if augment is not None:
             images = shift_and_flip(images, augment, shift=self._shift, flip=self._flip)
         return self._normalizer(images), self._labels[indices]
@@ -234,10 +248,18 @@ class TensorStore(SampleStore):
 
     def take(self, indices: Tensor) -> "TensorStore":
         """A store with copies of these images alone."""
+        return self._with(self._images[indices], indices)
+
+    def placed(self, indices: Tensor, device: torch.device) -> "TensorStore | None":
+        """A store with copies of these images alone, on a CUDA device with room for them."""
+        if device == self._images.device:
+            return None  # as good as there
+        size = len(indices) * self._images[:1].nbytes
+        if device.type == "cuda" and size > _SHARE * torch.cuda.mem_get_info(device)[0]:
+            return None
+        return self._with(self._images[indices].to(device), indices)
+
+    def _with(self, images: Tensor, indices: Tensor) -> "TensorStore":
         return TensorStore(
-            self._images[indices],
-            self._labels[indices],
-            self._normalizer,
-            shift=self._shift,
-            flip=self._flip,
+            images, self._labels[indices], self._normalizer, shift=self._shift, flip=self._flip
         )

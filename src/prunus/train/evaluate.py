@@ -163,7 +163,7 @@ def _run(
             lambda inputs: forward_logits(
                 module, to_place(inputs, device_of(module), channels_last=channels_last)
             ),
-            split,
+            split.on(where),
             batch_size,
         )
 

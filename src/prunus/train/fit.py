@@ -112,7 +112,7 @@ def fit(  # noqa: PLR0913  # all but four are options, by keyword only
             after_step=after_step,
             progress=progress or Silent(),
         )
-        return _run(trainer, train, search, saved, store)
+        return _run(trainer, train.on(where), search.on(where), saved, store)
 
 
 @dataclass(frozen=True)

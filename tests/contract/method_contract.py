@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +147,18 @@ class MethodContract:
         before = splits().test.evaluations
         decide(name, context())
         assert splits().test.evaluations == before
+
+    @pytest.mark.gpu
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+    @every_method
+    def test_it_works_on_cuda(self, name: str) -> None:
+        given = replace(context(), device="cuda")
+        decision = decide(name, given)
+        limit = given.budget.limit(given.budget.measure(given.trace, {}))
+        assert given.budget.measure(given.trace, decision.choice) <= limit
+        given.network.cpu()
+        plan = given.trace.plan(decision.choice, decision.connections)
+        assert certify(given.network, given.trace, plan, example()).passed
 
     @every_method
     def test_unknown_option_is_refused_by_name(self, name: str) -> None:

@@ -118,6 +118,23 @@ def test_subset_keeps_proportions_and_role() -> None:
         SearchSplit(samples([0, 1, 2] * 20)).subset(61, seed=0)
 
 
+def test_a_split_on_a_device_keeps_its_order_role_and_count() -> None:
+    whole = samples([0, 1, 2, 0, 1, 2])
+    split = TestSplit(Samples("toy", whole.store, torch.tensor([5, 0, 3]), 3))
+    there = split.on(torch.device("meta"))
+    assert len(there.samples.store.labels) == 3  # the others are not in its memory
+    orders = [
+        [
+            labels.tolist()
+            for _, labels in one.batches(2, generator=torch.Generator().manual_seed(1))
+        ]
+        for one in (split, there)
+    ]
+    assert orders[0] == orders[1]
+    assert (there.role, split.evaluations) == ("test", 2)
+    assert split.on(torch.device("cpu")).samples is split.samples
+
+
 def test_test_counts_every_pass_begun_and_those_of_its_subsets() -> None:
     test = TestSplit(samples([0, 1, 2] * 3))
     waiting = test.batches(4)

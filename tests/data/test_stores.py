@@ -55,6 +55,60 @@ def test_wrong_tensors_are_named() -> None:
             TensorStore(x, y, normalizer, shift=0, flip=False)
 
 
+def coloured(count: int) -> TensorStore:
+    """Images that differ, in three channels."""
+    images = torch.arange(count * 48).remainder(251).to(torch.uint8).view(count, 3, 4, 4)
+    normalizer = Normalizer((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    return TensorStore(images, torch.arange(count), normalizer, shift=1, flip=True)
+
+
+def test_a_store_on_a_device_works_there_alone() -> None:
+    # On a device without values: a tensor of the host among them would be refused.
+    indices, meta = torch.tensor([4, 1, 3]), torch.device("meta")
+    placed = coloured(5).placed(indices, meta)
+    assert placed is not None
+    for augment in (None, torch.Generator().manual_seed(0)):
+        inputs, labels = placed.read(torch.tensor([2, 0]), augment)
+        assert isinstance(inputs, Tensor)
+        assert (inputs.device.type, inputs.dtype) == ("meta", torch.float32)
+        assert inputs.shape == (2, 3, 4, 4)
+        assert labels.tolist() == [3, 4]
+    assert placed.placed(torch.tensor([0]), meta) is None  # there already
+    assert coloured(5).placed(indices, torch.device("cpu")) is None
+
+
+def test_what_takes_too_much_of_a_device_stays_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (4 * 3 * 48 - 1, 10**9))
+    store, cuda, moved = coloured(5), torch.device("cuda", 0), []
+
+    def stay(tensor: Tensor, device: torch.device) -> Tensor:
+        moved.append((len(tensor), device))
+        return tensor
+
+    monkeypatch.setattr(Tensor, "to", stay)
+    assert store.placed(torch.arange(3), cuda) is None  # 3 images of 48 bytes: a quarter and more
+    assert moved == []
+    assert store.placed(torch.arange(2), cuda) is not None
+    assert moved == [(2, cuda)]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_store_on_cuda_reads_the_same() -> None:
+    indices = torch.tensor([4, 1, 3])
+    store, placed = coloured(5), coloured(5).placed(indices, torch.device("cuda", 0))
+    assert placed is not None
+    for seed in (None, 0, 1):
+        there, here = (
+            one.read(at, None if seed is None else torch.Generator().manual_seed(seed))
+            for one, at in ((placed, torch.tensor([2, 0])), (store, indices[[2, 0]]))
+        )
+        assert isinstance(there[0], Tensor) and isinstance(here[0], Tensor)
+        assert there[0].is_cuda
+        torch.testing.assert_close(there[0].cpu(), here[0], rtol=1e-6, atol=1e-6)
+        assert torch.equal(there[1], here[1])
+
+
 class Noisy:
     """Draws from all three global random states, as users' transforms do."""
 

@@ -80,11 +80,14 @@ def test_networks_of_two_scales_are_told_apart(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     import study_tables
 
-    known = {"network": "n", "round": 2, "params": 1, "macs": 1, "top1_mean": 0.9, "top1_std": None}
-    known |= {"seeds": 3, "paper_top1": 0.8}
+    known = {"network": "resnet18", "machine": "two-cores", "round": 2, "params": 1, "macs": 1}
+    known |= {"top1_mean": 0.9, "top1_std": None, "seeds": 3, "paper_top1": 0.8}
     one = {"method": "genetic", "scale": "small", **known}
     table = study_tables.kuzmin_quality([one])
     assert "| genetic |" in table and "5 epochs of fine-tuning a round" in table
+    assert "Cells of resnet18 are of `two-cores`." in table
+    elsewhere = study_tables.kuzmin_quality([{**one, "machine": "gpu"}])
+    assert "Scale `small`: no cells." in elsewhere  # those of another machine are not its own
     table = study_tables.kuzmin_quality([one, {"method": "l2", "scale": "full", **known}])
     assert "| genetic (small) |" in table and "| l2 (full) |" in table
     assert "Not measured: vgg16_bn: genetic, l2, random-search," in table

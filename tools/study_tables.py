@@ -46,7 +46,9 @@ def kuzmin_quality(rows: Rows) -> str:
             f"| {_percent(r['top1_mean'], r['top1_std'])} | {r['seeds']} | {r['paper_top1']:.2%} |"
         )
     lines.append("")
-    lines += [f"Scale `{scale}`: {_scale(scale)}." for scale in scales]
+    lines += [f"Scale `{scale}`: {_scale(rows, scale)}." for scale in scales]
+    machines = {r["network"]: r["machine"] for r in rows if r["machine"]}
+    lines += [f"Cells of {name} are of `{machine}`." for name, machine in machines.items()]
     compressed = [r for r in rows if r["scale"]]
     few = sum(r["seeds"] < SEEDS for r in compressed)
     if few:
@@ -65,10 +67,10 @@ def _unmeasured(rows: Rows) -> list[str]:
     return missing
 
 
-def _scale(name: str) -> str:
+def _scale(rows: Rows, name: str) -> str:
     """What the runs of a scale were given, from their cells."""
     told = []
-    for cell in _cells(f"{name}-*.json"):
+    for cell in _shown(rows, f"{name}-*.json"):
         given = cell["settings"]
         told.append(
             f"{given['epochs']} epochs of fine-tuning a round, searches of {given['generations']} "
@@ -84,10 +86,13 @@ def kuzmin_seconds(_: Rows) -> str:
         "| network | round | method | seed | search (s) | the paper's search (s) | int8 dot products |",
         "|---|--:|---|--:|--:|--:|---|",
     ]
-    searches = [c for name in ("two-cores", "two-cores-avx2") for c in _cells("*.json", name)]
-    for cell in sorted(searches, key=lambda c: (c["network"], c["round"])):
-        if not cell["method"].startswith(("genetic", "random-search")):
-            continue
+    searches = [
+        cell
+        for name in ("genetic", "random-search")
+        for cell in _cells(f"*-{name}-seed*.json")
+        if cell["machine"].startswith("two-cores")
+    ]
+    for cell in sorted(searches, key=lambda c: (c["network"], c["round"], c["machine"])):
         network, number = cell["network"], cell["round"]
         has = "yes" if "avx512_vnni" in cell["environment"].get("instructions", []) else "no"
         lines.append(
@@ -113,15 +118,25 @@ def kuzmin_ablation(rows: Rows) -> str:
     return "\n".join(lines)
 
 
-def _cells(pattern: str, name: str = "cells") -> Rows:
-    folder = STUDIES / "kuzmin2024" / "results" / name
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(pattern))]
+def _cells(pattern: str) -> Rows:
+    """Cells of all kinds of machines, each with the name of its folder."""
+    folder = STUDIES / "kuzmin2024" / "results" / "cells"
+    return [
+        {**json.loads(path.read_text(encoding="utf-8")), "machine": path.parent.name}
+        for path in sorted(folder.glob(f"*/{pattern}"))
+    ]
 
 
-def kuzmin_from_scratch(_: Rows) -> str:
+def _shown(rows: Rows, pattern: str) -> Rows:
+    """Cells that the summary is of: of each network those of one kind of machine."""
+    of = {(r["network"], r["machine"], r["scale"]) for r in rows}
+    return [c for c in _cells(pattern) if (c["network"], c["machine"], c["scale"]) in of]
+
+
+def kuzmin_from_scratch(rows: Rows) -> str:
     """Table 4: search, cut and fine-tune against a narrow network trained to the same quality."""
     chains: dict[tuple[str, int, str], Rows] = {}
-    for cell in _cells("*-genetic-seed*.json"):
+    for cell in _shown(rows, "*-genetic-seed*.json"):
         chains.setdefault((cell["network"], cell["seed"], cell["scale"]), []).append(cell)
     clocks = "search, cut, fine-tune, all rounds (s) | narrow from scratch, until as good (s)"
     head = f"| network | seed | round | top-1 on search | {clocks} |"
@@ -134,7 +149,7 @@ def kuzmin_from_scratch(_: Rows) -> str:
             lines += [
                 f"| {network} | {seed} | {cell['round']} | {cell['search_top1']:.2%} "
                 f"| {spent:.0f} | {_until(other, cell['search_top1'])} |"
-                for other in _cells(pattern)
+                for other in _shown(rows, pattern)
             ]
     return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
 
@@ -148,10 +163,10 @@ def _until(scratch: dict[str, Any], quality: float) -> str:
     return f"never in {scratch['training'][-1]['seconds']:.0f} (best {best:.2%})"
 
 
-def kuzmin_widths(_: Rows) -> str:
+def kuzmin_widths(rows: Rows) -> str:
     """Table 5: channels of every convolution after every round, ours of the first seed."""
     widths, lines = _neighbour("paper").WIDTHS, []
-    for cell in _cells("*-genetic-seed0-round*.json"):
+    for cell in _shown(rows, "*-genetic-seed0-round*.json"):
         network, number = cell["network"], cell["round"]
         lines.append(f"| {network} | {number} | ours | {' '.join(map(str, cell['widths']))} |")
         printed = " ".join(map(str, widths[network][number - 1]))

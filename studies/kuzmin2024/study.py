@@ -3,15 +3,14 @@
     python studies/kuzmin2024/study.py run                 # the queue; killed, it goes on
     python studies/kuzmin2024/study.py run --network vgg16_bn --method genetic --seed 0
     python studies/kuzmin2024/study.py run --scale full --device cuda
-    python studies/kuzmin2024/study.py run --method genetic --seed 0 --device cpu --cells two-cores
     python studies/kuzmin2024/study.py table               # summary.json and the tables of README.md
 
 A chain is one method with one seed on one network: from the shared checkpoint to the parameters of
 Table 2, round by round, each going on from the last with fine-tuning between. It is a recipe with
 ``repeat``; its run folder (``runs/kuzmin2024``, not committed) makes it resumable. A cell is one round of a chain: its
 network is looked at on the test split once, after its fine-tuning; decisions see the search split
-alone. Cells of one folder are of one kind of machine; the tables of quality are of ``cells``, those of
-the seconds of a search on two cores of ``two-cores``. ``scratch`` trains one narrow network per round from fresh weights, for the dense training's
+alone. Cells of one kind of machine share a folder, so that a network's methods are compared on one:
+the one with the most cells. ``scratch`` trains one narrow network per round from fresh weights, for the dense training's
 epochs plus all the fine-tuning's. A queue that is cut short is valid: the tables say what is missing.
 """
 
@@ -81,8 +80,9 @@ def main() -> None:
     parser.add_argument("--shard", default="1/1", help="2/8: the second of eight processes' chains")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder of the run folders")
-    parser.add_argument("--cells", default="cells", help="folder in results/ of the cells")
+    parser.add_argument("--machine", help="folder in results/cells/ (default: gpu or two-cores)")
     options = parser.parse_args()
+    options.machine = options.machine or ("two-cores" if options.device == "cpu" else "gpu")
     if options.command == "run":
         for network in options.network:
             look_at_dense(network, options.device)
@@ -102,10 +102,10 @@ def _queue(options: argparse.Namespace) -> "Iterator[Chain]":
                 if method == "scratch":
                     for k in SCRATCH_ROUNDS:
                         if k <= options.rounds:
-                            yield Chain(*what, rounds=(k,), cells=options.cells)
+                            yield Chain(*what, rounds=(k,), machine=options.machine)
                 else:
                     rounds = tuple(k for k in CUTS if k <= options.rounds)
-                    yield Chain(*what, rounds=rounds, cells=options.cells)
+                    yield Chain(*what, rounds=rounds, machine=options.machine)
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Chain:
     seed: int
     scale: str
     rounds: tuple[int, ...]
-    cells: str = "cells"
+    machine: str = "two-cores"
 
     @property
     def name(self) -> str:
@@ -128,7 +128,7 @@ class Chain:
     def cell(self, number: int) -> Path:
         """File of one round."""
         name = f"{self.scale}-{self.network}-{self.method}-seed{self.seed}-round{number}.json"
-        return CELLS.parent / self.cells / name
+        return CELLS / self.machine / name
 
     def recipe(self, dense_params: int) -> Recipe:
         """Rounds of cutting, batch-norm statistics and fine-tuning on the labels, as in the paper."""
@@ -281,12 +281,13 @@ def look_at_dense(network: str, device: str) -> None:
 def write_summary() -> None:
     """``summary.json`` from the cells: one line a network, round and method, at the fullest scale."""
     found: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
-    for scale in SCALES:  # the fuller one replaces the smaller
-        mine: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
-        for path in sorted(CELLS.glob(f"{scale}-*.json")):
-            row = read(path)
-            mine.setdefault((row["network"], row["round"], row["method"]), []).append(row)
-        found |= mine
+    for network in DENSE:
+        for scale in SCALES:  # the fuller one replaces the smaller
+            mine: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+            for path in _fullest(f"{scale}-{network}-*.json"):
+                row = {**read(path), "machine": path.parent.name}
+                mine.setdefault((row["network"], row["round"], row["method"]), []).append(row)
+            found |= mine
     order = {name: k for k, name in enumerate((*DENSE, *METHODS))}
     rows = [_dense_row(path) for path in sorted(CELLS.glob("dense-*.json"))]
     rows += [
@@ -298,6 +299,12 @@ def write_summary() -> None:
     write(SUMMARY, rows)
 
 
+def _fullest(pattern: str) -> list[Path]:
+    """Files of cells of one kind of machine: the one that has the most."""
+    folders = sorted(path for path in CELLS.iterdir() if path.is_dir())
+    return max((sorted(f.glob(pattern)) for f in folders), key=len, default=[])
+
+
 def _dense_row(path: Path) -> dict[str, Any]:
     cell = read(path)
     network = cell["network"]
@@ -306,6 +313,7 @@ def _dense_row(path: Path) -> dict[str, Any]:
         "round": 1,
         "method": "dense",
         "scale": None,
+        "machine": None,
         **{name: cell[name] for name in ("params", "macs", "effective_macs")},
         "top1_mean": round(cell["top1"], 5),
         "top1_std": None,
@@ -323,6 +331,7 @@ def _summary(key: tuple[str, int, str], cells: list[dict[str, Any]]) -> dict[str
         "round": number,
         "method": method,
         "scale": cells[0]["scale"],
+        "machine": cells[0]["machine"],
         "params": round(statistics.mean(c["params"] for c in cells)),
         "macs": round(statistics.mean(c["macs"] for c in cells)),
         "effective_macs": round(statistics.mean(c["effective_macs"] for c in cells)),

@@ -47,7 +47,7 @@ def study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModuleTyp
 
 
 def _cells(study: ModuleType) -> list[dict[str, Any]]:
-    return [json.loads(p.read_text(encoding="utf-8")) for p in sorted(study.CELLS.glob("*.json"))]
+    return [json.loads(p.read_text(encoding="utf-8")) for p in sorted(study.CELLS.rglob("*.json"))]
 
 
 @pytest.mark.parametrize("method", ["genetic", "genetic-paper", "l2"])
@@ -126,10 +126,39 @@ def test_the_dense_network_is_looked_at_once_and_stands_before_its_rounds(
     assert "| digits_cnn | 1 | dense |" in study_tables.kuzmin_quality([row])
 
 
+def _written(study: ModuleType, machine: str, method: str, seed: int, top1: float) -> None:
+    path = study.Chain("digits_cnn", method, seed, "small", (2,), machine=machine).cell(2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cost = {
+        "params": 12_000,
+        "macs": 9,
+        "effective_macs": 9,
+        "seconds": {"search": 2.0, "train": 1},
+    }
+    of = {"network": "digits_cnn", "method": method, "seed": seed, "round": 2, "scale": "small"}
+    study.write(path, {**of, **cost, "top1": top1})
+
+
+def test_methods_are_compared_on_the_machine_that_has_the_most_cells(study: ModuleType) -> None:
+    _written(study, "gpu", "genetic", 0, 0.9)
+    _written(study, "two-cores", "genetic", 0, 0.5)
+    study.write_summary()
+    assert [r["machine"] for r in study.read(study.SUMMARY)] == ["gpu"]  # the first of equals
+    _written(study, "two-cores", "l2", 0, 0.25)
+    _written(study, "two-cores", "l2", 1, 0.75)
+    study.write_summary()
+    rows = study.read(study.SUMMARY)
+    assert [(r["method"], r["machine"], r["top1_mean"], r["seeds"]) for r in rows] == [
+        ("genetic", "two-cores", 0.5, 1),
+        ("l2", "two-cores", 0.5, 2),
+    ]
+    assert [r["search_seconds"] for r in rows] == [2.0, 2.0]
+
+
 def test_the_queue_puts_every_method_of_a_seed_before_the_next_seed(study: ModuleType) -> None:
     options = type("Options", (), {})()
     options.seed, options.method, options.network = [0, 1], ["genetic", "scratch"], ["vgg16_bn"]
-    options.scale, options.rounds, options.cells = "small", 5, "cells"
+    options.scale, options.rounds, options.machine = "small", 5, "gpu"
     queue = [(c.seed, c.method, c.rounds) for c in study._queue(options)]
     scratch = [(5,), (3,), (4,), (2,)]
     assert queue[:5] == [(0, "genetic", (2, 3, 4, 5)), *((0, "scratch", k) for k in scratch)]

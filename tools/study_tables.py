@@ -10,8 +10,6 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 STUDIES = ROOT / "studies"
 SEEDS = 3  # that a difference is claimed with
-VARIANTS = {"guided": "guided by taylor"}
-"""Names of the ablation, which began when that was the default."""
 
 Rows = list[dict[str, Any]]
 
@@ -111,7 +109,7 @@ def kuzmin_ablation(rows: Rows) -> str:
     for r in rows:
         spread = "" if r["kl_std"] is None else f" ± {r['kl_std']:.3f}"
         lines.append(
-            f"| {r['network']} | {VARIANTS.get(r['variant'], r['variant'])} | {r['kl']:.3f}{spread} "
+            f"| {r['network']} | {r['variant']} | {r['kl']:.3f}{spread} "
             f"| {_percent(r['top1'], r['top1_std'])} | {r['evaluations']:.0f} | {r['seconds']:.0f} "
             f"| {r['seeds']} |"
         )

@@ -40,18 +40,11 @@ _BASE: dict[str, Any] = {
     "parents": PARENTS,
     "generations": SCALES["small"].generations,
     "images": SEARCHED,
-    "importance": "taylor",  # the default when the queue began; "guided by l2" is the default now
 }
 EVALUATIONS = POPULATION + (POPULATION - PARENTS) * SCALES["small"].generations
-# Each adds one thing to the one before it, from the paper's operators to the guided mode.
 _NEURONS = {**_BASE, "mode": "paper", "connections": 1.0, "fitness": "kl"}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "guided": ("genetic", _BASE),
-    "random search, same proposals": (
-        "genetic",
-        {**_BASE, "population": EVALUATIONS, "generations": 0},
-    ),
-    "random-search": ("random-search", {"images": SEARCHED, "evaluations": EVALUATIONS}),
+    # Each of the first six adds one thing to the one before it.
     "paper": ("genetic", {**_BASE, "mode": "paper"}),
     "paper, by KL": ("genetic", {**_BASE, "mode": "paper", "fitness": "kl"}),
     "paper, neurons alone, by KL": ("genetic", _NEURONS),
@@ -60,7 +53,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "genetic",
         {**_NEURONS, "sampling": "importance", "mixing": "uniform"},
     ),
-    "guided by l2": ("genetic", {**_BASE, "importance": "l2"}),
+    "guided": ("genetic", _BASE),  # and shares that move between layers
+    "guided, no generations": ("genetic", {**_BASE, "population": EVALUATIONS, "generations": 0}),
+    "random-search": ("random-search", {"images": SEARCHED, "evaluations": EVALUATIONS}),
+    "guided by taylor": ("genetic", {**_BASE, "importance": "taylor"}),
     "guided, most important units": ("genetic", {**_BASE, "temperature": 0.0, "swaps": 0.0}),
     "guided, 90 % of kernels": ("genetic", {**_BASE, "connections": 0.9}),
     "l2": ("l2", {}),

@@ -92,6 +92,51 @@ def test_they_get_a_scale_for_each_token_and_the_rest_its_fixed_range(
     assert abs(record.size_bytes - plain.size_bytes) < 5_000
 
 
+def test_in_dynamic_int8_they_alone_get_a_scale_for_each_token(tmp_path: Path) -> None:
+    network, inputs = Spiky().eval(), tokens(64, 77)
+    calibration = [tokens(32, seed) for seed in range(4)]
+    error, products = {}, {}
+    with torch.inference_mode():
+        wanted = network(inputs)
+    for activations in ("tensor", "auto", "token"):
+        asked = Deployment.model_validate({"weights": "int8", "activations": activations})
+        folder = tmp_path / activations
+        record = deploy(network, folder, asked, inputs=tokens(2, 9), calibration=calibration)
+        told = "1 of 3 linear layers read outliers, for which the scale of the largest is too coarse"
+        assert any(told in note for note in record.notes) == (activations == "auto")
+        error[activations] = float((load_deployed(folder)(inputs) - wanted).square().mean())
+        graph = onnx.load(folder / "model.onnx").graph
+        products[activations] = [
+            sum(node.op_type == kind for node in graph.node)
+            for kind in ("MatMulInteger", "DynamicQuantizeLinear")
+        ]
+    assert products == {"tensor": [3, 3], "auto": [3, 2], "token": [3, 0]}
+    assert error["auto"] < error["tensor"] / 4
+    assert error["auto"] < 1.5 * error["token"]
+
+
+def test_without_samples_dynamic_int8_keeps_one_scale(tmp_path: Path) -> None:
+    record = deploy(Spiky(), tmp_path / "d", Deployment(weights="int8"), inputs=tokens(2, 9))
+    kinds = [node.op_type for node in onnx.load(tmp_path / "d" / "model.onnx").graph.node]
+    assert kinds.count("DynamicQuantizeLinear") == 3
+    assert not any("outliers" in note for note in record.notes)
+
+
+@pytest.mark.parametrize(
+    ("choices", "reads"),
+    [
+        ({"weights": "int8"}, True),
+        ({"weights": "int8", "activations": "token"}, False),
+        ({"weights": "int8", "activations": "tensor"}, False),
+        ({"weights": "int8", "engine": "torch"}, False),
+        ({"weights": "int8", "engine": "openvino"}, True),
+        ({"embeddings": "int8"}, False),
+    ],
+)
+def test_what_samples_are_measured_for(choices: dict[str, str], reads: bool) -> None:
+    assert Deployment.model_validate(choices).reads_samples == reads
+
+
 def test_a_sample_gets_the_same_alone_and_beside_others(tmp_path: Path) -> None:
     deployed(Spiky().eval(), tmp_path / "out")
     session, inputs = load_deployed(tmp_path / "out"), tokens(16, 5)

@@ -125,11 +125,31 @@ def _quantize(job: Job, whole: Path, target: Path) -> tuple[str, ...]:
         weight_type=quantization.QuantType.QInt8,
         extra_options={"MatMulConstBOnly": True},
     )
-    if deployment.activations == "token":
-        model = onnx.load(str(target))
-        scale_by_token_(model)
-        onnx.save(model, str(target))
-    return _notes(job)
+    if deployment.weights != "int8" or deployment.activations == "tensor":
+        return _notes(job)
+    products, by_token = None, ()
+    if deployment.activations == "auto":
+        layers = outlier_layers(job.network, deployment, job.calibration)
+        if not layers:
+            return _notes(job)
+        products = {f"{name}_quant" for name in _products(model, layers)}
+        by_token = _told(job, layers, "the scale of the largest")
+    quantized = onnx.load(str(target))
+    scale_by_token_(quantized, products)
+    onnx.save(quantized, str(target))
+    return (*_notes(job), *by_token)
+
+
+def _products(model: Any, layers: list[str]) -> list[str]:
+    """Names of layers' matrix products, also as the library names them once it splits biases off."""
+    names = nodes_of(model, set(layers).__contains__)
+    return [*names, *(f"{name}_MatMul" for name in names)]
+
+
+def _told(job: Job, layers: list[str], otherwise: str) -> tuple[str, ...]:
+    every = len(int8_layers(job.network, job.deployment))
+    told = f"{len(layers)} of {every} linear layers read outliers, for which {otherwise} is too coarse"
+    return (f"onnxruntime: {told}: they get a scale for each token at run time",)
 
 
 def _scale_outliers_by_token_(job: Job, model: Any, whole: Path) -> tuple[str, ...]:
@@ -139,12 +159,11 @@ def _scale_outliers_by_token_(job: Job, model: Any, whole: Path) -> tuple[str, .
         return ()
     quantization = require_extra("onnxruntime.quantization", "onnx")
     onnx = require_extra("onnx", "onnx")
-    names = nodes_of(model, set(layers).__contains__)
     quantization.quantize_dynamic(
         str(whole),
         str(whole),
         op_types_to_quantize=["MatMul", "Gemm"],
-        nodes_to_quantize=[*names, *(f"{name}_MatMul" for name in names)],
+        nodes_to_quantize=_products(model, layers),
         **_WEIGHTS,
         weight_type=quantization.QuantType.QInt8,
         extra_options={"MatMulConstBOnly": True},
@@ -152,9 +171,7 @@ def _scale_outliers_by_token_(job: Job, model: Any, whole: Path) -> tuple[str, .
     mixed = onnx.load(str(whole))
     scale_by_token_(mixed)
     onnx.save(mixed, str(whole))
-    every = len(int8_layers(job.network, job.deployment))
-    told = f"{len(layers)} of {every} linear layers read outliers, for which a fixed range is too coarse"
-    return (f"onnxruntime: {told}: they get a scale for each token at run time",)
+    return _told(job, layers, "a fixed range")
 
 
 def _finish(file: Path, *, halves: bool) -> None:

@@ -11,7 +11,7 @@ References:
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ _AXIS, _STEP, _LEAST, _OFFSET, _POINT = (
 _AXES_ARE_INPUTS = 18  # of ReduceMax, from this version of the operations
 
 
-def scale_by_token_(model: Any) -> int:
+def scale_by_token_(model: Any, products: Collection[str] | None = None) -> int:
     """Rewrite the quantized matrix products of a model in place.
 
     ``scale = max|row| / 127``, ``q = round(row / scale) + 128``; the product of integers is the same
@@ -35,6 +35,8 @@ def scale_by_token_(model: Any) -> int:
 
     Args:
         model: ``ModelProto`` as ``quantize_dynamic`` writes it.
+        products: Names of the matrix products that are meant, with all that read the same input;
+            None: all.
 
     Returns:
         Layer inputs that were rewritten.
@@ -49,7 +51,9 @@ def scale_by_token_(model: Any) -> int:
     chosen = [
         node
         for node in graph.node
-        if node.op_type == "DynamicQuantizeLinear" and _feeds_products_alone(node, users, constants)
+        if node.op_type == "DynamicQuantizeLinear"
+        and _feeds_products_alone(node, users, constants)
+        and (products is None or any(user.name in products for user in users[node.output[0]]))
     ]
     if not chosen:
         return 0

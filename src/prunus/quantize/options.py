@@ -21,10 +21,13 @@ class Deployment(Record):
         embeddings: Of word embeddings alone: tables of positions and token types are small, and
             their expanded index views break the quantized kernels.
         calibration: Where the ranges of activations come from.
-        calibration_samples: Training samples that they, or OpenVINO's int8, are measured on.
+        calibration_samples: Training samples that they, OpenVINO's int8, or the outliers of
+            ``activations="auto"`` are measured on.
         activations: What shares a scale in dynamic int8 of ONNX Runtime: all inputs of a layer in a
             batch (``tensor``), or those of one ``token`` (one sample, of layers after pooling), which
             is nearer to the network, the same for a text whatever stands beside it, and slower.
+            ``auto``: by token where the inputs of a layer have outliers, so far as there are samples
+            to see them on; else by tensor.
         exclude: Glob patterns of layers that stay in float32, or of modules whose layers all do.
         rest: How tensors that are not quantized lie in the file. ``float16`` halves them; they are
             float32 again when the network is loaded, rounded to 11 bits. Tensors that float16 cannot
@@ -36,7 +39,7 @@ class Deployment(Record):
     embeddings: Literal["float32", "int8"] = "float32"
     calibration: Literal["dynamic", "static"] = "dynamic"
     calibration_samples: int = Field(default=128, ge=1)
-    activations: Literal["tensor", "token"] = "tensor"
+    activations: Literal["auto", "tensor", "token"] = "auto"
     exclude: tuple[str, ...] = ()
     rest: Literal["float32", "float16"] = "float32"
 
@@ -51,8 +54,7 @@ class Deployment(Record):
                 "calibration=static is not there for engine=torch, whose int8 is dynamic; use "
                 "engine=onnxruntime or openvino"
             )
-        dynamic = self.weights == "int8" and self.calibration == "dynamic"
-        if self.activations == "token" and not (self.engine == "onnxruntime" and dynamic):
+        if self.activations == "token" and not self._has_dynamic_scales:
             raise ValueError(
                 "activations=token is for engine=onnxruntime with weights=int8 and "
                 f"calibration=dynamic, not {self.engine} with {self.weights} and {self.calibration}; "
@@ -92,6 +94,16 @@ class Deployment(Record):
         return self.weights == "int8" and (
             self.calibration == "static" or self.engine == "openvino"
         )
+
+    @property
+    def reads_samples(self) -> bool:
+        """Whether something is measured on batches, where there are any."""
+        return self.is_calibrated or (self._has_dynamic_scales and self.activations == "auto")
+
+    @property
+    def _has_dynamic_scales(self) -> bool:
+        int8 = self.weights == "int8" and self.calibration == "dynamic"
+        return int8 and self.engine == "onnxruntime"
 
     def excludes(self, layer: str) -> bool:
         """Whether a layer, or a module that it is in, stays in float32."""

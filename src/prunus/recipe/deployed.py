@@ -91,9 +91,9 @@ def deploy_state(
 def _write(
     network: nn.Module, folder: Path, asked: Deployment, state: State, seed: int
 ) -> Deployed:
-    """Write a network; ranges are measured on training samples, every class in proportion."""
+    """Write a network; ranges and outliers are measured on training samples, every class in proportion."""
     calibration: list[Inputs] = []
-    if asked.is_calibrated:
+    if asked.reads_samples:
         train = state.data.train
         drawn = train.subset(min(asked.calibration_samples, len(train)), seed)
         calibration = [inputs for inputs, _ in drawn.batches(_BATCH)]

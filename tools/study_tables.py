@@ -102,6 +102,8 @@ def kuzmin_seconds(_: Rows) -> str:
 
 def kuzmin_ablation(rows: Rows) -> str:
     """Quality of winners on unseen search images, before any fine-tuning."""
+    if not rows:
+        return "Not measured yet."
     lines = [
         "| network | variant | KL to dense (nats) | top-1 | networks scored | search (s) | seeds |",
         "|---|---|--:|--:|--:|--:|--:|",

@@ -97,14 +97,7 @@ SETS = {
         suite=TextSuite(
             engines=ENGINES, chain_engines=CHAINS, student_epochs=6, student_texts=30_000
         ),
-        rows=("students",),
-    ),
-    "sst2-quantized": TextSet(  # of a teacher of their own, trained on another machine
-        data="sst2",
-        network="minilm",
-        text=TextOptions(max_length=64),
-        suite=TextSuite(engines=ENGINES),
-        rows=("quantized",),
+        rows=("quantized", "students"),
     ),
     "sst2-recovered": TextSet(
         data="sst2",

@@ -7,7 +7,6 @@ real inputs, in eval mode and in train mode, the cut did what the plan says and 
 """
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,7 +15,15 @@ from torch import nn
 from prunus.errors import CertificateError
 from prunus.graph.cut import cut
 from prunus.graph.groups import Trace
-from prunus.graph.inputs import Inputs, call, cast, flat_tensors, output_tensors
+from prunus.graph.inputs import (
+    Inputs,
+    call,
+    cast,
+    flat_tensors,
+    output_tensors,
+    pad_plainly_,
+    recast_,
+)
 from prunus.graph.walk import Walk
 from prunus.plan import Plan, ZeroConnections
 from prunus.records import Certificate
@@ -74,12 +81,16 @@ def _certify(
         reason=_caveats(network, given, compared=single[1] is not None) if train else "",
     )
     if not passed:
-        cuts = ", ".join(sorted(plan.channels)[:3]) or "connections"
         raise CertificateError(
             f"cut and masked network disagree (float32 {single}, float64 {double}) "
-            f"for cuts of {cuts}; leave these layers out with ignore"
+            f"for cuts of {_names(plan)}; leave these layers out with ignore"
         )
     return certificate
+
+
+def _names(plan: Plan) -> str:
+    """A few of what a plan cuts."""
+    return ", ".join(sorted(plan.channels)[:3]) or "connections"
 
 
 def _caveats(network: nn.Module, inputs: Inputs, *, compared: bool) -> str:
@@ -88,6 +99,7 @@ def _caveats(network: nn.Module, inputs: Inputs, *, compared: bool) -> str:
     if not compared:
         found.append("the dense network has no train mode that runs and repeats on these inputs")
     dense = copy.deepcopy(network).eval()
+    pad_plainly_(dense)
     rows = [t for t in output_tensors(call(dense, inputs)) if t.dim() and t.shape[0] > 1]
     if rows and all(torch.equal(t, t[:1].expand_as(t)) for t in rows):
         found.append("the outputs are the same for all samples, so equality says little")
@@ -97,17 +109,23 @@ def _caveats(network: nn.Module, inputs: Inputs, *, compared: bool) -> str:
 def _differences(
     network: nn.Module, trace: Trace, plan: Plan, inputs: Inputs, dtype: torch.dtype, *, train: bool
 ) -> tuple[float, float | None]:
-    dense = _without_dropout(network).to(dtype)
+    dense = recast_(_without_dropout(network), dtype)
     given = cast(inputs, dtype)
     modes = [False, True] if train and _runs_in_train_mode(dense, given) else [False]
     found: list[float] = []
     for mode in modes:
         dense.train(mode)
         small = cut(dense, plan)
+        drawn = torch.get_rng_state()  # a network that draws numbers gets the same ones twice
         try:
             ours = call(small, given)
         except Exception as error:
-            raise CertificateError(f"the cut network does not run: {_first_line(error)}") from error
+            where = "in train mode, " if mode else ""
+            raise CertificateError(
+                f"the network cut at {_names(plan)} does not run: {where}{first_line(error)}; leave "
+                "these layers out with ignore"
+            ) from error
+        torch.set_rng_state(drawn)
         theirs = masked_outputs(dense, trace, plan, given)
         found.append(relative_difference(theirs, ours))
     return found[0], found[1] if len(found) > 1 else None
@@ -132,10 +150,10 @@ def masked_outputs(network: nn.Module, trace: Trace, plan: Plan, inputs: Inputs)
 def relative_difference(reference: Any, other: Any) -> float:
     """The largest ``max|a - b| / max|a|`` of the floating outputs; infinite when shapes or NaNs differ."""
     largest = 0.0
-    pairs = list(_paired(reference, other))
-    if not pairs:
+    left, right = _compared(reference), _compared(other)
+    if not left or len(left) != len(right):
         return float("inf")
-    for a, b in pairs:
+    for a, b in zip(left, right, strict=True):
         if a.shape != b.shape or bool((a.isnan() != b.isnan()).any()):
             return float("inf")
         finite = a.isfinite() & b.isfinite()
@@ -149,19 +167,21 @@ def relative_difference(reference: Any, other: Any) -> float:
     return largest
 
 
-def _paired(a: Any, b: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    left = [t for t in output_tensors(a) if t.is_floating_point()]
-    right = [t for t in output_tensors(b) if t.is_floating_point()]
-    yield from zip(left, right, strict=True)
+def _compared(output: Any) -> list[torch.Tensor]:
+    """Floating outputs; of complex ones both parts."""
+    found = [torch.view_as_real(t) if t.is_complex() else t for t in output_tensors(output)]
+    return [t for t in found if t.is_floating_point()]
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of a message, or the name of the error where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def _without_dropout(network: nn.Module) -> nn.Module:
     """A copy whose dropout and drop-path rates are all zero."""
     quiet = copy.deepcopy(network)
+    pad_plainly_(quiet)
     for module in quiet.modules():
         for name, value in list(vars(module).items()):
             if name == "config" and hasattr(value, "__dict__"):

@@ -18,7 +18,14 @@ from torch import nn
 from prunus.errors import CertificateError, GraphError
 from prunus.graph.certify import FLOAT32_LIMIT, FLOAT64_LIMIT, relative_difference
 from prunus.graph.cut import cut
-from prunus.graph.inputs import Inputs, call, cast, flat_tensors, output_tensors
+from prunus.graph.inputs import (
+    Inputs,
+    call,
+    cast,
+    flat_tensors,
+    output_tensors,
+    recast_,
+)
 from prunus.plan import Factorize, KeepLayers, KeepVocabulary, Plan
 from prunus.records import Certificate
 
@@ -113,7 +120,7 @@ def _difference(
     inputs: Inputs,
     dtype: torch.dtype,
 ) -> float:
-    dense = copy.deepcopy(network).eval().to(dtype)
+    dense = recast_(copy.deepcopy(network).eval(), dtype)
     given = {name: value.to(dtype) for name, value in tensors.items()}
     rebuilt = cut(dense, plan, given).eval()
     old, new = _pieces(plan, cast(inputs, dtype))

@@ -231,6 +231,8 @@ def sync_sizes_(module: nn.Module) -> None:
         running = getattr(module, "running_mean", None)
         if isinstance(module, nn.modules.batchnorm._NormBase) and running is not None:
             module.num_features = running.shape[0]
+        if isinstance(module, nn.RNNCellBase):
+            module.input_size = module.weight_ih.shape[1]
         return
     if isinstance(module, nn.modules.batchnorm._NormBase):
         module.num_features = weight.shape[0]

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from prunus.errors import InputError
 
@@ -24,12 +25,7 @@ def check_inputs(inputs: Any) -> Inputs:
             f"example_inputs is a {type(inputs).__name__}; give a tensor, a tuple of positional "
             "or a dict of keyword arguments"
         )
-    values = (
-        [inputs]
-        if isinstance(inputs, torch.Tensor)
-        else list(inputs.values() if isinstance(inputs, Mapping) else inputs)
-    )
-    if not any(isinstance(v, torch.Tensor) for v in values):
+    if not any(True for _ in flat_tensors(inputs)):
         raise InputError("example_inputs holds no tensor; give the network one real batch")
     return inputs
 
@@ -67,6 +63,13 @@ def call(network: nn.Module, inputs: Inputs) -> Any:
         return network(*inputs)
 
 
+def pad_plainly_(network: nn.Module) -> None:
+    """Keep encoders of ``torch.nn`` from packing padded batches, whose tensors have no sizes to follow."""
+    for module in network.modules():
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
+
+
 def first_sample(inputs: Inputs) -> Inputs:
     """The first sample of a batch, its batch dim kept; what is no batch passes as it is."""
     size = next((t.shape[0] for t in flat_tensors(inputs) if t.dim()), 1)
@@ -75,31 +78,42 @@ def first_sample(inputs: Inputs) -> Inputs:
 
 
 def _each(inputs: Inputs, change: Callable[[torch.Tensor], torch.Tensor]) -> Inputs:
-    """The same inputs with every tensor at the top level changed."""
-
-    def one(value: Any) -> Any:
-        return change(value) if isinstance(value, torch.Tensor) else value
-
-    if isinstance(inputs, torch.Tensor):
-        return change(inputs)
+    """The same inputs with every tensor changed, however deep in tuples, lists and dicts."""
     if isinstance(inputs, Mapping):
-        return {k: one(v) for k, v in inputs.items()}
-    return tuple(one(v) for v in inputs)
+        inputs = dict(inputs)
+    changed: Inputs = pytree.tree_map_only(torch.Tensor, change, inputs)
+    return changed
 
 
 def cast(inputs: Inputs, dtype: torch.dtype) -> Inputs:
-    """Inputs with their floating tensors in another precision."""
-    return _each(inputs, lambda t: t.to(dtype) if t.is_floating_point() else t)
+    """Inputs with their floating and complex tensors in another precision."""
+    return _each(inputs, lambda t: in_precision(t, dtype))
+
+
+def in_precision(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A floating or complex tensor in the precision of a floating type; others as they are."""
+    if tensor.is_complex():
+        return tensor.to(dtype.to_complex())
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def recast_(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """All floating and complex tensors of a network in another precision, in place.
+
+    ``network.to(dtype)`` would make real numbers of complex ones.
+    """
+    network._apply(lambda tensor: in_precision(tensor, dtype))  # type: ignore[no-untyped-call]
+    return network
 
 
 def flat_tensors(values: Any) -> Iterator[torch.Tensor]:
-    """All tensors in nested tuples, lists and dicts."""
+    """All tensors in nested tuples, lists and mappings."""
     if isinstance(values, torch.Tensor):
         yield values
     elif isinstance(values, tuple | list):
         for value in values:
             yield from flat_tensors(value)
-    elif isinstance(values, dict):
+    elif isinstance(values, Mapping):
         for value in values.values():
             yield from flat_tensors(value)
 

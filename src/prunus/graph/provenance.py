@@ -134,10 +134,12 @@ _LAYERS = (
 def plant(network: nn.Module, listener: Listener) -> None:
     """Replace whole numbers on modules by ``TracedInt``, in place (give it a copy).
 
-    Layers of ``torch.nn`` are left out: cutting sets their attributes by type.
+    Layers of ``torch.nn`` are left out: cutting sets their attributes by type. ``Unflatten`` has none
+    that tells its sizes.
     """
     for path, module in network.named_modules():
-        if type(module).__module__.startswith("torch.nn.") or isinstance(module, _LAYERS):
+        own = type(module).__module__.startswith("torch.nn.")
+        if isinstance(module, _LAYERS) or (own and not isinstance(module, nn.Unflatten)):
             continue
         for key, value in list(vars(module).items()):
             if key == "config" and hasattr(value, "__dict__"):
@@ -251,6 +253,12 @@ class SizeWatch(TorchFunctionMode):
                     self._listener.size_used(SizeUse(size.origin, out, dim, name in _FRESH))
         elif name in ("split", "split_with_sizes"):
             self._report_split(args, kwargs, out)
+        elif name in _LAST_SIZES and isinstance(out, torch.Tensor):
+            sizes = _sizes(args[1:], kwargs)
+            first = int(args[1]) % args[0].dim() if name == "unflatten" else out.dim() - len(sizes)
+            for dim, size in enumerate(sizes, start=first):
+                if isinstance(size, TracedInt):
+                    self._listener.size_used(SizeUse(size.origin, out, dim))
         elif name not in _HARMLESS:
             for number in numbers:
                 self._listener.scalar_used(number.origin)
@@ -264,6 +272,8 @@ class SizeWatch(TorchFunctionMode):
                 self._listener.size_used(SizeUse(size.origin, part, dim % part.dim()))
 
 
+# Functions that take the sizes of some dims of their result: the last ones, or those from one on.
+_LAST_SIZES = {"layer_norm", "rms_norm", "unflatten"}
 # Functions that make dims out of nothing.
 _FRESH = _SIZED - {"view", "reshape", "_unsafe_view"}
 # Functions that take dimension numbers or ranges: a traced number there fixes nothing.

@@ -35,7 +35,7 @@ def convolution(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
         w = walk.algebra.keep_size(w, dim, KERNEL)
     walk.contracted(w, _ids(w, 0 if transposed else 1))
     if transposed:
-        labels, out_ids = _transposed(walk, labels, w, groups)
+        labels, out_ids = _transposed(walk, labels, w, groups, x.shape[1])
     elif groups == 1:
         labels, out_ids = _ordinary(walk, labels, w)
     elif weight.shape[1] == 1:
@@ -43,6 +43,7 @@ def convolution(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
     else:
         labels, out_ids = _grouped(walk, labels, w, groups)
     if bias is not None:
+        reason = walk.reason("convolution", "its outputs cannot be cut")
         _couple_vector(walk, walk.labels(bias), out_ids, reason)
     batch = tuple(f for f in labels.factors if f.dims == (0,))
     channel = () if out_ids is None else (Factor((1,), out_ids),)
@@ -94,8 +95,12 @@ def _ordinary(walk: Walk, x: Labels, w: Labels) -> tuple[Labels, IntArray | None
     return x, _ids(w, 0)
 
 
-def _transposed(walk: Walk, x: Labels, w: Labels, groups: int) -> tuple[Labels, IntArray | None]:
+def _transposed(
+    walk: Walk, x: Labels, w: Labels, groups: int, channels: int
+) -> tuple[Labels, IntArray | None]:
     reason = walk.reason("transposed convolution", "reads channels that cannot be cut")
+    if groups != 1 and groups == channels:
+        return _depthwise_transposed(walk, x, w, channels)
     x, _ = walk.algebra.single(x, 1, reason)
     if groups != 1:
         walk.algebra.pin_all(w, walk.reason("transposed convolution", "is grouped"))
@@ -103,6 +108,23 @@ def _transposed(walk: Walk, x: Labels, w: Labels, groups: int) -> tuple[Labels, 
         return x, None
     _couple(walk, x, 1, w, 0, reason)
     return x, _ids(w, 1)
+
+
+def _depthwise_transposed(
+    walk: Walk, x: Labels, w: Labels, channels: int
+) -> tuple[Labels, IntArray | None]:
+    """A channel and the ``out / in`` outputs that it makes are one unit; ``groups`` follows."""
+    reason = walk.reason("transposed convolution", "reads channels that cannot be cut")
+    x, ids = walk.algebra.single(x, 1, reason)
+    multiple = walk.algebra.keep_size(w, 1, walk.reason("transposed convolution", "outputs of one"))
+    rows = _ids(multiple, 0)
+    if ids is None or rows is None or not isinstance(walk.module, nn.modules.conv._ConvNd):
+        for labels in (x, w):
+            walk.algebra.pin_all(labels, reason)
+        return x, None
+    walk.atoms.union(rows, ids, reason)
+    walk.attribute(walk.path, "groups", channels, ids)
+    return x, np.repeat(ids, walk.module.out_channels // channels)
 
 
 def _depthwise(walk: Walk, x: Labels, w: Labels, channels: int) -> tuple[Labels, IntArray | None]:

@@ -10,25 +10,31 @@ from prunus.graph.labels import FIXED, LOOKUP, NONE, Factor, Labels
 from prunus.graph.walk import Reindexed, Walk, rule
 
 
-@rule(
-    "tril",
-    "triu",
-    "cumsum",
-    "sort",
-    "topk",
-    "argmax",
-    "argmin",
-    "diagonal",
-    "argsort",
-    "any",
-    "all",
-)
+@rule("tril", "triu", "argmax", "argmin", "diagonal", "any", "all")
 def whole(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Operations that mix positions in ways we do not follow: labelled inputs stay whole."""
     out = func(*args, **kwargs)
     name = func.overloadpacket.__name__
     for tensor in flat_tensors(args):
         walk.algebra.pin_all(walk.labels(tensor), walk.reason(name, "mixes positions"))
+    return out
+
+
+_DIM_OF = {"sort": 1, "argsort": 1, "topk": 2}  # where the dim stands among the arguments
+
+
+@rule("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "sort", "argsort", "topk")
+def along(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Positions of one dim are mixed, which stays; all others each for itself."""
+    out = func(*args, **kwargs)
+    name = func.overloadpacket.__name__
+    at, n = _DIM_OF.get(name, 1), args[0].dim()
+    dim = args[at] if len(args) > at else kwargs.get("dim", -1)
+    labels = walk.labels(args[0])
+    if n:
+        labels = walk.algebra.keep_size(labels, int(dim) % n, walk.reason(name, "mixes positions"))
+    for result in flat_tensors(out):
+        walk.mark(result, Labels(labels.factors))
     return out
 
 

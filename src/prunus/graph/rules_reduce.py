@@ -169,10 +169,13 @@ def group_norm(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
 def softmax(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """Over one dim, kept positions only."""
     x, dim = args[0], args[1] % args[0].dim()
+    labels = walk.labels(x)
+    factor = labels.on(dim)
+    if factor is not None and len(factor.dims) > 1:  # whole heads go, each with its own softmax
+        labels = walk.algebra.keep_size(labels, dim, walk.reason("softmax", "runs over it"))
     kept = _kept(walk, x, [dim])
     out = func(_narrow(x, kept), *args[1:], **kwargs)
     out = _widen(out, x, kept)
-    labels, _ = walk.algebra.single(walk.labels(x), dim, walk.reason("softmax", "runs over it"))
     _reduced(walk, labels, [dim])
     walk.mark(out, Labels(labels.factors))
     return out
@@ -191,6 +194,7 @@ def softmax(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
     "max",
     "min",
     "prod",
+    "logsumexp",
 )
 def reduce(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """Reductions over some dims, kept positions only."""
@@ -248,15 +252,24 @@ def _reduced_dims(x: torch.Tensor, name: str, args: Args, kwargs: Kwargs) -> lis
     "_adaptive_avg_pool3d",
     "adaptive_avg_pool1d",
     "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
+    "adaptive_max_pool1d",
     "adaptive_max_pool2d",
+    "adaptive_max_pool3d",
+    "_upsample_nearest_exact1d",
+    "_upsample_nearest_exact2d",
+    "_upsample_nearest_exact3d",
     "upsample_nearest1d",
     "upsample_nearest2d",
+    "upsample_nearest3d",
+    "upsample_trilinear3d",
     "upsample_bilinear2d",
     "upsample_bicubic2d",
     "_upsample_bicubic2d_aa",
     "_upsample_bilinear2d_aa",
     "upsample_linear1d",
     "grid_sampler_2d",
+    "grid_sampler_3d",
 )
 def pool(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """Per channel; spatial dims are the last ones and stay."""

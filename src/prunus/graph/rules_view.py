@@ -202,7 +202,16 @@ def _joint_cat(parts: list[Labels], dim: int) -> Labels | None:
     return Labels((Factor(factors[0].dims, np.concatenate([f.ids for f in factors], axis=axis)),))
 
 
-@rule("constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "replication_pad2d", "pad")
+@rule(
+    "constant_pad_nd",
+    "reflection_pad1d",
+    "reflection_pad2d",
+    "reflection_pad3d",
+    "replication_pad1d",
+    "replication_pad2d",
+    "replication_pad3d",
+    "pad",
+)
 def pad(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Padded positions of a labelled dim are constants that cannot be cut."""
     out = func(*args, **kwargs)
@@ -223,13 +232,14 @@ def pad(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     return out
 
 
-@rule("flip", "roll")
+@rule("flip", "roll", "rot90")
 def reorder(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Positions change places along some dims: those keep their sizes if labelled."""
     out = func(*args, **kwargs)
     labels = walk.labels(args[0])
     name = func.overloadpacket.__name__
-    dims = args[1] if name == "flip" else (args[2] if len(args) > 2 else range(args[0].dim()))
+    given: Any = args[1] if name == "flip" else args[2] if len(args) > 2 else kwargs.get("dims")
+    dims = given or (range(2) if name == "rot90" else range(args[0].dim()))
     for dim in dims:
         labels = walk.algebra.keep_size(labels, dim % out.dim(), walk.reason(name, "reorders"))
     walk.mark(out, Labels(labels.factors))

@@ -11,8 +11,15 @@ import torch
 from torch import nn
 
 from prunus.errors import CertificateError, GraphError, InputError, PrunusError
-from prunus.graph import rules_contract, rules_index, rules_pointwise, rules_reduce, rules_view
-from prunus.graph.certify import certify
+from prunus.graph import (
+    rules_contract,
+    rules_index,
+    rules_pointwise,
+    rules_reduce,
+    rules_shuffle,
+    rules_view,
+)
+from prunus.graph.certify import certify, first_line
 from prunus.graph.cut import network_shape
 from prunus.graph.groups import Trace
 from prunus.graph.inputs import (
@@ -22,6 +29,7 @@ from prunus.graph.inputs import (
     check_network,
     first_sample,
     output_tensors,
+    pad_plainly_,
 )
 from prunus.graph.labels import FIXED, IGNORED, KERNEL, LOOKUP, OUTPUT, SINGLE, Algebra, varies
 from prunus.graph.provenance import Origin, SizeWatch, plant
@@ -30,7 +38,14 @@ from prunus.graph.walk import AttributeUse, Findings, Walk
 from prunus.plan import IntArray
 
 # The rules register themselves; naming the modules here keeps the imports from looking unused.
-RULE_MODULES = (rules_contract, rules_index, rules_pointwise, rules_reduce, rules_view)
+RULE_MODULES = (
+    rules_contract,
+    rules_index,
+    rules_pointwise,
+    rules_reduce,
+    rules_shuffle,
+    rules_view,
+)
 
 
 def trace(
@@ -57,10 +72,12 @@ def trace(
         The groups in forward order, those that cannot be cut with the reason.
 
     Raises:
-        InputError: Unusable example inputs or settings, or a pattern that matches nothing.
+        InputError: Unusable example inputs or settings, a pattern that matches nothing, or parameters
+            that share memory.
         GraphError: The network does not run on the example inputs.
     """
     check_network(network)
+    _require_tied_by_name(network)
     inputs = check_inputs(example_inputs)
     numbers: dict[str, object] = {"min_units": min_units, "round_to": round_to}
     for name, value in numbers.items():
@@ -86,6 +103,25 @@ def trace(
     return _probe(network, found) if verify else found
 
 
+def _require_tied_by_name(network: nn.Module) -> None:
+    """Refuse two parameters over one memory: a cut would part them, and a file holds both.
+
+    Raises:
+        InputError: There are two.
+    """
+    known: dict[tuple[int, int, torch.Size], str] = {}
+    for name, tensor in network.named_parameters():
+        if tensor.is_meta or not tensor.numel() or tensor.layout != torch.strided:
+            continue
+        storage = tensor.untyped_storage().data_ptr(), int(tensor.storage_offset())
+        other = known.setdefault((*storage, tensor.shape), name)
+        if other != name:
+            raise InputError(
+                f"parameters '{other}' and '{name}' share their memory without being one parameter: "
+                "tie them (assign the parameter itself, not its .data), or clone one"
+            )
+
+
 def _stored(network: nn.Module) -> dict[str, int]:
     """Bytes per element of what a file of this network holds, tied tensors once."""
     saved = network.state_dict().keys()
@@ -95,12 +131,20 @@ def _stored(network: nn.Module) -> dict[str, int]:
 
 def _walk(network: nn.Module, inputs: Inputs) -> tuple[Algebra, Findings]:
     algebra, findings = Algebra(), Findings()
-    planted = copy.deepcopy(network).eval()
+    try:
+        planted = copy.deepcopy(network).eval()
+    except Exception as error:  # a module's own __deepcopy__ may raise anything
+        raise GraphError(
+            f"the network cannot be copied ({first_line(error)}): a module holds a tensor that was "
+            "computed from others (torch.nn.utils.prune, old weight_norm, kept activations), or an "
+            "open resource; remove it, as torch.nn.utils.prune.remove does"
+        ) from error
+    pad_plainly_(planted)
     walk = Walk(planted, algebra, findings)
     plant(planted, walk)
     watch = SizeWatch(walk)
     try:
-        with torch.no_grad(), walk.follow_modules(), watch, walk:
+        with torch.random.fork_rng([]), torch.no_grad(), walk.follow_modules(), watch, walk:
             # One sample: costs are stated for batch 1, and no label can hide in the batch.
             output = call(planted, first_sample(inputs))
     except PrunusError:
@@ -279,18 +323,20 @@ def _probe(network: nn.Module, found: Trace) -> Trace:
     Group ``k`` is cut in the probes that the binary digits of ``k + 1`` name: every group in some
     probe, and of any two groups one without the other, so that a coupling missed between them shows.
     That takes log2 of the number of groups; only where a probe fails are its groups cut one by one.
+    Last all are cut together, in train mode as well, where that runs.
     """
     dense = network if not network.training else copy.deepcopy(network).eval()
+    whole = found.example_inputs
     open_groups = tuple(replace(g, min_units=1, round_to=1) for g in found.groups)
     trial = replace(found, groups=open_groups)
-    sample = first_sample(found.example_inputs)
+    sample = first_sample(whole)
 
-    def failure(names: Sequence[str]) -> str:
+    def failure(names: Sequence[str], *, train: bool = False) -> str:
         keep = {name: np.ones(found.by_name[name].units, dtype=bool) for name in names}
         for kept in keep.values():
             kept[-1] = False
         try:
-            certify(dense, trial, trial.plan(keep), sample, train=False)
+            certify(dense, trial, trial.plan(keep), whole if train else sample, train=train)
         except CertificateError as error:
             return f"probe failed: {error}"
         return ""
@@ -303,7 +349,11 @@ def _probe(network: nn.Module, found: Trace) -> Trace:
             suspects |= dict.fromkeys(probed)
     refused = {name: message for name in suspects if (message := failure([name]))}
     rest = [g.name for g in found.cuttable if g.name not in refused]
-    together = failure(rest) if len(rest) > 1 else ""
+    together = failure(rest, train=True) if rest else ""
+    if together:  # perhaps by what runs in train mode alone, such as a second head
+        refused |= {name: message for name in rest if (message := failure([name], train=True))}
+        rest = [name for name in rest if name not in refused]
+        together = failure(rest, train=True) if len(rest) > 1 else ""
     if together:
         # Each alone is right and all together are not: none can be trusted.
         refused |= dict.fromkeys(rest, together)

@@ -318,6 +318,11 @@ def processor_line(*names: str, file: Path = Path("/proc/cpuinfo")) -> str:
     return ""
 
 
+def multiplies_bytes() -> bool:
+    """Whether this CPU sums products of bytes in 32 bits (VNNI); others do so in 16, which saturate."""
+    return not {"avx512_vnni", "avx_vnni"}.isdisjoint(processor_line("flags").split())
+
+
 def _instructions() -> tuple[str, ...]:
     flags = processor_line("flags", "Features").split()  # x86; ARM
     return tuple(flag for flag in VECTOR_INSTRUCTIONS if flag in flags)

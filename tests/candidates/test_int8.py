@@ -363,7 +363,7 @@ def test_weights_held_at_zero_are_zero_bytes() -> None:
 def test_int8_needs_a_cpu_that_multiplies_bytes(
     flags_line: str, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prunus.candidates.int8_find.processor_line", lambda *_: flags_line)
+    monkeypatch.setattr("prunus.records.processor_line", lambda *_: flags_line)
     assert has_int8(stack(nn.Conv2d(3, 2, 1))) is expected
     assert not has_int8(nn.Linear(2, 2))
 

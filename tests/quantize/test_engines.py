@@ -15,7 +15,9 @@ from prunus.graph import cut, plan_of
 from prunus.meter import file_size_bytes
 from prunus.plan import Factorize
 from prunus.quantize import Deployment, deploy, load_deployed, parity, run_fresh
+from prunus.quantize.by_row import by_row
 from prunus.quantize.torch_engine import Int8Embedding, dynamic_linear
+from prunus.records import multiplies_bytes
 from prunus.zoo import load_source
 from tests.quantize.networks import BERT, LSTM, batches, written
 
@@ -225,3 +227,20 @@ def test_parity_by_hand() -> None:
     assert found.samples == 2
     with pytest.raises(InputError, match="batches is empty"):
         parity(Fixed(), lambda _: other, [])
+
+
+@pytest.mark.skipif(not multiplies_bytes(), reason="needs a CPU with VNNI")
+@pytest.mark.parametrize(("bits", "steps"), [(8, 255), (7, 127)])
+def test_inputs_of_int8_layers_get_as_many_bits_as_the_processor_can_sum(
+    bits: int, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prunus.quantize.torch_engine.multiplies_bytes", lambda: bits == 8)
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(64, 256, generator=generator) for _ in range(2))
+    levels, scale = by_row(weight)
+    found = dynamic_linear(levels, scale, None)(x)
+    exact = x @ (levels * scale.unsqueeze(1)).T
+    # Rounding to a step adds an error of step^2 / 12 for each input, which a row of the weight sums.
+    step = float(x.max() - x.min()) / steps
+    foretold = step**2 / 12 * float((levels * scale.unsqueeze(1)).square().sum(1).mean())
+    assert float((found - exact).square().mean()) == pytest.approx(foretold, rel=0.15)

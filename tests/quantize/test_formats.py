@@ -276,6 +276,24 @@ class Deaf(Read):
 def deaf():
     return Deaf(nn.LSTM(16, 16, batch_first=True))
 
+def padded():
+    return Padded()
+
+class Padded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.words = nn.Embedding(40, 16, padding_idx=0)
+        self.stack, self.out = nn.TransformerEncoder(layer, 2), nn.Linear(16, 2)
+
+    def forward(self, input_ids):
+        hidden = self.stack(self.words(input_ids), src_key_padding_mask=input_ids == 0)
+        return self.out(hidden[:, 0])
+
+def halved():
+    layers = nn.Linear(16, 32), nn.LayerNorm(32), nn.ReLU(), nn.Linear(32, 3)
+    return nn.Sequential(*layers).bfloat16()
+
 def encoder():
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
     stack = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
@@ -317,6 +335,98 @@ def test_a_weight_shared_by_table_and_layer_is_stored_in_the_formats_asked_for(
     assert {n for n in stored if n not in int8s and not n.endswith(".scale")} == floats
     found = parity(network, load_deployed(folder), [inputs])
     assert found.relative_difference < 0.05
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_tied_table_is_bytes_in_other_engines_too(engine: str, tmp_path: Path) -> None:
+    class Wide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.out = nn.Embedding(4000, 64), nn.Linear(64, 4000, bias=False)
+            self.out.weight = self.words.weight
+
+        def forward(self, input_ids: Tensor) -> Tensor:
+            found: Tensor = self.out(self.words(input_ids).mean(1))
+            return found
+
+    network, generator = Wide().eval(), torch.Generator().manual_seed(0)
+    inputs: Inputs = {"input_ids": torch.randint(4000, (5, 8), generator=generator)}
+    sizes, table = {}, 4000 * 64
+    for weights, tables in (("float32", "float32"), ("float32", "int8"), ("int8", "int8")):
+        folder = tmp_path / (weights + tables)
+        asked = Deployment.model_validate(
+            {"engine": engine, "weights": weights, "embeddings": tables}
+        )
+        done = deploy(network, folder, asked, inputs=inputs, calibration=[inputs])
+        sizes[weights, tables] = done.size_bytes
+        assert parity(network, load_deployed(folder), [inputs]).relative_difference < 0.05
+        both = engine == "onnxruntime" and (weights, tables) == ("float32", "int8")
+        assert any("holds both forms" in note for note in done.notes) == both
+    assert sizes["float32", "float32"] == pytest.approx(4 * table, rel=0.02)
+    # A form in bytes beside the floats of the layer, or the two of them in bytes.
+    assert sizes["float32", "int8"] < (5.2 if engine == "onnxruntime" else 1.2) * table
+    assert sizes["int8", "int8"] < 2.2 * table
+
+
+def test_each_row_of_a_table_has_a_scale_of_its_own_in_every_engine(
+    own: Callable[[str], Source], tmp_path: Path
+) -> None:
+    (tmp_path / "looks.py").write_text(
+        "from torch import nn\n\nclass Look(nn.Module):\n    def __init__(self):\n"
+        "        super().__init__()\n        self.words = nn.Embedding(50, 8)\n\n"
+        "    def forward(self, input_ids):\n        return self.words(input_ids).mean(1)\n"
+    )
+    source = Source(model=f"{tmp_path / 'looks.py'}:Look")
+    network = load_source(source).eval()
+    with torch.no_grad():
+        network.get_parameter("words.weight")[7] *= 1000  # one row of great numbers
+    ids = torch.arange(50).reshape(50, 1)
+    wanted = network(ids).detach()
+    step = wanted.abs().amax(1, keepdim=True) / 127
+    for engine in ("torch", "onnxruntime", "openvino"):
+        asked = Deployment.model_validate({"engine": engine, "embeddings": "int8"})
+        deploy(network, tmp_path / engine, asked, inputs={"input_ids": ids}, source=source)
+        found = load_deployed(tmp_path / engine)({"input_ids": ids})
+        # Half a step of its own row, and what float16 does to a scale.
+        assert bool(((found - wanted).abs() <= 0.51 * step).all()), engine
+
+
+def test_a_float32_file_carries_no_more_than_a_quantized_one(tmp_path: Path) -> None:
+    network = load_source(BERT)
+    written(BERT, tmp_path / "plain", network)
+    model = onnx.load(tmp_path / "plain" / "model.onnx")
+    assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+    floats = sum(4 * p.numel() for p in network.parameters())
+    assert (tmp_path / "plain" / "model.onnx").stat().st_size < floats + 60_000
+
+
+def test_openvino_refuses_what_float16_cannot_hold(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    with torch.no_grad():
+        network.get_parameter("0.weight")[0, 0] = 1e5
+    asked = Deployment(engine="openvino", weights="float16")
+    with pytest.raises(
+        InputError, match=r"ends at 65504, and '0\.weight' reaches 100000; use weights=float32"
+    ):
+        deploy(network, tmp_path / "d", asked, inputs=torch.randn(2, 4))
+
+
+@pytest.mark.parametrize("name", ["padded", "halved"])
+def test_int8_of_pytorch_runs_where_the_source_is_out_of_the_ordinary(
+    name: str, own: Callable[[str], Source], tmp_path: Path
+) -> None:
+    source = own(name)
+    network = load_source(source).eval()
+    inputs: Inputs = torch.randn(5, 16, generator=torch.Generator().manual_seed(0))
+    if name == "padded":
+        ids = torch.randint(1, 40, (5, 8), generator=torch.Generator().manual_seed(0))
+        ids[1, 3:] = 0
+        inputs = {"input_ids": ids}
+    asked = Deployment(engine="torch", weights="int8")
+    deploy(network, tmp_path / "d", asked, inputs=inputs, source=source)
+    found = load_deployed(tmp_path / "d")(inputs)
+    assert found.shape == (5, 2 if name == "padded" else 3)
+    assert bool(found.isfinite().all())
 
 
 def test_a_source_that_no_longer_builds_the_network_is_named(

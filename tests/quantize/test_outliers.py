@@ -102,7 +102,9 @@ def test_in_dynamic_int8_they_alone_get_a_scale_for_each_token(tmp_path: Path) -
         asked = Deployment.model_validate({"weights": "int8", "activations": activations})
         folder = tmp_path / activations
         record = deploy(network, folder, asked, inputs=tokens(2, 9), calibration=calibration)
-        told = "1 of 3 linear layers read outliers, for which the scale of the largest is too coarse"
+        told = (
+            "1 of 3 linear layers read outliers, for which the scale of the largest is too coarse"
+        )
         assert any(told in note for note in record.notes) == (activations == "auto")
         error[activations] = float((load_deployed(folder)(inputs) - wanted).square().mean())
         graph = onnx.load(folder / "model.onnx").graph

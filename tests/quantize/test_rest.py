@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from prunus.quantize import Deployment, load_deployed
+from prunus.quantize.by_row import by_row
 from prunus.quantize.job import fits_float16
-from prunus.quantize.torch_engine import INT8_FILE, _by_row
+from prunus.quantize.torch_engine import INT8_FILE
 from prunus.zoo import load_source
 from tests.quantize.networks import BERT, DIGITS, LSTM, batches, written
 
@@ -55,14 +56,14 @@ def test_pytorch_stores_two_bytes_for_each_number_that_is_not_int8(tmp_path: Pat
 def test_int8_rows_with_scales_of_float16_are_wrong_by_a_little_more_than_half_a_level() -> None:
     weight = torch.randn(50, 64, generator=torch.Generator().manual_seed(0))
     weight[7] = 0.0
-    levels, scale = _by_row(weight, halves=True)
+    levels, scale = by_row(weight, halves=True)
     assert scale.dtype == torch.float16
     error = (levels.float() * scale.float().unsqueeze(1) - weight).abs()
     assert (error <= scale.float().unsqueeze(1) * (0.5 + 127 * 2.0**-11)).all()
     assert not error[7].any()
     tiny = weight.clone()
     tiny[3] *= 1e-4  # its scale would be known to a few bits
-    assert _by_row(tiny, halves=True)[1].dtype == torch.float32
+    assert by_row(tiny, halves=True)[1].dtype == torch.float32
 
 
 def test_onnx_casts_large_constants_and_leaves_scales(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from prunus.data import SearchSplit, TrainSplit
 from prunus.errors import InputError
 from prunus.train import TrainConfig, fit
+from prunus.train.checkpoint import form_digest
 from tests.train.fakes import (
     FloatStore,
     digits,
@@ -36,6 +39,42 @@ def resume(path: Path, **changes: object) -> None:
 
 def test_only_the_file_itself_is_left(path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["training.pt"]
+
+
+@pytest.mark.parametrize("change", ["stride", "rate", "number"])
+def test_what_a_network_computes_beside_its_tensors_belongs_to_it(
+    change: str, tmp_path: Path
+) -> None:
+    def made(*, changed: bool) -> nn.Module:
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Conv2d(1, 4, 3, stride=2 if changed and change == "stride" else 1),
+            nn.Dropout(0.5 if changed and change == "rate" else 0.0),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(4, 10),
+        )
+        network.scale = 2.0 if changed and change == "number" else 1.0  # type: ignore[assignment]
+        return network
+
+    where = tmp_path / "training.pt"
+    splits = train_digits(0, 64), search_digits(64, 96)
+    fit(made(changed=False), *splits, CONFIG, seed=0, checkpoint=where)
+    fit(made(changed=False), *splits, CONFIG, seed=0, checkpoint=where)
+    with pytest.raises(InputError, match="network form"):
+        fit(made(changed=True), *splits, CONFIG, seed=0, checkpoint=where)
+    assert form_digest(made(changed=False)) == form_digest(made(changed=False).train())
+
+
+def test_heads_of_a_config_belong_to_a_teacher() -> None:
+    class Configured(nn.Module):
+        def __init__(self, heads: int, place: str) -> None:
+            super().__init__()
+            told = {"num_attention_heads": heads, "_name_or_path": place}
+            self.config = SimpleNamespace(to_dict=lambda: told)
+
+    digests = [form_digest(Configured(*given)) for given in ((2, "a"), (2, "b"), (4, "a"))]
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_it_is_loaded_without_unpickling(path: Path) -> None:

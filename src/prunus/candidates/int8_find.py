@@ -16,11 +16,8 @@ from prunus.data import Inputs
 from prunus.errors import InputError
 from prunus.graph.certify import relative_difference
 from prunus.graph.inputs import call
-from prunus.records import processor_line
+from prunus.records import multiplies_bytes
 from prunus.train.forward import modes_restored
-
-_INSTRUCTIONS = {"avx512_vnni", "avx_vnni"}
-"""Without them a CPU adds two products of bytes in 16 bits, which saturate."""
 
 
 def has_int8(network: nn.Module) -> bool:
@@ -29,7 +26,7 @@ def has_int8(network: nn.Module) -> bool:
         any(is_plain_convolution(module) for module in network.modules())
         and all(p.device.type == "cpu" for p in network.parameters())
         and all(p.dtype == torch.float32 for p in network.parameters() if p.is_floating_point())
-        and not _INSTRUCTIONS.isdisjoint(processor_line("flags").split())
+        and multiplies_bytes()
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and hasattr(torch.ops.onednn, "qconv2d_pointwise")
         and has_kernel()

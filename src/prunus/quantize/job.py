@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.data import Inputs
+from prunus.errors import InputError
 from prunus.plan import Plan
 from prunus.quantize.options import Deployment
 from prunus.records import Source
@@ -58,6 +59,13 @@ def int8_tables(network: nn.Module, deployment: Deployment) -> dict[str, nn.Embe
     }
 
 
+def table_names(network: nn.Module, deployment: Deployment) -> set[str]:
+    """Every name under which a quantized table is found: a tied one has several."""
+    tables = {id(module.weight) for module in int8_tables(network, deployment).values()}
+    named = network.named_parameters(remove_duplicate=False)
+    return {name for name, parameter in named if id(parameter) in tables}
+
+
 def unmatched(network: nn.Module, deployment: Deployment) -> tuple[str, ...]:
     """Notes on globs of ``exclude`` that no module of the network answers to."""
     paths = [path for path, _ in network.named_modules(remove_duplicate=False) if path]
@@ -82,6 +90,23 @@ def fits_float16(tensor: Tensor) -> bool:
     largest = float(tensor.abs().max())
     half = torch.finfo(torch.float16)
     return largest == 0 or half.tiny <= largest <= half.max
+
+
+def require_in_float16(network: nn.Module, remedy: str) -> None:
+    """Refuse values that would be infinite in float16, such as a variance of inputs in thousands.
+
+    Raises:
+        InputError: A tensor of the network has one.
+    """
+    half = torch.finfo(torch.float16)
+    for name, tensor in network.state_dict().items():
+        largest = (
+            float(tensor.abs().max()) if tensor.is_floating_point() and tensor.numel() else 0.0
+        )
+        if half.max < largest < float("inf"):
+            raise InputError(
+                f"weights=float16 ends at {half.max:g}, and '{name}' reaches {largest:g}; use {remedy}"
+            )
 
 
 def excluded_nodes(model: Any, deployment: Deployment) -> list[str]:

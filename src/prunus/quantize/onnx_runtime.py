@@ -23,9 +23,10 @@ from prunus.quantize.job import (
     fits_float16,
     given,
     int8_layers,
-    int8_tables,
     nodes_of,
+    table_names,
 )
+from prunus.quantize.onnx_tables import SCALE, quantize_tables_
 from prunus.quantize.onnx_tokens import scale_by_token_
 from prunus.quantize.outliers import outlier_layers
 from prunus.quantize.session import Deployed, Session
@@ -44,11 +45,12 @@ def write(job: Job, folder: Path) -> Written:
     Raises:
         InputError: The network cannot be exported or quantized.
     """
-    whole = folder / "float.onnx"
+    plain = job.deployment.is_float32
+    whole = folder / (MODEL_FILE if plain else "float.onnx")
     export(job.network, whole, job.inputs, dynamic_length=job.dynamic_length)
     notes: tuple[str, ...] = ()
-    if job.deployment.is_float32:
-        whole.replace(folder / MODEL_FILE)
+    if plain:
+        _finish(whole, halves=False)
     else:
         with _quiet():
             try:
@@ -81,63 +83,72 @@ def _forget_shapes_(whole: Path) -> None:
 
 
 def _quantize(job: Job, whole: Path, target: Path) -> tuple[str, ...]:
+    onnx = require_extra("onnx", "onnx")
+    deployment, notes = job.deployment, _notes(job)
+    if deployment.weights == "int8":
+        _forget_shapes_(whole)
+        model = onnx.load(str(whole))
+        static = deployment.calibration == "static"
+        notes += (_static if static else _dynamic)(job, model, whole, target)
+    if deployment.embeddings == "int8":
+        model = onnx.load(str(target if deployment.weights == "int8" else whole))
+        names = table_names(job.network, deployment)
+        both = quantize_tables_(model, names, halves=deployment.rest == "float16")
+        notes += tuple(
+            f"onnxruntime: '{name}' is a layer in float32, too: the file holds both forms of it"
+            for name in both
+        )
+        onnx.save(model, str(target))
+    return notes
+
+
+def _static(job: Job, model: Any, whole: Path, target: Path) -> tuple[str, ...]:
+    """Layers with the ranges of their inputs; those that read outliers with a scale for each token."""
+    quantization = require_extra("onnxruntime.quantization", "onnx")
+    by_token = _scale_outliers_by_token_(job, model, whole)
+    quantization.quantize_static(
+        str(whole),
+        str(target),
+        _Reader(job.calibration, [node.name for node in model.graph.input]),
+        quant_format=quantization.QuantFormat.QDQ,
+        op_types_to_quantize=["MatMul", "Gemm", *_CONVOLUTION],
+        nodes_to_exclude=_left_out(job, model),
+        **_WEIGHTS,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+    )
+    return by_token
+
+
+def _dynamic(job: Job, model: Any, whole: Path, target: Path) -> tuple[str, ...]:
+    """Layers whose inputs get their scale at run time: one for all, or one for each token."""
     quantization = require_extra("onnxruntime.quantization", "onnx")
     onnx = require_extra("onnx", "onnx")
     deployment = job.deployment
-    _forget_shapes_(whole)
-    model = onnx.load(str(whole))
-    kinds: list[str] = []
-    if deployment.weights == "int8":
-        kinds += _LINEAR if deployment.calibration == "dynamic" else ("MatMul", "Gemm")
-        # Dynamic int8 of a convolution is slower than float32; with known ranges it is faster.
-        kinds += () if deployment.calibration == "dynamic" else _CONVOLUTION
-    left = _left_out(job, model)
-    if deployment.calibration == "static":
-        if deployment.embeddings == "int8":  # which need no ranges: QDQ leaves look-ups alone
-            quantization.quantize_dynamic(
-                str(whole),
-                str(whole),
-                op_types_to_quantize=["Gather"],
-                nodes_to_exclude=left,
-                weight_type=quantization.QuantType.QInt8,
-            )
-        by_token = _scale_outliers_by_token_(job, model, whole)
-        quantization.quantize_static(
-            str(whole),
-            str(target),
-            _Reader(job.calibration, [node.name for node in model.graph.input]),
-            quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=kinds,
-            nodes_to_exclude=left,
-            **_WEIGHTS,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-        )
-        return (*_notes(job), *by_token)
-    if deployment.embeddings == "int8":
-        kinds.append("Gather")
     quantization.quantize_dynamic(
         str(whole),
         str(target),
-        op_types_to_quantize=kinds,
-        nodes_to_exclude=left,
+        # Dynamic int8 of a convolution is slower than float32; with known ranges it is faster.
+        op_types_to_quantize=list(_LINEAR),
+        nodes_to_exclude=_left_out(job, model),
         **_WEIGHTS,
         weight_type=quantization.QuantType.QInt8,
         extra_options={"MatMulConstBOnly": True},
     )
-    if deployment.weights != "int8" or deployment.activations == "tensor":
-        return _notes(job)
-    products, by_token = None, ()
+    if deployment.activations == "tensor":
+        return ()
+    products: set[str] | None = None
+    by_token: tuple[str, ...] = ()
     if deployment.activations == "auto":
         layers = outlier_layers(job.network, deployment, job.calibration)
         if not layers:
-            return _notes(job)
+            return ()
         products = {f"{name}_quant" for name in _products(model, layers)}
         by_token = _told(job, layers, "the scale of the largest")
     quantized = onnx.load(str(target))
     scale_by_token_(quantized, products)
     onnx.save(quantized, str(target))
-    return (*_notes(job), *by_token)
+    return by_token
 
 
 def _products(model: Any, layers: list[str]) -> list[str]:
@@ -148,7 +159,9 @@ def _products(model: Any, layers: list[str]) -> list[str]:
 
 def _told(job: Job, layers: list[str], otherwise: str) -> tuple[str, ...]:
     every = len(int8_layers(job.network, job.deployment))
-    told = f"{len(layers)} of {every} linear layers read outliers, for which {otherwise} is too coarse"
+    told = (
+        f"{len(layers)} of {every} linear layers read outliers, for which {otherwise} is too coarse"
+    )
     return (f"onnxruntime: {told}: they get a scale for each token at run time",)
 
 
@@ -193,7 +206,8 @@ def _finish(file: Path, *, halves: bool) -> None:
     casts = []
     for constant in graph.initializer if halves else ():
         values = torch.from_numpy(onnx.numpy_helper.to_array(constant).copy())
-        if values.numel() < _WORTH or constant.name in scales or not fits_float16(values):
+        kept = constant.name in scales or constant.name.endswith(SCALE)
+        if kept or values.numel() < _WORTH or not fits_float16(values):
             continue
         name = constant.name
         half = onnx.numpy_helper.from_array(values.half().numpy(), f"{name}.float16")
@@ -207,16 +221,10 @@ def _finish(file: Path, *, halves: bool) -> None:
 
 
 def _left_out(job: Job, model: Any) -> list[str]:
-    """Nodes that stay in float: look-ups of other tables than words, and excluded layers."""
-    words = {f"{path}.weight" for path in int8_tables(job.network, job.deployment)}
-    others = [
-        node.name
-        for node in model.graph.node
-        if node.op_type == "Gather" and node.input[0] not in words
-    ]
+    """Nodes of excluded layers, which stay in float."""
     excluded = excluded_nodes(model, job.deployment)
     # The library splits biases off, under another name.
-    return [*others, *excluded, *(f"{name}_MatMul" for name in excluded)]
+    return [*excluded, *(f"{name}_MatMul" for name in excluded)]
 
 
 def _notes(job: Job) -> tuple[str, ...]:

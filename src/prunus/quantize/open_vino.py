@@ -17,7 +17,15 @@ from prunus.artifact import export
 from prunus.artifact.export import first_line
 from prunus.errors import InputError
 from prunus.extras import require_extra
-from prunus.quantize.job import Job, Written, excluded_nodes, fits_float16, given, int8_tables
+from prunus.quantize.job import (
+    Job,
+    Written,
+    excluded_nodes,
+    fits_float16,
+    given,
+    require_in_float16,
+    table_names,
+)
 from prunus.quantize.session import Deployed, Session
 
 MODEL_FILE, WEIGHTS_FILE = "model.xml", "model.bin"
@@ -39,6 +47,8 @@ def write(job: Job, folder: Path) -> Written:
     whole = folder / "float.onnx"
     export(job.network, whole, job.inputs, dynamic_length=job.dynamic_length)
     deployment = job.deployment
+    if deployment.weights == "float16":
+        require_in_float16(job.network, "weights=float32")
     try:
         onnx = require_extra("onnx", "onnx")
         excluded = excluded_nodes(onnx.load(str(whole), load_external_data=False), deployment)
@@ -142,7 +152,7 @@ def _nncf() -> Any:
 
 def _other_tables(job: Job, model: Any) -> list[str]:
     """Look-ups of other tables than words."""
-    words = {f"{path}.weight" for path in int8_tables(job.network, job.deployment)}
+    words = table_names(job.network, job.deployment)
     return [
         op.get_friendly_name()
         for op in model.get_ops()

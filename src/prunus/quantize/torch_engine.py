@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, final
 
 import torch
@@ -19,9 +20,18 @@ from prunus.errors import InputError, PlanMismatchError
 from prunus.graph import cut
 from prunus.meter import as_predictor
 from prunus.plan import Plan
-from prunus.quantize.job import Job, Written, fits_float16, int8_layers, int8_tables
+from prunus.quantize.by_row import by_row
+from prunus.quantize.job import (
+    Job,
+    Written,
+    fits_float16,
+    int8_layers,
+    int8_tables,
+    require_in_float16,
+)
 from prunus.quantize.options import Deployment
 from prunus.quantize.session import Deployed, Session
+from prunus.records import multiplies_bytes
 from prunus.zoo import load_source
 
 INT8_FILE = "int8.safetensors"
@@ -30,7 +40,6 @@ NO_SOURCE = (
     "engine=onnxruntime"
 )
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-_LEVELS = 127
 
 
 @final
@@ -53,7 +62,7 @@ class Int8Embedding(nn.Module):
     @classmethod
     def of(cls, table: Tensor, padding_idx: int | None = None) -> "Int8Embedding":
         """Round every row to 255 levels, symmetric about 0: the error is at most half a level."""
-        return cls(*_by_row(table), padding_idx)
+        return cls(*by_row(table), padding_idx)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Rows ``[..., width]``, float32."""
@@ -74,7 +83,7 @@ def write(job: Job, folder: Path) -> Written:
     if deployment.is_float32 or deployment.weights in _DTYPES:
         save(folder, network, source=job.source, plans=job.plans)
         if deployment.weights == "float16":
-            _require_in_range(network)
+            require_in_float16(network, "weights=bfloat16")
         if deployment.weights in _DTYPES:
             write_weights(network.to(_DTYPES[deployment.weights]), folder / WEIGHTS_FILE)
         return Written((WEIGHTS_FILE,), _float_notes(job))
@@ -83,20 +92,6 @@ def write(job: Job, folder: Path) -> Written:
     stored = _quantized_tensors(network, job)
     save_file(stored, folder / INT8_FILE)
     return Written((INT8_FILE,), _float_notes(job))
-
-
-def _require_in_range(network: nn.Module) -> None:
-    """Refuse values that would be infinite in float16, such as a variance of inputs in thousands."""
-    half = torch.finfo(torch.float16)
-    for name, tensor in network.state_dict().items():
-        largest = (
-            float(tensor.abs().max()) if tensor.is_floating_point() and tensor.numel() else 0.0
-        )
-        if half.max < largest < float("inf"):
-            raise InputError(
-                f"weights=float16 ends at {half.max:g}, and '{name}' reaches {largest:g}; use "
-                "weights=bfloat16"
-            )
 
 
 def _quantized_tensors(network: nn.Module, job: Job) -> dict[str, Tensor]:
@@ -108,7 +103,7 @@ def _quantized_tensors(network: nn.Module, job: Job) -> dict[str, Tensor]:
     halves = job.deployment.rest == "float16"
     stored: dict[str, Tensor] = {}
     for path in _owners(small).values():
-        levels, scale = _by_row(small[path].get_parameter("weight"), halves=halves)
+        levels, scale = by_row(small[path].get_parameter("weight"), halves=halves)
         stored[f"{path}.weight"], stored[f"{path}.scale"] = levels, scale
     for name, tensor in _float_tensors(network, small).items():
         value = tensor.detach().clone().contiguous()
@@ -143,22 +138,6 @@ def _float_tensors(network: nn.Module, small: Mapping[str, nn.Module]) -> dict[s
         seen.add(id(tensor))
         found[name] = tensor
     return found
-
-
-def _by_row(weight: Tensor, *, halves: bool = False) -> tuple[Tensor, Tensor]:
-    """int8 ``[rows, width]`` and scales ``[rows]``, symmetric about 0.
-
-    ``halves``: scales are float16 where that holds all of them to 11 bits: then the largest number of a
-    row is wrong by a sixteenth of a level more.
-    """
-    weight = weight.detach().float()
-    scale = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / _LEVELS
-    scale[weight.count_nonzero(dim=1) == 0] = 1.0
-    half = torch.finfo(torch.float16)
-    if halves and bool(((scale >= half.tiny) & (scale <= half.max)).all()):
-        scale = scale.half()
-    levels = (weight / scale.float().unsqueeze(1)).round().clamp(-_LEVELS, _LEVELS)
-    return levels.to(torch.int8), scale
 
 
 def _float_notes(job: Job) -> tuple[str, ...]:
@@ -201,7 +180,7 @@ class TorchSession(Session):
             network = cut(network, plan)
         deployment = record.deployment
         if (folder / INT8_FILE).exists():
-            _fill_int8_(network, load_file(folder / INT8_FILE), deployment)
+            _fill_int8_(network.float(), load_file(folder / INT8_FILE), deployment)
         else:
             if deployment.weights in _DTYPES:
                 network = network.to(_DTYPES[deployment.weights])
@@ -275,6 +254,8 @@ def _fill_int8_(network: nn.Module, stored: Mapping[str, Tensor], deployment: De
         if isinstance(layer, nn.TransformerEncoderLayer):
             # Its fused way reads weights past the layers, and int8 layers have no such tensors.
             layer.activation_relu_or_gelu = 0
+        elif isinstance(layer, nn.TransformerEncoder):
+            layer.use_nested_tensor = False  # of which int8 layers know nothing
 
 
 def _int8(module: nn.Module, levels: Tensor, scale: Tensor) -> nn.Module:
@@ -286,6 +267,9 @@ def _int8(module: nn.Module, levels: Tensor, scale: Tensor) -> nn.Module:
 
 def dynamic_linear(levels: Tensor, scale: Tensor, bias: Tensor | None) -> nn.Module:
     """A linear layer that computes in int8, its inputs quantized as they come.
+
+    Inputs get all 8 bits on CPUs with VNNI; elsewhere 7, as ``torch.ao`` gives them everywhere, so that
+    sums of two products fit 16 bits.
 
     The only place that knows ``torch.ao.quantization``, which PyTorch means to delete.
 
@@ -312,6 +296,19 @@ def dynamic_linear(levels: Tensor, scale: Tensor, bias: Tensor | None) -> nn.Mod
         weight = torch._make_per_channel_quantized_tensor(
             levels, scale.double(), torch.zeros(len(scale), dtype=torch.int64), 0
         )
-        layer: nn.Module = layers.Linear(levels.shape[1], levels.shape[0], bias_=bias is not None)
+        kind = _eight_bits(layers) if multiplies_bytes() else layers.Linear
+        layer: nn.Module = kind(levels.shape[1], levels.shape[0], bias_=bias is not None)
         layer.set_weight_bias(weight, bias)  # type: ignore[operator]
     return layer
+
+
+def _eight_bits(layers: ModuleType) -> Any:
+    """The library's layer, whose inputs are rounded to 8 bits in the place of 7."""
+
+    class Linear(layers.Linear):  # type: ignore[misc, name-defined]  # known at run time alone
+        def forward(self, x: Tensor) -> Tensor:
+            packed = self._packed_params._packed_params
+            out: Tensor = torch.ops.quantized.linear_dynamic(x, packed, reduce_range=False)
+            return out
+
+    return Linear

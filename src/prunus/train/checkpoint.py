@@ -1,6 +1,7 @@
 """The state of a training between two epochs, in one file that is loaded without unpickling."""
 
 import hashlib
+import json
 import os
 import pickle
 import zipfile
@@ -23,6 +24,7 @@ _FORMAT = "prunus-training-1"
 _NAMED_FROZEN = 3
 _DIGEST_BATCH = 1024
 _BROKEN = (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError)
+_OF_A_PLACE = ("_name_or_path", "transformers_version")  # of a config: no part of a network
 _KEYS = ("identity", "network", "optimizer", "best", "history", "precision", "layout")
 
 Identity = dict[str, str | int | float | bool]
@@ -122,8 +124,10 @@ def training_identity(
         "search samples": len(search),
         "search data": search.digest,
         "network shape": shape.digest,
+        "network form": form_digest(network),
         "starting weights": tensors_digest(_tensors(network)),
         "frozen parameters": _frozen(network),
+        "teacher form": "none" if teacher is None else form_digest(teacher),
         "teacher weights": "none" if teacher is None else tensors_digest(_tensors(teacher)),
         "unlabeled samples": 0 if unlabeled is None else len(unlabeled),
         "unlabeled data": "none" if unlabeled is None else unlabeled.digest,
@@ -133,12 +137,37 @@ def training_identity(
 def teacher_digest(teacher: nn.Module, split: Split, execution: Execution) -> str:
     """SHA-256 of what decides a teacher's logits: itself, all samples of the split, the precision."""
     total = hashlib.sha256(tensors_digest(_tensors(teacher)).encode())
-    # Strides, slopes and the like are no weights, but the printed form of a network shows them.
-    total.update(f"{teacher} {execution} {len(split)}".encode())
+    total.update(f"{form_digest(teacher)} {execution} {len(split)}".encode())
     for inputs, _ in split.batches(_DIGEST_BATCH):
         named = {"input": inputs} if isinstance(inputs, Tensor) else inputs
         total.update(tensors_digest(named).encode())
     return total.hexdigest()
+
+
+def form_digest(network: nn.Module) -> str:
+    """SHA-256 of what decides a network's outputs beside its tensors, in hex.
+
+    Strides, rates of dropout, head counts and the like: the plain values on its modules, and its config.
+    """
+    lines = []
+    for path, module in network.named_modules():
+        plain = sorted(
+            (name, repr(value))
+            for name, value in vars(module).items()
+            if name != "training" and not name.startswith("_") and _is_plain(value)
+        )
+        lines.append(f"{path} {type(module).__module__}.{type(module).__qualname__} {plain}")
+    to_dict = getattr(getattr(network, "config", None), "to_dict", None)
+    if to_dict is not None:
+        told = {k: v for k, v in to_dict().items() if k not in _OF_A_PLACE}
+        lines.append(json.dumps(told, sort_keys=True, default=lambda value: type(value).__name__))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple | list):
+        return all(_is_plain(one) for one in value)
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def copy_state(network: nn.Module) -> dict[str, Any]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from prunus.data import TextOptions as TextOptions
     from prunus.data import from_datasets as from_datasets
     from prunus.data import load_data as load_data
+    from prunus.errors import PrunusError as PrunusError
     from prunus.graph import certify as certify
     from prunus.graph import cut as cut
     from prunus.graph import trace as trace
@@ -46,6 +47,7 @@ __all__ = [
     "Deployment",
     "Plan",
     "Prune",
+    "PrunusError",
     "Recalibrate",
     "Recipe",
     "Repeat",
@@ -76,6 +78,7 @@ _HOMES = {
     "prunus.artifact": ("export", "load"),
     "prunus.compute": ("Compute",),
     "prunus.data": ("TextOptions", "from_datasets", "load_data"),
+    "prunus.errors": ("PrunusError",),
     "prunus.graph": ("certify", "cut", "trace"),
     "prunus.method": ("Budget",),
     "prunus.plan": ("Plan",),

@@ -39,6 +39,9 @@ VECTOR_INSTRUCTIONS = (
 )
 """That are named in records: on x86 the first two lines, on ARM the last."""
 
+AT_CHANCE = "the dense network is no better than"
+"""How the note of a run begins whose dense network tells the classes no better than a guess."""
+
 Stage = Literal["dense", "after_cut", "after_recalibration", "after_training", "deployed"]
 
 

@@ -8,14 +8,16 @@ import torch
 from torch import nn
 
 import prunus
-from prunus.cli.build import suite_steps
-from prunus.cli.given import Cut, Subject, Training
+from prunus.cli.build import make_compute, make_finetune, make_train_first, suite_steps
+from prunus.cli.given import Cut, Scoring, Subject, Training
 from prunus.cli.rows import recipe_rows
-from prunus.errors import InputError
+from prunus.cli.work import PARTLY
+from prunus.errors import BudgetError, InputError
+from prunus.method import Context, Decision, Method, method_class
 from prunus.recipe import Train
 from prunus.records import Source
 from prunus.train import TrainConfig
-from tests.cli.runner import ends
+from tests.cli.runner import ends, run
 from tests.recipe.subjects import few_digits, trained_cnn
 
 STEPS = [prunus.Prune(method="l1", target="macs=0.5")]
@@ -117,13 +119,105 @@ def test_the_suite_refuses_what_its_rows_would_pass_by(given: list[str]) -> None
 
 
 @pytest.mark.parametrize(
-    "given", [["--lr", "0.1"], ["--distill", "0.5"], ["--scratch-epochs", "3"], ["--epochs", "1"]]
+    "given",
+    [
+        ["--lr", "0.1"],
+        ["--distill", "0.5"],
+        ["--scratch-epochs", "3"],
+        ["--epochs", "1"],
+        ["--batch-size", "7"],
+        ["--optimizer", "adamw"],
+    ],
 )
 def test_a_recipe_refuses_what_its_steps_would_pass_by(tmp_path: Path, given: list[str]) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text("steps: [{prune: {method: l1, target: macs=0.5}}]\n", encoding="utf-8")
-    command = ["compress", *COMPARE[1:], "--recipe", str(file), *given]
+    command = [
+        "compress",
+        "--model",
+        "digits_cnn",
+        "--data",
+        "digits",
+        "--recipe",
+        str(file),
+        *given,
+    ]
     ends(command, f"error: {given[0]} is given beside --recipe, which says it")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--lr", "0.5"],
+        ["--distill", "0.5"],
+        ["--scratch-epochs", "3"],
+        ["--batch-size", "7"],
+        ["--optimizer", "adamw"],
+    ],
+)
+@pytest.mark.parametrize("command", ["compress", "compare"])
+def test_options_of_a_training_that_is_not_asked_for(command: str, given: list[str]) -> None:
+    asked = [command, "--model", "digits_cnn", "--data", "digits", "--method", "l1"]
+    value = given[1]
+    ends(
+        [*asked, "--target", "macs=0.5", *given],
+        f"error: {given[0]} {value} has no effect without --epochs: nothing is trained after the cut",
+    )
+
+
+def test_a_rate_of_a_first_training_that_is_not_asked_for() -> None:
+    asked = ["compress", "--model", "digits_cnn", "--data", "digits", "--method", "l1"]
+    ends(
+        [*asked, "--target", "macs=0.5", "--epochs", "1", "--train-lr", "0.5"],
+        "error: --train-lr 0.5 has no effect without --train-epochs; give both, or leave it out",
+    )
+
+
+@pytest.mark.parametrize(
+    "given", [["--threads", "100000000"], ["--engine", "processes", "--workers", "100000000"]]
+)
+def test_more_threads_than_a_machine_answers_with(given: list[str]) -> None:
+    asked = [*COMPARE, "--method", "l1", "--target", "macs=0.5"]
+    ends([*asked, *given], f"error: {given[-2]} 100000000: give ")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "model: digits_cnn\nmodel: resnet20\nsteps: []\n",
+            "line 2, column 1: no valid YAML: the key",
+        ),
+        ("steps: " + 5000 * "[", "it is nested too deep for a recipe; mend the file"),
+    ],
+)
+def test_yaml_that_says_a_thing_twice_or_never_ends(text: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text, encoding="utf-8")
+    ends(["compress", "--recipe", str(file)], said)
+
+
+@pytest.mark.parametrize(
+    "code", ["def make():\n    raise SystemExit(0)\n", "import sys\nsys.exit(3)\n"]
+)
+def test_a_file_that_ends_the_process_is_told(code: str, tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(code, encoding="utf-8")
+    asked = ["compress", "--model", f"{tmp_path / 'nets.py'}:make", "--data", "digits"]
+    ends([*asked, "--method", "l1", "--target", "macs=0.5"], "SystemExit")
+
+
+def test_bytes_that_are_no_checkpoint(tmp_path: Path) -> None:
+    file = tmp_path / "text.pt"
+    file.write_text("hello\n", encoding="utf-8")
+    asked = ["compress", "--model", "digits_cnn", "--weights", str(file), "--data", "digits"]
+    ends([*asked, "--method", "l1", "--target", "macs=0.5"], "cannot be read as plain tensors")
+
+
+def test_a_share_written_as_a_number_above_one() -> None:
+    ends(
+        [*COMPARE, "--method", "l1", "--target", "macs=2"],
+        "a number above 1 is no share: ask for macs=",
+    )
 
 
 @pytest.mark.parametrize(
@@ -248,3 +342,42 @@ def test_a_factory_with_weights_may_have_seen_the_search_split(tmp_path: Path) -
     source = Source(model=f"{file}:make", weights=str(weights))
     done = prunus.compress(source, STEPS, few_digits(), train_first=FIRST, latency=None)
     assert done.record.search_seen_in_pretraining
+
+
+def test_formats_of_trainings_and_scoring_can_be_pinned() -> None:
+    training = Training(2, None, None, 0.0, 3, None, None, None, "float32", "contiguous")
+    step = make_finetune(training, text=False)
+    assert (step.precision, step.layout) == ("float32", "contiguous")
+    first = make_train_first(training, Subject("digits_cnn", (), None, "digits"))
+    assert first is not None
+    assert (first.precision, first.layout) == ("float32", "contiguous")
+    compute = make_compute(Scoring("serial", 1, None, 256), training)
+    assert (compute.precision, compute.layout) == ("float32", "contiguous")
+    ends(
+        [*COMPARE, "--method", "l1", "--target", "macs=0.5", "--precision", "float16"],
+        "error: --precision float16: input should be 'auto', 'float32' or 'bfloat16'",
+    )
+
+
+def test_a_comparison_with_a_row_that_failed_says_so_in_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(self: Method, context: Context) -> Decision:
+        raise BudgetError("nothing fits")
+
+    monkeypatch.setattr(method_class("l1"), "decide", fail)
+    asked = [*COMPARE, "--method", "l1", "--method", "l2", "--target", "macs=0.5", "--no-latency"]
+    code, screen, _ = run(*asked)
+    assert code == PARTLY
+    assert "l1 (seed 0) failed: nothing fits" in screen
+
+
+def test_a_network_for_texts_and_images_do_not_go_together() -> None:
+    asked = ["train", "--model", "textcnn", "--data", "digits", "--epochs", "1"]
+    ends(asked, "model 'textcnn' reads texts, and data 'digits' are none; give texts")
+
+
+def test_a_shape_that_does_not_fit_is_named_by_its_option() -> None:
+    ends(
+        ["measure", "--model", "digits_cnn", "--shape", "3,8,8"], "does not run on --shape 3,8,8: "
+    )

@@ -114,10 +114,22 @@ def test_val_beside_test_is_the_search_split(folder: Path) -> None:
 
 
 def test_unreadable_images_are_named(folder: Path) -> None:
-    (folder / "test" / "bee" / "01.png").write_bytes(b"no image")
+    broken = folder / "test" / "bee" / "01.png"
+    whole = broken.read_bytes()
+    for content, error in ((b"no image", "UnidentifiedImage"), (b"", "UnidentifiedImage")):
+        broken.write_bytes(content)  # told at the door, not by the test after a training
+        with pytest.raises(DataError, match=rf"bee/01\.png' is no readable image \({error}"):
+            load_data(f"imagefolder:{folder}", image_size=SIDE)
+    broken.write_bytes(whole[: len(whole) - 40])  # whose beginning tells nothing
     data = load_data(f"imagefolder:{folder}", image_size=SIDE)
-    with pytest.raises(DataError, match=r"bee/01\.png' is no readable image \(UnidentifiedImage"):
+    with pytest.raises(DataError, match=r"bee/01\.png' is no readable image"):
         first(data.test)
+
+
+def test_a_folder_with_the_name_of_an_image_is_passed_by(folder: Path) -> None:
+    before = len(load_data(f"imagefolder:{folder}", image_size=SIDE).train)
+    (folder / "train" / "bee" / "zz.png").mkdir()
+    assert len(load_data(f"imagefolder:{folder}", image_size=SIDE).train) == before
 
 
 def test_wrong_folders_are_named(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -141,6 +153,8 @@ def test_wrong_folders_are_named(folder: Path, tmp_path_factory: pytest.TempPath
 
 
 def test_wrong_image_size_is_named(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"image_size is 99999999: use at most 8192"):
+        load_data(f"imagefolder:{folder}", image_size=99999999)
     with pytest.raises(InputError, match=r"image_size is 0: use at least 1"):
         load_data(f"imagefolder:{folder}", image_size=0)
     with pytest.raises(InputError, match=r"for 1 channels, the images have 3"):

@@ -23,12 +23,13 @@ from prunus.recipe import (
     Step,
     Student,
     Train,
+    compare,
     compress,
     make_recipe,
     train_network,
 )
 from prunus.recipe.fresh import reinitialize_
-from prunus.records import Cost, RunRecord, Source
+from prunus.records import AT_CHANCE, Cost, RunRecord, Source
 from prunus.train import TrainConfig, evaluate, fit
 from prunus.zoo import build
 from tests.recipe.subjects import FAST, STEPS, few_digits, same_state, trained_cnn
@@ -239,6 +240,26 @@ def test_own_modules_and_data_sets_work(tmp_path: Path) -> None:
     assert not any("no artifact" in note for note in bare.record.notes)
     assert done.record.source.model.endswith("_Own")
     assert done.record.data == "custom"
+
+
+def test_a_damaged_record_is_made_anew_and_another_kind_of_folder_is_named(tmp_path: Path) -> None:
+    where, network = tmp_path / "run", trained_cnn()
+    first = compress(network, STEPS[:1], few_digits(), out=where, latency=None).record
+    file = where / "record.json"
+    file.write_text(file.read_text(encoding="utf-8")[:50], encoding="utf-8")
+    again = compress(network, STEPS[:1], few_digits(), out=where, latency=None, resume=True).record
+    assert (again.scores, again.widths, again.plans) == (first.scores, first.widths, first.plans)
+    assert RunRecord.load(file) == again
+    with pytest.raises(InputError, match="holds the run of one recipe; name a new folder"):
+        compare(network, ["l1"], few_digits(), "macs=0.5", out=where, latency=None, resume=True)
+
+
+def test_a_dense_network_that_only_guesses_is_noted() -> None:
+    fresh = build("digits_cnn")  # no training, no weights
+    noted = compress(fresh, STEPS[:1], few_digits(), latency=None).record.notes
+    assert any(note.startswith(AT_CHANCE) and "--train-epochs" in note for note in noted)
+    noted = compress(trained_cnn(), STEPS[:1], few_digits(), latency=None).record.notes
+    assert not any(note.startswith(AT_CHANCE) for note in noted)
 
 
 def test_a_network_trained_here_has_not_seen_the_search_split() -> None:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from prunus.records import Comparison, DeployedRow, RunRecord, Score
+from prunus.records import AT_CHANCE, Comparison, DeployedRow, RunRecord, Score
 from prunus.report import comparison_rows, figures, markdown_table, report_warnings
 from prunus.report import summary_sentences as sentences
 
@@ -78,6 +78,27 @@ def test_what_failed_is_a_warning(scored):
     assert report_warnings(comparison, comparison_rows(comparison))[0] == expected
     assert "in no number here: b: wide" in markdown_table(comparison)
     assert not [w for w in report_warnings(comparison, comparison_rows(comparison)) if "other" in w]
+
+
+def test_a_dense_network_that_guesses_is_a_warning(scored):
+    guess = f"{AT_CHANCE} a guess: top-1 33.33%; train it first"
+    _, _, warnings = said(scored("a", 0, 0.3, notes=(guess,)), scored("a", 1, 0.3, notes=(guess,)))
+    assert (
+        warnings[0] == "The dense network is no better than a guess: top-1 33.33%; train it first."
+    )
+    assert sum("no better than" in warning for warning in warnings) == 1
+
+
+def test_a_method_without_rivals_is_no_best_one(scored):
+    _, told, _ = said(scored("a", 0, 0.9))
+    assert told[0].startswith("Only method at macs=0.5: a, top-1 90.00 %")
+
+
+def test_an_installed_package_is_known_by_its_version(scored, environment_of):
+    bare = environment_of(commit=None, versions={"torch": "2"})
+    installed = environment_of(commit=None, versions={"torch": "2", "prunus": "0.1.0"})
+    texts = [" ".join(said(scored("a", 0, 0.9, environment=e))[2]) for e in (bare, installed)]
+    assert ["do not know" in text for text in texts] == [True, False]
 
 
 def test_a_ratio_that_is_missing_is_not_called_a_latency(scored, latency_of):

@@ -104,6 +104,8 @@ def compress(  # noqa: PLR0913, PLR0917  # one parameter an option
     train_lr: o.TrainLearningRate = None,
     scratch_epochs: o.ScratchEpochs = None,
     optimizer: o.Optimizer = None,
+    precision: o.Precision = None,
+    layout: o.Layout = None,
     recipe: Annotated[
         Path | None,
         typer.Option(help="YAML with the steps, instead of --method and --epochs."),
@@ -126,7 +128,16 @@ def compress(  # noqa: PLR0913, PLR0917  # one parameter an option
         method,
         Cut(target, tuple(option or ()), tuple(ignore or ()), min_units, round_to),
         Training(
-            epochs, lr, batch_size, distill, train_epochs, train_lr, scratch_epochs, optimizer
+            epochs,
+            lr,
+            batch_size,
+            distill,
+            train_epochs,
+            train_lr,
+            scratch_epochs,
+            optimizer,
+            precision,
+            layout,
         ),
         Where(out, resume, device, threads, latency),
         Scoring(engine, workers, address, memory_mb),
@@ -140,7 +151,8 @@ def compress(  # noqa: PLR0913, PLR0917  # one parameter an option
     "--target macs=0.5 --epochs 5 --batch-size 32 --seeds 0,1,2 --out runs/demo\n\n"
     "On a Ray cluster: the same with --engine ray --address auto --workers 16\n\n"
     "Texts: prunus compare --suite text --model bert_tiny --data text:reviews.csv --train-epochs 10 "
-    "--out runs/reviews"
+    "--out runs/reviews\n\n"
+    "Exit codes: 0 all rows done, 3 some failed and the report has the others, 2 nothing could be done"
 )
 def compare(  # noqa: PLR0913, PLR0917  # one parameter an option
     model: o.Model = None,
@@ -167,6 +179,8 @@ def compare(  # noqa: PLR0913, PLR0917  # one parameter an option
     train_lr: o.TrainLearningRate = None,
     scratch_epochs: o.ScratchEpochs = None,
     optimizer: o.Optimizer = None,
+    precision: o.Precision = None,
+    layout: o.Layout = None,
     recipe: Annotated[
         list[Path] | None,
         typer.Option(help="YAML whose steps are a method of their own; repeatable."),
@@ -189,7 +203,16 @@ def compare(  # noqa: PLR0913, PLR0917  # one parameter an option
         tuple(method or ()),
         Cut(target, tuple(option or ()), tuple(ignore or ()), min_units, round_to),
         Training(
-            epochs, lr, batch_size, distill, train_epochs, train_lr, scratch_epochs, optimizer
+            epochs,
+            lr,
+            batch_size,
+            distill,
+            train_epochs,
+            train_lr,
+            scratch_epochs,
+            optimizer,
+            precision,
+            layout,
         ),
         Where(out, resume, device, threads, latency),
         Scoring(engine, workers, address, memory_mb),
@@ -213,6 +236,8 @@ def train(  # noqa: PLR0913, PLR0917  # one parameter an option
     lr: o.LearningRate = None,
     batch_size: o.BatchSize = None,
     optimizer: o.Optimizer = None,
+    precision: o.Precision = None,
+    layout: o.Layout = None,
     seed: Annotated[int, typer.Option(min=0, help="Of data order.", rich_help_panel="Run")] = 0,
     out: o.Out = None,
     resume: o.Resume = False,
@@ -224,7 +249,7 @@ def train(  # noqa: PLR0913, PLR0917  # one parameter an option
 
     run_train(
         Subject(model, tuple(arguments or ()), weights, data, tuple(text or ()), image_size),
-        Training(epochs, lr, batch_size, 0.0, None, None, None, optimizer),
+        Training(epochs, lr, batch_size, 0.0, None, None, None, optimizer, precision, layout),
         Where(out, resume, device, threads, latency=False),
         seed=seed,
     )

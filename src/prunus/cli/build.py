@@ -1,5 +1,6 @@
 """From the options of the command line to the sources, recipes and trainings they ask for."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -138,6 +139,34 @@ def require_training(training: Training) -> None:
         InputError: One is; names the option.
     """
     make_finetune(replace(training, epochs=1, train_epochs=1), text=False)
+    if training.train_epochs is None and training.train_lr is not None:
+        raise InputError(
+            f"--train-lr {training.train_lr:g} has no effect without --train-epochs; give both, or "
+            "leave it out"
+        )
+
+
+def refuse_idle(training: Training) -> None:
+    """Refuse options of a training that no ``--epochs`` asks for.
+
+    Raises:
+        InputError: One is given.
+    """
+    if training.epochs is not None:
+        return
+    given: dict[str, Any] = {
+        "--lr": training.lr,
+        "--distill": training.distill or None,
+        "--scratch-epochs": training.scratch_epochs,
+    }
+    if training.train_epochs is None:
+        given |= {"--batch-size": training.batch_size, "--optimizer": training.optimizer}
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(
+                f"{name} {value} has no effect without --epochs: nothing is trained after the cut; "
+                "give --epochs N, or leave it out"
+            )
 
 
 def require_numbers(cut: Cut, seed: int | None = None) -> None:
@@ -188,6 +217,8 @@ def _manner(training: Training, *, text: bool) -> dict[str, Any]:
     if optimizer is None:
         optimizer = "adamw" if text else "sgd"
     manner: dict[str, Any] = {"optimizer": optimizer}
+    execution = {"precision": training.precision, "layout": training.layout}
+    manner |= {name: value for name, value in execution.items() if value is not None}
     if optimizer == "adamw":
         manner["weight_decay"] = 0.01
     if text:
@@ -280,6 +311,7 @@ def own_recipe(method: str | None, cut: Cut, training: Training, subject: Subjec
         raise InputError("--method is missing; see prunus methods, or give --recipe FILE.yaml")
     options = read_pairs(cut.options, "--option")
     _require_target(method, cut.target, options, "leave --target out and set --option")
+    refuse_idle(training)
     text = reads_text(subject)
     steps = _steps(method, cut.target or "", options, training, text=text)
     return make_recipe({"steps": steps}, _HERE)
@@ -336,6 +368,8 @@ def refuse_with_recipe(method: str | None, cut: Cut, training: Training) -> None
         "--distill": training.distill or None,
         "--scratch-epochs": training.scratch_epochs,
     }
+    if training.train_epochs is None:  # else they are of the training before
+        given |= {"--batch-size": training.batch_size, "--optimizer": training.optimizer}
     for name, value in given.items():
         if value not in (None, ()):
             raise InputError(
@@ -369,6 +403,7 @@ def method_steps(
 ) -> dict[str, tuple[Step, ...]]:
     """Every method of the comparison with its steps; those of a demonstration where none is named."""
     names = methods or DEFAULT_METHODS
+    refuse_idle(training)
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"--method '{twice}' is given twice; give each once")
@@ -412,6 +447,8 @@ def suite_steps(
         "--distill": training.distill or None,
         "--scratch-epochs": training.scratch_epochs,
     }
+    if training.train_epochs is None:
+        fixed |= {"--precision": training.precision, "--layout": training.layout}
     for name, value in fixed.items():
         if value not in (None, ()):
             raise InputError(
@@ -432,17 +469,32 @@ def suite_steps(
         raise _refusal(error, _AFTER) from error
 
 
-def make_compute(scoring: Scoring) -> Compute:
-    """Where and how candidates are scored.
+def make_compute(scoring: Scoring, training: Training) -> Compute:
+    """Where and how candidates are scored, in the number format that trainings are told.
 
     Raises:
         InputError: Values cannot be used, or not with each other; names the options.
     """
     values = {name: getattr(scoring, name) for name in _SCORING}
+    execution = {"precision": training.precision, "layout": training.layout}
+    values |= {name: value for name, value in execution.items() if value is not None}
+    if scoring.engine == "processes":
+        require_sensible("--workers", scoring.workers)
     try:
         return Compute.model_validate(values)
     except ValidationError as error:
         raise _refusal(error, _SCORING, f"--engine {scoring.engine}") from error
+
+
+def require_sensible(option: str, count: int) -> None:
+    """Refuse so many threads or processes on this machine that it would not answer any more.
+
+    Raises:
+        InputError: They are more than 64, and than eight for each core.
+    """
+    most = max(64, 8 * (os.cpu_count() or 1))
+    if count > most:
+        raise InputError(f"{option} {count}: give {most} or fewer on this machine")
 
 
 def make_latency(where: Where) -> LatencyOptions | None:

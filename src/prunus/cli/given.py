@@ -49,6 +49,8 @@ class Training:
     train_lr: float | None
     scratch_epochs: int | None
     optimizer: str | None = None
+    precision: str | None = None
+    layout: str | None = None
 
 
 @dataclass(frozen=True)

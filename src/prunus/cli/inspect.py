@@ -13,7 +13,7 @@ from prunus.cli.build import data_name, make_source, require_numbers, text_optio
 from prunus.cli.given import Cut, Subject, Where, read_shape
 from prunus.cli.show import console
 from prunus.cli.work import set_threads
-from prunus.errors import InputError, PrunusError
+from prunus.errors import GraphError, InputError, PrunusError
 from prunus.graph import Inputs, Trace, trace
 from prunus.meter import (
     file_size_bytes,
@@ -57,9 +57,14 @@ def _measure(subject: Subject, cut: Cut, where: Where, shape: str | None) -> Non
     set_threads(where)
     device = resolve_device(where.device)
     network, inputs = _network(subject, shape)
-    found = trace(
-        network, inputs, ignore=cut.ignore, min_units=cut.min_units, round_to=cut.round_to
-    )
+    try:
+        found = trace(
+            network, inputs, ignore=cut.ignore, min_units=cut.min_units, round_to=cut.round_to
+        )
+    except GraphError as error:
+        if shape is None:
+            raise
+        raise InputError(str(error).replace("example_inputs", f"--shape {shape}")) from error
     one = inputs[:1] if isinstance(inputs, Tensor) else {k: v[:1] for k, v in dict(inputs).items()}
     cost = measure_cost(network, one)
     facts = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)

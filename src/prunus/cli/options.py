@@ -122,6 +122,21 @@ LearningRate = Annotated[
         rich_help_panel=_TRAIN,
     ),
 ]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        help="float32 or bfloat16, of trainings and of scoring; by default what a short trial finds "
+        "faster: give it where a run must be repeatable.",
+        rich_help_panel=_TRAIN,
+    ),
+]
+Layout = Annotated[
+    str | None,
+    typer.Option(
+        help="contiguous or channels_last, of images; by default what a short trial finds faster.",
+        rich_help_panel=_TRAIN,
+    ),
+]
 BatchSize = Annotated[
     int | None,
     typer.Option(

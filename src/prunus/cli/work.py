@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+import typer
 from rich.console import Console
 
 from prunus.cli.build import (
@@ -17,6 +18,7 @@ from prunus.cli.build import (
     own_recipe,
     refuse_with_recipe,
     require_numbers,
+    require_sensible,
     require_training,
     suite_steps,
     text_options,
@@ -28,6 +30,10 @@ from prunus.cli.show import console, show
 from prunus.errors import InputError
 from prunus.recipe import TraceOptions, compare, compress, load_recipe, train_network
 from prunus.records import Comparison
+from prunus.report.summary import failures
+
+PARTLY = 3
+"""Exit code of a comparison some of whose rows failed; the report tells of the others."""
 
 
 def run_compress(
@@ -51,7 +57,7 @@ def run_compress(
         refuse_with_recipe(method, cut, training)
         asked = load_recipe(recipe)
     asked = overridden(asked, subject, cut, seed)
-    compute = make_compute(scoring)
+    compute = make_compute(scoring, training)
     set_threads(where)
     with RichProgress(Console(stderr=True)) as progress:
         done = compress(
@@ -103,7 +109,7 @@ def run_compare(  # noqa: PLR0913  # all that the command line holds
         steps = method_steps(methods, cut, training, subject)
     all_seeds = read_seeds(seeds)
     steps |= recipe_rows(recipes, steps, subject, cut, all_seeds)
-    compute = make_compute(scoring)
+    compute = make_compute(scoring, training)
     set_threads(where)
     with RichProgress(Console(stderr=True)) as progress:
         comparison = compare(
@@ -126,6 +132,8 @@ def run_compare(  # noqa: PLR0913  # all that the command line holds
         console().print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
     if where.out is not None:
         console().print(f"artifacts: {where.out}/cells/*/artifact", highlight=False)
+    if failures(comparison):
+        raise typer.Exit(PARTLY)
 
 
 def run_train(subject: Subject, training: Training, where: Where, *, seed: int) -> None:
@@ -183,4 +191,5 @@ def set_threads(where: Where) -> None:
     if where.threads is not None:
         if where.threads < 1:
             raise InputError(f"--threads {where.threads}: give 1 or more")
+        require_sensible("--threads", where.threads)
         torch.set_num_threads(where.threads)

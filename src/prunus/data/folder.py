@@ -28,8 +28,13 @@ _SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff",
 _IMAGE_SIZE = (224, 224)
 _SIZED = re.compile(r"(.+)@([0-9]+)(?:x([0-9]+))?")  # DIR@224 or DIR@HEIGHTxWIDTH
 _FOREIGN = frozenset({".heic", ".heif", ".svg"})  # images that Pillow has no plugin for
+_LARGEST = 8192
+_OPENED = (
+    50_000  # files of a split whose beginnings are read at the door: the most that takes seconds
+)
 _ATTEMPTS = 10  # at a random crop that fits
 _THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes outside Python's lock
+_UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -127,16 +132,8 @@ class FolderStore(SampleStore):
                 # Older versions of Pillow call a 16-bit PNG "I".
                 deep = opened.mode.startswith("I;16") or form == ("I", "PNG")
                 image = _rgb(_turned(opened), file, deep=deep)
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-            struct.error,
-            Image.DecompressionBombError,
-        ) as error:
-            raise DataError(
-                f"'{file}' is no readable image ({type(error).__name__}): replace or remove it"
-            ) from error
+        except _UNREADABLE as error:
+            raise _no_image(file, error) from error
         if chances is None:
             image = _center(image, self._image_size)
         else:
@@ -210,6 +207,7 @@ def load_folder(
             for label, each in enumerate(classes)
             for file in _images(part / each, unread)
         ]
+        _require_images([file for file, _ in files])
         store = FolderStore(
             [file for file, _ in files],
             torch.tensor([label for _, label in files]),
@@ -229,6 +227,32 @@ def load_folder(
     return three_splits(train, test, search_size=size, seed=seed, note=_left_out(unread))
 
 
+def _require_images(files: Sequence[Path]) -> None:
+    """Read how files begin, those of a large split spread evenly: a training must not end at the last.
+
+    Raises:
+        DataError: One is no image.
+    """
+    some = files if len(files) <= _OPENED else files[:: -(-len(files) // _OPENED)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for _ in pool.map(_require_image, some):
+            pass
+
+
+def _require_image(file: Path) -> None:
+    try:
+        with Image.open(file):
+            return
+    except _UNREADABLE as error:
+        raise _no_image(file, error) from error
+
+
+def _no_image(file: Path, error: BaseException) -> DataError:
+    return DataError(
+        f"'{file}' is no readable image ({type(error).__name__}): replace or remove it"
+    )
+
+
 def image_sides(size: object) -> tuple[int, int]:
     """Height and width.
 
@@ -243,6 +267,8 @@ def image_sides(size: object) -> tuple[int, int]:
         )
     if min(numbers) < 1:
         raise InputError(f"image_size is {size}: use at least 1")
+    if max(numbers) > _LARGEST:
+        raise InputError(f"image_size is {size}: use at most {_LARGEST}")
     return numbers[0], numbers[1]
 
 
@@ -282,7 +308,7 @@ def _images(folder: Path, unread: Counter[str]) -> list[Path]:
         for path in folder.rglob("*")
         if not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
-    files = [path for path in shown if path.suffix.lower() in _SUFFIXES]
+    files = [path for path in shown if path.suffix.lower() in _SUFFIXES and path.is_file()]
     others = {path.suffix.lower() for path in shown} - _SUFFIXES
     if others:
         others &= {*Image.registered_extensions(), *_FOREIGN}  # loads all of Pillow's plugins

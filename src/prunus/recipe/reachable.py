@@ -58,7 +58,10 @@ def _smallest(trace: Trace) -> Choice:
 
 def _remedy(budget: Budget, trace: Trace, left: int, whole: int) -> str:
     """What to write instead; ``whole`` is what shares are of."""
-    ask = f"ask for {budget.quantity}={ceil(1000 * left / whole) / 1000:g} or more"
+    share = f"{budget.quantity}={ceil(1000 * left / whole) / 1000:g}"
+    ask = f"ask for {share} or more"
+    if budget.value > 1:
+        ask = f"a number above 1 is no share: ask for {budget.quantity}={left} or more, or for {share}"
     nothing_goes = left == budget.measure(trace, {})
     blamed = _blamed(budget, trace, whole)
     if blamed:

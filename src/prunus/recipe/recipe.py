@@ -108,6 +108,22 @@ def _require_steps(steps: object) -> None:
         )
 
 
+class _Once(yaml.SafeLoader):
+    """YAML's plain loader, which lets the last of two equal keys win without a word, but for that."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that comes twice."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key.value}' is given twice", key.start_mark
+                )
+            seen.add(str(key.value))
+        found: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return found
+
+
 def parse_recipe(text: str, where: str = "recipe") -> Recipe:
     """Read a recipe from YAML.
 
@@ -115,7 +131,9 @@ def parse_recipe(text: str, where: str = "recipe") -> Recipe:
         InputError: The text is no YAML, or no recipe.
     """
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, Loader=_Once)
+    except RecursionError as error:
+        raise InputError(f"{where}: it is nested too deep for a recipe; mend the file") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = "" if mark is None else f" line {mark.line + 1}, column {mark.column + 1}:"

@@ -11,6 +11,7 @@ from torch import nn
 from prunus.artifact import is_whole, save
 from prunus.compute import Compute
 from prunus.data import DataSplits, TextOptions
+from prunus.errors import InputError
 from prunus.graph import Inputs
 from prunus.plan import Plan
 from prunus.progress import Progress, Silent
@@ -170,8 +171,7 @@ def run_recipe(
     artifact = None
     if folder is not None and state.origin.rebuildable:  # a student is, whatever the dense one is
         artifact = folder.path / "artifact"
-    if file is not None and file.exists():
-        record = RunRecord.load(file)
+    if file is not None and (record := _whole_record(file)) is not None:
         if artifact is not None and not is_whole(artifact):
             shutil.rmtree(artifact, ignore_errors=True)
             _save(artifact, state, record)
@@ -196,6 +196,14 @@ def run_recipe(
     if file is not None:
         record.save(file)
     return Compressed(state.network, state.plans, record, artifact)
+
+
+def _whole_record(file: Path) -> RunRecord | None:
+    """The record of a run that is done; a damaged one is made anew, for all that it tells is kept."""
+    try:
+        return RunRecord.load(file) if file.exists() else None
+    except InputError:
+        return None
 
 
 def _save(artifact: Path, state: State, record: RunRecord) -> None:

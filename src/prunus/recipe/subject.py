@@ -296,8 +296,17 @@ def _require_pieces(source: Source, data: DataSplits) -> None:
 
 
 def _completed(source: Source, data: DataSplits) -> Source:
-    """The source with the data's classes and vocabulary, where none are asked for."""
+    """The source with the data's classes and vocabulary, where none are asked for.
+
+    Raises:
+        InputError: It is a network of the zoo for texts, and the data holds none.
+    """
     own = source.model in zoo_names()
+    if own and reads_text(source) and data.tokenizer is None:
+        raise InputError(
+            f"model '{source.model}' reads texts, and data '{data.name}' are none; give texts "
+            "(text:FILE.csv), or a network for such inputs"
+        )
     given: dict[str, Any] = {}
     if own or reads_text(source):
         given["num_classes"] = data.num_classes

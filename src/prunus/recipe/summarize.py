@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from prunus.data import DataSplits
 from prunus.graph import Choice, Trace
 from prunus.meter import measure_cost
 from prunus.plan import BoolArray
@@ -21,7 +22,7 @@ from prunus.recipe.recipe import Recipe
 from prunus.recipe.state import Outcome, State
 from prunus.recipe.steps import Student
 from prunus.recipe.subject import Subject, stated
-from prunus.records import Cost, HistoryPoint, LayerWidth, RunRecord
+from prunus.records import AT_CHANCE, Cost, HistoryPoint, LayerWidth, RunRecord, Score
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def make_record(summary: Summary, subject: Subject, dense: Trace, state: State) 
         notes.append(
             f"the test split had been evaluated {summary.evaluated_before} times before this run"
         )
+    notes += chance_notes(summary.dense_look.score, subject.data)
     notes += [note for seen in looks for note in seen.notes]
     notes += [note for outcome in summary.outcomes for note in outcome.notes]
     deployed = next((o.deployed for o in summary.outcomes if o.deployed is not None), None)
@@ -104,6 +106,16 @@ def make_record(summary: Summary, subject: Subject, dense: Trace, state: State) 
         environment=environment(summary.device),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def chance_notes(dense: Score, data: DataSplits) -> list[str]:
+    """A note where the dense network tells the classes no better than a guess would."""
+    share = float(data.test.labels.bincount().max()) / len(data.test)
+    if dense.top1 is None or dense.top1 > share:
+        return []
+    guess = f"always the most frequent class would be right for {share:.2%} of the test split"
+    remedy = "train it first (--train-epochs), or give its weights"
+    return [f"{AT_CHANCE} a guess: top-1 {dense.top1:.2%}, and {guess}; {remedy}"]
 
 
 def _search_seen(recipe: Recipe, subject: Subject, state: State) -> bool:

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from prunus.records import Comparison, Environment
+from prunus.records import AT_CHANCE, Comparison, Environment
 from prunus.report.advice import advice
 from prunus.report.columns import (
     LATENCY_KEYS,
@@ -52,7 +52,7 @@ def summary_sentences(comparison: Comparison, rows: Sequence[Row]) -> tuple[str,
 
 def report_warnings(comparison: Comparison, rows: Sequence[Row]) -> tuple[str, ...]:
     """What the numbers do not say themselves, each a full sentence."""
-    found = [*_failed(comparison), *_gathered(rows)]
+    found = [*_guessing(comparison), *_failed(comparison), *_gathered(rows)]
     found += _idle(rows)
     found += _missing(comparison, rows)
     found += _uncounted(rows)
@@ -73,8 +73,8 @@ def report_warnings(comparison: Comparison, rows: Sequence[Row]) -> tuple[str, .
         found.append(
             "Some runs were made with uncommitted changes: they cannot be repeated exactly."
         )
-    if any(environment.commit is None for environment in environments):
-        found.append("Some runs do not know the commit that made them.")
+    if any(e.commit is None and "prunus" not in e.versions for e in environments):
+        found.append("Some runs do not know the commit or the version that made them.")
     if len({(e.cpu, e.gpu, e.threads) for e in environments}) > 1:
         found.append(
             "Runs come from different machines or thread counts: compare times within a run only."
@@ -87,16 +87,25 @@ def report_warnings(comparison: Comparison, rows: Sequence[Row]) -> tuple[str, .
     return tuple(found)
 
 
-def _failed(comparison: Comparison) -> list[str]:
-    """Methods and seeds that ended in an error: who reads the rows alone would not miss them."""
+def _guessing(comparison: Comparison) -> list[str]:
+    """Of a dense network that has learned nothing: as good as that is no praise."""
     notes = dict.fromkeys(note for run in comparison.runs for note in run.notes)
-    found = []
-    for note in notes:
-        failed = _FAILED.fullmatch(printable(note))
-        if failed is not None:
-            cell, why = failed.groups()
-            found.append(f"Failed, and in no number here: {cell}: {why.rstrip('.')}.")
-    return found
+    return [f"{note[:1].upper()}{note[1:]}." for note in notes if note.startswith(AT_CHANCE)]
+
+
+def failures(comparison: Comparison) -> dict[str, str]:
+    """Methods and seeds that ended in an error, each with what it said."""
+    notes = dict.fromkeys(note for run in comparison.runs for note in run.notes)
+    found = (_FAILED.fullmatch(printable(note)) for note in notes)
+    return {failed[1]: failed[2] for failed in found if failed is not None}
+
+
+def _failed(comparison: Comparison) -> list[str]:
+    """Who reads the rows alone would not miss them."""
+    return [
+        f"Failed, and in no number here: {cell}: {why.rstrip('.')}."
+        for cell, why in failures(comparison).items()
+    ]
 
 
 def _gathered(rows: Sequence[Row]) -> list[str]:
@@ -149,7 +158,8 @@ def _sentence(comparison: Comparison, rows: Sequence[Row], target: str) -> str:
         return f"No method{where} {why} on the test split."
     winner = max(scored, key=lambda i: scored[i].mean)
     best, final, style = rivals[winner], scored[winner], score_style(comparison)
-    text = f"Best method{where}: {printable(best.method)}, {metric_name(comparison)} "
+    word = "Best" if len(scored) > 1 else "Only"
+    text = f"{word} method{where}: {printable(best.method)}, {metric_name(comparison)} "
     text += f"{format_value(final, style, of=len(best.seeds))} {STAGES[best.final_stage]}"
     dense = rows[0].final
     if isinstance(dense, Stat):

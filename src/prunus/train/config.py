@@ -72,8 +72,8 @@ class TrainConfig(Record):
     distill_texts: int = Field(default=0, ge=0)
     cache_teacher: bool = True
     grad_clip: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    precision: Literal["auto"] | Precision = "auto"
-    layout: Literal["auto"] | Layout = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    layout: Literal["auto", "contiguous", "channels_last"] = "auto"
     select: Literal["last", "best"] = "last"
     metric: Literal["top1", "f1"] = "top1"
 

@@ -293,7 +293,7 @@ def _from_file(model: str, arguments: dict[str, Any]) -> nn.Module:
         )
     try:
         network = factory(**arguments)
-    except Exception as error:  # the user's own code may raise anything
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything
         raise InputError(
             f"model '{model}': {factory_name}({', '.join(arguments)}) raised "
             f"{type(error).__name__}: {_first_line(error)}; mend the file or the arguments"
@@ -348,7 +348,7 @@ def _import_file(path: Path) -> ModuleType:
     sys.path.insert(0, str(resolved.parent))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the user's own code may raise anything
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything
         del sys.modules[name]
         raise InputError(
             f"'{path}' cannot be imported: {type(error).__name__}: {_first_line(error)}; "

@@ -80,6 +80,26 @@ def torkunova_gpu(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def torkunova_bound(record: dict[str, Any]) -> str:
+    """How many times PyTorch's float32 any engine can be whose kernels multiply no faster."""
+    times = {name: found["median_ms"] for name, found in record["latencies"].items()}
+    where = record["environment"]
+    place = f"{where['cpu']}, {_threads(where['threads'])}"
+    lines = [
+        f"{place}, by turns with PyTorch's float32 ({times['float32']:.1f} ms).",
+        "",
+        "| network | int8 products alone (ms) | 10⁹ operations a second | at most × PyTorch float32 | asked |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for name, asked in (("dense", "5 and 7"), ("pruning by half", "15")):
+        mine = times[f"products of {name}"]
+        rate = 2 * record["multiply_adds"][name] / mine / 1e6
+        lines.append(
+            f"| {name} | {mine:.1f} | {rate:.0f} | {times['float32'] / mine:.2f} | {asked} |"
+        )
+    return "\n".join(lines)
+
+
 def torkunova_quality(rows: Rows, cells: Rows | None = None) -> str:
     """Part (b), a table for each data set; speeds are read from the cells, by default the study's."""
     known = _cells() if cells is None else cells
@@ -212,6 +232,7 @@ def _fold(before: float | None, after: float | None) -> str:
 
 
 TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "torkunova_bound": ("bound-avx512", torkunova_bound),
     "torkunova_gpu": ("gpu", torkunova_gpu),
     "torkunova_aims": ("summary", torkunova_aims),
     "torkunova_sizes": ("summary", torkunova_sizes),

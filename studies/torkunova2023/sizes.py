@@ -73,7 +73,7 @@ def gpu(file: Path, device: str = "cuda") -> None:
     half = {f"{name} in float16": copy.deepcopy(s.network).half() for name, s in networks.items()}
     everything = {**{name: s.network for name, s in networks.items()}, **half}
     named = {
-        name: (network.to(device), {k: v.to(device) for k, v in _inputs(network, 1).items()})
+        name: (network.to(device), {k: v.to(device) for k, v in inputs_of(network, 1).items()})
         for name, network in everything.items()
     }
     times = measure_latencies(
@@ -162,10 +162,10 @@ def _pruned(name: str, subject: Subject, share: float) -> Subject:
 
 
 def _traced(network: nn.Module) -> Trace:
-    return trace(network, _inputs(network, 2))
+    return trace(network, inputs_of(network, 2))
 
 
-def _inputs(network: nn.Module, samples: int, length: int = LENGTH) -> dict[str, Tensor]:
+def inputs_of(network: nn.Module, samples: int, length: int = LENGTH) -> dict[str, Tensor]:
     """Texts of random pieces, without padding."""
     rows = min(m.num_embeddings for m in network.modules() if _is_word_table(m))
     generator = torch.Generator().manual_seed(0)
@@ -229,8 +229,8 @@ def _written(subject: Subject, deployment: Deployment, folder: Path) -> Path:
         subject.network,
         folder,
         deployment,
-        inputs=_inputs(subject.network, 2, 16),
-        calibration=[_inputs(subject.network, 4, 64) for _ in range(4)],
+        inputs=inputs_of(subject.network, 2, 16),
+        calibration=[inputs_of(subject.network, 4, 64) for _ in range(4)],
         source=subject.source,
         plans=subject.plans,
         dynamic_length=True,
@@ -241,10 +241,10 @@ def _written(subject: Subject, deployment: Deployment, folder: Path) -> Path:
 def _times(
     subject: Subject, dense: Subject, folder: Path, own: Path, engine: str, threads: int
 ) -> dict[str, Latency]:
-    named: dict[str, Any] = {"dense": (dense.network, _inputs(dense.network, 1))}
-    named["row"] = (load_deployed(folder, threads), _inputs(subject.network, 1))
+    named: dict[str, Any] = {"dense": (dense.network, inputs_of(dense.network, 1))}
+    named["row"] = (load_deployed(folder, threads), inputs_of(subject.network, 1))
     if own != folder and engine != "torch":
-        named["own"] = (load_deployed(own, threads), _inputs(dense.network, 1))
+        named["own"] = (load_deployed(own, threads), inputs_of(dense.network, 1))
     elif engine != "torch":
         named["own"] = named["row"]
     return measure_latencies(

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import bootstrap
+import bound
 import sizes
 import summary
 import torch
@@ -132,7 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("command", choices=["teacher", "quality", "sizes", "gpu", "table"])
+    parser.add_argument("command", choices=["teacher", "quality", "sizes", "bound", "gpu", "table"])
     parser.add_argument("--set", choices=list(SETS), default="sst2")
     parser.add_argument("--seed", type=int, nargs="+", default=None)
     parser.add_argument("--only", default="", help="rows whose names this expression is found in")
@@ -145,6 +146,8 @@ def main() -> None:
         quality(SETS[options.set], options.set, options.seed, options.only)
     elif options.command == "sizes":
         sizes.run(options.work, options.records, options.only)
+    elif options.command == "bound":
+        bound.measure(HERE / "results" / "bound-avx512.json")
     elif options.command == "gpu":
         sizes.gpu(RECORDS / "gpu.json")
     else:

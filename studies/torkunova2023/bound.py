@@ -27,8 +27,9 @@ def measure(file: Path) -> None:
     named: dict[str, Any] = {"float32": (made["dense"], inputs_of(made["dense"], 1))}
     for name in NETWORKS:
         named[f"products of {name}"] = (_products(shapes[name], threads), _bytes(shapes[name]))
+    engines = {name: "torch" if name == "float32" else "onnxruntime" for name in named}
     times = measure_latencies(
-        named, batch=1, warmup=WARMUP, repeats=REPEATS, threads=threads, engine="torch"
+        named, batch=1, warmup=WARMUP, repeats=REPEATS, threads=threads, engine=engines
     )
     record = {
         "sequence": LENGTH,

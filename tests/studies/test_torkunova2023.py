@@ -55,6 +55,29 @@ def test_every_row_and_chain_of_the_paper_is_run(study: ModuleType) -> None:
     assert {"int8 linear", "int8 linear + embeddings", "distilled", "student alone"} <= kinds
 
 
+def test_bare_products_are_those_of_bytes(study: ModuleType) -> None:
+    shapes = [(8, 4), (4, 6)]
+    given = study.bound._bytes(shapes)
+    found = study.bound._products(shapes, 1)(given)
+    weight = np.random.default_rng(0).integers(-64, 64, (8, 4), dtype=np.int8)
+    assert found.tolist() == ((given["x8"].long().numpy() - 128) @ weight.astype(int)).tolist()
+
+
+def test_the_bound_of_engines_is_told_from_its_record(study: ModuleType) -> None:
+    import text_tables
+
+    times = {"float32": 100.0, "products of dense": 20.0, "products of pruning by half": 8.0}
+    record = {
+        "latencies": {name: {"median_ms": found} for name, found in times.items()},
+        "multiply_adds": {"dense": 5_000_000_000, "pruning by half": 2_000_000_000},
+        "environment": {"cpu": "A CPU", "threads": 2},
+    }
+    table = text_tables.torkunova_bound(record)
+    assert "A CPU, 2 threads, by turns with PyTorch's float32 (100.0 ms)." in table
+    assert "| dense | 20.0 | 500 | 5.00 | 5 and 7 |" in table  # 10 billion operations in 20 ms
+    assert "| pruning by half | 8.0 | 500 | 12.50 | 15 |" in table
+
+
 def test_the_encoder_of_the_papers_tucker_row_is_twenty_times_smaller(study: ModuleType) -> None:
     # 12 layers of 768 wide: 4 square matrices, up and down of the feed-forward part, in MB.
     rank, width, inner, layers = round(study.TextSuite().rank * 768), 768, 3072, 12

@@ -14,7 +14,7 @@ from sklearn.metrics import f1_score
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "studies" / "torkunova2023"
-OWN = ("bootstrap", "paper", "sizes", "study", "summary", "text_tables")
+OWN = ("bootstrap", "bound", "paper", "sizes", "study", "summary", "text_tables")
 
 
 @pytest.fixture

@@ -82,20 +82,13 @@ def compress(  # noqa: PLR0913, PLR0917  # one parameter an option
     data: o.Data = None,
     text: o.TextSettings = None,
     image_size: o.ImageSize = None,
-    method: Annotated[
-        str | None, typer.Option(help="See prunus methods.", rich_help_panel="Cut")
-    ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(help="key=value for the method; repeatable.", rich_help_panel="Cut"),
-    ] = None,
+    method: o.Method = None,
+    option: o.MethodOption = None,
     target: o.Target = None,
     ignore: o.Ignore = None,
     min_units: o.MinUnits = 1,
     round_to: o.RoundTo = 1,
-    seed: Annotated[
-        int | None, typer.Option(help="Of search and training.", rich_help_panel="Run")
-    ] = None,
+    seed: o.Seed = None,
     epochs: o.Epochs = None,
     lr: o.LearningRate = None,
     batch_size: o.BatchSize = None,
@@ -106,10 +99,7 @@ def compress(  # noqa: PLR0913, PLR0917  # one parameter an option
     optimizer: o.Optimizer = None,
     precision: o.Precision = None,
     layout: o.Layout = None,
-    recipe: Annotated[
-        Path | None,
-        typer.Option(help="YAML with the steps, instead of --method and --epochs."),
-    ] = None,
+    recipe: o.RecipeFile = None,
     out: o.Out = None,
     resume: o.Resume = False,
     device: o.Device = "cpu",
@@ -168,9 +158,7 @@ def compare(  # noqa: PLR0913, PLR0917  # one parameter an option
     ignore: o.Ignore = None,
     min_units: o.MinUnits = 1,
     round_to: o.RoundTo = 1,
-    seeds: Annotated[
-        str, typer.Option(help="Separated by commas; 3 for a spread.", rich_help_panel="Run")
-    ] = "0",
+    seeds: o.Seeds = "0",
     epochs: o.Epochs = None,
     lr: o.LearningRate = None,
     batch_size: o.BatchSize = None,
@@ -181,10 +169,7 @@ def compare(  # noqa: PLR0913, PLR0917  # one parameter an option
     optimizer: o.Optimizer = None,
     precision: o.Precision = None,
     layout: o.Layout = None,
-    recipe: Annotated[
-        list[Path] | None,
-        typer.Option(help="YAML whose steps are a method of their own; repeatable."),
-    ] = None,
+    recipe: o.RecipeFiles = None,
     out: o.Out = None,
     resume: o.Resume = False,
     device: o.Device = "cpu",

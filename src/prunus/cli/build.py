@@ -1,6 +1,5 @@
 """From the options of the command line to the sources, recipes and trainings they ask for."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from prunus.cli.given import (
     Where,
     read_image_size,
     read_pairs,
+    require_sensible,
 )
 from prunus.compute import Compute
 from prunus.data import TextOptions, is_text_data, with_image_size
@@ -484,17 +484,6 @@ def make_compute(scoring: Scoring, training: Training) -> Compute:
         return Compute.model_validate(values)
     except ValidationError as error:
         raise _refusal(error, _SCORING, f"--engine {scoring.engine}") from error
-
-
-def require_sensible(option: str, count: int) -> None:
-    """Refuse so many threads or processes on this machine that it would not answer any more.
-
-    Raises:
-        InputError: They are more than 64, and than eight for each core.
-    """
-    most = max(64, 8 * (os.cpu_count() or 1))
-    if count > most:
-        raise InputError(f"{option} {count}: give {most} or fewer on this machine")
 
 
 def make_latency(where: Where) -> LatencyOptions | None:

@@ -1,5 +1,6 @@
 """What was given on the command line, in records of related options. No torch."""
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -136,3 +137,14 @@ def read_image_size(text: str) -> tuple[int, int]:
         )
     sides = tuple(map(int, re.split("[,x]", text)))
     return sides[0], sides[-1]
+
+
+def require_sensible(option: str, count: int) -> None:
+    """Refuse so many threads or processes on this machine that it would not answer any more.
+
+    Raises:
+        InputError: They are more than 64, and than eight for each core.
+    """
+    most = max(64, 8 * (os.cpu_count() or 1))
+    if count > most:
+        raise InputError(f"{option} {count}: give {most} or fewer on this machine")

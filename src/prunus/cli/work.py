@@ -18,12 +18,19 @@ from prunus.cli.build import (
     own_recipe,
     refuse_with_recipe,
     require_numbers,
-    require_sensible,
     require_training,
     suite_steps,
     text_options,
 )
-from prunus.cli.given import Cut, Scoring, Subject, Training, Where, read_seeds
+from prunus.cli.given import (
+    Cut,
+    Scoring,
+    Subject,
+    Training,
+    Where,
+    read_seeds,
+    require_sensible,
+)
 from prunus.cli.progress import RichProgress
 from prunus.cli.rows import recipe_rows
 from prunus.cli.show import console, show

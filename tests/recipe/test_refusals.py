@@ -198,13 +198,13 @@ class Highest(Summed):
     """An operation that the trace has no rule for, and that multiplies nothing."""
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.c(torch.cummax(self.a(x.flatten(1)), 1).values)
+        out: Tensor = self.c(torch.i0(self.a(x.flatten(1)).tanh()))
         return out
 
 
 def test_an_operation_without_a_rule_that_multiplies_nothing_is_not_left_out_of_the_macs() -> None:
     network = Highest().eval()
-    assert trace(network, torch.randn(2, 1, 8, 8)).cost({}).uncounted == ("cummax",)
+    assert trace(network, torch.randn(2, 1, 8, 8)).cost({}).uncounted == ("i0",)
     train = Train(epochs=1, lr=0.02, batch_size=32, precision="float32", layout="contiguous")
     cost = compress(network, [train], few_digits(), latency=None).record.cost
     assert (cost.macs, cost.uncounted) == (64 * 64 + 64 * 10, ())

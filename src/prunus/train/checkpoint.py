@@ -124,11 +124,11 @@ def training_identity(
         "search samples": len(search),
         "search data": search.digest,
         "network shape": shape.digest,
-        "network form": form_digest(network),
         "starting weights": tensors_digest(_tensors(network)),
+        "network form": form_digest(network),
         "frozen parameters": _frozen(network),
-        "teacher form": "none" if teacher is None else form_digest(teacher),
         "teacher weights": "none" if teacher is None else tensors_digest(_tensors(teacher)),
+        "teacher form": "none" if teacher is None else form_digest(teacher),
         "unlabeled samples": 0 if unlabeled is None else len(unlabeled),
         "unlabeled data": "none" if unlabeled is None else unlabeled.digest,
     }

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 import prunus
-from prunus.cli.build import make_compute, make_finetune, make_train_first, suite_steps
+from prunus.cli.build import make_compute, suite_steps
 from prunus.cli.given import Cut, Scoring, Subject, Training
 from prunus.cli.rows import recipe_rows
+from prunus.cli.training import make_finetune, make_train_first
 from prunus.cli.work import PARTLY
 from prunus.errors import BudgetError, InputError
 from prunus.method import Context, Decision, Method, method_class

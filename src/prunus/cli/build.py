@@ -1,8 +1,7 @@
-"""From the options of the command line to the sources, recipes and trainings they ask for."""
+"""From the options of the command line to the recipes, rows and settings they ask for."""
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -12,12 +11,12 @@ from prunus.cli.given import (
     Subject,
     Training,
     Where,
-    read_image_size,
     read_pairs,
     require_sensible,
 )
+from prunus.cli.source import data_name, reads_text, text_options
+from prunus.cli.training import AFTER, make_finetune, refusal, refuse_idle
 from prunus.compute import Compute
-from prunus.data import TextOptions, is_text_data, with_image_size
 from prunus.errors import InputError
 from prunus.method import Budget, make_method, method_class
 from prunus.recipe import (
@@ -26,13 +25,9 @@ from prunus.recipe import (
     Recipe,
     Step,
     TextSuite,
-    Train,
     available_engines,
     make_recipe,
 )
-from prunus.records import Source
-from prunus.train import TrainConfig
-from prunus.zoo import reads_text as source_reads_text
 
 DEFAULT_METHODS = (
     "random",
@@ -45,128 +40,12 @@ DEFAULT_METHODS = (
 )
 _HERE = "command line"
 _IN_A_RECIPE = "compare it through a recipe without a target (--recipe FILE.yaml)"
-_IMAGE_LR, _IMAGE_FIRST_LR = 0.02, 0.1  # SGD, after a cut and from scratch
-_BATCH = 128
-_TEXT_LR, _TEXT_FIRST_LR, _PRETRAINED_LR = 1e-4, 5e-4, 5e-5  # AdamW
-_AFTER = {
-    "epochs": "--epochs",
-    "lr": "--lr",
-    "batch_size": "--batch-size",
-    "optimizer": "--optimizer",
-    "distill_alpha": "--distill",
-    "scratch_epochs": "--scratch-epochs",
-    "scratch_lr": "--train-lr",
-}
-_BEFORE = {
-    "epochs": "--train-epochs",
-    "lr": "--train-lr",
-    "batch_size": "--batch-size",
-    "optimizer": "--optimizer",
-}
-"""Fields of a training step, and the options that set them."""
 _SCORING = {
     "engine": "--engine",
     "workers": "--workers",
     "address": "--address",
     "memory_mb": "--memory-mb",
 }
-
-
-_Number = TypeVar("_Number", int, float)
-
-
-def make_source(subject: Subject) -> Source:
-    """The network that is asked for.
-
-    Raises:
-        InputError: None is.
-    """
-    if subject.model is None:
-        raise InputError(
-            "--model is missing; name a zoo network, hf:NAME, timm:NAME or FILE.py:FACTORY"
-        )
-    return Source(
-        model=subject.model,
-        arguments=read_pairs(subject.arguments, "--arguments"),
-        weights=subject.weights,
-    )
-
-
-def data_name(subject: Subject, recipes: str | None = None) -> str | None:
-    """The data that is asked for, or the recipe's, with the size of its images.
-
-    Raises:
-        InputError: A size is given for data that has its own.
-    """
-    name = subject.data if subject.data is not None else recipes
-    if subject.image_size is None:
-        return name
-    if not name:
-        raise InputError(
-            f"--image-size {subject.image_size} is given without --data; name the images: "
-            "--data imagefolder:DIR"
-        )
-    size = read_image_size(subject.image_size)
-    try:
-        return with_image_size(name, size)
-    except InputError as error:
-        raise InputError(f"--image-size {subject.image_size}: {error}") from error
-
-
-def text_options(subject: Subject, recipes: str | None = None) -> TextOptions | None:
-    """How texts are read, where something is said of it.
-
-    Args:
-        subject: As given.
-        recipes: The recipe's data, where the command line names none.
-
-    Raises:
-        InputError: The data is no text, there is no such setting, or a value cannot be used.
-    """
-    given = read_pairs(subject.text, "--text")
-    name = subject.data or recipes
-    if given and name and not is_text_data(name):
-        raise InputError(
-            f"--text '{subject.text[0]}' is given, but data '{name}' is no set of texts; leave it out"
-        )
-    return TextOptions.from_pairs(given, "--text") if given else None
-
-
-def require_training(training: Training) -> None:
-    """Refuse values that cannot be used, also where no training is asked for that uses them.
-
-    Raises:
-        InputError: One is; names the option.
-    """
-    make_finetune(replace(training, epochs=1, train_epochs=1), text=False)
-    if training.train_epochs is None and training.train_lr is not None:
-        raise InputError(
-            f"--train-lr {training.train_lr:g} has no effect without --train-epochs; give both, or "
-            "leave it out"
-        )
-
-
-def refuse_idle(training: Training) -> None:
-    """Refuse options of a training that no ``--epochs`` asks for.
-
-    Raises:
-        InputError: One is given.
-    """
-    if training.epochs is not None:
-        return
-    given: dict[str, Any] = {
-        "--lr": training.lr,
-        "--distill": training.distill or None,
-        "--scratch-epochs": training.scratch_epochs,
-    }
-    if training.train_epochs is None:
-        given |= {"--batch-size": training.batch_size, "--optimizer": training.optimizer}
-    for name, value in given.items():
-        if value is not None:
-            raise InputError(
-                f"{name} {value} has no effect without --epochs: nothing is trained after the cut; "
-                "give --epochs N, or leave it out"
-            )
 
 
 def require_numbers(cut: Cut, seed: int | None = None) -> None:
@@ -183,126 +62,6 @@ def require_numbers(cut: Cut, seed: int | None = None) -> None:
     for option, (value, smallest) in least.items():
         if value is not None and value < smallest:
             raise InputError(f"{option} {value}: give {smallest} or more")
-
-
-def make_finetune(training: Training, *, text: bool) -> Train:
-    """The training after a cut.
-
-    Args:
-        training: As given.
-        text: Whether the network reads texts: that decides what is not given.
-
-    Raises:
-        InputError: A value cannot be used; names the option.
-    """
-    values: dict[str, Any] = {
-        **_manner(training, text=text),
-        "epochs": training.epochs,
-        "lr": _given(training.lr, _TEXT_LR if text else _IMAGE_LR),
-        "batch_size": _given(training.batch_size, _BATCH),
-        "distill_alpha": training.distill,
-    }
-    if training.scratch_epochs is not None:
-        values["scratch_epochs"] = training.scratch_epochs
-    elif training.train_epochs is not None and training.epochs is not None:
-        values["scratch_epochs"] = training.train_epochs + training.epochs
-    if training.train_epochs is not None:
-        values["scratch_lr"] = _given(training.train_lr, _first_lr(text=text, pretrained=False))
-    return _train(values, _AFTER)
-
-
-def _manner(training: Training, *, text: bool) -> dict[str, Any]:
-    """Optimizer and schedule: BERT's for texts."""
-    optimizer = training.optimizer
-    if optimizer is None:
-        optimizer = "adamw" if text else "sgd"
-    manner: dict[str, Any] = {"optimizer": optimizer}
-    execution = {"precision": training.precision, "layout": training.layout}
-    manner |= {name: value for name, value in execution.items() if value is not None}
-    if optimizer == "adamw":
-        manner["weight_decay"] = 0.01
-    if text:
-        manner |= {"schedule": "linear", "warmup_fraction": 0.1, "grad_clip": 1.0}
-        manner |= {"augment": False}
-    return manner
-
-
-def _given(value: _Number | None, default: _Number) -> _Number:
-    """What was given, be it 0, which is for the step to refuse."""
-    return default if value is None else value
-
-
-def _first_lr(*, text: bool, pretrained: bool) -> float:
-    if not text:
-        return _IMAGE_FIRST_LR
-    return _PRETRAINED_LR if pretrained else _TEXT_FIRST_LR
-
-
-def _train(values: Mapping[str, Any], options: Mapping[str, str]) -> Train:
-    """The step, or the first problem in one line under the name of its option."""
-    try:
-        return Train.model_validate(dict(values))
-    except ValidationError as error:
-        raise _refusal(error, options) from error
-
-
-def _refusal(error: ValidationError, options: Mapping[str, str], whole: str = "") -> InputError:
-    """The first problem in one line under the option that sets the field.
-
-    Args:
-        error: With at least one problem.
-        options: That set fields; a field without one is named as its option would be.
-        whole: Named where the problem is one of several fields together.
-    """
-    first = error.errors()[0]
-    message = first["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    if not first["loc"]:
-        return InputError(f"{whole}: {message}" if whole else message)
-    field = str(first["loc"][0])
-    option = options.get(field, f"--{field.replace('_', '-')}")
-    return InputError(f"{option} {first['input']}: {message}")
-
-
-def make_train_first(training: Training, subject: Subject) -> TrainConfig | None:
-    """The training of the dense network, before everything else.
-
-    Raises:
-        InputError: A value cannot be used; names the option.
-    """
-    if training.train_epochs is None:
-        return None
-    text = reads_text(subject)
-    pretrained = (subject.model or "").startswith("hf:")
-    values = {
-        **_manner(training, text=text),
-        "epochs": training.train_epochs,
-        "lr": _given(training.train_lr, _first_lr(text=text, pretrained=pretrained)),
-        "batch_size": _given(training.batch_size, _BATCH),
-    }
-    return _train(values, _BEFORE).config(fresh=False)
-
-
-def make_training(training: Training, subject: Subject) -> TrainConfig:
-    """The training of a network that is not cut.
-
-    Raises:
-        InputError: A value cannot be used; names the option.
-    """
-    text = reads_text(subject)
-    pretrained = (subject.model or "").startswith("hf:")
-    values = {
-        **_manner(training, text=text),
-        "epochs": training.epochs,
-        "lr": _given(training.lr, _first_lr(text=text, pretrained=pretrained)),
-        "batch_size": _given(training.batch_size, _BATCH),
-    }
-    return _train(values, _AFTER).config(fresh=False)
-
-
-def reads_text(subject: Subject) -> bool:
-    """Whether the network that is asked for takes pieces of texts."""
-    return subject.model is not None and source_reads_text(make_source(subject))
 
 
 def own_recipe(method: str | None, cut: Cut, training: Training, subject: Subject) -> Recipe:
@@ -466,7 +225,7 @@ def suite_steps(
     try:
         return TextSuite(engines=engines, chain_engines=chains, **asked).rows()
     except ValidationError as error:
-        raise _refusal(error, _AFTER) from error
+        raise refusal(error, AFTER) from error
 
 
 def make_compute(scoring: Scoring, training: Training) -> Compute:
@@ -483,7 +242,7 @@ def make_compute(scoring: Scoring, training: Training) -> Compute:
     try:
         return Compute.model_validate(values)
     except ValidationError as error:
-        raise _refusal(error, _SCORING, f"--engine {scoring.engine}") from error
+        raise refusal(error, _SCORING, f"--engine {scoring.engine}") from error
 
 
 def make_latency(where: Where) -> LatencyOptions | None:

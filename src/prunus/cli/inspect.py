@@ -9,9 +9,10 @@ from rich.text import Text
 from torch import Tensor, nn
 
 import prunus.prune  # registers the methods
-from prunus.cli.build import data_name, make_source, require_numbers, text_options
+from prunus.cli.build import require_numbers
 from prunus.cli.given import Cut, Subject, Where, read_shape
 from prunus.cli.show import console
+from prunus.cli.source import data_name, make_source, text_options
 from prunus.cli.work import set_threads
 from prunus.errors import GraphError, InputError, PrunusError
 from prunus.graph import Inputs, Trace, trace

@@ -4,8 +4,8 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from prunus.cli.build import data_name, make_source, text_options
 from prunus.cli.given import Cut, Subject
+from prunus.cli.source import data_name, make_source, text_options
 from prunus.data import TextOptions
 from prunus.errors import InputError
 from prunus.recipe import Recipe, Step, load_recipe

@@ -7,20 +7,14 @@ import typer
 from rich.console import Console
 
 from prunus.cli.build import (
-    data_name,
     make_compute,
     make_latency,
-    make_source,
-    make_train_first,
-    make_training,
     method_steps,
     overridden,
     own_recipe,
     refuse_with_recipe,
     require_numbers,
-    require_training,
     suite_steps,
-    text_options,
 )
 from prunus.cli.given import (
     Cut,
@@ -34,6 +28,8 @@ from prunus.cli.given import (
 from prunus.cli.progress import RichProgress
 from prunus.cli.rows import recipe_rows
 from prunus.cli.show import console, show
+from prunus.cli.source import data_name, make_source, text_options
+from prunus.cli.training import make_train_first, make_training, require_training
 from prunus.errors import InputError
 from prunus.recipe import TraceOptions, compare, compress, load_recipe, train_network
 from prunus.records import Comparison

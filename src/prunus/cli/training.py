@@ -1,0 +1,187 @@
+"""The trainings that the command line asks for: of the dense network, and after the cut."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from prunus.cli.given import Subject, Training
+from prunus.cli.source import reads_text
+from prunus.errors import InputError
+from prunus.recipe import Train
+from prunus.train import TrainConfig
+
+_IMAGE_LR, _IMAGE_FIRST_LR = 0.02, 0.1  # SGD, after a cut and from scratch
+_BATCH = 128
+_TEXT_LR, _TEXT_FIRST_LR, _PRETRAINED_LR = 1e-4, 5e-4, 5e-5  # AdamW
+AFTER = {
+    "epochs": "--epochs",
+    "lr": "--lr",
+    "batch_size": "--batch-size",
+    "optimizer": "--optimizer",
+    "distill_alpha": "--distill",
+    "scratch_epochs": "--scratch-epochs",
+    "scratch_lr": "--train-lr",
+}
+_BEFORE = {
+    "epochs": "--train-epochs",
+    "lr": "--train-lr",
+    "batch_size": "--batch-size",
+    "optimizer": "--optimizer",
+}
+"""Fields of a training step, and the options that set them."""
+
+_Number = TypeVar("_Number", int, float)
+
+
+def require_training(training: Training) -> None:
+    """Refuse values that cannot be used, also where no training is asked for that uses them.
+
+    Raises:
+        InputError: One is; names the option.
+    """
+    make_finetune(replace(training, epochs=1, train_epochs=1), text=False)
+    if training.train_epochs is None and training.train_lr is not None:
+        raise InputError(
+            f"--train-lr {training.train_lr:g} has no effect without --train-epochs; give both, or "
+            "leave it out"
+        )
+
+
+def refuse_idle(training: Training) -> None:
+    """Refuse options of a training that no ``--epochs`` asks for.
+
+    Raises:
+        InputError: One is given.
+    """
+    if training.epochs is not None:
+        return
+    given: dict[str, Any] = {
+        "--lr": training.lr,
+        "--distill": training.distill or None,
+        "--scratch-epochs": training.scratch_epochs,
+    }
+    if training.train_epochs is None:
+        given |= {"--batch-size": training.batch_size, "--optimizer": training.optimizer}
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(
+                f"{name} {value} has no effect without --epochs: nothing is trained after the cut; "
+                "give --epochs N, or leave it out"
+            )
+
+
+def make_finetune(training: Training, *, text: bool) -> Train:
+    """The training after a cut.
+
+    Args:
+        training: As given.
+        text: Whether the network reads texts: that decides what is not given.
+
+    Raises:
+        InputError: A value cannot be used; names the option.
+    """
+    values: dict[str, Any] = {
+        **_manner(training, text=text),
+        "epochs": training.epochs,
+        "lr": _given(training.lr, _TEXT_LR if text else _IMAGE_LR),
+        "batch_size": _given(training.batch_size, _BATCH),
+        "distill_alpha": training.distill,
+    }
+    if training.scratch_epochs is not None:
+        values["scratch_epochs"] = training.scratch_epochs
+    elif training.train_epochs is not None and training.epochs is not None:
+        values["scratch_epochs"] = training.train_epochs + training.epochs
+    if training.train_epochs is not None:
+        values["scratch_lr"] = _given(training.train_lr, _first_lr(text=text, pretrained=False))
+    return _train(values, AFTER)
+
+
+def _manner(training: Training, *, text: bool) -> dict[str, Any]:
+    """Optimizer and schedule: BERT's for texts."""
+    optimizer = training.optimizer
+    if optimizer is None:
+        optimizer = "adamw" if text else "sgd"
+    manner: dict[str, Any] = {"optimizer": optimizer}
+    execution = {"precision": training.precision, "layout": training.layout}
+    manner |= {name: value for name, value in execution.items() if value is not None}
+    if optimizer == "adamw":
+        manner["weight_decay"] = 0.01
+    if text:
+        manner |= {"schedule": "linear", "warmup_fraction": 0.1, "grad_clip": 1.0}
+        manner |= {"augment": False}
+    return manner
+
+
+def _given(value: _Number | None, default: _Number) -> _Number:
+    """What was given, be it 0, which is for the step to refuse."""
+    return default if value is None else value
+
+
+def _first_lr(*, text: bool, pretrained: bool) -> float:
+    if not text:
+        return _IMAGE_FIRST_LR
+    return _PRETRAINED_LR if pretrained else _TEXT_FIRST_LR
+
+
+def _train(values: Mapping[str, Any], options: Mapping[str, str]) -> Train:
+    """The step, or the first problem in one line under the name of its option."""
+    try:
+        return Train.model_validate(dict(values))
+    except ValidationError as error:
+        raise refusal(error, options) from error
+
+
+def refusal(error: ValidationError, options: Mapping[str, str], whole: str = "") -> InputError:
+    """The first problem in one line under the option that sets the field.
+
+    Args:
+        error: With at least one problem.
+        options: That set fields; a field without one is named as its option would be.
+        whole: Named where the problem is one of several fields together.
+    """
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if not first["loc"]:
+        return InputError(f"{whole}: {message}" if whole else message)
+    field = str(first["loc"][0])
+    option = options.get(field, f"--{field.replace('_', '-')}")
+    return InputError(f"{option} {first['input']}: {message}")
+
+
+def make_train_first(training: Training, subject: Subject) -> TrainConfig | None:
+    """The training of the dense network, before everything else.
+
+    Raises:
+        InputError: A value cannot be used; names the option.
+    """
+    if training.train_epochs is None:
+        return None
+    text = reads_text(subject)
+    pretrained = (subject.model or "").startswith("hf:")
+    values = {
+        **_manner(training, text=text),
+        "epochs": training.train_epochs,
+        "lr": _given(training.train_lr, _first_lr(text=text, pretrained=pretrained)),
+        "batch_size": _given(training.batch_size, _BATCH),
+    }
+    return _train(values, _BEFORE).config(fresh=False)
+
+
+def make_training(training: Training, subject: Subject) -> TrainConfig:
+    """The training of a network that is not cut.
+
+    Raises:
+        InputError: A value cannot be used; names the option.
+    """
+    text = reads_text(subject)
+    pretrained = (subject.model or "").startswith("hf:")
+    values = {
+        **_manner(training, text=text),
+        "epochs": training.epochs,
+        "lr": _given(training.lr, _first_lr(text=text, pretrained=pretrained)),
+        "batch_size": _given(training.batch_size, _BATCH),
+    }
+    return _train(values, AFTER).config(fresh=False)

@@ -232,7 +232,7 @@ def _fold(before: float | None, after: float | None) -> str:
 
 
 TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
-    "torkunova_bound": ("bound-avx512", torkunova_bound),
+    "torkunova_bound": ("bound", torkunova_bound),
     "torkunova_gpu": ("gpu", torkunova_gpu),
     "torkunova_aims": ("summary", torkunova_aims),
     "torkunova_sizes": ("summary", torkunova_sizes),

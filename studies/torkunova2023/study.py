@@ -147,7 +147,7 @@ def main() -> None:
     elif options.command == "sizes":
         sizes.run(options.work, options.records, options.only)
     elif options.command == "bound":
-        bound.measure(HERE / "results" / "bound-avx512.json")
+        bound.measure(HERE / "results" / "bound.json")
     elif options.command == "gpu":
         sizes.gpu(RECORDS / "gpu.json")
     else:

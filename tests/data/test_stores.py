@@ -63,7 +63,7 @@ def coloured(count: int) -> TensorStore:
 
 
 def test_a_store_on_a_device_works_there_alone() -> None:
-    # On a device without values: a tensor of the host among them would be refused.
+    # On a device without values: arithmetic with a tensor of the host would be refused.
     indices, meta = torch.tensor([4, 1, 3]), torch.device("meta")
     placed = coloured(5).placed(indices, meta)
     assert placed is not None

@@ -250,7 +250,7 @@ def test_a_damaged_record_is_made_anew_and_another_kind_of_folder_is_named(tmp_p
     again = compress(network, STEPS[:1], few_digits(), out=where, latency=None, resume=True).record
     assert (again.scores, again.widths, again.plans) == (first.scores, first.widths, first.plans)
     assert RunRecord.load(file) == again
-    with pytest.raises(InputError, match="holds the run of one recipe; name a new folder"):
+    with pytest.raises(InputError, match="holds no comparison, but a run; name a new folder"):
         compare(network, ["l1"], few_digits(), "macs=0.5", out=where, latency=None, resume=True)
 
 

@@ -220,23 +220,18 @@ Latency = Annotated[
     bool, typer.Option("--latency/--no-latency", help="Measure latency.", rich_help_panel=_RUN)
 ]
 Method = Annotated[str | None, typer.Option(help="See prunus methods.", rich_help_panel=_CUT)]
-
 MethodOption = Annotated[
     list[str] | None,
     typer.Option(help="key=value for the method; repeatable.", rich_help_panel=_CUT),
 ]
-
 Seed = Annotated[int | None, typer.Option(help="Of search and training.", rich_help_panel=_RUN)]
-
 RecipeFile = Annotated[
     Path | None,
     typer.Option(help="YAML with the steps, instead of --method and --epochs."),
 ]
-
 Seeds = Annotated[
     str, typer.Option(help="Separated by commas; 3 for a spread.", rich_help_panel=_RUN)
 ]
-
 RecipeFiles = Annotated[
     list[Path] | None,
     typer.Option(help="YAML whose steps are a method of their own; repeatable."),

@@ -29,9 +29,7 @@ _IMAGE_SIZE = (224, 224)
 _SIZED = re.compile(r"(.+)@([0-9]+)(?:x([0-9]+))?")  # DIR@224 or DIR@HEIGHTxWIDTH
 _FOREIGN = frozenset({".heic", ".heif", ".svg"})  # images that Pillow has no plugin for
 _LARGEST = 8192
-_OPENED = (
-    50_000  # files of a split whose beginnings are read at the door: the most that takes seconds
-)
+_OPENED = 50_000  # files of a split, at most, whose beginnings are read at the door
 _ATTEMPTS = 10  # at a random crop that fits
 _THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes outside Python's lock
 _UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)

@@ -20,8 +20,8 @@ Predict = Callable[[Any], Any]
 NANOSECONDS_PER_MILLISECOND = 1_000_000
 
 SETTLE_SECONDS = 0.1
-"""Idle threads of an engine look for work, on the cores of the next one, for a while after a run: OpenMP's
-for milliseconds, ONNX Runtime's for more than 50 of them."""
+"""Idle threads of an engine look for work, on the cores of the next one, for a while after a run, those
+of ONNX Runtime longest."""
 
 
 def measure_latency(

@@ -230,7 +230,7 @@ def _require_same(path: Path, saved: Mapping[str, str], asked: Mapping[str, str]
     more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
     was, now = saved.get(name, "absent"), asked.get(name, "absent")
     if (saved.get("kind") == "comparison") != (asked.get("kind") == "comparison"):
-        what = "a comparison" if saved.get("kind") == "comparison" else "the run of one recipe"
+        what = "a comparison" if "kind" in saved else "no comparison, but a run"
         raise InputError(f"out='{path}' holds {what}; name a new folder")
     raise InputError(
         f"out='{path}' holds another run: {name} was {_short(was)} and is {_short(now)}{more}; "

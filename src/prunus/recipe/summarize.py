@@ -61,7 +61,7 @@ def make_record(summary: Summary, subject: Subject, dense: Trace, state: State) 
         notes.append(
             f"the test split had been evaluated {summary.evaluated_before} times before this run"
         )
-    notes += chance_notes(summary.dense_look.score, subject.data)
+    notes += _chance_notes(summary.dense_look.score, subject.data)
     notes += [note for seen in looks for note in seen.notes]
     notes += [note for outcome in summary.outcomes for note in outcome.notes]
     deployed = next((o.deployed for o in summary.outcomes if o.deployed is not None), None)
@@ -108,7 +108,7 @@ def make_record(summary: Summary, subject: Subject, dense: Trace, state: State) 
     )
 
 
-def chance_notes(dense: Score, data: DataSplits) -> list[str]:
+def _chance_notes(dense: Score, data: DataSplits) -> list[str]:
     """A note where the dense network tells the classes no better than a guess would."""
     share = float(data.test.labels.bincount().max()) / len(data.test)
     if dense.top1 is None or dense.top1 > share:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from prunus.data import DatasetStore, Normalizer, SampleStore, TensorStore
 from prunus.errors import DataError, InputError
@@ -62,17 +64,35 @@ def coloured(count: int) -> TensorStore:
     return TensorStore(images, torch.arange(count), normalizer, shift=1, flip=True)
 
 
-def test_a_store_on_a_device_works_there_alone() -> None:
-    # On a device without values: arithmetic with a tensor of the host would be refused.
+class OneDevice(TorchDispatchMode):
+    """Refuses operations on tensors of two devices, which CUDA would refuse or wait for."""
+
+    def __torch_dispatch__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        assert len({t.device for t in given}) <= 1, func
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_store_on_a_device_computes_there_alone() -> None:
+    meta = torch.device("meta")
+    placed = coloured(5).placed(torch.tensor([4, 1, 3]), meta)
+    assert placed is not None
+    for augment in (None, torch.Generator().manual_seed(0)):
+        with OneDevice():
+            inputs, _ = placed.read(torch.tensor([2, 0]), augment)
+        assert isinstance(inputs, Tensor)
+        assert (inputs.device, inputs.dtype) == (meta, torch.float32)
+        assert inputs.shape == (2, 3, 4, 4)
+
+
+def test_a_placed_store_holds_the_samples_asked_for_alone() -> None:
     indices, meta = torch.tensor([4, 1, 3]), torch.device("meta")
     placed = coloured(5).placed(indices, meta)
     assert placed is not None
-    for augment in (None, torch.Generator().manual_seed(0)):
-        inputs, labels = placed.read(torch.tensor([2, 0]), augment)
-        assert isinstance(inputs, Tensor)
-        assert (inputs.device.type, inputs.dtype) == ("meta", torch.float32)
-        assert inputs.shape == (2, 3, 4, 4)
-        assert labels.tolist() == [3, 4]
+    inputs, labels = placed.read(torch.tensor([2, 0]), None)
+    assert isinstance(inputs, Tensor)
+    assert inputs.device.type == "meta"
+    assert labels.tolist() == [3, 4]
     assert placed.placed(torch.tensor([0]), meta) is None  # there already
     assert coloured(5).placed(indices, torch.device("cpu")) is None
 

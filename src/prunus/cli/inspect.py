@@ -65,7 +65,8 @@ def _measure(subject: Subject, cut: Cut, where: Where, shape: str | None) -> Non
     except GraphError as error:
         if shape is None:
             raise
-        raise InputError(str(error).replace("example_inputs", f"--shape {shape}")) from error
+        said = str(error).replace("example_inputs", f"--shape {shape}")
+        raise InputError(f"{said}; give the sizes of an input that it takes") from error
     one = inputs[:1] if isinstance(inputs, Tensor) else {k: v[:1] for k, v in dict(inputs).items()}
     cost = measure_cost(network, one)
     facts = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)

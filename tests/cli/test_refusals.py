@@ -378,7 +378,7 @@ def test_a_network_for_texts_and_images_do_not_go_together() -> None:
     ends(asked, "model 'textcnn' reads texts, and data 'digits' are none; give texts")
 
 
-def test_a_shape_that_does_not_fit_is_named_by_its_option() -> None:
-    ends(
-        ["measure", "--model", "digits_cnn", "--shape", "3,8,8"], "does not run on --shape 3,8,8: "
-    )
+def test_a_shape_that_does_not_fit_is_named_by_its_option_with_a_remedy() -> None:
+    asked = ["measure", "--model", "digits_cnn", "--shape", "3,8,8"]
+    ends(asked, "does not run on --shape 3,8,8: ")
+    ends(asked, "; give the sizes of an input that it takes")

@@ -159,15 +159,7 @@ def make_train_first(training: Training, subject: Subject) -> TrainConfig | None
     """
     if training.train_epochs is None:
         return None
-    text = reads_text(subject)
-    pretrained = (subject.model or "").startswith("hf:")
-    values = {
-        **_manner(training, text=text),
-        "epochs": training.train_epochs,
-        "lr": _given(training.train_lr, _first_lr(text=text, pretrained=pretrained)),
-        "batch_size": _given(training.batch_size, _BATCH),
-    }
-    return _train(values, _BEFORE).config(fresh=False)
+    return _whole(training, subject, training.train_epochs, training.train_lr, _BEFORE)
 
 
 def make_training(training: Training, subject: Subject) -> TrainConfig:
@@ -176,12 +168,23 @@ def make_training(training: Training, subject: Subject) -> TrainConfig:
     Raises:
         InputError: A value cannot be used; names the option.
     """
+    return _whole(training, subject, training.epochs, training.lr, AFTER)
+
+
+def _whole(
+    training: Training,
+    subject: Subject,
+    epochs: int | None,
+    lr: float | None,
+    options: Mapping[str, str],
+) -> TrainConfig:
+    """A training of the network as it is given, not of one that was cut."""
     text = reads_text(subject)
     pretrained = (subject.model or "").startswith("hf:")
     values = {
         **_manner(training, text=text),
-        "epochs": training.epochs,
-        "lr": _given(training.lr, _first_lr(text=text, pretrained=pretrained)),
+        "epochs": epochs,
+        "lr": _given(lr, _first_lr(text=text, pretrained=pretrained)),
         "batch_size": _given(training.batch_size, _BATCH),
     }
-    return _train(values, AFTER).config(fresh=False)
+    return _train(values, options).config(fresh=False)

@@ -3,7 +3,7 @@
     python studies/kuzmin2024/study.py run                 # the queue; killed, it goes on
     python studies/kuzmin2024/study.py run --network vgg16_bn --method genetic --seed 0
     python studies/kuzmin2024/study.py run --scale full --device cuda
-    python studies/kuzmin2024/study.py table               # summary.json and the tables of README.md
+    python studies/kuzmin2024/study.py table               # summary.json, from the cells
 
 A chain is one method with one seed on one network: from the shared checkpoint to the parameters of
 Table 2, round by round, each going on from the last with fine-tuning between. It is a recipe with
@@ -67,7 +67,7 @@ SEEDS = (0, 1, 2)
 
 
 def main() -> None:
-    """Run the queue, or draw the tables."""
+    """Run the queue, or sum its cells up."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -90,9 +90,8 @@ def main() -> None:
         queue = list(_queue(options))
         for chain in queue[shard - 1 :: shards]:
             chain.run(options.device, options.runs)
-        if shards > 1:
-            return  # a table written beside other processes would make their commit look changed
-    write_summary()
+    else:  # not after a queue: a tracked file that it changed would mark the cells of the next dirty
+        write_summary()
 
 
 def _queue(options: argparse.Namespace) -> "Iterator[Chain]":

@@ -46,6 +46,22 @@ def study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModuleTyp
             del sys.modules[name]
 
 
+def test_a_queue_changes_no_file_that_git_tracks_and_table_sums_it_up(
+    study: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The record of the next queue would be marked dirty.
+    study.CELLS.mkdir()
+    monkeypatch.setattr(study, "_queue", lambda _: [])
+    command = ["study.py", "run", "--network", "digits_cnn", "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", command)
+    study.main()
+    assert [p.name for p in study.CELLS.iterdir()] == ["dense-digits_cnn.json"]
+    assert not study.SUMMARY.exists()
+    monkeypatch.setattr(sys, "argv", ["study.py", "table"])
+    study.main()
+    assert [r["method"] for r in json.loads(study.SUMMARY.read_text(encoding="utf-8"))] == ["dense"]
+
+
 def _cells(study: ModuleType) -> list[dict[str, Any]]:
     return [json.loads(p.read_text(encoding="utf-8")) for p in sorted(study.CELLS.rglob("*.json"))]
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from prunus.data import Inputs
 from prunus.quantize import Deployed, Deployment, deploy
@@ -67,3 +68,42 @@ class Tied(nn.Module):
         hidden = (self.words(input_ids) + self.wpe(places)).mean(1)
         logits: Tensor = self.out(hidden)
         return logits
+
+
+class Rows(nn.Module):
+    """Of each sample some rows: two layers, one behind the other, and one on their mean.
+
+    ``large`` multiplies two columns that the second layer reads, and divides its weights there.
+    """
+
+    def __init__(self, large: float = 1.0) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(64, 96), nn.Linear(96, 64), nn.Linear(64, 3)
+        generator = torch.Generator().manual_seed(0)
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=0.2, generator=generator)
+        with torch.no_grad():
+            self.second.weight[:, 5:7] /= large
+        self.register_buffer("sizes", torch.ones(96))
+        self.get_buffer("sizes")[5:7] = large
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.second(functional.gelu(self.first(x)) * self.get_buffer("sizes"))
+        out: Tensor = self.last(torch.tanh(hidden).mean(1))
+        return out
+
+
+ROWS = Source(model=f"{__file__}:Rows")
+
+
+def correlated(samples: int, width: int, seed: int) -> Tensor:
+    """Inputs of a few directions and a little of all, as hidden states are."""
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.randn(width // 4, width, generator=torch.Generator().manual_seed(99))
+    few = torch.randn(samples, width // 4, generator=generator) @ directions
+    return few + 0.3 * torch.randn(samples, width, generator=generator)
+
+
+def rows(samples: int, seed: int) -> Tensor:
+    """Inputs ``[samples, 10, 64]`` of ``Rows``."""
+    return correlated(samples * 10, 64, seed).reshape(samples, 10, 64)

@@ -159,7 +159,8 @@ def test_layers_that_stay_in_float_are_noted(
     source: Source, choices: dict[str, Any], note: str | None, tmp_path: Path
 ) -> None:
     notes = written(source, tmp_path / "d", weights="int8", **choices).notes
-    assert any(note in said for said in notes) if note else notes == ()
+    told = [said for said in notes if "stay in float32" in said or "matches no layer" in said]
+    assert any(note in said for said in notes) if note else told == []
 
 
 @pytest.mark.parametrize(

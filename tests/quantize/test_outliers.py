@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from prunus.quantize import Deployed, Deployment, deploy, load_deployed, outliers
 from prunus.quantize.outliers import Range, outlier_layers
 
-STATIC = Deployment(weights="int8", calibration="static")
+STATIC = Deployment(weights="int8", calibration="static", smoothing="off")
+
+NEAREST = {"rounding": "nearest", "smoothing": "off"}
 
 
 class Spiky(nn.Module):
@@ -99,7 +101,8 @@ def test_in_dynamic_int8_they_alone_get_a_scale_for_each_token(tmp_path: Path) -
     with torch.inference_mode():
         wanted = network(inputs)
     for activations in ("tensor", "auto", "token"):
-        asked = Deployment.model_validate({"weights": "int8", "activations": activations})
+        choices = {"weights": "int8", "activations": activations, **NEAREST}
+        asked = Deployment.model_validate(choices)
         folder = tmp_path / activations
         record = deploy(network, folder, asked, inputs=tokens(2, 9), calibration=calibration)
         told = (
@@ -128,11 +131,19 @@ def test_without_samples_dynamic_int8_keeps_one_scale(tmp_path: Path) -> None:
     ("choices", "reads"),
     [
         ({"weights": "int8"}, True),
-        ({"weights": "int8", "activations": "token"}, False),
-        ({"weights": "int8", "activations": "tensor"}, False),
-        ({"weights": "int8", "engine": "torch"}, False),
+        ({"weights": "int8", "activations": "token"}, True),
+        ({"weights": "int8", "activations": "token", "rounding": "nearest"}, False),
+        ({"weights": "int8", "activations": "tensor"}, True),
+        ({"weights": "int8", "activations": "tensor", "rounding": "nearest"}, True),
+        ({"weights": "int8", "activations": "tensor", "smoothing": "off"}, True),
+        ({"weights": "int8", "activations": "tensor", **NEAREST}, False),
+        ({"weights": "int8", **NEAREST}, True),
+        ({"weights": "int8", "engine": "torch"}, True),
+        ({"weights": "int8", "engine": "torch", **NEAREST}, False),
         ({"weights": "int8", "engine": "openvino"}, True),
+        ({"weights": "int8", "engine": "openvino", **NEAREST}, True),
         ({"embeddings": "int8"}, False),
+        ({"embeddings": "int8", "engine": "torch"}, False),
     ],
 )
 def test_what_samples_are_measured_for(choices: dict[str, str], reads: bool) -> None:

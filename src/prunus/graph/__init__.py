@@ -8,12 +8,14 @@ from prunus.graph.groups import Trace
 from prunus.graph.inputs import Inputs, call, check_inputs, check_network, first_sample
 from prunus.graph.trace import trace
 from prunus.graph.units import Choice, Group, UnitAxis
+from prunus.graph.watch import Reader, watch, without_padding
 from prunus.graph.word_tables import word_tables
 
 __all__ = [
     "Choice",
     "Group",
     "Inputs",
+    "Reader",
     "Trace",
     "UnitAxis",
     "call",
@@ -30,5 +32,7 @@ __all__ = [
     "plan_of",
     "relative_difference",
     "trace",
+    "watch",
+    "without_padding",
     "word_tables",
 ]

@@ -1,14 +1,13 @@
 """Second moments of what layers are given, over a few training samples."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from prunus.data import TrainSplit
-from prunus.graph import call
+from prunus.data import Inputs, TrainSplit
+from prunus.graph import Reader, watch, without_padding
 from prunus.lowrank.layers import Layer
 from prunus.progress import Progress
 from prunus.train.forward import to_place
@@ -41,47 +40,40 @@ def input_moments(
     own = copy.deepcopy(network).to(device).eval()
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
-    mask: list[Tensor | None] = [None]
 
-    def note(path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> None:
-            given = next(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
-            moment, rows = _moment(module, given.detach(), mask[0])
+    def note(path: str, module: nn.Module) -> Reader:
+        def see(given: Tensor, mask: Tensor | None) -> None:
+            moment, rows = _moment(module, given.detach(), mask)
             sums[path] = moment if path not in sums else sums[path] + moment
             counts[path] = counts.get(path, 0) + rows
 
-        return hook
+        return see
 
-    handles = [
-        own.get_submodule(layer.path).register_forward_pre_hook(note(layer.path), with_kwargs=True)
-        for layer in layers
-    ]
+    modules = {layer.path: own.get_submodule(layer.path) for layer in layers}
+    readers = {module: note(path, module) for path, module in modules.items()}
     progress.start("calibrate", -(-len(split) // batch_size))
-    for inputs, _ in split.batches(batch_size):
-        placed = to_place(inputs, torch.device(device), channels_last=False)
-        mask[0] = placed.get("attention_mask") if isinstance(placed, dict) else None
-        call(own, placed)
-        progress.advance()
+    watch(own, readers, _batches(split, batch_size, torch.device(device), progress))
     progress.finish()
-    for handle in handles:
-        handle.remove()
     return {path: total / max(counts[path], 1) for path, total in sums.items()}
+
+
+def _batches(
+    split: TrainSplit, batch_size: int, device: torch.device, progress: Progress
+) -> Iterator[Inputs]:
+    for inputs, _ in split.batches(batch_size):
+        yield to_place(inputs, device, channels_last=False)
+        progress.advance()
 
 
 def _moment(module: nn.Module, given: Tensor, mask: Tensor | None) -> tuple[Tensor, int]:
     """Sum of outer products of the rows of a batch, and how many rows."""
     if isinstance(module, nn.Embedding):
-        ids = _seen(given, mask, given.shape).flatten()
+        ids = without_padding(given, mask).flatten()
         found = torch.bincount(ids, minlength=module.num_embeddings)
         return found.to(torch.float64), ids.numel()
     if isinstance(module, nn.Conv2d):
         rows = given.movedim(-3, -1).reshape(-1, given.shape[-3])
     else:
-        rows = _seen(given, mask, given.shape[:-1]).reshape(-1, given.shape[-1])
+        rows = without_padding(given, mask).reshape(-1, given.shape[-1])
     rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
     return rows.T @ rows, len(rows)
-
-
-def _seen(given: Tensor, mask: Tensor | None, positions: torch.Size) -> Tensor:
-    """What is no padding, where the mask is one of these positions."""
-    return given if mask is None or mask.shape != positions else given[mask.bool()]

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-_LEVELS = 127
+LEVELS = 127
+"""On either side of zero."""
 
 
 def by_row(weight: Tensor, *, halves: bool = False) -> tuple[Tensor, Tensor]:
@@ -15,10 +16,10 @@ def by_row(weight: Tensor, *, halves: bool = False) -> tuple[Tensor, Tensor]:
             a row is wrong by a sixteenth of a level more.
     """
     weight = weight.detach().float()
-    scale = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / _LEVELS
+    scale = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / LEVELS
     scale[weight.count_nonzero(dim=1) == 0] = 1.0
     half = torch.finfo(torch.float16)
     if halves and bool(((scale >= half.tiny) & (scale <= half.max)).all()):
         scale = scale.half()
-    levels = (weight / scale.float().unsqueeze(1)).round().clamp(-_LEVELS, _LEVELS)
+    levels = (weight / scale.float().unsqueeze(1)).round().clamp(-LEVELS, LEVELS)
     return levels.to(torch.int8), scale

@@ -17,6 +17,7 @@ from prunus.errors import DataError, InputError
 from prunus.extras import require_installed
 from prunus.plan import Plan
 from prunus.quantize import onnx_runtime, open_vino, torch_engine
+from prunus.quantize.fitted import fitted
 from prunus.quantize.job import Job, Written, unmatched
 from prunus.quantize.options import Deployment
 from prunus.quantize.session import DEPLOYED_FILE, Deployed, Session
@@ -63,7 +64,8 @@ def deploy(  # noqa: PLR0913  # all but three are options, by keyword only
         folder: New, empty, or an older deployment and nothing else.
         deployment: Engine and number formats.
         inputs: A real batch.
-        calibration: Real batches that ranges of activations are measured on, where they are needed.
+        calibration: Real batches that ranges of activations are measured on, where they are needed,
+            and that the weights of int8 layers are fitted to.
         source: Builds the network before the first plan; needed for ``engine="torch"``.
         plans: That led from there to the network.
         dynamic_length: Whether dimension 1 of the inputs is a length that changes (texts).
@@ -76,9 +78,10 @@ def deploy(  # noqa: PLR0913  # all but three are options, by keyword only
     folder = Path(folder).resolve()
     _check_place(folder)
     batches = tuple(calibration or ())
-    if deployment.is_calibrated and not batches:
+    if (deployment.is_calibrated or deployment.rounding == "gptq") and not batches:
+        asked = "" if deployment.is_calibrated else " with rounding=gptq"
         raise InputError(
-            f"calibration is missing: int8 of engine={deployment.engine} is measured on real "
+            f"calibration is missing: int8 of engine={deployment.engine}{asked} is measured on real "
             "batches; give some"
         )
     batches = tuple(_in_float32(batch) for batch in batches)
@@ -86,6 +89,7 @@ def deploy(  # noqa: PLR0913  # all but three are options, by keyword only
     notes = unmatched(network, deployment)
     if written_network is not network:
         notes += ("floats of other formats than float32 are written as float32",)
+    written_network, told = fitted(written_network, deployment, batches)
     job = Job(
         written_network,
         deployment,
@@ -102,7 +106,7 @@ def deploy(  # noqa: PLR0913  # all but three are options, by keyword only
         written = _WRITERS[deployment.engine](job, part)
         if tokenizer is not None:
             tokenizer.save(part / "tokenizer.json")
-        record = _record(part, deployment, written, notes)
+        record = _record(part, deployment, written, (*told, *notes))
         record.save(part / DEPLOYED_FILE)
         shutil.rmtree(folder, ignore_errors=True)
         part.replace(folder)

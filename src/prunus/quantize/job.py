@@ -13,6 +13,7 @@ from prunus.data import Inputs
 from prunus.errors import InputError
 from prunus.plan import Plan
 from prunus.quantize.options import Deployment
+from prunus.quantize.smoothed import SmoothedLinear
 from prunus.records import Source
 
 
@@ -44,8 +45,18 @@ def int8_layers(network: nn.Module, deployment: Deployment) -> dict[str, nn.Line
     return {
         path: module
         for path, module in network.named_modules(remove_duplicate=False)
-        if type(module) is nn.Linear and not deployment.excludes(path)
+        if type(module) in (nn.Linear, SmoothedLinear) and not deployment.excludes(path)
     }
+
+
+def sole_layers(network: nn.Module, deployment: Deployment) -> list[nn.Linear]:
+    """Linear layers that are quantized and whose weights no other module has."""
+    owners: dict[int, set[nn.Module]] = {}
+    for module in network.modules():
+        for parameter in module._parameters.values():
+            owners.setdefault(id(parameter), set()).add(module)
+    layers = dict.fromkeys(int8_layers(network, deployment).values())
+    return [layer for layer in layers if len(owners[id(layer.weight)]) == 1]
 
 
 def int8_tables(network: nn.Module, deployment: Deployment) -> dict[str, nn.Embedding]:

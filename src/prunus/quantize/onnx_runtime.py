@@ -35,6 +35,8 @@ MODEL_FILE = "model.onnx"
 _WORTH = 64  # elements of a constant that a node to cast it is smaller than
 # A scale for each output. 7 bits: on CPUs without VNNI, sums of two products of 8 bits saturate.
 _WEIGHTS = {"per_channel": True, "reduce_range": True}
+LEVELS = 64
+"""Of those 7 bits, on either side of zero."""
 _LINEAR = ("MatMul", "Gemm", "Attention", "LSTM")
 _CONVOLUTION = ("Conv",)
 

@@ -21,13 +21,20 @@ class Deployment(Record):
         embeddings: Of word embeddings alone: tables of positions and token types are small, and
             their expanded index views break the quantized kernels.
         calibration: Where the ranges of activations come from.
-        calibration_samples: Training samples that they, OpenVINO's int8, or the outliers of
-            ``activations="auto"`` are measured on.
+        calibration_samples: Training samples that they, OpenVINO's int8, or what ``auto`` stands for
+            below is measured on.
         activations: What shares a scale in dynamic int8 of ONNX Runtime: all inputs of a layer in a
             batch (``tensor``), or those of one ``token`` (one sample, of layers after pooling), which
             is nearer to the network, the same for a text whatever stands beside it, and slower.
             ``auto``: by token where the inputs of a layer have outliers, so far as there are samples
             to see them on; else by tensor.
+        rounding: Of the weights of linear layers in int8. ``nearest``, each by itself; ``gptq`` by
+            what the layers read, so that errors make up for each other. ``auto``: the latter where
+            there are samples, and never in OpenVINO, whose quantizer changes weights before it rounds.
+        smoothing: ``auto`` moves outliers from the inputs of linear layers into their weights where
+            that at least halves the error of their outputs on samples, for one multiplication of the
+            inputs. Not with ``activations="token"``, and not in OpenVINO, whose quantizer does that
+            itself. ``off``: nowhere.
         exclude: Glob patterns of layers that stay in float32, or of modules whose layers all do.
         rest: How tensors that are not quantized lie in the file. ``float16`` halves them; they are
             float32 again when the network is loaded, rounded to 11 bits. Tensors that float16 cannot
@@ -40,6 +47,8 @@ class Deployment(Record):
     calibration: Literal["dynamic", "static"] = "dynamic"
     calibration_samples: int = Field(default=128, ge=1)
     activations: Literal["auto", "tensor", "token"] = "auto"
+    rounding: Literal["auto", "nearest", "gptq"] = "auto"
+    smoothing: Literal["auto", "off"] = "auto"
     exclude: tuple[str, ...] = ()
     rest: Literal["float32", "float16"] = "float32"
 
@@ -59,6 +68,11 @@ class Deployment(Record):
                 "activations=token is for engine=onnxruntime with weights=int8 and "
                 f"calibration=dynamic, not {self.engine} with {self.weights} and {self.calibration}; "
                 "leave it out"
+            )
+        if self.rounding == "gptq" and not self._fits_weights:
+            raise ValueError(
+                "rounding=gptq is for weights=int8 with engine=torch or onnxruntime, not "
+                f"{self.weights} with {self.engine}; leave it out"
             )
         if self.engine == "onnxruntime" and self.weights in ("float16", "bfloat16"):
             raise ValueError(
@@ -98,7 +112,22 @@ class Deployment(Record):
     @property
     def reads_samples(self) -> bool:
         """Whether something is measured on batches, where there are any."""
-        return self.is_calibrated or (self._has_dynamic_scales and self.activations == "auto")
+        by_token = self._has_dynamic_scales and self.activations == "auto"
+        return self.is_calibrated or by_token or self.is_smoothed or self.is_gptq
+
+    @property
+    def is_smoothed(self) -> bool:
+        """Whether outliers are moved into weights, where there are samples to see them on."""
+        return self._fits_weights and self.smoothing == "auto" and self.activations != "token"
+
+    @property
+    def is_gptq(self) -> bool:
+        """Whether weights are rounded by what layers read, where there are samples of it."""
+        return self._fits_weights and self.rounding != "nearest"
+
+    @property
+    def _fits_weights(self) -> bool:
+        return self.weights == "int8" and self.engine != "openvino"
 
     @property
     def _has_dynamic_scales(self) -> bool:

@@ -7,16 +7,16 @@ https://arxiv.org/abs/2109.12948).
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from prunus.data import Inputs
+from prunus.graph import Reader, watch
 from prunus.quantize.job import int8_layers
 from prunus.quantize.options import Deployment
+from prunus.quantize.smoothed import read_by
 
 MOST_NOISE = 1 / 1000
 """Of rounding, as a share of the mean square of what is rounded: 30 dB."""
@@ -57,20 +57,12 @@ def outlier_layers(
         deployment: Tells which layers are quantized.
         batches: That ranges are measured on.
     """
-    own = copy.deepcopy(network).eval()
+    own = copy.deepcopy(network).cpu().eval()
     layers = int8_layers(own, deployment)
-    ranges = {id(module): Range() for module in layers.values()}
-    for module in dict.fromkeys(layers.values()):
-        module.register_forward_pre_hook(_reader(ranges[id(module)]))
-    with torch.inference_mode():
-        for batch in batches:
-            own(batch) if isinstance(batch, Tensor) else own(**batch)
-    return [path for path, module in layers.items() if ranges[id(module)].noise > MOST_NOISE]
+    ranges = {module: Range() for module in layers.values()}
 
+    def note(layer: nn.Linear) -> Reader:
+        return lambda given, _: ranges[layer].see(read_by(layer, given))
 
-def _reader(found: Range) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-    def read(_: nn.Module, given: tuple[Any, ...]) -> None:
-        if given and isinstance(given[0], Tensor) and given[0].numel():
-            found.see(given[0])
-
-    return read
+    watch(own, {layer: note(layer) for layer in ranges}, batches)
+    return [path for path, module in layers.items() if ranges[module].noise > MOST_NOISE]

@@ -27,7 +27,7 @@ class Deployed(Record):
         model_files: Those whose bytes are the size of the network.
         size_bytes: Of these together.
         versions: Of the packages that wrote it.
-        notes: What stayed in float, and why.
+        notes: What stayed in float, and why; what was done for int8 by samples.
     """
 
     version: Literal[1] = 1

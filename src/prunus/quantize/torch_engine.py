@@ -31,6 +31,7 @@ from prunus.quantize.job import (
 )
 from prunus.quantize.options import Deployment
 from prunus.quantize.session import Deployed, Session
+from prunus.quantize.smoothed import INVERSE, SmoothedLinear
 from prunus.records import multiplies_bytes
 from prunus.zoo import load_source
 
@@ -87,11 +88,21 @@ def write(job: Job, folder: Path) -> Written:
         if deployment.weights in _DTYPES:
             write_weights(network.to(_DTYPES[deployment.weights]), folder / WEIGHTS_FILE)
         return Written((WEIGHTS_FILE,), _float_notes(job))
-    save(folder, network, source=job.source, plans=job.plans)
-    (folder / WEIGHTS_FILE).unlink()
     stored = _quantized_tensors(network, job)
+    save(folder, _unsmoothed(network), source=job.source, plans=job.plans)
+    (folder / WEIGHTS_FILE).unlink()
     save_file(stored, folder / INT8_FILE)
     return Written((INT8_FILE,), _float_notes(job))
+
+
+def _unsmoothed(network: nn.Module) -> nn.Module:
+    """The same layers as the source builds: what says which network this is, not what it says."""
+    for path, layer in list(network.named_modules()):
+        if isinstance(layer, SmoothedLinear):
+            plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+            plain.weight, plain.bias = layer.weight, layer.bias
+            network.set_submodule(path, plain)
+    return network
 
 
 def _quantized_tensors(network: nn.Module, job: Job) -> dict[str, Tensor]:
@@ -101,13 +112,15 @@ def _quantized_tensors(network: nn.Module, job: Job) -> dict[str, Tensor]:
     """
     small = _int8_modules(network, job.deployment)
     halves = job.deployment.rest == "float16"
+    factors = {f"{path}.{INVERSE}" for path in small}  # powers of 2, which float16 holds
     stored: dict[str, Tensor] = {}
     for path in _owners(small).values():
         levels, scale = by_row(small[path].get_parameter("weight"), halves=halves)
         stored[f"{path}.weight"], stored[f"{path}.scale"] = levels, scale
     for name, tensor in _float_tensors(network, small).items():
         value = tensor.detach().clone().contiguous()
-        stored[name] = value.half() if halves and fits_float16(value) else value
+        is_half = name in factors or (halves and fits_float16(value))
+        stored[name] = value.half() if is_half else value
     return stored
 
 
@@ -157,7 +170,9 @@ def _multiplies_in_float(layer: nn.Module) -> bool:
     """
     if isinstance(layer, nn.RNNBase | nn.RNNCellBase | nn.MultiheadAttention):
         return True
-    if type(layer) is nn.Linear or isinstance(layer, nn.Embedding | nn.LayerNorm | nn.RMSNorm):
+    if type(layer) in (nn.Linear, SmoothedLinear) or isinstance(
+        layer, nn.Embedding | nn.LayerNorm | nn.RMSNorm
+    ):
         return False
     weight = layer._parameters.get("weight")
     return weight is not None and weight.ndim > 1
@@ -232,8 +247,9 @@ def _fill_int8_(network: nn.Module, stored: Mapping[str, Tensor], deployment: De
     """
     small = _int8_modules(network, deployment)
     owners, floats = _owners(small), _float_tensors(network, small)
+    inverses = {f"{path}.{INVERSE}" for path in small}.intersection(stored)
     wanted = {f"{path}.{part}" for path in owners.values() for part in ("weight", "scale")}
-    differing = sorted((wanted | set(floats)) ^ set(stored))
+    differing = sorted((wanted | set(floats)) ^ (set(stored) - inverses))
     if differing:
         raise PlanMismatchError(
             f"the source of a deployment builds another network than the one deployed: "
@@ -247,7 +263,9 @@ def _fill_int8_(network: nn.Module, stored: Mapping[str, Tensor], deployment: De
     for path, module in small.items():
         owner = owners[id(module.get_parameter("weight"))]
         if id(module) not in built:
-            built[id(module)] = _int8(module, stored[f"{owner}.weight"], scales[owner])
+            layer = _int8(module, stored[f"{owner}.weight"], scales[owner])
+            inverse = stored.get(f"{path}.{INVERSE}")
+            built[id(module)] = layer if inverse is None else _Scaled(layer, inverse.float())
         parent, _, leaf = path.rpartition(".")
         setattr(network.get_submodule(parent), leaf, built[id(module)])
     for layer in network.modules():
@@ -263,6 +281,20 @@ def _int8(module: nn.Module, levels: Tensor, scale: Tensor) -> nn.Module:
         return Int8Embedding(levels, scale, module.padding_idx)
     bias = module._parameters["bias"]
     return dynamic_linear(levels, scale, None if bias is None else bias.detach())
+
+
+class _Scaled(nn.Module):
+    """An int8 layer whose inputs are multiplied by factors first; see ``SmoothedLinear``."""
+
+    def __init__(self, layer: nn.Module, inverse: Tensor) -> None:
+        super().__init__()
+        self.layer = layer
+        self.register_buffer(INVERSE, inverse)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs ``[..., out]`` of inputs ``[..., in]``."""
+        out: Tensor = self.layer(x * self.get_buffer(INVERSE))
+        return out
 
 
 def dynamic_linear(levels: Tensor, scale: Tensor, bias: Tensor | None) -> nn.Module:

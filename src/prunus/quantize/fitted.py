@@ -1,0 +1,57 @@
+"""A network made ready for int8 by samples, before an engine rounds it."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from prunus.data import Inputs
+from prunus.errors import InputError
+from prunus.quantize import by_row, onnx_runtime
+from prunus.quantize.job import int8_layers
+from prunus.quantize.options import Deployment
+from prunus.quantize.rounding import rounded
+from prunus.quantize.smoothing import smoothed
+
+_LEVELS = {"torch": by_row.LEVELS, "onnxruntime": onnx_runtime.LEVELS}
+
+
+def fitted(
+    network: nn.Module, deployment: Deployment, batches: Sequence[Inputs]
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """The network, or a copy whose linear layers say more nearly the same once they are int8.
+
+    Args:
+        network: Not touched.
+        deployment: Tells which layers are quantized, and what may be done for them.
+        batches: Real batches; without any, nothing is done.
+
+    Returns:
+        The network to write, and notes on what was done.
+
+    Raises:
+        InputError: The network cannot run on the batches.
+    """
+    if not batches or not (deployment.is_smoothed or deployment.is_gptq):
+        return network, ()
+    every = len(int8_layers(network, deployment))
+    levels, notes = _LEVELS[deployment.engine], []
+    try:
+        if deployment.is_smoothed:
+            network, count = smoothed(network, deployment, batches, levels)
+            if count:
+                notes.append(
+                    f"{count} of {every} linear layers read outliers, which went into their weights"
+                )
+        if deployment.is_gptq:
+            network, count = rounded(network, deployment, batches, levels)
+            if count:
+                notes.append(
+                    f"weights of {count} of {every} linear layers were rounded by what they read"
+                )
+    except InputError:
+        raise
+    except Exception as error:  # a user's forward may raise anything
+        raise InputError(
+            f"the network cannot run on the calibration batches: {error}; give batches as it takes them"
+        ) from error
+    return network, tuple(f"{deployment.engine}: {note}" for note in notes)

@@ -31,6 +31,7 @@ import torch
 
 from prunus.data import TextOptions, load_data
 from prunus.recipe import (
+    Deploy,
     LatencyOptions,
     Step,
     TextSuite,
@@ -74,7 +75,7 @@ class TextSet:
         text: How texts are read.
         suite: Settings of the rows.
         rows: Names; empty: all.
-        seeds: Of rows with a training; others have one.
+        seeds: Of rows that draw something; others have one.
         dense: Training of the network, where it starts from scratch.
     """
 
@@ -178,10 +179,10 @@ def quality(asked: TextSet, name: str, seeds: list[int] | None, only: str) -> No
     else:
         source = Source(**asked.source)
     rows = {row: steps for row, steps in _rows(asked).items() if re.search(only, row)}
-    trained = {row: steps for row, steps in rows.items() if _trains(steps)}
+    drawn = {row: steps for row, steps in rows.items() if any(map(_draws, steps))}
     labels = load_data(asked.data, text=asked.text).test.labels.numpy() == 1
-    plain = {row: steps for row, steps in rows.items() if row not in trained}
-    for group, given in ((plain, (0,)), (trained, tuple(seeds or asked.seeds))):
+    plain = {row: steps for row, steps in rows.items() if row not in drawn}
+    for group, given in ((plain, (0,)), (drawn, tuple(seeds or asked.seeds))):
         for seed in given:
             if not group:
                 continue
@@ -225,8 +226,9 @@ def _controls(suite: TextSuite) -> dict[str, tuple[Step, ...]]:
     }
 
 
-def _trains(steps: tuple[Step, ...]) -> bool:
-    return any(step.step == "train" for step in steps)
+def _draws(step: Step) -> bool:
+    """Whether a step trains, or writes what is fitted to training samples."""
+    return step.step == "train" or (isinstance(step, Deploy) and step.reads_samples)
 
 
 def _minilm(weights: str | None = None) -> Source:

@@ -55,6 +55,14 @@ def test_every_row_and_chain_of_the_paper_is_run(study: ModuleType) -> None:
     assert {"int8 linear", "int8 linear + embeddings", "distilled", "student alone"} <= kinds
 
 
+def test_rows_that_draw_nothing_have_one_seed(study: ModuleType) -> None:
+    rows = study._rows(study.SETS["sst2"])
+    drawn = {row for row, steps in rows.items() if any(map(study._draws, steps))}
+    fixed = {row for row in rows if row.startswith(("float", "bfloat16", "vocab"))}
+    assert drawn
+    assert fixed == rows.keys() - drawn
+
+
 def test_bare_products_are_those_of_bytes(study: ModuleType) -> None:
     shapes = [(8, 4), (4, 6)]
     given = study.bound._bytes(shapes)

@@ -84,7 +84,7 @@ def test_what_is_deployed_is_nearer_here_and_in_a_new_process(
         record = deploy(
             network, folder, asked, inputs=GIVEN[0], calibration=GIVEN, source=LARGE, plans=()
         )
-        told = "1 of 3 linear layers read outliers, which went into their weights"
+        told = "outliers in the inputs of 1 of 3 linear layers went into weights"
         assert any(told in note for note in record.notes) == (smoothing == "auto")
         session = load_deployed(folder, threads=1)
         found[smoothing] = float((session(fresh) - wanted).square().mean())
@@ -190,7 +190,7 @@ def test_where_it_is_done(choices: dict[str, str], done: bool) -> None:
     network = Rows(large=64.0)
     own, notes = fitted(network, asked, GIVEN)
     engine = choices["engine"]
-    told = (f"{engine}: 1 of 3 linear layers read outliers, which went into their weights",)
+    told = (f"{engine}: outliers in the inputs of 1 of 3 linear layers went into weights",)
     assert notes == (told if done else ())
     assert (own is network) != done
 

@@ -40,7 +40,7 @@ def fitted(
             network, count = smoothed(network, deployment, batches, levels)
             if count:
                 notes.append(
-                    f"{count} of {every} linear layers read outliers, which went into their weights"
+                    f"outliers in the inputs of {count} of {every} linear layers went into weights"
                 )
         if deployment.is_gptq:
             network, count = rounded(network, deployment, batches, levels)

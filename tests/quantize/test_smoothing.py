@@ -15,7 +15,7 @@ from prunus.meter import as_predictor
 from prunus.quantize import Deployment, deploy, load_deployed, run_fresh
 from prunus.quantize.by_row import LEVELS
 from prunus.quantize.fitted import fitted
-from prunus.quantize.smoothed import SmoothedLinear
+from prunus.quantize.smoothed import INVERSE, SmoothedLinear
 from prunus.quantize.smoothing import smoothed
 from prunus.zoo import load_source
 from tests.quantize.networks import BERT, ROWS, Rows, rows, texts
@@ -95,16 +95,6 @@ def test_what_is_deployed_is_nearer_here_and_in_a_new_process(
     assert 0 < sizes["auto"] - sizes["off"] < 96 * 4 + 600  # the factors, and their names
 
 
-def test_factors_are_halves_in_a_file_of_pytorch(tmp_path: Path) -> None:
-    deploy(
-        load_source(LARGE), tmp_path / "d", INT8, inputs=GIVEN[0], calibration=GIVEN, source=LARGE
-    )
-    held = load_file(tmp_path / "d" / "int8.safetensors")
-    assert held["second.inverse"].dtype == torch.float16
-    own, _ = smoothed(load_source(LARGE), INT8, GIVEN, LEVELS)
-    assert torch.equal(held["second.inverse"].float(), smoothed_layers(own)["second"].inverse)
-
-
 def outlying_bert() -> nn.Module:
     """Two columns behind every norm are large, and small in the weights that read them."""
     network = load_source(BERT).eval()
@@ -135,6 +125,19 @@ def test_layers_that_read_one_tensor_share_factors_and_their_multiplication(tmp_
     # Queries, keys and values of both layers are rounded together.
     assert kinds.count("DynamicQuantizeLinear") == linear - 2 * 2
     assert count >= 8
+
+
+@pytest.mark.parametrize("rest", ["float32", "float16"])
+def test_every_layer_has_its_factors_in_a_file_of_pytorch(rest: str, tmp_path: Path) -> None:
+    """Halves hold powers of 2. Those that layers share are there for each of them."""
+    network, given = outlying_bert(), [texts(6, 9), texts(4, 17)]
+    asked = INT8.model_copy(update={"rest": rest})
+    deploy(network, tmp_path / "d", asked, inputs=given[0], calibration=given, source=BERT)
+    held = load_file(tmp_path / "d" / "int8.safetensors")
+    layers = smoothed_layers(smoothed(network, INT8, given, LEVELS)[0])
+    factors = {f"{path}.{INVERSE}": layer.inverse.half() for path, layer in layers.items()}
+    assert factors.keys() == {name for name in held if name.endswith(INVERSE)}
+    assert all(torch.equal(held[name], factor) for name, factor in factors.items())
 
 
 class Twice(nn.Module):

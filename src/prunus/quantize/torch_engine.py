@@ -112,15 +112,15 @@ def _quantized_tensors(network: nn.Module, job: Job) -> dict[str, Tensor]:
     """
     small = _int8_modules(network, job.deployment)
     halves = job.deployment.rest == "float16"
-    factors = {f"{path}.{INVERSE}" for path in small}  # powers of 2, which float16 holds
     stored: dict[str, Tensor] = {}
     for path in _owners(small).values():
         levels, scale = by_row(small[path].get_parameter("weight"), halves=halves)
         stored[f"{path}.weight"], stored[f"{path}.scale"] = levels, scale
+        if isinstance(layer := small[path], SmoothedLinear):  # powers of 2, which float16 holds
+            stored[f"{path}.{INVERSE}"] = layer.inverse.half()
     for name, tensor in _float_tensors(network, small).items():
         value = tensor.detach().clone().contiguous()
-        is_half = name in factors or (halves and fits_float16(value))
-        stored[name] = value.half() if is_half else value
+        stored[name] = value.half() if halves and fits_float16(value) else value
     return stored
 
 
@@ -138,15 +138,16 @@ def _owners(small: Mapping[str, nn.Module]) -> dict[int, str]:
 
 
 def _float_tensors(network: nn.Module, small: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """All that is not quantized, shared tensors under their first name.
+    """All that is not quantized, shared tensors under their first name; no factors of smoothed layers.
 
     A weight that a quantized layer shares with one in float is here too.
     """
+    factors = {f"{p}.{INVERSE}" for p, layer in small.items() if isinstance(layer, SmoothedLinear)}
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in network.state_dict(keep_vars=True).items():
         path, _, leaf = name.rpartition(".")
-        if (leaf == "weight" and path in small) or id(tensor) in seen:
+        if (leaf == "weight" and path in small) or name in factors or id(tensor) in seen:
             continue
         seen.add(id(tensor))
         found[name] = tensor
@@ -247,7 +248,7 @@ def _fill_int8_(network: nn.Module, stored: Mapping[str, Tensor], deployment: De
     """
     small = _int8_modules(network, deployment)
     owners, floats = _owners(small), _float_tensors(network, small)
-    inverses = {f"{path}.{INVERSE}" for path in small}.intersection(stored)
+    inverses = {f"{path}.{INVERSE}" for path in owners.values()} - set(floats)
     wanted = {f"{path}.{part}" for path in owners.values() for part in ("weight", "scale")}
     differing = sorted((wanted | set(floats)) ^ (set(stored) - inverses))
     if differing:
@@ -264,8 +265,9 @@ def _fill_int8_(network: nn.Module, stored: Mapping[str, Tensor], deployment: De
         owner = owners[id(module.get_parameter("weight"))]
         if id(module) not in built:
             layer = _int8(module, stored[f"{owner}.weight"], scales[owner])
-            inverse = stored.get(f"{path}.{INVERSE}")
-            built[id(module)] = layer if inverse is None else _Scaled(layer, inverse.float())
+            name = f"{owner}.{INVERSE}"
+            is_smoothed = name in inverses and name in stored
+            built[id(module)] = _Scaled(layer, stored[name].float()) if is_smoothed else layer
         parent, _, leaf = path.rpartition(".")
         setattr(network.get_submodule(parent), leaf, built[id(module)])
     for layer in network.modules():

@@ -15,7 +15,7 @@ from prunus.meter import as_predictor
 from prunus.quantize import Deployment, deploy, load_deployed, run_fresh
 from prunus.quantize.by_row import LEVELS
 from prunus.quantize.fitted import fitted
-from prunus.quantize.smoothed import INVERSE, SmoothedLinear
+from prunus.quantize.smoothed import FACTORS, SmoothedLinear
 from prunus.quantize.smoothing import smoothed
 from prunus.zoo import load_source
 from tests.quantize.networks import BERT, ROWS, Rows, rows, texts
@@ -36,12 +36,12 @@ def test_a_layer_that_reads_two_large_columns_says_the_same_with_small_ones() ->
     found = smoothed_layers(own)
     assert count == 1
     assert list(found) == ["second"]
-    inverse = found["second"].inverse
-    assert torch.equal(inverse.log2(), inverse.log2().round())  # powers of 2: products are the same
-    others = torch.cat((inverse[:5], inverse[7:]))
-    assert float(inverse[5:7].max()) < float(others.median()) / 4
+    factors = found["second"].input_factors
+    assert torch.equal(factors.log2(), factors.log2().round())  # powers of 2: products are the same
+    others = torch.cat((factors[:5], factors[7:]))
+    assert float(factors[5:7].max()) < float(others.median()) / 4
     weight = network.second.weight.detach()
-    assert torch.equal(found["second"].weight * inverse, weight)
+    assert torch.equal(found["second"].weight * factors, weight)
     with torch.inference_mode():
         torch.testing.assert_close(own(GIVEN[0]), network.eval()(GIVEN[0]), rtol=1e-5, atol=1e-6)
     network.train()
@@ -113,7 +113,7 @@ def test_layers_that_read_one_tensor_share_factors_and_their_multiplication(tmp_
     found = smoothed_layers(own)
     attention = "bert.encoder.layer.0.attention.self"
     queries, keys, values = (found[f"{attention}.{name}"] for name in ("query", "key", "value"))
-    assert queries.inverse is keys.inverse is values.inverse
+    assert queries.input_factors is keys.input_factors is values.input_factors
     for batch in given:
         torch.testing.assert_close(
             as_predictor(own)(batch), as_predictor(network)(batch), rtol=1e-4, atol=1e-5
@@ -135,9 +135,9 @@ def test_every_layer_has_its_factors_in_a_file_of_pytorch(rest: str, tmp_path: P
     deploy(network, tmp_path / "d", asked, inputs=given[0], calibration=given, source=BERT)
     held = load_file(tmp_path / "d" / "int8.safetensors")
     layers = smoothed_layers(smoothed(network, INT8, given, LEVELS)[0])
-    factors = {f"{path}.{INVERSE}": layer.inverse.half() for path, layer in layers.items()}
-    assert factors.keys() == {name for name in held if name.endswith(INVERSE)}
-    assert all(torch.equal(held[name], factor) for name, factor in factors.items())
+    wanted = {f"{path}.{FACTORS}": layer.input_factors.half() for path, layer in layers.items()}
+    assert wanted.keys() == {name for name in held if name.endswith(FACTORS)}
+    assert all(torch.equal(held[name], factors) for name, factors in wanted.items())
 
 
 class Twice(nn.Module):
@@ -166,6 +166,21 @@ def test_weights_that_something_else_reads_stay(kind: str, count: int) -> None:
     own, found = smoothed(network, INT8, [batch], LEVELS)
     assert found == count
     assert (own is network) == (count == 0)
+
+
+def test_what_a_user_hung_on_a_layer_stays() -> None:
+    network = nn.Sequential(nn.Linear(16, 16)).eval()
+    network[0].__dict__["name"] = "mine"
+    network[0].register_forward_pre_hook(lambda _, args: (args[0] * 2,))
+    network.__dict__["listed"] = [network[0]]
+    batch = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    batch[:, 3] *= 80
+    own, count = smoothed(network, INT8, [batch], LEVELS)
+    layer = own.get_submodule("0")
+    assert count == 1
+    assert own.__dict__["listed"][0] is layer
+    assert getattr(layer, "name", None) == "mine"
+    torch.testing.assert_close(as_predictor(own)(batch), as_predictor(network)(batch))
 
 
 def test_a_narrow_head_is_not_worth_its_factors() -> None:

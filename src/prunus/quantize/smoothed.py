@@ -4,35 +4,39 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-INVERSE = "inverse"
+FACTORS = "input_factors"
 """Name of the buffer of factors."""
 
 
 class SmoothedLinear(nn.Linear):
-    """``y = (x * inverse) W^T + b``.
+    """``y = (x * input_factors) W^T + b``; made of a linear layer by ``smooth_``."""
 
-    Args:
-        weight: ``[out, in]``.
-        bias: ``[out]``, or None.
-        inverse: Factors of the inputs, ``[in]``; layers that read one tensor share it.
-    """
-
-    inverse: Tensor
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, inverse: Tensor) -> None:
-        super().__init__(
-            weight.shape[1], weight.shape[0], bias=bias is not None, device=torch.device("meta")
-        )
-        self.weight = nn.Parameter(weight.detach())
-        if bias is not None:
-            self.bias = nn.Parameter(bias.detach())
-        self.register_buffer(INVERSE, inverse)
+    input_factors: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs ``[..., out]`` of inputs ``[..., in]``."""
-        return functional.linear(x * self.inverse, self.weight, self.bias)
+        return functional.linear(x * self.input_factors, self.weight, self.bias)
+
+
+def smooth_(layer: nn.Linear, factors: Tensor) -> None:
+    """Scale the inputs of a layer and its weights against each other; all else that it has stays.
+
+    Args:
+        layer: Of no subclass; becomes a ``SmoothedLinear``.
+        factors: Powers of 2, ``[in]``; layers that read one tensor share it.
+    """
+    with torch.no_grad():
+        layer.weight = nn.Parameter(layer.weight / factors, layer.weight.requires_grad)
+    layer.register_buffer(FACTORS, factors)
+    layer.__class__ = SmoothedLinear
+
+
+def plain_(layer: nn.Linear) -> None:
+    """Make a smoothed layer one of the same weights alone, which then says something else."""
+    delattr(layer, FACTORS)
+    layer.__class__ = nn.Linear
 
 
 def read_by(layer: nn.Module, x: Tensor) -> Tensor:
     """What meets the weights of a layer that is given ``x``."""
-    return x * layer.inverse if isinstance(layer, SmoothedLinear) else x
+    return x * layer.input_factors if isinstance(layer, SmoothedLinear) else x

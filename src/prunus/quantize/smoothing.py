@@ -22,9 +22,9 @@ from prunus.data import Inputs
 from prunus.graph import Reader, watch
 from prunus.meter import as_predictor
 from prunus.quantize.gptq import nearest
-from prunus.quantize.job import int8_layers, sole_layers
+from prunus.quantize.job import sole_layers
 from prunus.quantize.options import Deployment
-from prunus.quantize.smoothed import SmoothedLinear
+from prunus.quantize.smoothed import smooth_
 
 STRENGTHS = (0.5, 0.6, 0.7, 0.8, 0.9)
 """alpha of eq. 4: how much of the outliers goes into the weights."""
@@ -84,19 +84,16 @@ def smoothed(
     share = math.ceil(_ROWS / len(batches))
     found = [_Inputs(layers, share) for layers in _readers(own, deployment, batches[0])]
     watch(own, {one.layers[0]: one.see for one in found}, batches)
-    changed: dict[nn.Module, SmoothedLinear] = {}
+    count = 0
     for one in found:
-        inverse = _inverse(one, levels)
-        if inverse is None:
-            continue
-        for layer in one.layers:
-            changed[layer] = SmoothedLinear(layer.weight.detach() / inverse, layer.bias, inverse)
-    for path, layer in int8_layers(own, deployment).items():
-        if layer in changed:
-            own.set_submodule(path, changed[layer])
-    if not changed or not _are_same(before, as_predictor(own)(batches[0])):
+        factors = _factors(one, levels)
+        if factors is not None:
+            for layer in one.layers:
+                smooth_(layer, factors)
+                count += 1
+    if not count or not _are_same(before, as_predictor(own)(batches[0])):
         return network, 0
-    return own, len(changed)
+    return own, count
 
 
 def _readers(
@@ -123,7 +120,7 @@ def _readers(
     return [layers for layers in kept if sum(x.out_features for x in layers) >= _LEAST_OUTPUTS]
 
 
-def _inverse(one: _Inputs, levels: int) -> Tensor | None:
+def _factors(one: _Inputs, levels: int) -> Tensor | None:
     """Factors ``[in]`` of the inputs that make the error least, if they are worth it; eq. 4."""
     low, high = one.least, one.most
     if low is None or high is None:
@@ -136,20 +133,20 @@ def _inverse(one: _Inputs, levels: int) -> Tensor | None:
         return None
     exact = rows @ weight.T
 
-    def error(inverse: Tensor) -> float:  # of the outputs, summed squares
-        least, most = (low * inverse).amin(), (high * inverse).amax()
+    def error(factors: Tensor) -> float:  # of the outputs, summed squares
+        least, most = (low * factors).amin(), (high * factors).amax()
         step = (most.clamp(min=0) - least.clamp(max=0)) / _STEPS
-        read = (rows * inverse / step).round() * step
-        return float((read @ nearest(weight / inverse, _FINER * levels).T - exact).square().sum())
+        read = (rows * factors / step).round() * step
+        return float((read @ nearest(weight / factors, _FINER * levels).T - exact).square().sum())
 
-    def factors(strength: float) -> Tensor:
+    def of(strength: float) -> Tensor:
         logs = strength * sizes[alive].log2() - (1 - strength) * heights[alive].log2()
-        inverse = torch.ones_like(sizes)
-        inverse[alive] = (logs.mean() - logs).round().clamp(-_MOST, _MOST).exp2()
-        return inverse
+        factors = torch.ones_like(sizes)
+        factors[alive] = (logs.mean() - logs).round().clamp(-_MOST, _MOST).exp2()
+        return factors
 
-    found = {strength: factors(strength) for strength in STRENGTHS}
-    errors = {strength: error(inverse) for strength, inverse in found.items()}
+    found = {strength: of(strength) for strength in STRENGTHS}
+    errors = {strength: error(factors) for strength, factors in found.items()}
     best = min(errors, key=errors.__getitem__)
     return found[best] if errors[best] <= WORTH * error(torch.ones_like(sizes)) else None
 

@@ -31,7 +31,7 @@ from prunus.quantize.job import (
 )
 from prunus.quantize.options import Deployment
 from prunus.quantize.session import Deployed, Session
-from prunus.quantize.smoothed import INVERSE, SmoothedLinear
+from prunus.quantize.smoothed import FACTORS, SmoothedLinear, plain_
 from prunus.records import multiplies_bytes
 from prunus.zoo import load_source
 
@@ -97,11 +97,9 @@ def write(job: Job, folder: Path) -> Written:
 
 def _unsmoothed(network: nn.Module) -> nn.Module:
     """The same layers as the source builds: what says which network this is, not what it says."""
-    for path, layer in list(network.named_modules()):
+    for layer in network.modules():
         if isinstance(layer, SmoothedLinear):
-            plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
-            plain.weight, plain.bias = layer.weight, layer.bias
-            network.set_submodule(path, plain)
+            plain_(layer)
     return network
 
 
@@ -117,7 +115,7 @@ def _quantized_tensors(network: nn.Module, job: Job) -> dict[str, Tensor]:
         levels, scale = by_row(small[path].get_parameter("weight"), halves=halves)
         stored[f"{path}.weight"], stored[f"{path}.scale"] = levels, scale
         if isinstance(layer := small[path], SmoothedLinear):  # powers of 2, which float16 holds
-            stored[f"{path}.{INVERSE}"] = layer.inverse.half()
+            stored[f"{path}.{FACTORS}"] = layer.input_factors.half()
     for name, tensor in _float_tensors(network, small).items():
         value = tensor.detach().clone().contiguous()
         stored[name] = value.half() if halves and fits_float16(value) else value
@@ -142,7 +140,7 @@ def _float_tensors(network: nn.Module, small: Mapping[str, nn.Module]) -> dict[s
 
     A weight that a quantized layer shares with one in float is here too.
     """
-    factors = {f"{p}.{INVERSE}" for p, layer in small.items() if isinstance(layer, SmoothedLinear)}
+    factors = {f"{p}.{FACTORS}" for p, layer in small.items() if isinstance(layer, SmoothedLinear)}
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in network.state_dict(keep_vars=True).items():
@@ -248,9 +246,9 @@ def _fill_int8_(network: nn.Module, stored: Mapping[str, Tensor], deployment: De
     """
     small = _int8_modules(network, deployment)
     owners, floats = _owners(small), _float_tensors(network, small)
-    inverses = {f"{path}.{INVERSE}" for path in owners.values()} - set(floats)
+    factors = {f"{path}.{FACTORS}" for path in owners.values()} - set(floats)
     wanted = {f"{path}.{part}" for path in owners.values() for part in ("weight", "scale")}
-    differing = sorted((wanted | set(floats)) ^ (set(stored) - inverses))
+    differing = sorted((wanted | set(floats)) ^ (set(stored) - factors))
     if differing:
         raise PlanMismatchError(
             f"the source of a deployment builds another network than the one deployed: "
@@ -265,8 +263,8 @@ def _fill_int8_(network: nn.Module, stored: Mapping[str, Tensor], deployment: De
         owner = owners[id(module.get_parameter("weight"))]
         if id(module) not in built:
             layer = _int8(module, stored[f"{owner}.weight"], scales[owner])
-            name = f"{owner}.{INVERSE}"
-            is_smoothed = name in inverses and name in stored
+            name = f"{owner}.{FACTORS}"
+            is_smoothed = name in factors and name in stored
             built[id(module)] = _Scaled(layer, stored[name].float()) if is_smoothed else layer
         parent, _, leaf = path.rpartition(".")
         setattr(network.get_submodule(parent), leaf, built[id(module)])
@@ -288,14 +286,14 @@ def _int8(module: nn.Module, levels: Tensor, scale: Tensor) -> nn.Module:
 class _Scaled(nn.Module):
     """An int8 layer whose inputs are multiplied by factors first; see ``SmoothedLinear``."""
 
-    def __init__(self, layer: nn.Module, inverse: Tensor) -> None:
+    def __init__(self, layer: nn.Module, factors: Tensor) -> None:
         super().__init__()
         self.layer = layer
-        self.register_buffer(INVERSE, inverse)
+        self.register_buffer(FACTORS, factors)
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs ``[..., out]`` of inputs ``[..., in]``."""
-        out: Tensor = self.layer(x * self.get_buffer(INVERSE))
+        out: Tensor = self.layer(x * self.get_buffer(FACTORS))
         return out
 
 

@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from prunus.data import Inputs
 from prunus.meter import as_predictor
-from prunus.quantize import Deployment, deploy, load_deployed, run_fresh
+from prunus.quantize import Deployment, deploy, load_deployed, run_fresh, smoothing
 from prunus.quantize.by_row import LEVELS
 from prunus.quantize.fitted import fitted
+from prunus.quantize.gptq import nearest
 from prunus.quantize.smoothed import FACTORS, SmoothedLinear
 from prunus.quantize.smoothing import smoothed
 from prunus.zoo import load_source
@@ -50,6 +51,35 @@ def test_a_layer_that_reads_two_large_columns_says_the_same_with_small_ones() ->
     assert not any(m._forward_pre_hooks for m in network.modules())
 
 
+@pytest.mark.parametrize("large", [8.0, 64.0, 512.0])
+def test_the_strength_that_leaves_the_least_error_is_taken(
+    large: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the samples, with weights at three times the levels, as that is where strengths compare."""
+    network = Rows(large=large).eval()
+    hidden = functional.gelu(network.first(torch.cat(GIVEN))) * network.get_buffer("sizes")
+    wanted = functional.linear(hidden, network.second.weight)
+
+    def error() -> float:
+        own, _ = smoothed(network, INT8, GIVEN, LEVELS)
+        layer = smoothed_layers(own)["second"]
+        read = hidden * layer.input_factors
+        step = (read.max() - read.min()) / 255
+        weight = nearest(layer.weight, 3 * LEVELS)
+        made = functional.linear((read / step).round() * step, weight)
+        return float((made - wanted).square().sum())
+
+    with torch.no_grad():
+        best = error()
+        alone = []
+        for strength in smoothing.STRENGTHS:
+            monkeypatch.setattr(smoothing, "STRENGTHS", (strength,))
+            monkeypatch.setattr(smoothing, "WORTH", torch.inf)
+            alone.append(error())
+    assert best <= 1.05 * min(alone)
+    assert best < 0.85 * max(alone)
+
+
 def test_layers_without_outliers_keep_their_inputs() -> None:
     network = Rows()
     assert smoothed(network, INT8, GIVEN, LEVELS) == (network, 0)
@@ -78,17 +108,17 @@ def test_what_is_deployed_is_nearer_here_and_in_a_new_process(
     with torch.inference_mode():
         wanted = network(fresh)
     found, sizes = {}, {}
-    for smoothing in ("off", "auto"):
-        folder = tmp_path / smoothing
-        asked = Deployment(weights="int8", smoothing=smoothing, **choices)
+    for kind in ("off", "auto"):
+        folder = tmp_path / kind
+        asked = Deployment(weights="int8", smoothing=kind, **choices)
         record = deploy(
             network, folder, asked, inputs=GIVEN[0], calibration=GIVEN, source=LARGE, plans=()
         )
         told = "outliers in the inputs of 1 of 3 linear layers went into weights"
-        assert any(told in note for note in record.notes) == (smoothing == "auto")
+        assert any(told in note for note in record.notes) == (kind == "auto")
         session = load_deployed(folder, threads=1)
-        found[smoothing] = float((session(fresh) - wanted).square().mean())
-        sizes[smoothing] = record.size_bytes
+        found[kind] = float((session(fresh) - wanted).square().mean())
+        sizes[kind] = record.size_bytes
         again = run_fresh(folder, [fresh], threads=1)
         torch.testing.assert_close(again.logits, session(fresh))
     assert found["auto"] < found["off"] / 4

@@ -198,6 +198,29 @@ def test_weights_that_something_else_reads_stay(kind: str, count: int) -> None:
     assert (own is network) == (count == 0)
 
 
+def test_all_batches_and_all_readers_count() -> None:
+    """The column is large in the last batch alone, and only the second layer reads it."""
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(16, 16), nn.Linear(16, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.one(x) + self.two(x)
+            return out
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network, plain = Two().eval(), torch.randn(64, 16)
+    with torch.no_grad():
+        network.one.weight[:, 3] = 0
+    large = plain.clone()
+    large[:, 3] *= 80
+    assert smoothed(network, INT8, [plain, plain], LEVELS)[1] == 0
+    assert smoothed(network, INT8, [plain, large], LEVELS)[1] == 2
+
+
 def test_what_a_user_hung_on_a_layer_stays() -> None:
     network = nn.Sequential(nn.Linear(16, 16)).eval()
     network[0].__dict__["name"] = "mine"

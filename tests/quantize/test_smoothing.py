@@ -16,6 +16,7 @@ from prunus.quantize import Deployment, deploy, load_deployed, run_fresh, smooth
 from prunus.quantize.by_row import LEVELS
 from prunus.quantize.fitted import fitted
 from prunus.quantize.gptq import nearest
+from prunus.quantize.outliers import outlier_layers
 from prunus.quantize.smoothed import FACTORS, SmoothedLinear
 from prunus.quantize.smoothing import smoothed
 from prunus.zoo import load_source
@@ -78,6 +79,13 @@ def test_the_strength_that_leaves_the_least_error_is_taken(
             alone.append(error())
     assert best <= 1.05 * min(alone)
     assert best < 0.85 * max(alone)
+
+
+def test_what_went_into_weights_is_no_outlier_any_more() -> None:
+    network = Rows(large=64.0)
+    assert outlier_layers(network, INT8, GIVEN) == ["second"]
+    own, _ = smoothed(network, INT8, GIVEN, LEVELS)
+    assert outlier_layers(own, INT8, GIVEN) == []
 
 
 def test_layers_without_outliers_keep_their_inputs() -> None:

@@ -88,6 +88,13 @@ def test_what_went_into_weights_is_no_outlier_any_more() -> None:
     assert outlier_layers(own, INT8, GIVEN) == []
 
 
+def test_factors_stay_within_what_halves_hold() -> None:
+    own, _ = smoothed(Rows(large=3e4), INT8, GIVEN, LEVELS)
+    factors = smoothed_layers(own)["second"].input_factors
+    assert float(factors.min()) == 2.0**-12
+    assert torch.equal(factors.half().float(), factors)
+
+
 def test_layers_without_outliers_keep_their_inputs() -> None:
     network = Rows()
     assert smoothed(network, INT8, GIVEN, LEVELS) == (network, 0)

@@ -29,6 +29,12 @@ def error(weight: Tensor, other: Tensor, inputs: Tensor) -> float:
     return float(((weight - other) @ inputs.T).square().sum())
 
 
+def made(weight: Tensor, moments: Tensor, levels: int) -> Tensor:
+    found = gptq(weight, moments, levels)
+    assert found is not None
+    return found
+
+
 def test_rounding_of_a_row_by_hand() -> None:
     """Levels of 1: 0.6 and 0.6 on inputs that are the same become 1 and 0, not 1 and 1.
 
@@ -37,7 +43,7 @@ def test_rounding_of_a_row_by_hand() -> None:
     """
     inputs = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 2.001], [0.0, -1.0, -1.0]])
     weight = torch.tensor([[-2.0, 0.6, 0.6], [0.0, 0.0, 0.0]])
-    found = gptq(weight, inputs.T @ inputs, levels=2)
+    found = made(weight, inputs.T @ inputs, levels=2)
     torch.testing.assert_close(found, torch.tensor([[-2.0, 0.0, 1.0], [0.0, 0.0, 0.0]]))
     torch.testing.assert_close(nearest(weight, 2)[0], torch.tensor([-2.0, 1.0, 1.0]))
 
@@ -45,16 +51,16 @@ def test_rounding_of_a_row_by_hand() -> None:
 def test_independent_inputs_are_rounded_to_the_nearest() -> None:
     weight = torch.randn(20, 300, generator=torch.Generator().manual_seed(0))
     power = torch.rand(300, generator=torch.Generator().manual_seed(1)) + 0.1
-    torch.testing.assert_close(gptq(weight, power.diag(), 127), nearest(weight, 127))
+    torch.testing.assert_close(made(weight, power.diag(), 127), nearest(weight, 127))
 
 
 @pytest.mark.parametrize("block", [1, 7])
 def test_blocks_change_nothing(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.randn(12, 90, generator=torch.Generator().manual_seed(0))
     inputs = correlated(300, 90, 0)
-    whole = gptq(weight, inputs.T @ inputs, 15)
+    whole = made(weight, inputs.T @ inputs, 15)
     monkeypatch.setattr("prunus.quantize.gptq._BLOCK", block)
-    torch.testing.assert_close(gptq(weight, inputs.T @ inputs, 15), whole)
+    torch.testing.assert_close(made(weight, inputs.T @ inputs, 15), whole)
 
 
 @given(seed=st.integers(0, 10_000), levels=st.sampled_from([7, 64, 127]), dead=st.booleans())
@@ -63,7 +69,7 @@ def test_the_error_falls_on_the_same_grid(seed: int, levels: int, dead: bool) ->
     inputs = correlated(500, 160, seed)
     if dead:
         inputs[:, 5:9] = 0
-    found, plain = gptq(weight, inputs.T @ inputs, levels), nearest(weight, levels)
+    found, plain = made(weight, inputs.T @ inputs, levels), nearest(weight, levels)
     assert error(found, weight, inputs) < 0.5 * error(plain, weight, inputs)
     fresh = correlated(500, 160, seed + 1)
     fresh[:, 5:9] *= float(not dead)
@@ -73,10 +79,29 @@ def test_the_error_falls_on_the_same_grid(seed: int, levels: int, dead: bool) ->
 
 
 @pytest.mark.parametrize("value", [0.0, torch.nan, torch.inf])
-def test_inputs_that_tell_nothing_leave_the_nearest(value: float) -> None:
+def test_inputs_that_tell_nothing_give_nothing(value: float) -> None:
     weight = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
-    moments = torch.full((6, 6), value)
-    torch.testing.assert_close(gptq(weight, moments, 127), nearest(weight, 127))
+    assert gptq(weight, torch.full((6, 6), value), 127) is None
+
+
+@pytest.mark.parametrize("value", [0.0, torch.nan, 1.0])
+def test_layers_that_gain_nothing_are_left(value: float) -> None:
+    """Inputs of zeros, of no number, and of all directions alike, as many as there are columns."""
+    network = nn.Sequential(nn.Linear(32, 24))
+    inputs = torch.randn(45, 32, generator=torch.Generator().manual_seed(0)) * value
+    assert rounded(network, INT8, [inputs], LEVELS)[1] == 0
+
+
+def test_rows_of_zeros_stay_zeros_where_small_numbers_are_flushed() -> None:
+    weight = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    weight[1] = 0
+    torch.set_flush_denormal(True)
+    try:
+        found = made(weight, torch.eye(6), 127)
+    finally:
+        torch.set_flush_denormal(False)
+    assert torch.equal(found[1], torch.zeros(6))
+    assert bool(found.isfinite().all())
 
 
 @pytest.mark.parametrize("passes", [1, 3])
@@ -134,16 +159,18 @@ def test_padding_has_no_part_in_it() -> None:
 
 def test_weights_that_a_table_has_too_are_left() -> None:
     network = Tied()
-    batch = {"input_ids": torch.randint(40, (30, 5), generator=torch.Generator().manual_seed(0))}
+    batch = {"input_ids": torch.randint(40, (300, 5), generator=torch.Generator().manual_seed(0))}
+    with torch.no_grad():
+        network.words.weight.copy_(correlated(40, 16, 0))
     assert rounded(network, INT8, [batch], LEVELS)[1] == 0
     network.out.weight = nn.Parameter(network.out.weight.detach().clone())
     assert rounded(network, INT8, [batch], LEVELS)[1] == 1
 
 
 def test_a_layer_that_nothing_calls_is_left() -> None:
-    network = nn.Sequential(nn.Linear(4, 4))
-    network[0].register_module("idle", nn.Linear(4, 4))
-    assert rounded(network, INT8, [torch.randn(9, 4)], LEVELS)[1] == 1
+    network = nn.Sequential(nn.Linear(16, 8))
+    network[0].register_module("idle", nn.Linear(16, 8))
+    assert rounded(network, INT8, [correlated(300, 16, 0)], LEVELS)[1] == 1
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,15 @@ from prunus.graph.certify_rebuild import certify_rebuild
 from prunus.graph.connections import held_connections, hold_connections_
 from prunus.graph.cut import cut, network_shape, plan_of
 from prunus.graph.groups import Trace
-from prunus.graph.inputs import Inputs, call, check_inputs, check_network, first_sample
+from prunus.graph.inputs import (
+    Inputs,
+    call,
+    check_inputs,
+    check_network,
+    first_sample,
+    output_tensors,
+    pad_plainly_,
+)
 from prunus.graph.trace import trace
 from prunus.graph.units import Choice, Group, UnitAxis
 from prunus.graph.watch import Reader, watch, without_padding
@@ -29,6 +37,8 @@ __all__ = [
     "hold_connections_",
     "masked_outputs",
     "network_shape",
+    "output_tensors",
+    "pad_plainly_",
     "plan_of",
     "relative_difference",
     "trace",

@@ -48,7 +48,10 @@ def watch(
 def without_padding(given: Tensor, mask: Tensor | None) -> Tensor:
     """What belongs to pieces of a text, as rows ``[pieces, in]``; ids of pieces as ``[pieces]``.
 
-    All positions, ``[..., in]``, where there is no mask or it is one of other positions.
+    All positions, ``[..., in]``, where there is no mask or it is one of other positions, or of floats,
+    which are added to scores and not flags.
     """
+    if mask is None or mask.is_floating_point():
+        return given
     positions = given.shape[:-1] if given.is_floating_point() else given.shape
-    return given if mask is None or mask.shape != positions else given[mask.bool()]
+    return given if mask.shape != positions else given[mask.bool()]

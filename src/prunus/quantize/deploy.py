@@ -77,6 +77,7 @@ def deploy(  # noqa: PLR0913  # all but three are options, by keyword only
     """
     folder = Path(folder).resolve()
     _check_place(folder)
+    require_deployable(deployment, has_source=source is not None)
     batches = tuple(calibration or ())
     if (deployment.is_calibrated or deployment.rounding == "gptq") and not batches:
         asked = "" if deployment.is_calibrated else " with rounding=gptq"
@@ -190,10 +191,10 @@ def _network_in_float32(network: nn.Module) -> nn.Module:
 
 
 def _in_float32(inputs: Inputs) -> Inputs:
-    """Inputs whose floats are float32."""
+    """Inputs on the CPU, whose floats are float32."""
     if isinstance(inputs, Tensor):
-        return inputs.float() if _is_float(inputs) else inputs
-    return {name: t.float() if _is_float(t) else t for name, t in inputs.items()}
+        return inputs.cpu().float() if _is_float(inputs) else inputs.cpu()
+    return {name: t.cpu().float() if _is_float(t) else t.cpu() for name, t in inputs.items()}
 
 
 def _is_float(value: object) -> bool:

@@ -33,7 +33,7 @@ def fitted(
     """
     if not batches or not (deployment.is_smoothed or deployment.is_gptq):
         return network, ()
-    every = len(int8_layers(network, deployment))
+    every = len(set(int8_layers(network, deployment).values()))
     levels, notes = _LEVELS[deployment.engine], []
     try:
         if deployment.is_smoothed:
@@ -44,7 +44,7 @@ def fitted(
                 )
         if deployment.is_gptq:
             network, count = rounded(network, deployment, batches, levels)
-            if count:
+            if count or deployment.rounding == "gptq":
                 notes.append(
                     f"weights of {count} of {every} linear layers were rounded by what they read"
                 )

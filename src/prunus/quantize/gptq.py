@@ -14,7 +14,7 @@ _TRIES = 4  # with ten times the damping of the one before
 _BLOCK = 128
 
 
-def gptq(weight: Tensor, moments: Tensor, levels: int) -> Tensor:
+def gptq(weight: Tensor, moments: Tensor, levels: int) -> Tensor | None:
     """Weights on the grid ``scale * (-levels .. levels)``, ``scale = max|row| / levels``.
 
     Columns are rounded one after the other; the columns to come take up what each error does to the
@@ -27,12 +27,12 @@ def gptq(weight: Tensor, moments: Tensor, levels: int) -> Tensor:
         levels: On either side of zero.
 
     Returns:
-        Weights ``[out, in]``, float32; rounded to the nearest where inputs tell nothing.
+        Weights ``[out, in]``, float32; None where inputs tell nothing.
     """
-    scale = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / levels
+    scale = _scale(weight, levels)
     found = _upper(moments)
     if found is None:
-        return nearest(weight, levels)
+        return None
     order, upper = found
     left = (weight / scale.unsqueeze(1))[:, order]
     largest = left.abs().argmax(dim=1)
@@ -55,8 +55,14 @@ def gptq(weight: Tensor, moments: Tensor, levels: int) -> Tensor:
 
 def nearest(weight: Tensor, levels: int) -> Tensor:
     """Weights ``[out, in]`` on the same grid, each rounded by itself."""
-    scale = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / levels
+    scale = _scale(weight, levels)
     return (weight / scale.unsqueeze(1)).round() * scale.unsqueeze(1)
+
+
+def _scale(weight: Tensor, levels: int) -> Tensor:
+    """Of every row; 1 for rows of zeros."""
+    largest = weight.abs().amax(dim=1)
+    return torch.where(largest > 0, largest / levels, 1.0)
 
 
 def _upper(moments: Tensor) -> tuple[Tensor, Tensor] | None:

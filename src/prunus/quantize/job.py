@@ -1,6 +1,7 @@
 """What an engine is given to write, and what it has written."""
 
 import ast
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from prunus.data import Inputs
 from prunus.errors import InputError
+from prunus.graph import pad_plainly_
 from prunus.plan import Plan
 from prunus.quantize.options import Deployment
 from prunus.quantize.smoothed import SmoothedLinear
@@ -50,13 +52,23 @@ def int8_layers(network: nn.Module, deployment: Deployment) -> dict[str, nn.Line
 
 
 def sole_layers(network: nn.Module, deployment: Deployment) -> list[nn.Linear]:
-    """Linear layers that are quantized and whose weights no other module has."""
+    """Linear layers that are quantized by every name they have, with weights that no other module has."""
+    named = list(network.named_modules(remove_duplicate=False))
+    left = {module for path, module in named if deployment.excludes(path)}
     owners: dict[int, set[nn.Module]] = {}
     for module in network.modules():
         for parameter in module._parameters.values():
             owners.setdefault(id(parameter), set()).add(module)
     layers = dict.fromkeys(int8_layers(network, deployment).values())
-    return [layer for layer in layers if len(owners[id(layer.weight)]) == 1]
+    own = (layer for layer in layers if layer._parameters.get("weight") is not None)
+    return [layer for layer in own if layer not in left and len(owners[id(layer.weight)]) == 1]
+
+
+def trial(network: nn.Module) -> nn.Module:
+    """A copy to run on samples, which leave their mark on buffers and caches; on the CPU, in eval mode."""
+    own = copy.deepcopy(network).cpu().eval()
+    pad_plainly_(own)
+    return own
 
 
 def int8_tables(network: nn.Module, deployment: Deployment) -> dict[str, nn.Embedding]:

@@ -33,8 +33,8 @@ class Deployment(Record):
             there are samples, and never in OpenVINO, whose quantizer changes weights before it rounds.
         smoothing: ``auto`` moves outliers from the inputs of linear layers into their weights where
             that at least halves the error of their outputs on samples, for one multiplication of the
-            inputs. Not with ``activations="token"``, and not in OpenVINO, whose quantizer does that
-            itself. ``off``: nowhere.
+            inputs. ``off``: nowhere. Neither is for ``activations="token"``, nor for
+            OpenVINO, whose quantizer smooths by itself.
         exclude: Glob patterns of layers that stay in float32, or of modules whose layers all do.
         rest: How tensors that are not quantized lie in the file. ``float16`` halves them; they are
             float32 again when the network is loaded, rounded to 11 bits. Tensors that float16 cannot

@@ -6,7 +6,6 @@ Overcoming the Challenges of Efficient Transformer Quantization", EMNLP 2021, se
 https://arxiv.org/abs/2109.12948).
 """
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from prunus.data import Inputs
 from prunus.graph import Reader, watch
-from prunus.quantize.job import int8_layers
+from prunus.quantize.job import int8_layers, trial
 from prunus.quantize.options import Deployment
 from prunus.quantize.smoothed import read_by
 
@@ -57,7 +56,7 @@ def outlier_layers(
         deployment: Tells which layers are quantized.
         batches: That ranges are measured on.
     """
-    own = copy.deepcopy(network).cpu().eval()
+    own = trial(network)
     layers = int8_layers(own, deployment)
     ranges = {module: Range() for module in layers.values()}
 

@@ -2,37 +2,48 @@
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from prunus.data import Inputs
-from prunus.graph import watch, without_padding
-from prunus.quantize.gptq import gptq
-from prunus.quantize.job import sole_layers
+from prunus.graph import Reader, watch, without_padding
+from prunus.quantize.gptq import gptq, nearest
+from prunus.quantize.job import sole_layers, trial
 from prunus.quantize.options import Deployment
 from prunus.quantize.smoothed import read_by
+
+WIDEST = 8192
+"""Columns of a layer that is rounded so: second moments and their factors take 40 n^2 bytes and more."""
 
 _PASS_BYTES = 2**30
 """Most bytes of second moments at a time: what does not fit is measured in another pass."""
 
+_HELD = 0.2  # of the inputs, at most so many rows: what rounding is judged on
+_HELD_ROWS = 512
+
 
 @dataclass
 class _Moments:
-    """Sum of ``x x^T`` over the inputs of a layer, padding left out, and how many there were."""
+    """Sum of ``x x^T`` over most inputs of a layer, padding left out; some rows that have no part in it."""
 
-    layer: nn.Module
+    layer: nn.Linear
     sums: Tensor
+    draw: torch.Generator
     count: int = 0
+    held: list[Tensor] = field(default_factory=list)
 
     def see(self, given: Tensor, mask: Tensor | None) -> None:
         """Take more inputs in."""
-        flat = (
-            read_by(self.layer, without_padding(given, mask)).reshape(-1, given.shape[-1]).float()
-        )
-        self.sums.addmm_(flat.T, flat)
-        self.count += len(flat)
+        flat = _rows(self.layer, given, mask)
+        is_held = torch.rand(len(flat), generator=self.draw) < _HELD
+        if sum(map(len, self.held)) >= _HELD_ROWS:
+            is_held[:] = False
+        self.held.append(flat[is_held])
+        fit = flat[~is_held]
+        self.sums.addmm_(fit.T, fit)
+        self.count += len(fit)
 
 
 def rounded(
@@ -40,8 +51,9 @@ def rounded(
 ) -> tuple[nn.Module, int]:
     """A copy whose int8 layers have weights that an engine rounds to themselves.
 
-    A layer that reads fewer inputs than it has columns is left to the engine: they do not tell how its
-    errors could make up for each other. So is one whose weights another module has, too.
+    A layer is left to the engine where it reads fewer inputs than it has columns or is wider than
+    ``WIDEST``, where another module has its weights or a name of it is excluded, and where inputs that
+    had no part in the rounding say that the nearest levels are as good: few inputs can be fitted.
 
     Args:
         network: Not touched.
@@ -52,16 +64,60 @@ def rounded(
     Returns:
         The copy, and how many layers were rounded.
     """
-    own = copy.deepcopy(network).cpu().eval()
-    count = 0
-    for layers in _passes(sole_layers(own, deployment)):
-        found = {la: _Moments(la, torch.zeros([la.in_features] * 2)) for la in layers}
+    own = trial(network)
+    counts = _counts(own, deployment, batches)
+    layers = [la for la, count in counts.items() if la.in_features <= min(count, WIDEST)]
+    draw = torch.Generator().manual_seed(0)
+    done: dict[nn.Module, nn.Parameter] = {}
+    for together in _passes(layers):
+        found = {la: _Moments(la, torch.zeros([la.in_features] * 2), draw) for la in together}
         watch(own, {layer: one.see for layer, one in found.items()}, batches)
         for layer, one in found.items():
-            if one.count >= layer.in_features:
-                layer.weight = nn.Parameter(gptq(layer.weight.detach(), one.sums, levels))
-                count += 1
-    return own, count
+            weight = _better(one, levels)
+            if weight is not None:
+                done[layer] = layer.weight = nn.Parameter(weight)
+    written = copy.deepcopy(network).cpu()
+    for path, layer in own.named_modules():
+        if layer in done:
+            written.get_submodule(path).register_parameter("weight", done[layer])
+    return written, len(done)
+
+
+def _rows(layer: nn.Module, given: Tensor, mask: Tensor | None) -> Tensor:
+    """What meets the weights, ``[rows, in]``."""
+    return read_by(layer, without_padding(given, mask)).reshape(-1, given.shape[-1]).float()
+
+
+def _counts(
+    network: nn.Module, deployment: Deployment, batches: Sequence[Inputs]
+) -> dict[nn.Linear, int]:
+    """How many inputs each layer reads: moments of a wide layer that reads few are not worth a byte."""
+    counts = dict.fromkeys(sole_layers(network, deployment), 0)
+
+    def counting(layer: nn.Linear) -> Reader:
+        def see(given: Tensor, mask: Tensor | None) -> None:
+            counts[layer] += len(_rows(layer, given, mask))
+
+        return see
+
+    watch(network, {layer: counting(layer) for layer in counts}, batches)
+    return counts
+
+
+def _better(one: _Moments, levels: int) -> Tensor | None:
+    """Rounded weights, if they leave less error than the nearest on the rows that were held out."""
+    weight = one.layer.weight.detach()
+    held = torch.cat(one.held)
+    if one.count < one.layer.in_features or not len(held):
+        return None
+    found = gptq(weight, one.sums, levels)
+    if found is None:
+        return None
+    errors = [
+        float((held @ (other - weight).T).square().sum())
+        for other in (found, nearest(weight, levels))
+    ]
+    return found if errors[0] < errors[1] else None
 
 
 def _passes(layers: Sequence[nn.Linear]) -> Iterator[list[nn.Linear]]:

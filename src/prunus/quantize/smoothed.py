@@ -13,20 +13,21 @@ class SmoothedLinear(nn.Linear):
 
     input_factors: Tensor
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # as in the layer that it was
         """Outputs ``[..., out]`` of inputs ``[..., in]``."""
-        return functional.linear(x * self.input_factors, self.weight, self.bias)
+        return functional.linear(input * self.input_factors, self.weight, self.bias)
 
 
-def smooth_(layer: nn.Linear, factors: Tensor) -> None:
+def smooth_(layer: nn.Module, factors: Tensor) -> None:
     """Scale the inputs of a layer and its weights against each other; all else that it has stays.
 
     Args:
-        layer: Of no subclass; becomes a ``SmoothedLinear``.
+        layer: An ``nn.Linear``, of no subclass; becomes a ``SmoothedLinear``.
         factors: Powers of 2, ``[in]``; layers that read one tensor share it.
     """
+    weight = layer.get_parameter("weight")
     with torch.no_grad():
-        layer.weight = nn.Parameter(layer.weight / factors, layer.weight.requires_grad)
+        layer.register_parameter("weight", nn.Parameter(weight / factors, weight.requires_grad))
     layer.register_buffer(FACTORS, factors)
     layer.__class__ = SmoothedLinear
 

@@ -12,17 +12,16 @@ References:
 import copy
 import math
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from prunus.data import Inputs
-from prunus.graph import Reader, watch
-from prunus.meter import as_predictor
+from prunus.graph import Reader, call, output_tensors, watch
 from prunus.quantize.gptq import nearest
-from prunus.quantize.job import sole_layers
+from prunus.quantize.job import sole_layers, trial
 from prunus.quantize.options import Deployment
 from prunus.quantize.smoothed import smooth_
 
@@ -30,19 +29,19 @@ STRENGTHS = (0.5, 0.6, 0.7, 0.8, 0.9)
 """alpha of eq. 4: how much of the outliers goes into the weights."""
 
 WORTH = 0.5
-"""Of the error of a layer's outputs: a layer with more left stays as it is, and needs no multiplication."""
+"""Most that may be left of the error of a layer's outputs, for a multiplication of its inputs."""
 
 _FINER = 3
 """Times the levels that weights are rounded to while strengths are compared: what makes up for errors of
 rounding (``gptq``) leaves about a third of them, and outliers may then go further into the weights."""
 
-_LEAST_OUTPUTS = (
-    8  # of all that read a tensor: for fewer, factors weigh as much as the int8 weights
-)
+_LEAST_OUTPUTS = 8  # of all that read a tensor: for fewer, factors weigh much beside int8 weights
 _ROWS = 512  # of a layer's inputs, that errors are measured on
 _STEPS = 255
-_MOST = 12  # powers of 2 that a factor may be from 1: float16 holds them all
-_SAME = 1e-3  # of the largest logit: factors are powers of 2, what is left is the order of sums
+_SMALLEST, _LARGEST = -12, 1  # as powers of 2, all of which float16 holds
+"""Columns that are large are made small; what is small on the samples may be large on other inputs, and
+is made larger by no more than this."""
+_SAME = 1e-3  # of the largest number of an output: what is left is the order of sums
 
 
 @dataclass
@@ -51,6 +50,7 @@ class _Inputs:
 
     layers: tuple[nn.Linear, ...]
     share: int
+    draw: torch.Generator
     least: Tensor | None = None
     most: Tensor | None = None
     rows: list[Tensor] = field(default_factory=list)
@@ -61,7 +61,8 @@ class _Inputs:
         low, high = flat.amin(dim=0), flat.amax(dim=0)
         self.least = low if self.least is None else torch.minimum(self.least, low)
         self.most = high if self.most is None else torch.maximum(self.most, high)
-        self.rows.append(flat[:: math.ceil(len(flat) / self.share)].clone())
+        drawn = torch.randperm(len(flat), generator=self.draw)[: self.share]
+        self.rows.append(flat[drawn])
 
 
 def smoothed(
@@ -79,21 +80,26 @@ def smoothed(
         The copy, and how many layers were changed. The network itself and 0 where none gains, or where
         something reads weights past their layers, so that the copy would say something else.
     """
-    own = copy.deepcopy(network).cpu().eval()
-    before = as_predictor(own)(batches[0])
-    share = math.ceil(_ROWS / len(batches))
-    found = [_Inputs(layers, share) for layers in _readers(own, deployment, batches[0])]
+    own = trial(network)
+    before = output_tensors(call(own, batches[0]))
+    share, draw = math.ceil(_ROWS / len(batches)), torch.Generator().manual_seed(0)
+    found = [_Inputs(layers, share, draw) for layers in _readers(own, deployment, batches[0])]
     watch(own, {one.layers[0]: one.see for one in found}, batches)
-    count = 0
+    done: dict[nn.Module, Tensor] = {}
     for one in found:
         factors = _factors(one, levels)
         if factors is not None:
-            for layer in one.layers:
-                smooth_(layer, factors)
-                count += 1
-    if not count or not _are_same(before, as_predictor(own)(batches[0])):
+            done |= dict.fromkeys(one.layers, factors)
+    if not done:
         return network, 0
-    return own, count
+    written = copy.deepcopy(network).cpu()
+    for path, layer in list(own.named_modules()):
+        if layer in done:
+            smooth_(layer, done[layer])
+            smooth_(written.get_submodule(path), done[layer])
+    if not _are_same(before, output_tensors(call(own, batches[0]))):
+        return network, 0
+    return written, len(done)
 
 
 def _readers(
@@ -142,17 +148,20 @@ def _factors(one: _Inputs, levels: int) -> Tensor | None:
     def of(strength: float) -> Tensor:
         logs = strength * sizes[alive].log2() - (1 - strength) * heights[alive].log2()
         factors = torch.ones_like(sizes)
-        factors[alive] = (logs.mean() - logs).round().clamp(-_MOST, _MOST).exp2()
+        factors[alive] = (logs.mean() - logs).round().clamp(_SMALLEST, _LARGEST).exp2()
         return factors
 
     found = {strength: of(strength) for strength in STRENGTHS}
     errors = {strength: error(factors) for strength, factors in found.items()}
     best = min(errors, key=errors.__getitem__)
-    return found[best] if errors[best] <= WORTH * error(torch.ones_like(sizes)) else None
+    is_worth_it = errors[best] < WORTH * error(torch.ones_like(sizes))  # not of 0, infinity or NaN
+    return found[best] if is_worth_it else None
 
 
-def _are_same(before: Iterable[Tensor], after: Iterable[Tensor]) -> bool:
-    return all(
-        bool((a - b).abs().max() <= _SAME * b.abs().max())
+def _are_same(before: Sequence[Tensor], after: Sequence[Tensor]) -> bool:
+    """Whether a network says what it said, in all that it returns."""
+    return len(before) == len(after) and all(
+        a.shape == b.shape and (not a.numel() or bool((a - b).abs().max() <= _SAME * b.abs().max()))
         for a, b in zip(after, before, strict=True)
+        if b.is_floating_point()
     )

@@ -289,11 +289,12 @@ class _Scaled(nn.Module):
     def __init__(self, layer: nn.Module, factors: Tensor) -> None:
         super().__init__()
         self.layer = layer
+        self.in_features, self.out_features = layer.in_features, layer.out_features
         self.register_buffer(FACTORS, factors)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # as in the layer that it was
         """Outputs ``[..., out]`` of inputs ``[..., in]``."""
-        out: Tensor = self.layer(x * self.get_buffer(FACTORS))
+        out: Tensor = self.layer(input * self.get_buffer(FACTORS))
         return out
 
 

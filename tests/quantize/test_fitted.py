@@ -215,7 +215,7 @@ def test_nothing_that_has_no_error_to_lose_is_changed(scale: float, is_empty: bo
 
 @pytest.mark.parametrize("idle", [1e-3, 1e-6])
 def test_columns_that_were_idle_on_the_samples_may_wake(idle: float) -> None:
-    """Made no more than twice as large, they do not become the outliers of other inputs."""
+    """Made no more than four times as large, they do not become the outliers of other inputs."""
     layer = nn.Linear(32, 24)
     nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(0))
     network, inputs = nn.Sequential(layer), large(200, 0)
@@ -224,7 +224,7 @@ def test_columns_that_were_idle_on_the_samples_may_wake(idle: float) -> None:
     assert count == 1
     found = own.get_submodule("0")
     assert isinstance(found, SmoothedLinear)
-    assert float(found.input_factors.max()) <= 2
+    assert float(found.input_factors.max()) <= 4
     awake = large(200, 1)
     wanted = functional.linear(awake, layer.weight)
 

@@ -38,7 +38,7 @@ rounding (``gptq``) leaves about a third of them, and outliers may then go furth
 _LEAST_OUTPUTS = 8  # of all that read a tensor: for fewer, factors weigh much beside int8 weights
 _ROWS = 512  # of a layer's inputs, that errors are measured on
 _STEPS = 255
-_SMALLEST, _LARGEST = -12, 1  # as powers of 2, all of which float16 holds
+_SMALLEST, _LARGEST = -12, 2  # as powers of 2, all of which float16 holds
 """Columns that are large are made small; what is small on the samples may be large on other inputs, and
 is made larger by no more than this."""
 _SAME = 1e-3  # of the largest number of an output: what is left is the order of sums

@@ -43,6 +43,21 @@ class Plain(nn.Module):
     def forward(self, x):
         return self.out(torch.relu(self.fc(x)))
 
+class Shared(Plain):
+    """Two layers read the large column."""
+
+    def __init__(self):
+        super().__init__()
+        self.other = nn.Linear(32, 24)
+        nn.init.normal_(self.other.weight, std=0.3, generator=torch.Generator().manual_seed(1))
+
+    def forward(self, x):
+        return self.out(torch.relu(self.fc(x) + self.other(x)))
+
+class Flagged(Plain):
+    def forward(self, x, flag):
+        return super().forward(x) if flag else x
+
 class Named(Plain):
     def forward(self, x):
         return self.out(input=torch.relu(self.fc(input=x)))
@@ -125,7 +140,7 @@ def built(file: Path, kind: str) -> tuple[nn.Module, Source]:
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize(
-    "kind", ["Plain", "Sized", "Cached", "Lazy", "Counting", "InPlace", "Encoder"]
+    "kind", ["Plain", "Shared", "Sized", "Cached", "Lazy", "Counting", "InPlace", "Encoder"]
 )
 def test_pytorch_takes_them(kind: str, file: Path, tmp_path: Path) -> None:
     network, source = built(file, kind)
@@ -147,6 +162,14 @@ def test_pytorch_takes_them(kind: str, file: Path, tmp_path: Path) -> None:
     assert error["fitted"] < error["plain"]
     for batch, was in zip(given, before, strict=True):
         assert torch.equal(batch, was)
+
+
+def test_what_is_no_tensor_is_given_as_it_is(file: Path, tmp_path: Path) -> None:
+    network, source = built(file, "Flagged")
+    given: Any = {"x": large(100, 0), "flag": True}
+    deploy(network, tmp_path / "d", INT8, inputs=given, calibration=[given], source=source)
+    session = load_deployed(tmp_path / "d")
+    assert parity(network, session, [given]).relative_difference < 0.05
 
 
 def test_a_layer_may_be_called_by_the_name_of_its_argument(file: Path, tmp_path: Path) -> None:

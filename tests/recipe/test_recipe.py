@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from prunus.errors import InputError
 from prunus.recipe import (
+    Deploy,
     Prune,
     Recalibrate,
     Recipe,
@@ -53,6 +54,13 @@ def test_a_yaml_recipe_says_what_it_says() -> None:
         Train(epochs=2, lr=0.01, distill_alpha=0.5, scratch_epochs=9),
     )
     assert (recipe.seed, recipe.ignore, recipe.round_to) == (3, ("conv1", "conv*"), 4)
+
+
+def test_off_is_a_word_though_yaml_calls_it_false() -> None:
+    text = "model: digits_cnn\ndata: digits\nsteps: [{deploy: {weights: int8, smoothing: off}}]"
+    (step,) = parse_recipe(text).steps
+    assert isinstance(step, Deploy)
+    assert step.smoothing == "off"
 
 
 def test_yaml_json_and_plain_values_go_both_ways() -> None:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -184,7 +185,7 @@ def _check_place(folder: Path) -> None:
 
 def _network_in_float32(network: nn.Module) -> nn.Module:
     """The network, or a copy of it in float32 where some of its parameters are other floats."""
-    floats = [p.dtype for p in network.parameters() if _is_float(p)]
+    floats = [p.dtype for p in network.parameters() if p.is_floating_point()]
     if all(dtype == torch.float32 for dtype in floats):
         return network
     return copy.deepcopy(network).float()
@@ -192,13 +193,19 @@ def _network_in_float32(network: nn.Module) -> nn.Module:
 
 def _in_float32(inputs: Inputs) -> Inputs:
     """Inputs on the CPU, whose floats are float32."""
-    if isinstance(inputs, Tensor):
-        return inputs.cpu().float() if _is_float(inputs) else inputs.cpu()
-    return {name: t.cpu().float() if _is_float(t) else t.cpu() for name, t in inputs.items()}
+    placed: Inputs = (
+        _placed(inputs)
+        if isinstance(inputs, Tensor)
+        else {name: _placed(value) for name, value in inputs.items()}
+    )
+    return placed
 
 
-def _is_float(value: object) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
+def _placed(value: Any) -> Any:
+    """A tensor there; anything else that a network is called with, as it is."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.cpu().float() if value.is_floating_point() else value.cpu()
 
 
 def _record(part: Path, deployment: Deployment, written: Written, notes: Sequence[str]) -> Deployed:

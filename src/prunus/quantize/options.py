@@ -3,7 +3,7 @@
 from fnmatch import fnmatchcase
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from prunus.plan import Record
 
@@ -51,6 +51,12 @@ class Deployment(Record):
     smoothing: Literal["auto", "off"] = "auto"
     exclude: tuple[str, ...] = ()
     rest: Literal["float32", "float16"] = "float32"
+
+    @field_validator("smoothing", mode="before")
+    @classmethod
+    def _word(cls, value: object) -> object:
+        """``off`` is false in YAML."""
+        return "off" if value is False else value
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

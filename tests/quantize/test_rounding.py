@@ -36,7 +36,7 @@ def made(weight: Tensor, moments: Tensor, levels: int) -> Tensor:
 
 
 def test_rounding_of_a_row_by_hand() -> None:
-    """Levels of 1: 0.6 and 0.6 on inputs that are the same become 1 and 0, not 1 and 1.
+    """Steps of 1: 0.6 and 0.6 on inputs that are the same become 1 and 0, not 1 and 1.
 
     The order is that of the inputs' power: the third column, then the second. Damping adds 0.01 of the
     mean power to each, so that the error of 0.4 goes over but for its hundredth part.

@@ -16,10 +16,16 @@ def by_row(weight: Tensor, *, halves: bool = False) -> tuple[Tensor, Tensor]:
             a row is wrong by a sixteenth of a level more.
     """
     weight = weight.detach().float()
-    scale = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / LEVELS
-    scale[weight.count_nonzero(dim=1) == 0] = 1.0
+    scale = row_scales(weight, LEVELS)
     half = torch.finfo(torch.float16)
     if halves and bool(((scale >= half.tiny) & (scale <= half.max)).all()):
         scale = scale.half()
     levels = (weight / scale.float().unsqueeze(1)).round().clamp(-LEVELS, LEVELS)
     return levels.to(torch.int8), scale
+
+
+def row_scales(weight: Tensor, levels: int) -> Tensor:
+    """Steps ``[rows]`` with which the largest of each row is ``levels`` from zero; 1 for rows of zeros."""
+    scale = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / levels
+    scale[weight.count_nonzero(dim=1) == 0] = 1.0
+    return scale

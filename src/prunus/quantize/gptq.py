@@ -9,6 +9,8 @@ References:
 import torch
 from torch import Tensor
 
+from prunus.quantize.by_row import row_scales
+
 _DAMPING = 0.01  # of the mean of the diagonal, as in the paper
 _TRIES = 4  # with ten times the damping of the one before
 _BLOCK = 128
@@ -29,7 +31,7 @@ def gptq(weight: Tensor, moments: Tensor, levels: int) -> Tensor | None:
     Returns:
         Weights ``[out, in]``, float32; None where inputs tell nothing.
     """
-    scale = _scale(weight, levels)
+    scale = row_scales(weight, levels)
     found = _upper(moments)
     if found is None:
         return None
@@ -55,14 +57,8 @@ def gptq(weight: Tensor, moments: Tensor, levels: int) -> Tensor | None:
 
 def nearest(weight: Tensor, levels: int) -> Tensor:
     """Weights ``[out, in]`` on the same grid, each rounded by itself."""
-    scale = _scale(weight, levels)
+    scale = row_scales(weight, levels)
     return (weight / scale.unsqueeze(1)).round() * scale.unsqueeze(1)
-
-
-def _scale(weight: Tensor, levels: int) -> Tensor:
-    """Of every row; 1 for rows of zeros."""
-    largest = weight.abs().amax(dim=1)
-    return torch.where(largest > 0, largest / levels, 1.0)
 
 
 def _upper(moments: Tensor) -> tuple[Tensor, Tensor] | None:

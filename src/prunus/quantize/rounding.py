@@ -15,13 +15,13 @@ from prunus.quantize.options import Deployment
 from prunus.quantize.smoothed import read_by
 
 WIDEST = 8192
-"""Columns of a layer that is rounded so: second moments and their factors take 40 n^2 bytes and more."""
+"""Columns of a layer that is rounded so: its second moments are held and factorized in some five copies."""
 
 _PASS_BYTES = 2**30
 """Most bytes of second moments at a time: what does not fit is measured in another pass."""
 
-_HELD = 0.2  # of the inputs, at most so many rows: what rounding is judged on
-_HELD_ROWS = 512
+_HELD = 0.2  # of the inputs: what rounding is judged on
+_HELD_ROWS = 512  # with as many, no more are held out of the batches to come
 
 
 @dataclass
@@ -36,7 +36,8 @@ class _Moments:
 
     def see(self, given: Tensor, mask: Tensor | None) -> None:
         """Take more inputs in."""
-        flat = _rows(self.layer, given, mask)
+        flat = read_by(self.layer, without_padding(given, mask))
+        flat = flat.reshape(-1, self.layer.in_features).float()
         is_held = torch.rand(len(flat), generator=self.draw) < _HELD
         if sum(map(len, self.held)) >= _HELD_ROWS:
             is_held[:] = False
@@ -62,7 +63,7 @@ def rounded(
         levels: Of the engine's weights, on either side of zero.
 
     Returns:
-        The copy, and how many layers were rounded.
+        The copy, and how many layers were rounded; the network itself and 0 where none was.
     """
     own = trial(network)
     counts = _counts(own, deployment, batches)
@@ -76,16 +77,13 @@ def rounded(
             weight = _better(one, levels)
             if weight is not None:
                 done[layer] = layer.weight = nn.Parameter(weight)
+    if not done:
+        return network, 0
     written = copy.deepcopy(network).cpu()
     for path, layer in own.named_modules():
         if layer in done:
             written.get_submodule(path).register_parameter("weight", done[layer])
     return written, len(done)
-
-
-def _rows(layer: nn.Module, given: Tensor, mask: Tensor | None) -> Tensor:
-    """What meets the weights, ``[rows, in]``."""
-    return read_by(layer, without_padding(given, mask)).reshape(-1, given.shape[-1]).float()
 
 
 def _counts(
@@ -96,7 +94,7 @@ def _counts(
 
     def counting(layer: nn.Linear) -> Reader:
         def see(given: Tensor, mask: Tensor | None) -> None:
-            counts[layer] += len(_rows(layer, given, mask))
+            counts[layer] += without_padding(given, mask).numel() // layer.in_features
 
         return see
 

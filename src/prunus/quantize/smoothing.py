@@ -33,7 +33,7 @@ WORTH = 0.5
 
 _FINER = 3
 """Times the levels that weights are rounded to while strengths are compared: what makes up for errors of
-rounding (``gptq``) leaves about a third of them, and outliers may then go further into the weights."""
+rounding (``gptq``) leaves a part of them, and outliers may then go further into the weights."""
 
 _LEAST_OUTPUTS = 8  # of all that read a tensor: for fewer, factors weigh much beside int8 weights
 _ROWS = 512  # of a layer's inputs, that errors are measured on

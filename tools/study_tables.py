@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -135,32 +136,114 @@ def _shown(rows: Rows, pattern: str) -> Rows:
 
 def kuzmin_from_scratch(rows: Rows) -> str:
     """Table 4: search, cut and fine-tune against a narrow network trained to the same quality."""
-    chains: dict[tuple[str, int, str], Rows] = {}
-    for cell in _shown(rows, "*-genetic-seed*.json"):
-        chains.setdefault((cell["network"], cell["seed"], cell["scale"]), []).append(cell)
-    clocks = "search, cut, fine-tune, all rounds (s) | narrow from scratch, until as good (s)"
-    head = f"| network | seed | round | top-1 on search | {clocks} |"
-    lines = [head, "|---|--:|--:|--:|--:|--:|"]
-    for (network, seed, scale), cells in sorted(chains.items()):
-        spent = 0.0
-        for cell in sorted(cells, key=lambda c: c["round"]):
-            spent += sum(cell["seconds"].values())
-            pattern = f"{scale}-{network}-scratch-seed{seed}-round{cell['round']}.json"
-            lines += [
-                f"| {network} | {seed} | {cell['round']} | {cell['search_top1']:.2%} "
-                f"| {spent:.0f} | {_until(other, cell['search_top1'])} |"
-                for other in _shown(rows, pattern)
-            ]
-    return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
+    head = "| network | round | pruned: top-1 on test | all its rounds (s) | narrow: best top-1 on search"
+    lines = [f"{head} | as good | until as good (s) | all its epochs (s) |", f"|---{'|--:' * 7}|"]
+    told = []
+    for clock in _clocks(rows):
+        chains = _chains(rows, clock)
+        for number in sorted({r["round"] for r in clock["rows"] if r["method"] == "scratch"}):
+            pairs = [p for seed in chains if (p := _against(chains[seed], number, clock, rows))]
+            until = [p["until"] for p in pairs if p["until"] is not None]
+            lines.append(
+                f"| {clock['network']} | {number} | {_spread([p['top1'] for p in pairs], '.2%')} "
+                f"| {_spread([p['seconds'] for p in pairs], '.0f')} "
+                f"| {_spread([p['best'] for p in pairs], '.2%')} | {len(until)} of {len(pairs)} "
+                f"| {_spread(until, '.0f') if until else '–'} | {pairs[0]['whole']:.0f} |"
+            )
+        given = clock["settings"]
+        told.append(
+            f"{clock['network']}: {given['threads']} threads, batch {given['batch_size']}, median of "
+            f"{given['repeats']} turns of {given['images']:,} images."
+        )
+    return "\n".join([*lines, "", *told]) if told else "Not measured yet."
 
 
-def _until(scratch: dict[str, Any], quality: float) -> str:
-    """Seconds of training until the search split first shows a quality."""
-    for point in scratch["training"]:
-        if point["search_top1"] >= quality:
-            return f"{point['seconds']:.0f}"
-    best = max(point["search_top1"] for point in scratch["training"])
-    return f"never in {scratch['training'][-1]['seconds']:.0f} (best {best:.2%})"
+def kuzmin_equal_macs(rows: Rows) -> str:
+    """One cut to equal executed MACs, differences to ``genetic`` seed by seed."""
+    if not rows:
+        return "Not measured yet."
+    head = "| network | method | executed MACs (M) | effective (M) | parameters | top-1"
+    lines = [f"{head} | difference to genetic, paired | seeds |", f"|---|---{'|--:' * 6}|"]
+    ours = {_where(r): r["top1_by_seed"] for r in rows if r["method"] == "genetic"}
+    for r in rows:
+        genetic = ours.get(_where(r), {})
+        common = r["top1_by_seed"].keys() & genetic.keys()
+        gaps = [100 * (r["top1_by_seed"][seed] - genetic[seed]) for seed in sorted(common)]
+        apart = "–" if r["method"] == "genetic" or not gaps else f"{_spread(gaps, '+.2f')} pt"
+        lines.append(
+            f"| {r['network']} | {r['method']} | {r['macs'] / 1e6:.1f} "
+            f"| {r['effective_macs'] / 1e6:.1f} | {r['params']:,} "
+            f"| {_percent(r['top1_mean'], r['top1_std'])} | {apart} | {r['seeds']} |"
+        )
+    return "\n".join(lines)
+
+
+def _where(row: dict[str, Any]) -> tuple[str, ...]:
+    """What rows must share to be compared."""
+    return row["network"], row["scale"], row["machine"]
+
+
+def _clocks(rows: Rows) -> Rows:
+    """Records of ``clock.py`` for the networks of the summary."""
+    folder = STUDIES / "kuzmin2024" / "results" / "clock"
+    of = dict.fromkeys((r["network"], r["machine"], r["scale"]) for r in rows if r["machine"])
+    paths = [
+        (scale, machine, folder / f"{scale}-{network}-{machine}.json")
+        for network, machine, scale in of
+    ]
+    return [
+        {**json.loads(path.read_text(encoding="utf-8")), "scale": scale, "machine": machine}
+        for scale, machine, path in paths
+        if path.exists()
+    ]
+
+
+def _chains(rows: Rows, clock: dict[str, Any]) -> dict[int, Rows]:
+    """Cells of ``genetic`` by seed, rounds in order, each with its images a second."""
+    speeds = {(r["seed"], r["round"]): r for r in clock["rows"] if r["method"] == "genetic"}
+    chains: dict[int, Rows] = {}
+    cells = _shown(rows, f"{clock['scale']}-{clock['network']}-genetic-seed*.json")
+    for cell in sorted(cells, key=lambda c: c["round"]):
+        if (timed := speeds.get((cell["seed"], cell["round"]))) is not None:
+            speed = timed["images_per_second"]
+            chains.setdefault(cell["seed"], []).append({**cell, "images_per_second": speed})
+    return chains
+
+
+def _against(chain: Rows, number: int, clock: dict[str, Any], rows: Rows) -> dict[str, Any] | None:
+    """A seed's pruning up to a round, and its narrow network's training; None without both."""
+    upto = [cell for cell in chain if cell["round"] <= number]
+    pattern = (
+        f"{clock['scale']}-{clock['network']}-scratch-seed{chain[0]['seed']}-round{number}.json"
+    )
+    scratch = _shown(rows, pattern)
+    if not scratch or upto[-1]["round"] != number:
+        return None
+    images = clock["train_images"]
+    seconds = 0.0
+    for cell in upto:
+        seconds += sum(value for name, value in cell["seconds"].items() if name != "train")
+        seconds += len(cell["training"]) * images / cell["images_per_second"]
+    (speed,) = (
+        r["images_per_second"]
+        for r in clock["rows"]
+        if (r["method"], r["round"]) == ("scratch", number)
+    )
+    seen = [point["search_top1"] for point in scratch[0]["training"]]
+    epoch = next((k for k, top1 in enumerate(seen, 1) if top1 >= upto[-1]["top1"]), None)
+    return {
+        "top1": upto[-1]["top1"],
+        "seconds": seconds,
+        "best": max(seen),
+        "until": None if epoch is None else epoch * images / speed,
+        "whole": len(seen) * images / speed,
+    }
+
+
+def _spread(values: list[float], form: str) -> str:
+    """Mean ± sample standard deviation, where there is more than one."""
+    text = f"{statistics.mean(values):{form}}"
+    return text + (f" ± {statistics.stdev(values):{form.lstrip('+')}}" if len(values) > 1 else "")
 
 
 def kuzmin_widths(rows: Rows) -> str:
@@ -187,6 +270,7 @@ TABLES: dict[str, tuple[str, Callable[[Rows], str]]] = {
     "kuzmin_quality": ("summary", kuzmin_quality),
     "kuzmin_seconds": ("summary", kuzmin_seconds),
     "kuzmin_from_scratch": ("summary", kuzmin_from_scratch),
+    "kuzmin_equal_macs": ("equal_macs", kuzmin_equal_macs),
     "kuzmin_widths": ("summary", kuzmin_widths),
     "kuzmin_ablation": ("ablation", kuzmin_ablation),
 }

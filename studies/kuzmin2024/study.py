@@ -131,10 +131,18 @@ class Chain:
         name = f"{self.scale}-{self.network}-{self.method}-seed{self.seed}-round{number}.json"
         return CELLS / self.machine / name
 
+    def shares(self, dense_params: int) -> list[float]:
+        """What stays of the dense network after each round, of what the target counts."""
+        return [paper.PARAMS[self.network][k - 1] / dense_params for k in self.rounds]
+
+    def target(self, share: float) -> str:
+        """Of a cut."""
+        return f"params={share!r}"
+
     def recipe(self, dense_params: int) -> Recipe:
         """Rounds of cutting, batch-norm statistics and fine-tuning on the labels, as in the paper."""
         scale, last = SCALES[self.scale], self.rounds[-1]
-        shares = [paper.PARAMS[self.network][k - 1] / dense_params for k in self.rounds]
+        shares = self.shares(dense_params)
         train: dict[str, Any] = {
             "epochs": scale.epochs,
             "lr": 0.05,
@@ -144,7 +152,7 @@ class Chain:
         }
         name, choices = method_and_options(self.method, scale)
         steps: list[Any] = [
-            {"prune": {"method": name, "target": f"params={shares[-1]!r}", "options": choices}},
+            {"prune": {"method": name, "target": self.target(shares[-1]), "options": choices}},
             {"recalibrate": {"images": 1024}},
             {"train": train},
         ]
@@ -254,6 +262,10 @@ def method_and_options(method: str, scale: Scale) -> tuple[str, dict[str, Any]]:
     table: dict[str, tuple[str, dict[str, Any]]] = {
         "genetic": ("genetic", {**search, **genetic, "mode": "guided"}),
         "genetic-paper": ("genetic", {**search, **genetic, "mode": "paper"}),
+        "genetic-paper-neurons": (
+            "genetic",
+            {**search, **genetic, "mode": "paper", "connections": 1.0},
+        ),
         "genetic-kernels": ("genetic", {**search, **genetic, "mode": "guided", "connections": 0.9}),
         # As many evaluations as a genetic search has at most.
         "random-search": (

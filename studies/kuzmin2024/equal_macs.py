@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=study.RUNS, help="folder of the run folders")
     options = parser.parse_args()
     if options.command == "run":
-        machine = "two-cores" if options.device == "cpu" else "gpu"
+        machine = study.machine_of(options.device)
         for seed in options.seed:
             for method in options.method:
                 for network in options.network:

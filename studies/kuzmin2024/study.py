@@ -16,6 +16,7 @@ epochs plus all the fine-tuning's. A queue that is cut short is valid: the table
 
 import argparse
 import json
+import os
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,9 +81,11 @@ def main() -> None:
     parser.add_argument("--shard", default="1/1", help="2/8: the second of eight processes' chains")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder of the run folders")
-    parser.add_argument("--machine", help="folder in results/cells/ (default: gpu or two-cores)")
+    parser.add_argument(
+        "--machine", help="folder in results/cells/ (default: such as two-cores, gpu)"
+    )
     options = parser.parse_args()
-    options.machine = options.machine or ("two-cores" if options.device == "cpu" else "gpu")
+    options.machine = options.machine or machine_of(options.device)
     if options.command == "run":
         for network in options.network:
             look_at_dense(network, options.device)
@@ -365,6 +368,14 @@ def compute_of(device: str) -> Compute:
     if device != "cpu":
         return Compute(batch_size=256, memory_mb=4096)
     return Compute(engine="processes", workers=cores, threads=1) if cores > 1 else Compute()
+
+
+def machine_of(device: str) -> str:
+    """The kind of machine that cells are of: networks of one kind are compared with each other."""
+    if device != "cpu":
+        return "gpu"
+    cores = os.cpu_count() or 1
+    return "two-cores" if cores == 2 else f"{cores}-cores"
 
 
 def data_of(network: str) -> DataSplits:

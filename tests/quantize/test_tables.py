@@ -85,3 +85,22 @@ def test_openvino_refuses_what_float16_cannot_hold(tmp_path: Path) -> None:
         InputError, match=r"ends at 65504, and '0\.weight' reaches 100000; use weights=float32"
     ):
         deploy(network, tmp_path / "d", asked, inputs=torch.randn(2, 4))
+
+
+def test_a_table_that_no_row_is_looked_up_in_is_told_of(tmp_path: Path) -> None:
+    class Counted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.tags = nn.Embedding(40, 16), nn.Embedding(30, 16)
+            self.out = nn.Linear(16, 4)
+
+        def forward(self, input_ids: Tensor) -> Tensor:
+            hot = (input_ids.unsqueeze(-1) == torch.arange(30)).float()
+            found: Tensor = self.out((self.words(input_ids) + hot @ self.tags.weight).mean(1))
+            return found
+
+    inputs: Inputs = {"input_ids": torch.arange(30).reshape(3, 10)}
+    asked = Deployment(engine="onnxruntime", weights="float32", embeddings="int8")
+    done = deploy(Counted().eval(), tmp_path / "net", asked, inputs=inputs)
+    (note,) = done.notes
+    assert note.startswith("onnxruntime: table 'tags' stays in float32")

@@ -186,6 +186,17 @@ def test_the_queue_puts_every_method_of_a_seed_before_the_next_seed(study: Modul
     assert {seed for seed, _, _ in queue[5:]} == {1}
 
 
+@pytest.mark.parametrize(
+    ("device", "cores", "folder"),
+    [("cpu", 2, "two-cores"), ("cpu", 16, "16-cores"), ("cuda", 16, "gpu")],
+)
+def test_cells_of_another_kind_of_machine_go_to_a_folder_of_their_own(
+    study: ModuleType, device: str, cores: int, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study.os, "cpu_count", lambda: cores)
+    assert study.machine_of(device) == folder
+
+
 def test_shares_of_the_recipe_are_the_papers_parameters(study: ModuleType) -> None:
     recipe = study.Chain("vgg16_bn", "genetic", 0, "small", (2, 3, 4, 5)).recipe(14_728_266)
     (repeat,) = recipe.steps

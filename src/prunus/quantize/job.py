@@ -82,11 +82,14 @@ def int8_tables(network: nn.Module, deployment: Deployment) -> dict[str, nn.Embe
     }
 
 
-def table_names(network: nn.Module, deployment: Deployment) -> set[str]:
-    """Every name under which a quantized table is found: a tied one has several."""
-    tables = {id(module.weight) for module in int8_tables(network, deployment).values()}
-    named = network.named_parameters(remove_duplicate=False)
-    return {name for name, parameter in named if id(parameter) in tables}
+def table_names(network: nn.Module, deployment: Deployment) -> dict[str, frozenset[str]]:
+    """By one path of each quantized table every name of its weight: a tied one has several."""
+    tables = {id(module.weight): path for path, module in int8_tables(network, deployment).items()}
+    names: dict[str, set[str]] = {path: set() for path in tables.values()}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        if id(parameter) in tables:
+            names[tables[id(parameter)]].add(name)
+    return {path: frozenset(found) for path, found in names.items()}
 
 
 def unmatched(network: nn.Module, deployment: Deployment) -> tuple[str, ...]:

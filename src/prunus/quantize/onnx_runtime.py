@@ -94,14 +94,28 @@ def _quantize(job: Job, whole: Path, target: Path) -> tuple[str, ...]:
         notes += (_static if static else _dynamic)(job, model, whole, target)
     if deployment.embeddings == "int8":
         model = onnx.load(str(target if deployment.weights == "int8" else whole))
-        names = table_names(job.network, deployment)
-        both = quantize_tables_(model, names, halves=deployment.rest == "float16")
-        notes += tuple(
-            f"onnxruntime: '{name}' is a layer in float32, too: the file holds both forms of it"
-            for name in both
-        )
+        notes += _tables(job, model)
         onnx.save(model, str(target))
     return notes
+
+
+def _tables(job: Job, model: Any) -> tuple[str, ...]:
+    """Round look-ups of words by row; notes on tables that are not, or not everywhere."""
+    deployment = job.deployment
+    tables = table_names(job.network, deployment)
+    every = frozenset[str]().union(*tables.values())
+    written = quantize_tables_(model, every, halves=deployment.rest == "float16")
+    both = (
+        f"'{name}' is a layer in float32, too: the file holds both forms of it"
+        for name, is_read in written.items()
+        if is_read
+    )
+    left = (
+        f"table '{path}' stays in float32: the exported network looks no row up in it"
+        for path, names in tables.items()
+        if names.isdisjoint(written)
+    )
+    return tuple(f"onnxruntime: {note}" for note in (*both, *left))
 
 
 def _static(job: Job, model: Any, whole: Path, target: Path) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ ONNX Runtime's own quantizer gives a table one scale: a single large number leav
 levels. Here a look-up reads a row of bytes and its scale.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ SCALE = ".row_scale"
 """Ends the names of scales, which are in the number format that suits them already."""
 
 
-def quantize_tables_(model: Any, names: set[str], *, halves: bool) -> tuple[str, ...]:
+def quantize_tables_(model: Any, names: Collection[str], *, halves: bool) -> dict[str, bool]:
     """Rewrite look-ups of tables in place.
 
     Args:
@@ -24,7 +25,8 @@ def quantize_tables_(model: Any, names: set[str], *, halves: bool) -> tuple[str,
         halves: Store scales as float16 where that holds them.
 
     Returns:
-        Tables that something else reads as well, so that the floats stay beside the bytes.
+        Names of the rewritten tables, each with whether something else reads it as well, so that its
+        floats stay beside the bytes.
     """
     onnx = require_extra("onnx", "onnx")
     graph, make = model.graph, onnx.helper.make_node
@@ -63,4 +65,4 @@ def quantize_tables_(model: Any, names: set[str], *, halves: bool) -> tuple[str,
     for name in written:
         if name not in read:
             graph.initializer.remove(tables[name])
-    return tuple(name for name in written if name in read)
+    return {name: name in read for name in written}

@@ -152,7 +152,7 @@ def _nncf() -> Any:
 
 def _other_tables(job: Job, model: Any) -> list[str]:
     """Look-ups of other tables than words."""
-    words = table_names(job.network, job.deployment)
+    words = frozenset().union(*table_names(job.network, job.deployment).values())
     return [
         op.get_friendly_name()
         for op in model.get_ops()

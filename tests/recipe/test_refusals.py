@@ -122,6 +122,27 @@ def test_a_missing_package_is_told_before_the_dense_network_is_trained(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("address", "said"), [("here", "give 'auto' or HOST:PORT"), ("127.0.0.1:1", "nothing answers")]
+)
+def test_a_cluster_that_is_not_there_is_told_before_the_dense_network_is_trained(
+    address: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setattr("prunus.recipe.dense.fit", None)  # called by none
+    with pytest.raises(InputError, match=rf"'address' is '{address}'.*{said}"):
+        compress(
+            "digits_cnn",
+            [Prune(method="random-search", target="macs=0.5")],
+            few_digits(),
+            train_first=TrainConfig(epochs=1, lr=0.1),
+            compute=Compute(engine="ray", address=address),
+            out=tmp_path / "run",
+            latency=None,
+        )
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_a_student_can_reach_does_not_hang_on_the_dense_network() -> None:
     """Dense has 4810 parameters and no units to cut; the student has fewer, and units."""
     data = few_digits()

@@ -193,8 +193,7 @@ def _start(ray: ModuleType, processors: int) -> None:
 
 
 def _join(ray: ModuleType, address: str) -> None:
-    if address != "auto":
-        _require_reachable(address)
+    require_cluster(address)
     logging.getLogger("ray").setLevel(logging.ERROR)
     # One attempt, of a minute, and not twenty, at a cluster that has crashed and is still named.
     patience = os.environ.get(_PATIENCE, "1")
@@ -209,8 +208,17 @@ def _join(ray: ModuleType, address: str) -> None:
         ) from error
 
 
-def _require_reachable(address: str) -> None:
-    """Ray itself asks for minutes, with much noise."""
+def require_cluster(address: str) -> None:
+    """Refuse an address where nothing answers; Ray itself asks for minutes, with much noise.
+
+    Args:
+        address: ``HOST:PORT``, or ``auto``, which Ray alone can look up.
+
+    Raises:
+        InputError: It is neither, or nothing answers there.
+    """
+    if address == "auto":
+        return
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         raise InputError(f"argument 'address' is '{address}': give 'auto' or HOST:PORT")

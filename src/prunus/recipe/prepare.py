@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from prunus.candidates.ray_cluster import require_cluster
 from prunus.candidates.workplace import threads_of
 from prunus.compute import Compute
 from prunus.errors import InputError
@@ -96,11 +97,15 @@ def checked_trace(
 
     Raises:
         BudgetError: A target is out of reach, of the network or of a run's student.
-        InputError: A student cannot be built, or does not fit the data.
+        InputError: A student cannot be built, or does not fit the data; nothing answers at the
+            address of a Ray cluster.
         MissingExtraError: Ray is asked for and not installed.
     """
     if settings.compute.engine == "ray" and any(searches(a) for actions in runs for a in actions):
-        require_installed("ray", "ray")  # now, not after the dense network has been trained
+        # Now, not after the dense network has been trained.
+        require_installed("ray", "ray")
+        if settings.compute.address is not None:
+            require_cluster(settings.compute.address)
     students: dict[str, Subject] = {}
     with phase(settings.progress, "trace"):
         found = trace_network(subject.network, subject, recipe)

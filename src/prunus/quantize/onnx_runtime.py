@@ -128,12 +128,29 @@ def _static(job: Job, model: Any, whole: Path, target: Path) -> tuple[str, ...]:
         _Reader(job.calibration, [node.name for node in model.graph.input]),
         quant_format=quantization.QuantFormat.QDQ,
         op_types_to_quantize=["MatMul", "Gemm", *_CONVOLUTION],
-        nodes_to_exclude=_left_out(job, model),
+        nodes_to_exclude=[*_left_out(job, model), *_without_weights(model)],
         **_WEIGHTS,
         activation_type=quantization.QuantType.QUInt8,
         weight_type=quantization.QuantType.QInt8,
+        # Their sums leave the kernels in float32: what reads them next computes in it. Those of a
+        # convolution do not.
+        extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]},
     )
     return by_token
+
+
+def _without_weights(model: Any) -> list[str]:
+    """Names of products of two computed matrices, as in attention: in float32, as with dynamic ranges."""
+    graph = model.graph
+    constants = {one.name for one in graph.initializer}
+    for node in graph.node:  # a weight that is turned or cast first is one as well
+        if node.input and all(name in constants for name in node.input if name):
+            constants.update(node.output)
+    return [
+        node.name
+        for node in graph.node
+        if node.op_type == "MatMul" and constants.isdisjoint(node.input)
+    ]
 
 
 def _dynamic(job: Job, model: Any, whole: Path, target: Path) -> tuple[str, ...]:

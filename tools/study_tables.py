@@ -143,6 +143,8 @@ def kuzmin_from_scratch(rows: Rows) -> str:
         chains = _chains(rows, clock)
         for number in sorted({r["round"] for r in clock["rows"] if r["method"] == "scratch"}):
             pairs = [p for seed in chains if (p := _against(chains[seed], number, clock, rows))]
+            if not pairs:
+                continue
             until = [p["until"] for p in pairs if p["until"] is not None]
             lines.append(
                 f"| {clock['network']} | {number} | {_spread([p['top1'] for p in pairs], '.2%')} "
@@ -211,13 +213,13 @@ def _chains(rows: Rows, clock: dict[str, Any]) -> dict[int, Rows]:
 
 
 def _against(chain: Rows, number: int, clock: dict[str, Any], rows: Rows) -> dict[str, Any] | None:
-    """A seed's pruning up to a round, and its narrow network's training; None without both."""
+    """A seed's pruning, all rounds up to one, and its narrow network's training; None without both."""
     upto = [cell for cell in chain if cell["round"] <= number]
     pattern = (
         f"{clock['scale']}-{clock['network']}-scratch-seed{chain[0]['seed']}-round{number}.json"
     )
     scratch = _shown(rows, pattern)
-    if not scratch or upto[-1]["round"] != number:
+    if not scratch or [cell["round"] for cell in upto] != list(range(2, number + 1)):
         return None
     images = clock["train_images"]
     seconds = 0.0

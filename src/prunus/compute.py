@@ -41,5 +41,7 @@ class Compute(Record):
                 f"workers={self.workers} needs an engine that has them: processes or ray"
             )
         if self.address is not None and self.engine != "ray":
-            raise ValueError(f"address={self.address!r} is for engine ray, not {self.engine}")
+            raise ValueError(
+                f"address={self.address!r} is for engine ray, not {self.engine}; leave it out"
+            )
         return self

@@ -39,15 +39,20 @@ def main() -> None:
         "--network", choices=list(study.DENSE), nargs="+", default=list(study.DENSE)
     )
     parser.add_argument("--scale", choices=list(study.SCALES), default="small")
-    parser.add_argument("--machine", default="two-cores", help="folder in results/cells/")
+    mine = study.machine_of("cpu")
+    parser.add_argument("--machine", default=mine, help=f"folder in results/cells/ (here: {mine})")
     parser.add_argument("--repeats", type=int, default=5, help="turns, of which the median counts")
     options = parser.parse_args()
+    if options.repeats < 1:
+        parser.error(f"argument --repeats: {options.repeats} is below 1; give 1 or more")
     for network in options.network:
         cells = compared(network, options.scale, options.machine)
         if cells:
             CLOCK.mkdir(parents=True, exist_ok=True)
             name = f"{options.scale}-{network}-{options.machine}.json"
             study.write(CLOCK / name, clocked(network, cells, options.repeats))
+        else:
+            print(f"{network}: no round has cells of both genetic and scratch; run study.py first")
 
 
 def compared(network: str, scale: str, machine: str) -> list[dict[str, Any]]:

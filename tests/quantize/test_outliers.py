@@ -176,7 +176,7 @@ class Attending(nn.Module):
 def test_sums_of_static_int8_stay_in_float_and_so_do_products_without_weights(
     tmp_path: Path,
 ) -> None:
-    # Rounded to 8 bits again behind each layer, a text network loses more than by all else of int8.
+    # What reads a sum next computes in float32: a range of 8 bits before it would only lose.
     deployed(Attending().eval(), tmp_path / "net")
     nodes = onnx.load(str(tmp_path / "net" / "model.onnx")).graph.node
     made = {name: node for node in nodes for name in node.output}

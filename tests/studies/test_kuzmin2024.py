@@ -285,7 +285,7 @@ def test_table_4_counts_all_rounds_before_and_stops_at_the_first_epoch_as_good(
 
     rows = [row("genetic", k, speed, s) for s in (0, 1) for k, speed in ((2, 10.0), (3, 20.0))]
     given = {"threads": 2, "batch_size": 128, "repeats": 5, "images": 2560}
-    timed = {"network": "n", "train_images": 1000, "settings": given}
+    timed: dict[str, Any] = {"network": "n", "train_images": 1000, "settings": given}
     timed["rows"] = [*rows, row("scratch", 3, 50.0)]
     path = results / "clock" / "small-n-two-cores.json"
     path.write_text(json.dumps(timed), encoding="utf-8")
@@ -294,6 +294,13 @@ def test_table_4_counts_all_rounds_before_and_stops_at_the_first_epoch_as_good(
     # Pruned: 101 s + 2 epochs of 100 s, then 101 s + 2 of 50 s. Narrow: 20 s an epoch.
     assert table[2] == ("| n | 3 | 80.00% ± 0.00% | 502 ± 0 | 82.00% ± 4.24% | 1 of 2 | 40 | 80 |")
     assert table[4].startswith("n: 2 threads, batch 128, median of 5 turns of 2,560 images")
+    # Without the seconds of an earlier round a seed has no sum, and a round without seeds no line.
+    timed["rows"].remove(row("genetic", 2, 10.0, 1))
+    path.write_text(json.dumps(timed), encoding="utf-8")
+    assert "| 1 of 1 |" in study_tables.kuzmin_from_scratch(line).splitlines()[2]
+    timed["rows"].remove(row("genetic", 2, 10.0, 0))
+    path.write_text(json.dumps(timed), encoding="utf-8")
+    assert "| n | 3 |" not in study_tables.kuzmin_from_scratch(line)
     path.unlink()
     assert study_tables.kuzmin_from_scratch(line) == "Not measured yet."
 

@@ -85,7 +85,7 @@ def test_networks_of_two_scales_are_told_apart(monkeypatch: pytest.MonkeyPatch) 
     one = {"method": "genetic", "scale": "small", **known}
     table = study_tables.kuzmin_quality([one])
     assert "| genetic |" in table and "5 epochs of fine-tuning a round" in table
-    assert "Cells of resnet18 are of `two-cores`." in table
+    assert "Cells of resnet18 are of `two-cores`" in table
     elsewhere = study_tables.kuzmin_quality([{**one, "machine": "gpu"}])
     assert "Scale `small`: no cells." in elsewhere  # those of another machine are not its own
     table = study_tables.kuzmin_quality([one, {"method": "l2", "scale": "full", **known}])

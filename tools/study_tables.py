@@ -47,13 +47,41 @@ def kuzmin_quality(rows: Rows) -> str:
     lines.append("")
     lines += [f"Scale `{scale}`: {_scale(rows, scale)}." for scale in scales]
     machines = {r["network"]: r["machine"] for r in rows if r["machine"]}
-    lines += [f"Cells of {name} are of `{machine}`." for name, machine in machines.items()]
+    lines += [
+        f"Cells of {name} are of `{machine}`{_processors(rows, name)}."
+        for name, machine in machines.items()
+    ]
     compressed = [r for r in rows if r["scale"]]
     few = sum(r["seeds"] < SEEDS for r in compressed)
     if few:
         lines += ["", f"Partial: {few} of {len(compressed)} lines have fewer than {SEEDS} seeds."]
     lines += [f"Not measured: {text}." for text in _unmeasured(rows)]
     return "\n".join(lines)
+
+
+def _processors(rows: Rows, network: str) -> str:
+    """The processors of a network's cells, the most frequent first, with what ran on each where they differ."""
+    seeds: dict[str, dict[str, set[int]]] = {}
+    cells = [cell for cell in _shown(rows, "*.json") if cell["network"] == network]
+    for cell in cells:
+        seeds.setdefault(_processor(cell), {}).setdefault(cell["method"], set()).add(cell["seed"])
+    if len(seeds) < 2:
+        return "".join(f": {name}" for name in seeds)
+    told = []
+    for name, methods in sorted(seeds.items(), key=lambda item: -sum(map(len, item[1].values()))):
+        ran = ", ".join(f"{m} {'/'.join(map(str, sorted(s)))}" for m, s in methods.items())
+        told.append(f"{name} ({ran})")
+    return f", methods with their seeds: {'; '.join(told)}"
+
+
+def _processor(cell: dict[str, Any]) -> str:
+    """Of a cell, and whether it multiplies bytes."""
+    given = cell["environment"]
+    return f"{given['cpu']} {'with' if _multiplies_bytes(cell) else 'without'} VNNI"
+
+
+def _multiplies_bytes(cell: dict[str, Any]) -> bool:
+    return "avx512_vnni" in cell["environment"].get("instructions", [])
 
 
 def _unmeasured(rows: Rows) -> list[str]:
@@ -93,7 +121,7 @@ def kuzmin_seconds(_: Rows) -> str:
     ]
     for cell in sorted(searches, key=lambda c: (c["network"], c["round"], c["machine"])):
         network, number = cell["network"], cell["round"]
-        has = "yes" if "avx512_vnni" in cell["environment"].get("instructions", []) else "no"
+        has = "yes" if _multiplies_bytes(cell) else "no"
         lines.append(
             f"| {network} | {number} | {cell['method']} | {cell['seed']} "
             f"| {cell['seconds']['search']:.0f} | {paper[network][number - 1]:.0f} | {has} |"

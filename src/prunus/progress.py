@@ -1,8 +1,10 @@
 """How long work tells that it moves: a protocol, and one that says nothing. No torch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+Step = TypeVar("Step")
 
 
 class Progress(Protocol):
@@ -48,6 +50,13 @@ class _Counting:
     def finish(self) -> None:
         self.open -= 1
         self._progress.finish()
+
+
+def counted(steps: Iterable[Step], progress: Progress) -> Iterator[Step]:
+    """Steps of an open phase, each told as done when the next is asked for."""
+    for step in steps:
+        yield step
+        progress.advance()
 
 
 @contextmanager

@@ -201,6 +201,7 @@ class Chain:
                 ]
                 network = prunus.load(folder / "steps" / f"{index:02d}-train")
                 row = self._row(number, steps, network, data, device)
+                row["precision"] = read(folder / "run.json")["execution"]["precision"]
                 row["environment"] = started
                 self.cell(number).parent.mkdir(parents=True, exist_ok=True)
                 write(self.cell(number), row)

@@ -13,6 +13,7 @@ from prunus.candidates.kernels import (
     convert_,
     converted_layers,
     find_rectified,
+    has_rectifier,
     rectify_,
 )
 from prunus.candidates.skeleton import Skeleton
@@ -25,9 +26,7 @@ from tests.helpers import Wired, enliven_, images, pooled
 RGB = images(4, 3, 8, 8)
 
 needs_kernel = pytest.mark.skipif(
-    not torch.backends.mkldnn.is_available()
-    or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"),
-    reason="this PyTorch has no convolution with a ReLU in it",
+    not has_rectifier(torch.float32), reason="this PyTorch has no convolution with a ReLU in it"
 )
 
 
@@ -138,7 +137,7 @@ def test_relus_of_the_zoo_for_every_cut(model: str, expected: int) -> None:
 
 
 def test_without_the_kernel_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prunus.candidates.kernels._has_kernel", lambda _network: False)
+    monkeypatch.setattr("prunus.candidates.kernels.has_rectifier", lambda _dtype: False)
     network = enliven_(block(nn.ReLU()))
     assert find_rectified(network, find_pairs(network, RGB), RGB) == ()
 
@@ -188,6 +187,30 @@ def test_converted_once_gives_the_bits_of_autocast(model: str) -> None:
 
 
 @needs_kernel
+@pytest.mark.parametrize("takes", [True, False])
+def test_a_kernel_is_asked_what_it_takes(monkeypatch: pytest.MonkeyPatch, takes: bool) -> None:
+    """On CPUs without AVX-512 it refuses bfloat16, which autocast has the plain layers emulate."""
+    kernel = torch.ops.mkldnn._convolution_pointwise
+
+    def asked(x: Tensor, *rest: Any) -> Any:
+        if x.dtype == torch.bfloat16 and not takes:
+            raise RuntimeError("bf16 path needs the cpu support avx512bw")
+        return kernel(*(t.float() if isinstance(t, Tensor) else t for t in (x, *rest)))
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_convolution_pointwise", asked)
+    has_rectifier.cache_clear()
+    try:
+        network = enliven_(build("resnet20", width=0.5))
+        pairs = find_pairs(network, RGB)
+        assert find_rectified(network, pairs, RGB)
+        assert bool(find_rectified(network, pairs, RGB, torch.bfloat16)) == takes
+    finally:
+        has_rectifier.cache_clear()
+
+
+@pytest.mark.skipif(
+    not has_rectifier(torch.bfloat16), reason="on this CPU the kernel takes no bfloat16"
+)
 def test_rectified_in_bfloat16_is_near_the_plain_layers() -> None:
     x = images(2, 3, 32, 32)
     network = enliven_(build("resnet20", width=0.5))

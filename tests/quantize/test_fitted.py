@@ -313,3 +313,49 @@ def test_a_missing_source_is_told_before_any_compute(
     monkeypatch.setattr(sys.modules["prunus.quantize.deploy"], "fitted", never)
     with pytest.raises(InputError, match="source"):
         deploy(nn.Linear(4, 4), tmp_path / "d", INT8, inputs=torch.ones(2, 4), calibration=[])
+
+
+class Steps:
+    """Progress that keeps what each phase was to have and what it had, in the order of their ends."""
+
+    def __init__(self) -> None:
+        self.open: list[list[Any]] = []
+        self.ended: list[tuple[str, int, int]] = []
+
+    def start(self, phase: str, total: int) -> None:
+        self.open.append([phase, total, 0])
+
+    def advance(self, n: int = 1, **values: float) -> None:
+        self.open[-1][2] += n
+
+    def finish(self) -> None:
+        phase, total, done = self.open.pop()
+        self.ended.append((phase, total, done))
+
+
+def test_fitting_tells_how_far_it_is(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, source = built(file, "Shared")
+    given, steps = [large(100, 0), large(100, 1)], Steps()
+    monkeypatch.setattr(rounding, "_PASS_BYTES", 4 * 32**2)  # a layer of 32 columns in a pass
+    deploy(
+        network,
+        tmp_path / "d",
+        INT8,
+        inputs=given[0],
+        calibration=given,
+        source=source,
+        progress=steps,
+    )
+    # Two batches and two tensors, which three layers read; two batches in each of three passes.
+    assert steps.ended == [("move outliers", 4, 4), ("fit weights", 9, 9)]
+    assert not steps.open
+
+
+def test_phases_of_a_fitting_that_fails_are_ended(file: Path) -> None:
+    network, _ = built(file, "Plain")
+    steps = Steps()
+    with pytest.raises(InputError, match="cannot run on the calibration batches"):
+        fitted(network, INT8, [large(100, 0), torch.zeros(2, 7)], steps)
+    assert steps.ended == [("move outliers", 4, 1)]

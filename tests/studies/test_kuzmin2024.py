@@ -126,6 +126,7 @@ def test_from_scratch_has_the_epochs_of_all_rounds(study: ModuleType, tmp_path: 
     assert len(cell["training"]) == 3
     assert cell["params"] <= 8_000
     assert not cell["search_seen_in_pretraining"]
+    assert cell["precision"] in {"float32", "bfloat16"}
 
 
 def test_the_dense_network_is_looked_at_once_and_stands_before_its_rounds(
@@ -252,6 +253,36 @@ def test_a_network_of_the_papers_widths_is_built_again(network: str) -> None:
     assert [m.out_channels for m in again.modules() if isinstance(m, nn.Conv2d)] == widths
     with pytest.raises(RuntimeError, match=f"give {params}, not {params + 1}"):
         clock.narrowed(dense, found, {**cell, "params": params + 1})
+
+
+def test_table_2_tells_which_processors_its_cells_are_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import study_tables
+
+    monkeypatch.setattr(study_tables, "STUDIES", tmp_path)
+    folder = tmp_path / "kuzmin2024" / "results" / "cells" / "two-cores"
+    folder.mkdir(parents=True)
+
+    def cell(method: str, seed: int, instructions: list[str]) -> None:
+        of = {"network": "vgg16_bn", "method": method, "seed": seed, "scale": "small"}
+        ran = {"environment": {"cpu": "Some CPU", "instructions": instructions}}
+        given = {"settings": {"epochs": 5, "generations": 10, "images": 1000}}
+        record = json.dumps(of | ran | given)
+        (folder / f"small-vgg16_bn-{method}-seed{seed}-round2.json").write_text(record, "utf-8")
+
+    known = {"round": 2, "params": 1, "macs": 1, "top1_mean": 0.9, "top1_std": None, "seeds": 3}
+    of = {"network": "vgg16_bn", "machine": "two-cores", "scale": "small", "paper_top1": 0.8}
+    row = {"method": "genetic", **known, **of}
+    cell("genetic", 0, ["avx2", "avx512_vnni"])
+    cell("genetic", 1, ["avx2", "avx512_vnni"])
+    table = study_tables.kuzmin_quality([row])
+    assert "Cells of vgg16_bn are of `two-cores`: Some CPU with VNNI.\n" in table
+    cell("random", 2, ["avx2"])
+    table = study_tables.kuzmin_quality([row])
+    assert "with VNNI (genetic 0/1); Some CPU without VNNI (random 2)." in table
 
 
 def test_table_4_counts_all_rounds_before_and_stops_at_the_first_epoch_as_good(

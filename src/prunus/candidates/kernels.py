@@ -7,7 +7,7 @@ again for every batch; converted once, they give the same numbers.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -32,7 +32,10 @@ class Rectified:
 
 
 def find_rectified(
-    network: nn.Module, pairs: Sequence[Pair], inputs: Inputs
+    network: nn.Module,
+    pairs: Sequence[Pair],
+    inputs: Inputs,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Rectified, ...]:
     """ReLUs that their convolutions can compute; watched, then tried, as ``find_pairs`` does it.
 
@@ -40,8 +43,9 @@ def find_rectified(
         network: Run in evaluation mode; not changed. Elsewhere than on a CPU there are none.
         pairs: Batch norms that are folded.
         inputs: A real batch; two samples do.
+        dtype: That convolutions will run in.
     """
-    if not pairs or not _has_kernel(network):
+    if not pairs or not _is_on_cpu(network) or not has_rectifier(dtype):
         return ()
     with modes_restored(network):
         network.eval()
@@ -93,13 +97,21 @@ def _convolve_and_rectify(layer: Any, x: Tensor) -> Tensor:
     return out
 
 
-def _has_kernel(network: nn.Module) -> bool:
-    on_cpu = all(parameter.device.type == "cpu" for parameter in network.parameters())
-    return (
-        on_cpu
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-    )
+@cache
+def has_rectifier(dtype: torch.dtype) -> bool:
+    """Whether the kernel is there, and takes a number format on this CPU; bfloat16 it takes on few."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    layer = nn.Conv2d(1, 1, 1).to(dtype).requires_grad_(False)
+    try:
+        _convolve_and_rectify(layer, torch.zeros(1, 1, 1, 1, dtype=dtype))
+    except (AttributeError, RuntimeError):  # no such kernel, or not here
+        return False
+    return True
+
+
+def _is_on_cpu(network: nn.Module) -> bool:
+    return all(parameter.device.type == "cpu" for parameter in network.parameters())
 
 
 def _watch(network: nn.Module, pairs: Sequence[Pair], inputs: Inputs) -> list[Rectified]:

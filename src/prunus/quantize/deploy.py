@@ -17,6 +17,7 @@ from prunus.data import Inputs, TextTokenizer
 from prunus.errors import DataError, InputError
 from prunus.extras import require_installed
 from prunus.plan import Plan
+from prunus.progress import Progress
 from prunus.quantize import onnx_runtime, open_vino, torch_engine
 from prunus.quantize.fitted import fitted
 from prunus.quantize.job import Job, Written, unmatched
@@ -54,6 +55,7 @@ def deploy(  # noqa: PLR0913  # all but three are options, by keyword only
     plans: Sequence[Plan] = (),
     dynamic_length: bool = False,
     tokenizer: TextTokenizer | None = None,
+    progress: Progress | None = None,
 ) -> Deployed:
     """Write a network for an engine, quantized as asked for. The network is not touched.
 
@@ -71,6 +73,7 @@ def deploy(  # noqa: PLR0913  # all but three are options, by keyword only
         plans: That led from there to the network.
         dynamic_length: Whether dimension 1 of the inputs is a length that changes (texts).
         tokenizer: Of texts, kept beside the network.
+        progress: Told how far the weights of int8 layers are fitted.
 
     Raises:
         InputError: The network cannot be written, or the folder cannot be used.
@@ -91,7 +94,7 @@ def deploy(  # noqa: PLR0913  # all but three are options, by keyword only
     notes = unmatched(network, deployment)
     if written_network is not network:
         notes += ("floats of other formats than float32 are written as float32",)
-    written_network, told = fitted(written_network, deployment, batches)
+    written_network, told = fitted(written_network, deployment, batches, progress)
     job = Job(
         written_network,
         deployment,

@@ -77,13 +77,6 @@ def _quantized(job: Job, model: Any, excluded: list[str]) -> Any:
     """int8 layers by calibrated ranges, int8 tables as compressed weights."""
     nncf = _nncf()
     deployment = job.deployment
-    if deployment.embeddings == "int8":
-        # Before the rest: quantization leaves tables alone that are compressed already.
-        scope = nncf.IgnoredScope(
-            types=list(_COMPUTE), names=_other_tables(job, model), validate=False
-        )
-        mode = nncf.CompressWeightsMode.INT8_SYM
-        model = nncf.compress_weights(model, mode=mode, ignored_scope=scope)
     if deployment.weights == "int8":
         names = [node.get_any_name() for node in model.inputs]
         feeds = [given(batch, names) for batch in job.calibration]
@@ -101,6 +94,14 @@ def _quantized(job: Job, model: Any, excluded: list[str]) -> Any:
             ),
             **kind,
         )
+    if deployment.embeddings == "int8":
+        # After the rest: a layer that shares a compressed table would multiply its 8 bits, which saturate
+        # as above, where now it has 7 of its own.
+        scope = nncf.IgnoredScope(
+            types=list(_COMPUTE), names=_other_tables(job, model), validate=False
+        )
+        mode = nncf.CompressWeightsMode.INT8_SYM
+        model = nncf.compress_weights(model, mode=mode, ignored_scope=scope)
     return model
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from prunus.data import Inputs
 from prunus.graph import Reader, watch, without_padding
+from prunus.progress import Progress, Silent, counted
 from prunus.quantize.gptq import gptq, nearest
 from prunus.quantize.job import sole_layers, trial
 from prunus.quantize.options import Deployment
@@ -48,7 +49,11 @@ class _Moments:
 
 
 def rounded(
-    network: nn.Module, deployment: Deployment, batches: Sequence[Inputs], levels: int
+    network: nn.Module,
+    deployment: Deployment,
+    batches: Sequence[Inputs],
+    levels: int,
+    progress: Progress | None = None,
 ) -> tuple[nn.Module, int]:
     """A copy whose int8 layers have weights that an engine rounds to themselves.
 
@@ -61,6 +66,7 @@ def rounded(
         deployment: Tells which layers are quantized.
         batches: Real batches.
         levels: Of the engine's weights, on either side of zero.
+        progress: A step a batch of each pass, and a step a layer.
 
     Returns:
         The copy, and how many layers were rounded; the network itself and 0 where none was.
@@ -70,13 +76,17 @@ def rounded(
     layers = [la for la, count in counts.items() if la.in_features <= min(count, WIDEST)]
     draw = torch.Generator().manual_seed(0)
     done: dict[nn.Module, nn.Parameter] = {}
-    for together in _passes(layers):
+    passes = list(_passes(layers))
+    told = progress or Silent()
+    told.start("fit weights", len(passes) * len(batches) + len(layers))
+    for together in passes:
         found = {la: _Moments(la, torch.zeros([la.in_features] * 2), draw) for la in together}
-        watch(own, {layer: one.see for layer, one in found.items()}, batches)
-        for layer, one in found.items():
+        watch(own, {layer: one.see for layer, one in found.items()}, counted(batches, told))
+        for layer, one in counted(found.items(), told):
             weight = _better(one, levels)
             if weight is not None:
                 done[layer] = layer.weight = nn.Parameter(weight)
+    told.finish()
     if not done:
         return network, 0
     written = copy.deepcopy(network).cpu()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from prunus.data import Inputs
 from prunus.graph import Reader, call, output_tensors, watch
+from prunus.progress import Progress, Silent, counted
 from prunus.quantize.gptq import nearest
 from prunus.quantize.job import sole_layers, trial
 from prunus.quantize.options import Deployment
@@ -66,7 +67,11 @@ class _Inputs:
 
 
 def smoothed(
-    network: nn.Module, deployment: Deployment, batches: Sequence[Inputs], levels: int
+    network: nn.Module,
+    deployment: Deployment,
+    batches: Sequence[Inputs],
+    levels: int,
+    progress: Progress | None = None,
 ) -> tuple[nn.Module, int]:
     """A copy whose layers read smoothed inputs where that at least halves their error.
 
@@ -75,6 +80,7 @@ def smoothed(
         deployment: Tells which layers are quantized.
         batches: Real batches.
         levels: Of weights, on either side of zero.
+        progress: A step a batch, then a step for the layers that read one tensor.
 
     Returns:
         The copy, and how many layers were changed. The network itself and 0 where none gains, or where
@@ -84,12 +90,15 @@ def smoothed(
     before = output_tensors(call(own, batches[0]))
     share, draw = math.ceil(_ROWS / len(batches)), torch.Generator().manual_seed(0)
     found = [_Inputs(layers, share, draw) for layers in _readers(own, deployment, batches[0])]
-    watch(own, {one.layers[0]: one.see for one in found}, batches)
+    told = progress or Silent()
+    told.start("move outliers", len(batches) + len(found))
+    watch(own, {one.layers[0]: one.see for one in found}, counted(batches, told))
     done: dict[nn.Module, Tensor] = {}
-    for one in found:
+    for one in counted(found, told):
         factors = _factors(one, levels)
         if factors is not None:
             done |= dict.fromkeys(one.layers, factors)
+    told.finish()
     if not done:
         return network, 0
     written = copy.deepcopy(network).cpu()

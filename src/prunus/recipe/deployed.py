@@ -48,7 +48,7 @@ def deploy_state(
     with _folder(tools.steps, f"{action.name}.{asked.engine}") as folder:
         begin = time.perf_counter()
         with phase(tools.progress, f"deploy to {asked.engine}"):
-            written = _write(state.network, folder, asked, state, tools.recipe.seed)
+            written = _write(state.network, folder, asked, state, tools)
         seconds = time.perf_counter() - begin
         runs: list[FreshRun] = []
 
@@ -89,13 +89,13 @@ def deploy_state(
 
 
 def _write(
-    network: nn.Module, folder: Path, asked: Deployment, state: State, seed: int
+    network: nn.Module, folder: Path, asked: Deployment, state: State, tools: Tools
 ) -> Deployed:
     """Write a network; ranges and outliers are measured on training samples, every class in proportion."""
     calibration: list[Inputs] = []
     if asked.reads_samples:
         train = state.data.train
-        drawn = train.subset(min(asked.calibration_samples, len(train)), seed)
+        drawn = train.subset(min(asked.calibration_samples, len(train)), tools.recipe.seed)
         calibration = [inputs for inputs, _ in drawn.batches(_BATCH)]
     return deploy(
         network,
@@ -106,6 +106,7 @@ def _write(
         source=state.origin.source if state.origin.rebuildable else None,
         plans=state.plans,
         dynamic_length=state.data.max_length is not None,
+        progress=tools.progress,
     )
 
 
@@ -139,7 +140,7 @@ def _timed(
     if row.engine != "torch":
         with _folder(tools.engines, f"{row.engine}-{weights_digest(dense)[:12]}") as place:
             if not (place / DEPLOYED_FILE).exists():
-                _write(dense, place, Deployment(engine=row.engine), State.begin(subject), 0)
+                _write(dense, place, Deployment(engine=row.engine), State.begin(subject), tools)
             named["float32"] = (load_deployed(place, threads=threads), theirs)
     found: dict[str, Latency] = measure_latencies(
         named,

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -301,6 +302,27 @@ def test_measurements_that_cannot_be_taken() -> None:
     ends(["measure", "--model", "digits_cnn", "--shape", "3,8,8"], "does not run")
     huge = "1,4000000000,4000000000"
     ends(["measure", "--model", "digits_cnn", "--shape", huge], f"--shape {huge}: the memory")
+
+
+def test_a_network_of_texts_is_measured_on_texts_of_the_length_that_records_state(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "short.csv"
+    rows = "".join(f"word{k} is {'good' if k % 2 else 'bad'},{k % 2}\n" for k in range(40))
+    file.write_text(f"text,label\n{rows}", encoding="utf-8")
+    command = ["measure", "--model", "bert_tiny", "--data", f"text:{file}", "--no-latency"]
+    found = {}
+    for length in (16, 64):
+        code, screen, _ = run(*command, "--text", f"max_length={length}")
+        assert code == 0 and f"a text of {length} pieces" in screen
+        (line,) = (line for line in screen.splitlines() if line.strip().startswith("MACs"))
+        found[length] = int(line.split()[-1].replace(",", ""))
+    config: Any = build("bert_tiny", num_classes=2, vocab_size=100).config
+    d, inner = config.hidden_size, config.intermediate_size
+    for length, macs in found.items():
+        # As below: maps, feed-forward and attention of each piece; pooler and classifier once.
+        layer = length * (4 * d * d + 2 * d * inner + 2 * d * length)
+        assert macs == config.num_hidden_layers * layer + d * d + 2 * d
 
 
 def test_a_network_of_texts_is_measured_on_token_ids(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ class FrontPoint(Record):
 
     ``fitness`` is what the search compared (lower is better): the mean of ``kl`` (nats, to the dense
     network), of ``loss``, or ``1 - top1``, all on images of the search split. ``chosen``: the run went
-    on with this one. ``keep`` is by group, for the network that ``Front.source`` describes.
+    on with this one. ``search``: which of a run's searches listed it, from 0. ``keep`` is by group, for the network that ``Front.source`` describes.
     """
 
     macs: int = Field(ge=0)
@@ -144,6 +144,7 @@ class FrontPoint(Record):
     loss: float
     top1: float
     chosen: bool = False
+    search: int = Field(default=0, ge=0)
     keep: dict[str, Bits] = Field(default_factory=dict)
     connections: tuple[ZeroConnections, ...] = ()
 

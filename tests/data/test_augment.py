@@ -68,3 +68,11 @@ def test_the_generator_decides() -> None:
     )
     assert torch.equal(once, again)
     assert not torch.equal(once, other)
+
+
+def test_strides_are_the_plain_ones() -> None:
+    """Also of one channel, or a network that views what a convolution returns cannot be trained."""
+    for channels in (1, 3):
+        x = torch.zeros(4, channels, 8, 8)
+        out = shift_and_flip(x, torch.Generator().manual_seed(0), shift=2, flip=True)
+        assert out.stride() == x.stride()

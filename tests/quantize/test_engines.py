@@ -227,6 +227,8 @@ def test_parity_by_hand() -> None:
     assert found.samples == 2
     with pytest.raises(InputError, match="batches is empty"):
         parity(Fixed(), lambda _: other, [])
+    nothing = torch.full_like(own, torch.nan)
+    assert parity(Fixed(), lambda _: nothing, [own.flip(1)]).agreement == 0  # though argmax says 0
 
 
 @pytest.mark.skipif(not multiplies_bytes(), reason="needs a CPU with VNNI")

@@ -94,6 +94,16 @@ def test_a_later_cut_must_ask_for_less() -> None:
     assert len(lay_out(as_recipe([weaker, CUT]))) == 2
 
 
+@pytest.mark.parametrize("targets", [("macs=100000", "macs=0.5"), ("macs=0.5", "macs=100000")])
+def test_a_share_beside_a_number_is_refused(targets: tuple[str, str]) -> None:
+    """Which of the two is tighter, and so the row's target, only the network would tell."""
+    steps = [Prune(method="l1", target=target) for target in targets]
+    with pytest.raises(InputError, match="give both as shares of the dense network, or both as"):
+        lay_out(as_recipe(steps))
+    mixed = [Prune(method="l1", target="macs=0.5"), Prune(method="l1", target="params=100000")]
+    assert len(lay_out(as_recipe(mixed))) == 2
+
+
 def test_an_unreachable_target_is_refused_with_what_is_reachable() -> None:
     network = build("digits_cnn")
     found = trace(network, torch.randn(2, 1, 8, 8), min_units=12)

@@ -29,8 +29,9 @@ from prunus.recipe import (
     train_network,
 )
 from prunus.recipe.fresh import reinitialize_
-from prunus.records import AT_CHANCE, Cost, RunRecord, Source
-from prunus.train import TrainConfig, evaluate, fit
+from prunus.recipe.summarize import _finds_classes
+from prunus.records import AT_CHANCE, Cost, RunRecord, Score, Source
+from prunus.train import TrainConfig, evaluate, evaluation_of, fit
 from prunus.zoo import build
 from tests.recipe.subjects import FAST, STEPS, few_digits, same_state, trained_cnn
 
@@ -260,6 +261,37 @@ def test_a_dense_network_that_only_guesses_is_noted() -> None:
     assert any(note.startswith(AT_CHANCE) and "--train-epochs" in note for note in noted)
     noted = compress(trained_cnn(), STEPS[:1], few_digits(), latency=None).record.notes
     assert not any(note.startswith(AT_CHANCE) for note in noted)
+
+
+@pytest.mark.parametrize(
+    ("counts", "found", "finds"),
+    [
+        (
+            [90, 10],
+            {"f1": 0.58},
+            True,
+        ),  # 9 of 10 found beside 12 wrong calls: top-1 0.87, under 0.9
+        ([90, 10], {"f1": 0.18}, False),  # always naming class 1: 2 * 0.1 / 1.1
+        ([50, 50], {"f1": 0.60}, False),  # the same: 2 / 3
+        ([90, 5, 5], {"recall": 0.7}, True),
+        ([90, 5, 5, 0], {"recall": 0.6}, False),  # a class without samples counts for nothing
+        ([90, 10], {}, False),
+    ],
+)
+def test_a_network_that_finds_the_rare_class_does_not_guess(
+    counts: list[int], found: dict[str, float], finds: bool
+) -> None:
+    split = {"metric": "top1", "value": 0.87, "top1": 0.87, "stage": "dense", "split": "test"}
+    score = Score.model_validate({**split, "samples": 100, **found})
+    assert _finds_classes(score, torch.tensor(counts)) == finds
+
+
+def test_rare_classes_are_looked_at_where_the_frequent_one_hides_them() -> None:
+    """9 of 10 of class 1 found beside 12 wrong calls, by the meter's own count."""
+    labels = torch.tensor([1] * 10 + [0] * 90)
+    called = torch.tensor([1] * 9 + [0] + [1] * 12 + [0] * 78)
+    seen = evaluation_of(torch.nn.functional.one_hot(called, 2).float(), labels)
+    assert seen.top1 == pytest.approx(0.87) and seen.f1 == pytest.approx(18 / 31)
 
 
 def test_a_network_trained_here_has_not_seen_the_search_split() -> None:

@@ -4,8 +4,8 @@ import pytest
 
 from prunus.records import Comparison, DeployedRow, Latency, RunRecord, Score
 from prunus.report.advice import advice
+from prunus.report.formats import listed
 from prunus.report.rows import comparison_rows
-from prunus.report.summary import _listed
 
 
 def _latency(milliseconds: float, engine: str) -> Latency:
@@ -106,8 +106,8 @@ def test_other_comparisons_have_no_advice(comparison: Comparison) -> None:
 
 
 def test_a_remark_names_a_few_rows_and_counts_the_others() -> None:
-    assert _listed(["a", "b", "c", "d"]) == "a, b, c, d"
-    assert _listed(["a", "b", "c", "d", "e", "f"]) == "a, b, c and 3 more rows"
+    assert listed(["a", "b", "c", "d"]) == "a, b, c, d"
+    assert listed(["a", "b", "c", "d", "e", "f"]) == "a, b, c and 3 more rows"
 
 
 def test_nothing_is_as_good_as_a_dense_network_that_gets_nothing_right(

@@ -25,6 +25,7 @@ from prunus.meter import (
 )
 from prunus.method import method_class, method_names
 from prunus.recipe import resolve_subject
+from prunus.recipe.subject import first_samples
 from prunus.train.forward import resolve_device
 from prunus.zoo import load_source
 
@@ -57,7 +58,7 @@ def _measure(subject: Subject, cut: Cut, where: Where, shape: str | None) -> Non
     require_numbers(cut)
     set_threads(where)
     device = resolve_device(where.device)
-    network, inputs = _network(subject, shape)
+    network, inputs, one = _network(subject, shape)
     try:
         found = trace(
             network, inputs, ignore=cut.ignore, min_units=cut.min_units, round_to=cut.round_to
@@ -67,9 +68,9 @@ def _measure(subject: Subject, cut: Cut, where: Where, shape: str | None) -> Non
             raise
         said = str(error).replace("example_inputs", f"--shape {shape}")
         raise InputError(f"{said}; give the sizes of an input that it takes") from error
-    one = inputs[:1] if isinstance(inputs, Tensor) else {k: v[:1] for k, v in dict(inputs).items()}
     cost = measure_cost(network, one)
     facts = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
+    facts.add_row("input", _described(one))
     facts.add_row("parameters", f"{cost.params:,}")
     facts.add_row("MACs (batch 1)", f"{cost.macs:,}")
     facts.add_row("file", format_bytes(file_size_bytes(network)))
@@ -77,8 +78,10 @@ def _measure(subject: Subject, cut: Cut, where: Where, shape: str | None) -> Non
         facts.add_row("not counted", ", ".join(cost.uncounted))
     if where.latency:
         placed = network.to(device)
-        moved = (
-            one.to(device) if isinstance(one, Tensor) else {k: v.to(device) for k, v in one.items()}
+        moved: Inputs = (
+            one.to(device)
+            if isinstance(one, Tensor)
+            else {k: v.to(device) for k, v in dict(one).items()}
         )
         time = measure_latency(placed, moved, batch=1, repeats=50, device=device)
         facts.add_row(
@@ -112,8 +115,8 @@ def run_methods() -> None:
     )
 
 
-def _network(subject: Subject, shape: str | None) -> tuple[nn.Module, Inputs]:
-    """The network, and a batch of real or random inputs."""
+def _network(subject: Subject, shape: str | None) -> tuple[nn.Module, Inputs, Inputs]:
+    """The network, a batch of real or random inputs, and the one that costs are stated for."""
     source = make_source(subject)
     if (shape is None) == (subject.data is None):
         raise InputError(
@@ -127,9 +130,18 @@ def _network(subject: Subject, shape: str | None) -> tuple[nn.Module, Inputs]:
                 f"--text '{subject.text[0]}' is for --data, not for --shape; leave it out"
             )
         network = load_source(source)
-        return network, _random_inputs(network, read_shape(shape))
+        inputs = _random_inputs(network, read_shape(shape))
+        return network, inputs, first_samples(inputs, 1)
     found = resolve_subject(source, data, text=text, untrained=True)
-    return found.network, found.inputs
+    return found.network, found.inputs, found.one
+
+
+def _described(one: Inputs) -> str:
+    """The shape of an input: pieces of a text, or sizes without the sample's."""
+    if isinstance(one, Tensor):
+        return " x ".join(map(str, one.shape[1:]))
+    ids = dict(one)["input_ids"]
+    return f"a text of {ids.shape[1]} pieces"
 
 
 def _random_inputs(network: nn.Module, shape: tuple[int, ...]) -> Inputs:

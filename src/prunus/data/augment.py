@@ -24,7 +24,7 @@ def shift_and_flip(images: Tensor, generator: torch.Generator, *, shift: int, fl
         4 pixels padded on each side, a random 32x32 crop, horizontal flip
         (https://arxiv.org/abs/1512.03385).
     """
-    batch, _, height, width = images.shape
+    batch, channels, height, width = images.shape
     top, left = torch.randint(2 * shift + 1, (2, batch), generator=generator)
     rows = top[:, None] + torch.arange(height)
     columns = left[:, None] + torch.arange(width)
@@ -34,4 +34,7 @@ def shift_and_flip(images: Tensor, generator: torch.Generator, *, shift: int, fl
     rows, columns = rows.to(images.device), columns.to(images.device)
     padded = functional.pad(images, (shift, shift, shift, shift)).permute(0, 2, 3, 1)
     samples = torch.arange(batch, device=images.device)[:, None, None]
-    return padded[samples, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+    found = padded[samples, rows[:, :, None], columns[:, None, :]]
+    if channels == 1:  # a permuted one counts as contiguous, and convolutions answer in channels_last
+        return found.reshape(images.shape)
+    return found.permute(0, 3, 1, 2).contiguous()

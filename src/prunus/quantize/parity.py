@@ -10,6 +10,7 @@ from prunus.data import Inputs
 from prunus.errors import InputError
 from prunus.meter import as_predictor
 from prunus.plan import Record
+from prunus.train import answers
 
 
 class Parity(Record):
@@ -17,7 +18,7 @@ class Parity(Record):
 
     Attributes:
         relative_difference: ``max|a - b| / max|a|`` over all logits, ``a`` the network's.
-        agreement: Share of samples in the same class.
+        agreement: Share of samples that both call the same class.
         samples: Compared.
     """
 
@@ -42,7 +43,8 @@ def parity(
     other = torch.cat([theirs for _, theirs in pairs]).double()
     largest = float(own.abs().max())
     difference = float((own - other).abs().max())
-    same = (own.argmax(dim=1) == other.argmax(dim=1)).double().mean()
+    called = answers(own)
+    same = ((called == answers(other)) & (called >= 0)).double().mean()
     return Parity(
         relative_difference=difference / largest if largest else difference,
         agreement=float(same),

@@ -220,7 +220,7 @@ def _trains(steps: Sequence[Step]) -> bool:
 
 
 def _check_budgets(actions: list[Action]) -> None:
-    """A later cut must ask for less than an earlier one left."""
+    """A later cut must ask for less than an earlier one left, in the same terms: shares, or numbers."""
     tightest: dict[str, tuple[float, str]] = {}
     seen: set[str] = set()
     for action in actions:
@@ -230,7 +230,13 @@ def _check_budgets(actions: list[Action]) -> None:
         seen.add(action.path)
         value, where = tightest.get(budget.quantity, (float("inf"), ""))
         same_kind = (budget.value <= 1) == (value <= 1)
-        if same_kind and budget.value >= value:
+        if where and not same_kind:
+            raise InputError(
+                f"{action.path}.target: {budget.quantity}={budget.value:g} after {where} with "
+                f"{budget.quantity}={value:g}: give both as shares of the dense network, or both as "
+                "numbers"
+            )
+        if budget.value >= value:
             raise InputError(
                 f"{action.path}.target: {budget.quantity}={budget.value:g} leaves nothing to cut "
                 f"after {where} with {budget.quantity}={value:g}; targets are shares of the dense "

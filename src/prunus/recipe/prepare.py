@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from prunus.candidates.ray_cluster import require_cluster
 from prunus.candidates.workplace import threads_of
 from prunus.compute import Compute
@@ -27,7 +29,7 @@ from prunus.recipe.subject import Subject, student_of
 from prunus.records import Cost, Source
 from prunus.train import Execution, TrainConfig
 from prunus.train.forward import resolve_device
-from prunus.train.precision import TRIAL_SAMPLES, choose_execution
+from prunus.train.precision import TRIAL_SAMPLES, choose_execution, runs_in
 
 _DECISIVE = ("precision", "layout", "batch_size")
 """What of ``Compute`` decides scores; a run may be resumed with another engine, or other workers."""
@@ -165,7 +167,7 @@ def pin(
     """Pick number format and memory layout once for all trainings, as an input of the runs.
 
     A trial's timing is not reproducible: one for each run would train rows of one table in different
-    formats.
+    formats. What is fastest for the dense network is not taken where a student cannot run in it.
     """
     if not any(recipe.wants_execution for recipe in recipes):
         return list(recipes)
@@ -176,9 +178,21 @@ def pin(
     sample = next(iter(subject.data.train.batches(TRIAL_SAMPLES)))
     anything = TrainConfig(epochs=1, lr=1.0)
     picked = choose_execution(subject.network, sample, anything, resolve_device(device))
+    if not all(
+        runs_in(student, sample, picked, resolve_device(device))
+        for student in _students(recipes, subject)
+    ):
+        picked = Execution()  # the plain one
     if folder is not None:
         folder.pick({"precision": picked.precision, "layout": picked.layout})
     return [recipe.pinned(picked) for recipe in recipes]
+
+
+def _students(recipes: Sequence[Recipe], subject: Subject) -> list[nn.Module]:
+    """The students of the recipes, each once."""
+    steps = [recipe.steps[0] for recipe in recipes]
+    sources = {s.source.model_dump_json(): s.source for s in steps if isinstance(s, Student)}
+    return [student_of(source, subject).network for source in sources.values()]
 
 
 def fix_threads(

@@ -1,9 +1,11 @@
 """From the outcomes of a run's steps to its record."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from prunus.data import DataSplits
 from prunus.graph import Choice, Trace
@@ -22,7 +24,15 @@ from prunus.recipe.recipe import Recipe
 from prunus.recipe.state import Outcome, State
 from prunus.recipe.steps import Student
 from prunus.recipe.subject import Subject, stated
-from prunus.records import AT_CHANCE, Cost, HistoryPoint, LayerWidth, RunRecord, Score
+from prunus.records import (
+    AT_CHANCE,
+    Cost,
+    FrontPoint,
+    HistoryPoint,
+    LayerWidth,
+    RunRecord,
+    Score,
+)
 
 
 @dataclass(frozen=True)
@@ -97,7 +107,7 @@ def make_record(summary: Summary, subject: Subject, dense: Trace, state: State) 
         certificates=tuple(o.certificate for o in summary.outcomes if o.certificate is not None),
         widths=_widths(dense, choice),
         history=tuple(point for outcome in summary.outcomes for point in _history(outcome)),
-        front=tuple(point for outcome in summary.outcomes for point in outcome.front),
+        front=_fronts(summary.outcomes),
         seconds=_seconds(summary),
         test_evaluations={seen.score.stage: seen.evaluations for seen in looks},
         search_seen_in_pretraining=_search_seen(summary.recipe, subject, state),
@@ -108,14 +118,47 @@ def make_record(summary: Summary, subject: Subject, dense: Trace, state: State) 
     )
 
 
+def _fronts(outcomes: Sequence[Outcome]) -> tuple[FrontPoint, ...]:
+    """Fronts of all searches of a run, each point with its search's number."""
+    fronts = [outcome.front for outcome in outcomes if outcome.front]
+    return tuple(
+        point.model_copy(update={"search": number})
+        for number, front in enumerate(fronts)
+        for point in front
+    )
+
+
 def _chance_notes(dense: Score, data: DataSplits) -> list[str]:
-    """A note where the dense network tells the classes no better than a guess would."""
-    share = float(data.test.labels.bincount().max()) / len(data.test)
-    if dense.top1 is None or dense.top1 > share:
+    """A note where the dense network tells the classes no better than a guess would.
+
+    Where one class is most of the samples, naming it always has a top-1 that a useful network may not
+    reach; then it is for the others to say.
+    """
+    counts = data.test.labels.bincount(minlength=data.num_classes)
+    share = float(counts.max()) / len(data.test)
+    if dense.top1 is None or dense.top1 > share or _finds_classes(dense, counts):
         return []
     guess = f"always the most frequent class would be right for {share:.2%} of the test split"
     remedy = "train it first (--train-epochs), or give its weights"
     return [f"{AT_CHANCE} a guess: top-1 {dense.top1:.2%}, and {guess}; {remedy}"]
+
+
+def _finds_classes(dense: Score, counts: Tensor) -> bool:
+    """Whether a network finds the classes better than one answer for all samples, or luck, would.
+
+    Of two classes F1 is that of class 1: always naming it has a precision of its share ``p``, a recall
+    of 1 and so an F1 of ``2 p / (1 + p)``. Of more the mean recall of one answer, and of dice, is one
+    over the classes; a network has to have twice that.
+
+    Args:
+        dense: Its score on the test split.
+        counts: Test samples of each class.
+    """
+    if len(counts) == 2:
+        share = float(counts[1]) / float(counts.sum())
+        return dense.f1 is not None and dense.f1 > 2 * share / (1 + share)
+    there = int((counts > 0).sum())
+    return dense.recall is not None and dense.recall > 2 / there
 
 
 def _search_seen(recipe: Recipe, subject: Subject, state: State) -> bool:

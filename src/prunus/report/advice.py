@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 
 from prunus.records import Comparison
 from prunus.report.columns import metric_name, score_style
-from prunus.report.formats import Style, format_value, printable
+from prunus.report.formats import Style, format_value, listed, printable
+from prunus.report.pace import noise
 from prunus.report.rows import Row, same_machine
 from prunus.report.spread import Stat
 
@@ -45,7 +46,9 @@ def advice(comparison: Comparison, rows: Sequence[Row]) -> tuple[str, ...]:
             continue
         row = _least(good, key)
         if row is not None:
-            found.append(f"{what} within {bound} of dense in {metric}: {_described(row, style)}.")
+            rivals = _rivals(row, good) if key is _time else ""
+            text = f"{what} within {bound} of dense in {metric}: {_described(row, style)}"
+            found.append(f"{text}{rivals}.")
     least = _least(methods, _bytes)
     if least is not None and least not in good:
         found.append(f"Smallest of all: {_described(least, style)}.")
@@ -71,6 +74,7 @@ def _fastest_engines(rows: Sequence[Row], style: Style) -> list[str]:
         first, *others = sorted(group, key=_time)
         told = [
             f"{printable(_engine(row))} takes {_time(row) / _time(first):.2f}× as long"
+            f"{', within the spread' if _as_fast(row, first) else ''}"
             f" ({_score(row, style)}, {_megabytes(row)})"
             for row in others
         ]
@@ -79,6 +83,20 @@ def _fastest_engines(rows: Sequence[Row], style: Style) -> list[str]:
             f"{_megabytes(first)}); {'; '.join(told)}."
         )
     return found
+
+
+def _as_fast(row: Row, first: Row) -> bool:
+    """Whether the fastest leads a row by no more than the larger quartile range of the two."""
+    return _time(row) - _time(first) <= max(noise(row.runs), noise(first.runs))
+
+
+def _rivals(first: Row, rows: Sequence[Row]) -> str:
+    """Rows that the fastest does not lead by more than the spread of their times."""
+    others = [row for row in rows if row is not first and math.isfinite(_time(row))]
+    near = [printable(row.label) for row in others if _as_fast(row, first)]
+    if not near:
+        return ""
+    return f"; no slower by more than the spread: {listed(near)}"
 
 
 def _engine(row: Row) -> str:

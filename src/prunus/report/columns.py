@@ -238,6 +238,8 @@ def _dense_macs(run: RunRecord) -> Reading:
 def _macs_fold(run: RunRecord) -> Reading:
     if run.deployed is not None:
         return Missing()
+    if set(run.dense_cost.uncounted) != set(run.cost.uncounted):
+        return Missing("MACs of this row and of the dense network leave out different operations")
     return _fold(run.dense_cost.macs, run.cost.macs)
 
 

@@ -1,6 +1,7 @@
 """How numbers and names are written, in one place: units, digits, spread. No torch."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -8,6 +9,8 @@ from prunus.report.spread import Missing, Stat, Value
 
 DASH = "–"
 _SI = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+NAMED = 4
+"""Most rows that a remark names one by one."""
 _DURATIONS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 
 
@@ -85,6 +88,13 @@ def printable(text: str) -> str:
     """The text on one line, control characters replaced: records may hold anything."""
     flat = " ".join(text.split())
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in flat)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names, the first of them where they are many: the table shows the others."""
+    if len(names) <= NAMED:
+        return ", ".join(names)
+    return f"{', '.join(names[: NAMED - 1])} and {len(names) - NAMED + 1} more rows"
 
 
 def _scale(stat: Stat, style: Style, compact: bool) -> _Scale:

@@ -142,18 +142,8 @@ def _all_series(rows: Sequence[Row]) -> list[_Series]:
 
 
 def _searches(points: Sequence[FrontPoint]) -> list[list[FrontPoint]]:
-    """The fronts of a run, one after another in its record; there is one in a run that cuts once.
-
-    A search lists its front by falling quality and picks one network of it, so that with several
-    picks the next front begins where the quality rises again.
-    """
-    several = sum(point.chosen for point in points) > 1
-    found: list[list[FrontPoint]] = []
-    for point in points:
-        if not found or (several and point.fitness < found[-1][-1].fitness):
-            found.append([])
-        found[-1].append(point)
-    return found
+    """The fronts of a run, one a search; there is one in a run that cuts once."""
+    return [[p for p in points if p.search == k] for k in sorted({p.search for p in points})]
 
 
 def _coordinates(

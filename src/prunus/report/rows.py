@@ -1,7 +1,6 @@
 """Rows of a report: the dense baseline first, then each method and target. No torch."""
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -16,18 +15,15 @@ from prunus.report.columns import (
     final_stage,
     table_columns,
 )
-from prunus.report.formats import Style, format_value
+from prunus.report.pace import Pace, pace_of
 from prunus.report.spread import (
     Missing,
-    Stat,
     Value,
     clear_winner,
     summarize,
     summarize_fixed,
 )
 
-# How a sentence on latency that MACs did not buy reads; ``summary`` gathers them by it.
-NO_FASTER = "but the measured latency fell by no more than its spread"
 NULL_BASELINES = frozenset({"random", "uniform", "scratch", "random-search"})
 """What every other method has to beat: chance, fresh weights, and a search that breeds nothing."""
 
@@ -53,6 +49,7 @@ class Row:
         final: Quality on the test split after the last stage that was measured.
         bold: Keys of the columns where this row leads outside the spread.
         conditions: Engine, device, batch and threads of the latency.
+        pace: What to know of the latency, which is one of the warnings, too.
         warnings: What a reader of the row must know, each a full sentence.
     """
 
@@ -67,6 +64,7 @@ class Row:
     conditions: str
     runs: tuple[RunRecord, ...] = field(repr=False)
     bold: frozenset[str] = frozenset()
+    pace: Pace | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -146,6 +144,7 @@ def _method_row(
         certificate=_certificates(runs),
         conditions=settings[0] if len(settings) == 1 else "",
         runs=tuple(runs),
+        pace=pace_of(runs, values["macs_fold"]),
     )
     return replace(row, warnings=tuple(_warnings(row)))
 
@@ -210,32 +209,4 @@ def _warnings(row: Row) -> list[str]:
     bare = [run.seed for run in row.runs if not run.certificates]
     if row.certificate is not None and bare:
         found.append(f"{row.label}: no certificate for the seeds {', '.join(map(str, bare))}.")
-    return found + _latency_warning(row)
-
-
-def _latency_warning(row: Row) -> list[str]:
-    """Say where fewer MACs bought no time that can be told: the gain is within a measurement's quartile range."""
-    pairs = [
-        (mine, dense)
-        for run in row.runs
-        if (mine := run.latency) is not None
-        and (dense := run.dense_latency) is not None
-        and conditions(mine) == conditions(dense)
-    ]
-    fold = row.values["macs_fold"]
-    if not pairs or not isinstance(fold, Stat) or fold.mean <= 1:
-        return []
-    mine_ms = statistics.fmean(mine.median_ms for mine, _ in pairs)
-    dense_ms = statistics.fmean(dense.median_ms for _, dense in pairs)
-    spread_ms = max(max(mine.iqr_ms, dense.iqr_ms) for mine, dense in pairs)
-    if dense_ms - mine_ms > spread_ms:
-        return []
-    times = [
-        format_value(Stat(t, None, 1), Style.MILLISECONDS) for t in (mine_ms, dense_ms, spread_ms)
-    ]
-    return [
-        (
-            f"{row.label}: MACs fell {fold.mean:.2f}×, {NO_FASTER} "
-            f"({times[0]}, dense {times[1]}, spread {times[2]})."
-        )
-    ]
+    return found + ([] if row.pace is None else [row.pace.sentence(row.label)])

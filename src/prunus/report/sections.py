@@ -9,7 +9,12 @@ from prunus.report.columns import Column
 from prunus.report.formats import DASH, format_difference, printable
 from prunus.report.rows import Row
 from prunus.report.spread import Missing
-from prunus.report.summary import RULES, certificate_text, distinct_environments
+from prunus.report.summary import (
+    RULES,
+    certificate_text,
+    distinct_environments,
+    latency_setting,
+)
 from prunus.report.table import cell_text, shown_columns
 
 
@@ -19,14 +24,14 @@ def table_section(comparison: Comparison, rows: Sequence[Row]) -> str:
     heads = [_head("Method"), _head("Target"), _head("Seeds", number=True)]
     heads += [_head(column.header, number=True) for column in columns]
     heads.append(_head("Certificate"))
-    settings = {row.conditions for row in rows if row.conditions}
-    measured = f"Latency: median with {settings.pop()}." if len(settings) == 1 else ""
-    if settings:
+    measured = latency_setting(rows)
+    several = not measured and any(row.conditions for row in rows)
+    if several:
         heads.append(_head("Latency measured with"))
     bodies = []
     for dense in (True, False):
         lines = [
-            _table_row(comparison, row, columns, conditions=bool(settings))
+            _table_row(comparison, row, columns, conditions=several)
             for row in rows
             if (row.kind == "dense") == dense
         ]

@@ -14,8 +14,9 @@ from prunus.report.columns import (
     score_style,
     table_columns,
 )
-from prunus.report.formats import DASH, Style, format_difference, format_value, printable
-from prunus.report.rows import NO_FASTER, Row
+from prunus.report.formats import DASH, Style, format_difference, format_value, listed, printable
+from prunus.report.pace import gathered
+from prunus.report.rows import Row
 from prunus.report.spread import MIN_SEEDS, Missing, Stat, clear_winner
 
 _FAILED = re.compile(r"(.+ \(seed \d+\)) failed: (.+)")
@@ -24,8 +25,6 @@ _AS_MANY = "1.00×"
 _ROUNDING = 1e-12
 NOTHING_CUT = "nothing was cut"
 """How the note of a step ends that found nothing to do, as ``recipe.execute`` writes it."""
-NAMED = 4
-"""Most rows that a remark names one by one."""
 RULES = (
     (
         "± is the sample standard deviation over the seeds of a row, of the dense network over all "
@@ -50,9 +49,15 @@ def summary_sentences(comparison: Comparison, rows: Sequence[Row]) -> tuple[str,
     return (*best, *advice(comparison, rows))
 
 
+def latency_setting(rows: Sequence[Row]) -> str:
+    """How latencies were measured, where all were alike; else nothing."""
+    settings = {row.conditions for row in rows if row.conditions}
+    return f"Latency: median with {settings.pop()}." if len(settings) == 1 else ""
+
+
 def report_warnings(comparison: Comparison, rows: Sequence[Row]) -> tuple[str, ...]:
     """What the numbers do not say themselves, each a full sentence."""
-    found = [*_guessing(comparison), *_failed(comparison), *_gathered(rows)]
+    found = [*_guessing(comparison), *_failed(comparison), *_told(rows)]
     found += _idle(rows)
     found += _missing(comparison, rows)
     found += _uncounted(rows)
@@ -108,24 +113,16 @@ def _failed(comparison: Comparison) -> list[str]:
     ]
 
 
-def _gathered(rows: Sequence[Row]) -> list[str]:
-    """Warnings of the rows; one sentence for a finding that several share: who, and their figures."""
-    told = [(row, warning) for row in rows for warning in row.warnings]
-    idle = [(row, warning) for row, warning in told if NO_FASTER in warning]
-    if len(idle) < 2:
-        return [printable(warning) for _, warning in told]
-    rest = [printable(warning) for _, warning in told if NO_FASTER not in warning]
-    parts = []
-    for row, warning in idle:
-        # A name may hold any sign: it is taken off as a whole before the figures are read.
-        figures = warning.removeprefix(f"{row.label}: ")
-        fold = figures.split(",")[0].removeprefix("MACs fell ")
-        times = figures.partition("(")[2].rstrip(".").rstrip(")")
-        parts.append(f"{printable(row.label)} {fold}, {times}")
-    return [
-        f"MACs fell, but the measured latency fell by no more than its spread: {'; '.join(parts)}.",
-        *rest,
+def _told(rows: Sequence[Row]) -> list[str]:
+    """Warnings of the rows; one sentence for what several have to be told of their latency."""
+    paces = [(printable(row.label), row.pace) for row in rows if row.pace is not None]
+    rest = [
+        printable(warning)
+        for row in rows
+        for warning in row.warnings
+        if row.pace is None or warning != row.pace.sentence(row.label)
     ]
+    return [*gathered(paces), *rest]
 
 
 def distinct_environments(comparison: Comparison) -> tuple[Environment, ...]:
@@ -224,7 +221,7 @@ def _missing(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
                 names = reasons.setdefault((what, printable(value.reason)), [])
                 if printable(row.label) not in names:
                     names.append(printable(row.label))
-    return [f"{what} n/a for {_listed(names)}: {why}." for (what, why), names in reasons.items()]
+    return [f"{what} n/a for {listed(names)}: {why}." for (what, why), names in reasons.items()]
 
 
 def _idle(rows: Sequence[Row]) -> list[str]:
@@ -234,18 +231,14 @@ def _idle(rows: Sequence[Row]) -> list[str]:
         for row in rows
         if any(note.endswith(NOTHING_CUT) for run in row.runs for note in run.notes)
     ]
-    return [f"A step cut nothing: {_listed(names)}; the notes say which."] if names else []
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Names, the first of them where they are many: the table shows the others."""
-    if len(names) <= NAMED:
-        return ", ".join(names)
-    return f"{', '.join(names[: NAMED - 1])} and {len(names) - NAMED + 1} more rows"
+    return [f"A step cut nothing: {listed(names)}; the notes say which."] if names else []
 
 
 def _uncounted(rows: Sequence[Row]) -> list[str]:
     found = []
+    of_dense = {name for row in rows for run in row.runs for name in run.dense_cost.uncounted}
+    if of_dense:
+        found.append(f"dense: MACs leave out {printable(', '.join(sorted(of_dense)))}.")
     for row in rows:
         names = sorted({name for run in row.runs for name in run.cost.uncounted})
         if names:

@@ -15,7 +15,13 @@ from prunus.report.columns import Column, table_columns
 from prunus.report.formats import DASH, format_value, printable
 from prunus.report.rows import Row, comparison_rows
 from prunus.report.spread import Missing, Stat
-from prunus.report.summary import RULES, certificate_text, report_warnings, summary_sentences
+from prunus.report.summary import (
+    RULES,
+    certificate_text,
+    latency_setting,
+    report_warnings,
+    summary_sentences,
+)
 
 _MARKDOWN_SPECIAL = str.maketrans(
     {c: f"\\{c}" for c in "\\|*`[]"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
@@ -88,7 +94,8 @@ def markdown_table(comparison: Comparison) -> str:
     warnings = report_warnings(comparison, rows)
     if warnings:
         lines += ["", "**Warnings**", "", *(f"- {_markdown(warning)}" for warning in warnings)]
-    return "\n".join([*lines, "", *(f"- {_markdown(rule)}" for rule in RULES), ""])
+    rules = [*RULES, *filter(None, [latency_setting(rows)])]
+    return "\n".join([*lines, "", *(f"- {_markdown(rule)}" for rule in rules), ""])
 
 
 def csv_table(comparison: Comparison) -> str:
@@ -219,4 +226,5 @@ def _seeds(count: int) -> str:
 
 def _terminal_summary(comparison: Comparison, rows: Sequence[Row]) -> tuple[str, ...]:
     warnings = (f"! {warning}" for warning in report_warnings(comparison, rows))
-    return (*summary_sentences(comparison, rows), *warnings)
+    setting = filter(None, [latency_setting(rows)])
+    return (*summary_sentences(comparison, rows), *setting, *warnings)

@@ -125,6 +125,14 @@ def has_bfloat16(device: torch.device, cpu_info: Path = Path("/proc/cpuinfo")) -
     return not _BFLOAT16_FLAGS.isdisjoint(flags)
 
 
+def runs_in(
+    network: nn.Module, sample: tuple[Inputs, Tensor], choice: Execution, device: torch.device
+) -> bool:
+    """Whether a network can be trained in a format and layout, by one pass; arguments as above."""
+    inputs, labels = _first_samples(*sample)
+    return len(labels) < 2 or _seconds(network, inputs, labels, choice, device, 0) is not None
+
+
 def _first_samples(inputs: Inputs, labels: Tensor) -> tuple[Inputs, Tensor]:
     if isinstance(inputs, Tensor):
         return inputs[:TRIAL_SAMPLES], labels[:TRIAL_SAMPLES]

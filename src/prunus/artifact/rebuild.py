@@ -1,5 +1,6 @@
 """Build a saved network again: find its constructor, cut, fill in the weights, compare outputs."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from prunus.zoo import load_source
 # The same operations on the same weights: room for kernels that torch picks by memory alignment.
 _TOLERANCE = 1e-6
 _CONFIG = "config.json"
+_INLINE = "hf:config"  # a config made of the source's arguments, never a folder of that name
 _FETCHED = ("hf:", "timm:", "torchvision:")
 
 
@@ -64,6 +66,8 @@ def rebuild(
 ) -> nn.Module:
     """The network: its constructor's, cut by each plan, with the saved weights; in eval mode.
 
+    Warns where the constructor's file has changed since and what it makes still fits.
+
     Raises:
         PrunusError: The constructor fails, or makes another network than the one that was saved; the
             message says so where its file has changed since.
@@ -75,13 +79,28 @@ def rebuild(
             network = cut(network, plan)
         fill_(network, tensors, manifest.ties)
     except PrunusError as error:
-        now = note_factory(source)
-        if manifest.factory is None or now is None or now.sha256 == manifest.factory.sha256:
+        changed = _changed_file(source, manifest)
+        if changed is None:
             raise
         raise type(error)(
-            f"{error} ('{now.path}' has changed since the artifact was saved: its SHA-256 differs)"
+            f"{error} ('{changed}' has changed since the artifact was saved: its SHA-256 differs)"
         ) from error
+    changed = _changed_file(source, manifest)
+    if changed is not None:
+        warnings.warn(
+            f"'{changed}' has changed since the artifact was saved (its SHA-256 differs): outputs may "
+            "differ; put the old file back, or save the artifact anew",
+            stacklevel=3,  # who called load_artifact
+        )
     return network.eval()
+
+
+def _changed_file(source: Source, manifest: Manifest) -> str | None:
+    """The constructor's file, where it is not the one that the artifact was saved with."""
+    now = note_factory(source)
+    if manifest.factory is None or now is None or now.sha256 == manifest.factory.sha256:
+        return None
+    return now.path
 
 
 def require_same_outputs(network: nn.Module, loaded: nn.Module, inputs: Inputs, model: str) -> None:
@@ -126,6 +145,8 @@ def _outputs(network: nn.Module, inputs: Inputs) -> list[Tensor]:
 
 def _factory_path(source: Source) -> Path | None:
     """The file of a ``file.py:factory``, or the config in the folder that ``hf:`` names."""
+    if source.model == _INLINE:
+        return None
     if source.model.startswith("hf:"):
         return Path(source.model.removeprefix("hf:")) / _CONFIG
     path, separator, _ = source.model.rpartition(":")

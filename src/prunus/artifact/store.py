@@ -120,7 +120,8 @@ def load_artifact(folder: Path | str) -> Artifact:
     """Load an artifact: build its source, cut by each plan, fill in the weights.
 
     No file is unpickled, but the constructor that the source names is called: a ``file.py:factory``
-    runs that file. The global random state is left as it was.
+    runs that file, and a ``UserWarning`` tells where it has changed since the artifact was saved. The
+    global random state is left as it was.
 
     Raises:
         InputError: The folder or one of its files is missing, damaged or of a newer version, or the

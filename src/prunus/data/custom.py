@@ -1,9 +1,15 @@
 """The user's own torch data sets, in three roles."""
 
-from collections.abc import Sequence
+import itertools
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from prunus.data.dataset_store import DatasetStore, SizedDataset
 from prunus.data.roles import DataSplits, three_splits
@@ -53,18 +59,32 @@ def from_datasets(
         options: Names and labels.
 
     Raises:
-        InputError: A data set has no length, a size does not fit, or labels are missing.
-        DataError: A data set is empty, or its samples cannot be used.
+        InputError: A data set has no length or no positions, as a ``DataLoader``, a size does not
+            fit, or labels are missing.
+        DataError: A data set is empty, two share samples (told of ``torch.utils.data.Subset``), or
+            samples cannot be used.
     """
     if train is test or (search is not None and (search is train or search is test)):
         raise InputError("train, search and test share a data set: give disjoint ones")
     chosen = CustomOptions() if options is None else options
+    roles = {
+        "train": train,
+        "augmented_train": chosen.augmented_train,
+        "search": search,
+        "test": test,
+    }
+    given = {role: each for role, each in roles.items() if each is not None}
+    for role, each in given.items():
+        _require_positions(role, each)
     store = DatasetStore(
         train,
         augmented=chosen.augmented_train,
         labels=chosen.train_labels,
         label_key=chosen.label_key,
     )
+    test_store = DatasetStore(test, label_key=chosen.label_key)
+    search_store = None if search is None else DatasetStore(search, label_key=chosen.label_key)
+    _require_disjoint(chosen.name, given)
     num_classes = chosen.num_classes
     if num_classes is None:
         num_classes = int(store.labels.max()) + 1
@@ -77,13 +97,74 @@ def from_datasets(
     def samples(part: DatasetStore) -> Samples:
         return Samples(chosen.name, part, torch.arange(part.size), num_classes)
 
-    test_samples = samples(DatasetStore(test, label_key=chosen.label_key))
-    if search is None:
+    test_samples = samples(test_store)
+    if search_store is None:
         size = max(1, round(store.size / 5)) if search_size is None else search_size
         return three_splits(samples(store), test_samples, search_size=size, seed=seed)
-    search_split = SearchSplit(samples(DatasetStore(search, label_key=chosen.label_key)))
+    search_split = SearchSplit(samples(search_store))
     if search_size is not None:
         search_split = search_split.subset(search_size, seed)
     return DataSplits(
         chosen.name, TrainSplit(samples(store)), search_split, TestSplit(test_samples), num_classes
     )
+
+
+def _require_positions(role: str, dataset: object) -> None:
+    """Refuse what samples cannot be taken from by position.
+
+    Raises:
+        InputError: It is none such.
+    """
+    if isinstance(dataset, DataLoader):
+        raise InputError(
+            f"{role} is a DataLoader, which makes batches of its own: give the DataLoader's .dataset"
+        )
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
+        raise InputError(
+            f"{role} ({type(dataset).__name__}) has no samples by position (__getitem__): give a "
+            "map-style data set"
+        )
+
+
+def _require_disjoint(name: str, given: Mapping[str, SizedDataset]) -> None:
+    """Refuse parts of one data set that overlap: what decides or is reported would be trained on.
+
+    Raises:
+        DataError: Two share samples.
+    """
+    held = {role: _places(dataset) for role, dataset in given.items()}
+    for one, other in itertools.combinations(held, 2):
+        if other == "augmented_train":  # train again, by its meaning
+            continue
+        (whole, mine), (same, theirs) = held[one], held[other]
+        shared = len({*mine} & {*theirs}) if whole is same else 0
+        if shared:
+            raise DataError(
+                f"{name}: {shared} samples are in {one} and in {other}; make the two disjoint, as "
+                "torch.utils.data.random_split does"
+            )
+
+
+def _places(dataset: SizedDataset) -> tuple[object, Sequence[int | str]]:
+    """The data set below all subsets, and which of its samples are taken."""
+    whole: Any = dataset
+    places: Sequence[Any] = range(len(dataset))
+    while isinstance(whole, Subset):
+        kept: Any = whole.indices
+        if isinstance(kept, Tensor | np.ndarray):
+            kept = kept.flatten().tolist()
+        places = [kept[place] for place in places]
+        whole = whole.dataset
+    if isinstance(places, range):
+        return whole, places
+    size = len(whole) if hasattr(whole, "__len__") else 0
+    return whole, [_place(place, size) for place in places]
+
+
+def _place(index: object, size: int) -> int | str:
+    """A position from 0, or the text of another kind of key."""
+    try:
+        number = operator.index(index)  # type: ignore[arg-type]  # whatever a user's list holds
+    except (TypeError, ValueError, RuntimeError):
+        return repr(index)
+    return number + size if number < 0 else number

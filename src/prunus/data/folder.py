@@ -30,6 +30,7 @@ _SIZED = re.compile(r"(.+)@([0-9]+)(?:x([0-9]+))?")  # DIR@224 or DIR@HEIGHTxWID
 _FOREIGN = frozenset({".heic", ".heif", ".svg"})  # images that Pillow has no plugin for
 _LARGEST = 8192
 _OPENED = 50_000  # files of a split, at most, whose beginnings are read at the door
+_DECODED = 2_000  # images of search and of test, at most, that are decoded at the door
 _ATTEMPTS = 10  # at a random crop that fits
 _THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes outside Python's lock
 _UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
@@ -117,6 +118,18 @@ class FolderStore(SampleStore):
             total.update(f"{file.parent.name}/{file.name} {size}\n".encode())
         return total.hexdigest()
 
+    def require_decodable(self, indices: Tensor) -> None:
+        """Decode images once, those of a large split spread evenly, at a fraction of their size.
+
+        Raises:
+            DataError: A file is no readable image, as one that broke off on its way.
+        """
+        some = indices[:: _step(len(indices), _DECODED)]
+        files = [self._files[index] for index in some.tolist()]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for _ in pool.map(_require_decodable, files):
+                pass
+
     def take(self, indices: Tensor) -> "FolderStore":
         """A store that knows these files alone."""
         files = [self._files[index] for index in indices.tolist()]
@@ -124,14 +137,7 @@ class FolderStore(SampleStore):
 
     def _read_one(self, file: Path, chances: Tensor | None) -> Tensor:
         """One image, uint8 ``[3, height, width]``."""
-        try:
-            with Image.open(file) as opened:
-                form = opened.mode, opened.format
-                # Older versions of Pillow call a 16-bit PNG "I".
-                deep = opened.mode.startswith("I;16") or form == ("I", "PNG")
-                image = _rgb(_turned(opened), file, deep=deep)
-        except _UNREADABLE as error:
-            raise _no_image(file, error) from error
+        image = _decoded(file)
         if chances is None:
             image = _center(image, self._image_size)
         else:
@@ -139,6 +145,33 @@ class FolderStore(SampleStore):
             if float(chances[-1]) < 0.5:
                 image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def _decoded(file: Path, *, small: bool = False) -> Image.Image:
+    """One image in 8 bits a channel; a JPEG in an eighth of its sides where ``small`` is set.
+
+    Raises:
+        DataError: It is no readable image, or its values have no known range.
+    """
+    try:
+        with Image.open(file) as opened:
+            if small:
+                opened.draft("RGB", (1, 1))  # its bytes are all read, most of the work is spared
+            form = opened.mode, opened.format
+            # Older versions of Pillow call a 16-bit PNG "I".
+            deep = opened.mode.startswith("I;16") or form == ("I", "PNG")
+            return _rgb(_turned(opened), file, deep=deep)
+    except _UNREADABLE as error:
+        raise _no_image(file, error) from error
+
+
+def _require_decodable(file: Path) -> None:
+    _decoded(file, small=True)
+
+
+def _step(n: int, most: int) -> int:
+    """Every how manieth of ``n`` files is taken, so that at most so many are."""
+    return max(1, -(-n // most))
 
 
 def _turned(image: Image.Image) -> Image.Image:
@@ -181,7 +214,8 @@ def load_folder(
     ``search_size`` images drawn from it.
 
     Raises:
-        DataError: A folder is missing or empty, or the splits have other classes.
+        DataError: A folder is missing or empty, the splits have other classes, or an image that was
+            looked at cannot be read.
     """
     sides = _IMAGE_SIZE if image_size is None else image_sides(image_size)
     name = f"{FOLDER}{folder}" + ("" if sides == _IMAGE_SIZE else sized_suffix(sides))
@@ -220,9 +254,24 @@ def load_folder(
         if search_size is not None:
             search = search.subset(search_size, seed)
         note = _left_out(unread)
-        return DataSplits(name, TrainSplit(train), search, TestSplit(test), len(classes), note)
+        return _whole(
+            DataSplits(name, TrainSplit(train), search, TestSplit(test), len(classes), note)
+        )
     size = max(1, round(len(train.indices) / 5)) if search_size is None else search_size
-    return three_splits(train, test, search_size=size, seed=seed, note=_left_out(unread))
+    note = _left_out(unread)
+    return _whole(three_splits(train, test, search_size=size, seed=seed, note=note))
+
+
+def _whole(data: DataSplits) -> DataSplits:
+    """The same, its search and test images decoded once: they are first needed after an epoch, or all.
+
+    Raises:
+        DataError: One is no readable image.
+    """
+    for split in (data.search, data.test):
+        if isinstance(split.samples.store, FolderStore):
+            split.samples.store.require_decodable(split.samples.indices)
+    return data
 
 
 def _require_images(files: Sequence[Path]) -> None:
@@ -231,9 +280,8 @@ def _require_images(files: Sequence[Path]) -> None:
     Raises:
         DataError: One is no image.
     """
-    some = files if len(files) <= _OPENED else files[:: -(-len(files) // _OPENED)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        for _ in pool.map(_require_image, some):
+        for _ in pool.map(_require_image, files[:: _step(len(files), _OPENED)]):
             pass
 
 

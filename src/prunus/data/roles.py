@@ -42,7 +42,8 @@ class DataSplits:
         text: How texts were read; None for other data.
 
     Raises:
-        DataError: The splits differ in classes or input shape, or two of them overlap.
+        DataError: The splits differ in classes or input shape, two of them overlap, or a label is of
+            no class.
     """
 
     name: str
@@ -78,6 +79,8 @@ class DataSplits:
                     f"{self.name}: {int(shared.sum())} samples are in {one.role} and in "
                     f"{other.role}; make the two disjoint"
                 )
+        for labeled in splits if self.unlabeled is None else (*splits, self.unlabeled):
+            labeled.require_labels()
         stores = [split.samples.store for split in splits]
         for split in splits:
             if sum(split.samples.store is store for store in stores) > 1:

@@ -218,6 +218,14 @@ class Split(ABC):
             return torch.split(order, batch_size)
         return _by_length(order, lengths[self._samples.indices], batch_size, generator)
 
+    def require_labels(self) -> None:
+        """Look at all labels: not the last batch of the last pass must tell of a wrong one.
+
+        Raises:
+            DataError: One is of no class (of an unlabeled split: one is a label).
+        """
+        self._check_labels(self.labels)
+
     def _check_labels(self, labels: Tensor) -> None:
         if int(labels.min()) < 0 or int(labels.max()) >= self.num_classes:
             raise DataError(

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ _NAMED_FROZEN = 3
 _DIGEST_BATCH = 1024
 _BROKEN = (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError)
 _OF_A_PLACE = ("_name_or_path", "transformers_version")  # of a config: no part of a network
+_OWN_FILE = re.compile(r"prunus_source_(.+)_[0-9a-f]{8}")  # as prunus.zoo.sources names its module
 _KEYS = ("identity", "network", "optimizer", "best", "history", "precision", "layout")
 
 Identity = dict[str, str | int | float | bool]
@@ -148,6 +150,7 @@ def form_digest(network: nn.Module) -> str:
     """SHA-256 of what decides a network's outputs beside its tensors, in hex.
 
     Strides, rates of dropout, head counts and the like: the plain values on its modules, and its config.
+    Where a user's file lies is no part of it: a project that was moved resumes.
     """
     lines = []
     for path, module in network.named_modules():
@@ -156,7 +159,9 @@ def form_digest(network: nn.Module) -> str:
             for name, value in vars(module).items()
             if name != "training" and not name.startswith("_") and _is_plain(value)
         )
-        lines.append(f"{path} {type(module).__module__}.{type(module).__qualname__} {plain}")
+        own = _OWN_FILE.fullmatch(type(module).__module__)
+        home = type(module).__module__ if own is None else own[1]
+        lines.append(f"{path} {home}.{type(module).__qualname__} {plain}")
     to_dict = getattr(getattr(network, "config", None), "to_dict", None)
     if to_dict is not None:
         told = {k: v for k, v in to_dict().items() if k not in _OF_A_PLACE}

@@ -1,6 +1,7 @@
 """What a recipe works on: the dense network, where it comes from, its data and some real inputs."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,12 +33,14 @@ from prunus.zoo import (
     reads_text,
     zoo_names,
 )
+from prunus.zoo.sources import padding_number
 
 CERTIFICATE_SAMPLES = 16
 _PIECES, _MASK = "input_ids", "attention_mask"
 _OWN_SCHEMES = ("hf:", "timm:", "torchvision:")
 _GRAY_DATA = ("digits",)
 _INLINE = "hf:config"  # a network of its arguments alone: it has no vocabulary yet
+_LEAST_LENGTH = 4  # of texts that options allow
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,8 @@ def resolve_data(
     model = None if source is None else source.model
     if source is not None and reads_text(source):
         return load_data(data, text=text, tokenizer=_own_tokenizer(source))
+    if source is not None and _is_file(source) and is_text_data(data):
+        return load_data(data, text=text, tokenizer=_own_tokenizer(source))
     if text is not None or is_text_data(data):
         return load_data(data, text=text)
     if model is None or not (model in zoo_names() or model.startswith(_OWN_SCHEMES)):
@@ -153,6 +158,8 @@ def resolve_subject(
     if isinstance(network, nn.Module):
         dense = copied(network, type(network).__qualname__).cpu().eval()
         hold_connections_(dense)  # hooks do not survive the copy
+        if source is not None:
+            _require_builds(source, dense)
         where = named or Source(model=f"{type(network).__module__}.{type(network).__qualname__}")
     else:
         if named is None:
@@ -262,8 +269,41 @@ def _require_name(data: object) -> None:
         )
 
 
+def _is_file(source: Source) -> bool:
+    """Whether it is a user's own file: whether that reads texts, the data alone tells."""
+    return source.model.rpartition(":")[0].endswith(".py")
+
+
+def _require_builds(source: Source, network: nn.Module) -> None:
+    """Refuse a source of another network than the one given, which could not be saved with it.
+
+    Raises:
+        InputError: It cannot be built, or a name or shape of its state differs.
+    """
+    arguments = dict(source.arguments)
+    if source.model.startswith(_OWN_SCHEMES):
+        arguments["pretrained"] = False  # they would be overwritten
+    built = load_source(source.model_copy(update={"weights": None, "arguments": arguments}))
+    found, wanted = _state_shapes(built), _state_shapes(network)
+    name = next((n for n in (*wanted, *found) if found.get(n) != wanted.get(n)), None)
+    if name is not None:
+        raise InputError(
+            f"source '{source.model}' builds another network than the one given: '{name}' is "
+            f"{found.get(name, 'absent')} in it and {wanted.get(name, 'absent')} in yours; give the "
+            "arguments that yours was built with"
+        )
+
+
+def _state_shapes(network: nn.Module) -> dict[str, list[int]]:
+    """What is saved of a network: connections held at zero, and others that are not, left out."""
+    state = network.state_dict().items()
+    return {name: list(held.shape) for name, held in state if isinstance(held, Tensor)}
+
+
 def _own_tokenizer(source: Source) -> TextTokenizer | None:
     """What splits texts into the pieces that a network was trained on; None: it has none yet.
+
+    It pads as the config of an ``hf:`` network says: some look for their last piece by that number.
 
     Raises:
         InputError: Weights bring none: other pieces would have the numbers of those they know.
@@ -273,18 +313,23 @@ def _own_tokenizer(source: Source) -> TextTokenizer | None:
     if source.weights is not None:
         beside = find_weights(source.weights).parent / TOKENIZER_FILE
         if beside.is_file():
-            return TextTokenizer.read(beside)
+            return _padded(TextTokenizer.read(beside), source)
         if not named:
             raise InputError(
                 f"weights '{source.weights}' of '{source.model}' have no {TOKENIZER_FILE} beside "
                 "them: put the one there that the network was trained with"
             )
-    return TextTokenizer.load(name) if named else None
+    return _padded(TextTokenizer.load(name), source) if named else None
+
+
+def _padded(pieces: TextTokenizer, source: Source) -> TextTokenizer:
+    number = padding_number(source)
+    return pieces if number is None else pieces.padding_with(number)
 
 
 def _require_pieces(source: Source, data: DataSplits) -> None:
     """Refuse a trained student that splits texts in other pieces than its teacher's data does."""
-    if data.tokenizer is None or not reads_text(source):
+    if data.tokenizer is None or not (_is_file(source) or reads_text(source)):
         return
     own = _own_tokenizer(source)
     if own is not None and own.digest != data.tokenizer.digest:
@@ -319,19 +364,23 @@ def _completed(source: Source, data: DataSplits) -> Source:
 
 
 def _require_fit(subject: Subject) -> None:
-    """Refuse a network that does not run on the data, or has too few outputs."""
+    """Refuse a network that does not run on the data, texts of any length, or has too few outputs."""
     batch = next(iter(subject.data.train.batches(min(2, len(subject.data.train)))))[0]
     model, data = subject.source.model, subject.data
     if data.tokenizer is not None and isinstance(batch, dict) and _PIECES in batch:
         ids = batch[_PIECES].clone()
         ids[0, 0] = data.tokenizer.vocab_size - 1  # a later text may hold it
         batch = {**batch, _PIECES: ids}
+    full = stated(batch, 2, data)  # a later text may be as long
+    probes = [batch, dict(full)] if isinstance(full, Mapping) else [batch]
     try:
         with torch.no_grad():
-            classes = forward_logits(subject.network, batch).shape[1]
+            classes = min(forward_logits(subject.network, probe).shape[1] for probe in probes)
     except InputError:
         raise
     except Exception as error:
+        if isinstance(full, Mapping):
+            _require_length(subject, dict(full))
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
             f"model '{model}' does not run on data '{data.name}' (inputs {list(data.input_shape)}): "
@@ -341,4 +390,48 @@ def _require_fit(subject: Subject) -> None:
         raise InputError(
             f"model '{model}' has {classes} outputs, data '{data.name}' {data.num_classes} classes; "
             f"build it with num_classes={data.num_classes}"
+        )
+    if isinstance(batch, dict):
+        _require_padding(subject)
+
+
+def _require_length(subject: Subject, batch: dict[str, Tensor]) -> None:
+    """Refuse texts longer than a network has positions for, where shorter ones run."""
+    longest, data = subject.data.max_length, subject.data
+    if longest is None or _PIECES not in batch or _MASK not in batch:
+        return
+
+    def runs(length: int) -> bool:
+        cut = {name: batch[name][:, :length] for name in (_PIECES, _MASK)}
+        try:
+            with torch.no_grad():
+                forward_logits(subject.network, {**batch, **cut})
+        except Exception:  # noqa: BLE001  # a user's forward may raise anything
+            return False
+        return True
+
+    lower, upper = _LEAST_LENGTH, longest
+    if lower >= upper or not runs(lower):
+        return
+    while upper - lower > 1:
+        middle = (lower + upper) // 2
+        lower, upper = (middle, upper) if runs(middle) else (lower, middle)
+    if upper == longest and runs(longest):
+        return  # something else failed
+    raise InputError(
+        f"model '{subject.source.model}' takes at most {lower} pieces of a text, data '{data.name}' "
+        f"has up to max_length={longest}; give --text max_length={lower} (or fewer), or build the "
+        "network with more positions"
+    )
+
+
+def _require_padding(subject: Subject) -> None:
+    """Refuse a network that takes another piece for padding than texts are padded with."""
+    pieces = subject.data.tokenizer
+    wanted = getattr(getattr(subject.network, "config", None), "pad_token_id", None)
+    if pieces is not None and isinstance(wanted, int) and wanted != pieces.pad_id:
+        raise InputError(
+            f"model '{subject.source.model}' has pad_token_id={wanted} in its config, and texts of "
+            f"'{subject.data.name}' are padded with piece {pieces.pad_id}; build it with "
+            f"pad_token_id={pieces.pad_id}"
         )

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -24,6 +24,7 @@ from prunus.zoo.weights import load_weights
 
 _HF_TASKS = ("image", "text")
 _INLINE = "config"
+_POOLER = "pooler"  # of a bare encoder: trained by few, and drawn with the classifier
 _TRAINED = ("pretrained", "weights", "checkpoint")  # arguments by which factories load weights
 
 
@@ -133,6 +134,24 @@ def reads_text(source: Source) -> bool:
     return type(config) in mapping
 
 
+def padding_number(source: Source) -> int | None:
+    """The piece that an ``hf:`` network of its own config takes for padding; None: it tells none.
+
+    Raises:
+        InputError: The config cannot be found.
+        MissingExtraError: transformers is not installed.
+    """
+    scheme, _, name = source.model.partition(":")
+    if scheme != "hf" or name == _INLINE:
+        return None
+    arguments = {k: v for k, v in source.arguments.items() if k not in ("pretrained", "task")}
+    transformers = require_extra("transformers", "text")
+    with _told_as_input_error(name):
+        config, _ = _config(transformers, name, arguments)
+    number = getattr(config, "pad_token_id", None)
+    return number if isinstance(number, int) else None
+
+
 def _from_hugging_face(name: str, arguments: dict[str, Any]) -> nn.Module:
     transformers = require_extra("transformers", "text")
     if "trust_remote_code" in arguments:
@@ -146,14 +165,44 @@ def _from_hugging_face(name: str, arguments: dict[str, Any]) -> nn.Module:
         config, rest = _config(transformers, name, arguments)
         auto = _auto_class(transformers, name, config, task)
         if pretrained:
-            network = auto.from_pretrained(
-                name, config=config, use_safetensors=True, trust_remote_code=False, **rest
+            network, told = auto.from_pretrained(
+                name,
+                config=config,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **rest,
             )
         else:
-            network = auto.from_config(config, trust_remote_code=False, **rest)
+            network, told = auto.from_config(config, trust_remote_code=False, **rest), None
     if not isinstance(network, nn.Module):
         raise InputError(f"model 'hf:{name}' is no torch network: {type(network).__name__}")
+    if told is not None:
+        _require_loaded(network, name, told["missing_keys"], told["unexpected_keys"])
     return network.float()  # checkpoints are often stored in half precision
+
+
+def _require_loaded(
+    network: nn.Module, name: str, missing: Iterable[str], unexpected: Iterable[str]
+) -> None:
+    """Refuse weights that leave a part of the network as it was drawn, its classifier apart.
+
+    The library draws what a checkpoint lacks, and says so in a warning alone.
+    """
+    prefix = str(getattr(network, "base_model_prefix", ""))
+    body = f"{prefix}." if prefix in dict(network.named_children()) else ""
+    lost = sorted(
+        key for key in missing if key.startswith(body) and _POOLER not in key.split(".")[:-1]
+    )
+    if not lost:
+        return
+    unknown = sorted(unexpected)
+    others = f", and hold {len(unknown)} unknown ones, such as '{unknown[0]}'" if unknown else ""
+    raise InputError(
+        f"model 'hf:{name}': its weights lack {len(lost)} tensors outside the classifier, such as "
+        f"'{lost[0]}'{others}; save them again with save_pretrained of this network, or set the "
+        "argument 'pretrained' to false to draw all"
+    )
 
 
 def _config(

@@ -35,9 +35,16 @@ class TextTokenizer:
             self._pieces: Any = library.Tokenizer.from_str(content)
         except Exception as error:  # the library raises bare exceptions
             raise DataError(f"no valid tokenizer: {str(error).splitlines()[0]}") from error
+        told = self._pieces.padding
         self._pieces.no_padding()
         self._pieces.no_truncation()
         self._content: dict[str, Any] = json.loads(self._pieces.to_str())
+        numbers = (self._pieces.token_to_id(piece) for piece in _PADS)
+        self._named_pad = next((int(number) for number in numbers if number is not None), 0)
+        self._pad = self._named_pad
+        # What a library's default says is not believed: number and name have to agree.
+        if told is not None and self._pieces.token_to_id(told["pad_token"]) == told["pad_id"]:
+            self._pad_with_(int(told["pad_id"]))
 
     @classmethod
     def read(cls, path: Path | str) -> Self:
@@ -136,9 +143,8 @@ class TextTokenizer:
 
     @property
     def pad_id(self) -> int:
-        """Number of the piece that pads texts; 0 where none has a name for it."""
-        numbers = (self._pieces.token_to_id(piece) for piece in _PADS)
-        return next((int(number) for number in numbers if number is not None), 0)
+        """Number of the piece that pads texts: as told, else by its name; 0 where none has one."""
+        return self._pad
 
     @property
     def unknown_id(self) -> int | None:
@@ -151,6 +157,14 @@ class TextTokenizer:
     def digest(self) -> str:
         """SHA-256 of the content, in hex."""
         return hashlib.sha256(self._text().encode()).hexdigest()
+
+    def padding_with(self, number: int) -> "TextTokenizer":
+        """The same pieces, and texts are padded with another one: itself where there is none such."""
+        if number == self._pad or number < 0 or self._pieces.id_to_token(number) is None:
+            return self
+        changed = TextTokenizer(self._text())
+        changed._pad_with_(number)
+        return changed
 
     def encode(self, texts: Sequence[str], max_length: int) -> list[list[int]]:
         """Numbers of pieces of every text, at most ``max_length``, special pieces kept where they fit."""
@@ -165,7 +179,7 @@ class TextTokenizer:
 
     def fallback_pieces(self) -> frozenset[int]:
         """What any text can be spelled with: special pieces, and single characters."""
-        found = {int(entry["id"]) for entry in self._content.get("added_tokens", [])}
+        found = {int(entry["id"]) for entry in self._content.get("added_tokens", [])} | {self._pad}
         for piece, number in self._pieces.get_vocab(with_added_tokens=True).items():
             if piece in SPECIAL or len(piece.removeprefix("##")) == 1:
                 found.add(int(number))
@@ -194,7 +208,10 @@ class TextTokenizer:
             raise InputError(f"keep has {len(keep)} flags for {self.vocab_size} pieces")
         new = {int(old): number for number, old in enumerate(keep.nonzero()[0])}
         added = self._content.get("added_tokens", [])
+        padding = self._content["padding"]
         lost = [entry["content"] for entry in added if int(entry["id"]) not in new]
+        if padding is not None and int(padding["pad_id"]) not in new:
+            lost.append(padding["pad_token"])
         if lost:
             raise InputError(f"piece {lost[0]} is special and must stay")
         content = json.loads(self._text())
@@ -202,12 +219,29 @@ class TextTokenizer:
             piece: new[number] for piece, number in model["vocab"].items() if number in new
         }
         content["added_tokens"] = [{**entry, "id": new[int(entry["id"])]} for entry in added]
+        if padding is not None:
+            content["padding"] = {**padding, "pad_id": new[int(padding["pad_id"])]}
         _renumber(content.get("post_processor"), new)
         return TextTokenizer(json.dumps(content, ensure_ascii=False))
 
     def save(self, path: Path | str) -> None:
         """Write a ``tokenizer.json``."""
         Path(path).write_text(self._text(), encoding="utf-8")
+
+    def _pad_with_(self, number: int) -> None:
+        """Pad with a piece, and keep it in the content where its name alone would not tell it."""
+        self._pad = number
+        self._content["padding"] = None
+        if number == self._named_pad:
+            return
+        self._content["padding"] = {
+            "strategy": "BatchLongest",
+            "direction": "Right",
+            "pad_to_multiple_of": None,
+            "pad_id": number,
+            "pad_type_id": 0,
+            "pad_token": self._pieces.id_to_token(number),
+        }
 
     def _text(self) -> str:
         return json.dumps(self._content, ensure_ascii=False, sort_keys=True)

@@ -61,7 +61,7 @@ def test_an_artifact_whose_code_was_edited_is_loaded_with_a_warning(tmp_path: Pa
     save(tmp_path / "a", network, source=source, example_inputs=inputs)
     assert torch.equal(load(tmp_path / "a")(inputs), network(inputs))  # warnings are errors here
     file.write_text(ACTING.replace("torch.relu", "torch.tanh"), encoding="utf-8")
-    said = r"net\.py' has changed since the artifact was saved \(its SHA-256 differs\): outputs may"
+    said = r"net\.py' has changed since the artifact was saved, or a file .* outputs may"
     with pytest.warns(UserWarning, match=said) as told:
         other = load(tmp_path / "a")
     assert len(told) == 1

@@ -196,3 +196,13 @@ def test_some_images_of_many_are_decoded(photos: Path, monkeypatch: pytest.Monke
     break_off(photos / "test" / "bee" / "2.jpg")
     with pytest.raises(DataError, match=r"bee/2\.jpg' is no readable image"):
         load_data(f"imagefolder:{photos}", image_size=16)
+
+
+def test_a_search_split_is_not_drawn_from_samples_that_are_there_twice() -> None:
+    whole = pairs(60)
+    twice = Subset(whole, [*range(40), *range(10)])
+    test = Subset(whole, range(50, 60))
+    with pytest.raises(DataError, match="10 of train's positions are there already"):
+        from_datasets(twice, test)
+    data = from_datasets(twice, test, search=Subset(whole, range(40, 50)))
+    assert (len(data.train), len(data.search)) == (50, 10)

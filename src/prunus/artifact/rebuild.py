@@ -16,6 +16,7 @@ from prunus.graph.inputs import output_tensors
 from prunus.plan import Plan
 from prunus.records import Source
 from prunus.zoo import load_source
+from prunus.zoo.own_code import code_sha256
 
 # The same operations on the same weights: room for kernels that torch picks by memory alignment.
 _TOLERANCE = 1e-6
@@ -27,13 +28,14 @@ _FETCHED = ("hf:", "timm:", "torchvision:")
 def note_factory(source: Source) -> FactoryFile | None:
     """Where the file of a ``file.py:factory``, or the config of an ``hf:FOLDER``, is and what it holds.
 
-    None for other sources.
+    None for other sources. Files beside a ``file.py`` that it imports are a part of its SHA-256.
     """
     path = _factory_path(source)
     if path is None or not path.is_file():
         return None
     path = path.resolve()
-    return FactoryFile(path=str(path), sha256=file_sha256(path))
+    digest = code_sha256(path) if path.suffix == ".py" else file_sha256(path)
+    return FactoryFile(path=str(path), sha256=digest)
 
 
 def find_source(manifest: Manifest, folder: Path) -> Source:
@@ -83,13 +85,14 @@ def rebuild(
         if changed is None:
             raise
         raise type(error)(
-            f"{error} ('{changed}' has changed since the artifact was saved: its SHA-256 differs)"
+            f"{error} ('{changed}' has changed since the artifact was saved, or a file that it imports: "
+            "the SHA-256 differs)"
         ) from error
     changed = _changed_file(source, manifest)
     if changed is not None:
         warnings.warn(
-            f"'{changed}' has changed since the artifact was saved (its SHA-256 differs): outputs may "
-            "differ; put the old file back, or save the artifact anew",
+            f"'{changed}' has changed since the artifact was saved, or a file that it imports (the SHA-256 "
+            "differs): outputs may differ; put the old files back, or save the artifact anew",
             stacklevel=3,  # who called load_artifact
         )
     return network.eval()

@@ -99,6 +99,7 @@ def from_datasets(
 
     test_samples = samples(test_store)
     if search_store is None:
+        _require_single(chosen.name, train)
         size = max(1, round(store.size / 5)) if search_size is None else search_size
         return three_splits(samples(store), test_samples, search_size=size, seed=seed)
     search_split = SearchSplit(samples(search_store))
@@ -143,6 +144,21 @@ def _require_disjoint(name: str, given: Mapping[str, SizedDataset]) -> None:
                 f"{name}: {shared} samples are in {one} and in {other}; make the two disjoint, as "
                 "torch.utils.data.random_split does"
             )
+
+
+def _require_single(name: str, train: SizedDataset) -> None:
+    """Refuse to draw a search split from samples that are there several times: both would have them.
+
+    Raises:
+        DataError: A ``Subset`` repeats positions, as one that oversamples does.
+    """
+    _, places = _places(train)
+    repeated = len(places) - (len(places) if isinstance(places, range) else len({*places}))
+    if repeated:
+        raise DataError(
+            f"{name}: {repeated} of train's positions are there already, so that a search split drawn "
+            "from it would share samples with it; give search=, or every sample once"
+        )
 
 
 def _places(dataset: SizedDataset) -> tuple[object, Sequence[int | str]]:

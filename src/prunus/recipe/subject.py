@@ -33,6 +33,7 @@ from prunus.zoo import (
     reads_text,
     zoo_names,
 )
+from prunus.zoo.own_code import code_sha256
 from prunus.zoo.sources import padding_number
 
 CERTIFICATE_SAMPLES = 16
@@ -80,7 +81,7 @@ class Subject:
         if separator and path.endswith(".py"):
             source["model"] = f"{Path(path).name}:{factory}"
             if Path(path).is_file():  # not where a module names it that was given beside it
-                source["code"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+                source["code"] = code_sha256(Path(path))
         elif path == "hf" and Path(factory).is_dir():
             source["model"] = f"hf:{Path(factory).resolve().name}"
         return {

@@ -20,6 +20,7 @@ from prunus.errors import InputError
 from prunus.extras import require_extra
 from prunus.records import Source
 from prunus.zoo.catalog import build, is_text
+from prunus.zoo.own_code import importable
 from prunus.zoo.weights import load_weights
 
 _HF_TASKS = ("image", "text")
@@ -328,7 +329,15 @@ def _from_file(model: str, arguments: dict[str, Any]) -> nn.Module:
         raise InputError(
             f"model '{model}': the file '{path}' does not exist: give an existing file"
         )
-    module = _import_file(path)
+    with importable(path):
+        made = _made(model, _import_file(path), factory_name, arguments)
+    copied(made, model)  # else it would fail where it is traced, or saved after the training
+    return made
+
+
+def _made(
+    model: str, module: ModuleType, factory_name: str, arguments: dict[str, Any]
+) -> nn.Module:
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         own = sorted(
@@ -337,7 +346,7 @@ def _from_file(model: str, arguments: dict[str, Any]) -> nn.Module:
             if callable(value) and getattr(value, "__module__", "") == module.__name__
         )
         raise InputError(
-            f"model '{model}': '{path}' has no function '{factory_name}': "
+            f"model '{model}': '{model.rpartition(':')[0]}' has no function '{factory_name}': "
             f"it defines {', '.join(own) or 'none'}"
         )
     try:
@@ -347,9 +356,7 @@ def _from_file(model: str, arguments: dict[str, Any]) -> nn.Module:
             f"model '{model}': {factory_name}({', '.join(arguments)}) raised "
             f"{type(error).__name__}: {_first_line(error)}; mend the file or the arguments"
         ) from error
-    made = _require_module(network, model)
-    copied(made, model)  # else it would fail where it is traced, or saved after the training
-    return made
+    return _require_module(network, model)
 
 
 def copied(network: nn.Module, model: str) -> nn.Module:
@@ -384,7 +391,7 @@ class _TextLoader(SourceFileLoader):
 
 
 def _import_file(path: Path) -> ModuleType:
-    """Run a Python file as a module of its own name, with its folder importable meanwhile."""
+    """Run a Python file as a module of its own name."""
     resolved = path.resolve()
     name = f"prunus_source_{resolved.stem}_{hashlib.sha256(str(resolved).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, resolved)
@@ -394,7 +401,6 @@ def _import_file(path: Path) -> ModuleType:
         spec.loader = _TextLoader(name, str(resolved))
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and inspect look a class's module up there
-    sys.path.insert(0, str(resolved.parent))
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # the user's own code may raise anything
@@ -403,8 +409,6 @@ def _import_file(path: Path) -> ModuleType:
             f"'{path}' cannot be imported: {type(error).__name__}: {_first_line(error)}; "
             "mend the file"
         ) from error
-    finally:
-        sys.path.remove(str(resolved.parent))
     return module
 
 

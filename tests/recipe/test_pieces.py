@@ -17,14 +17,7 @@ from prunus.zoo import build
 from tests.recipe import texts
 
 OTHER = ("one two three four five six", "seven eight nine ten eleven twelve")
-SMALL = {
-    "model_type": "bert",
-    "hidden_size": 8,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-    "max_position_embeddings": 32,
-}
+SMALL = {**texts.SMALL_BERT, "max_position_embeddings": 32}
 
 
 def trained(folder: Path, tokenizer: TextTokenizer) -> Path:

@@ -23,13 +23,7 @@ from prunus.zoo import build, load_source
 from tests.recipe import texts
 
 WORDS = ("a very fine film of the actor", "the bleak story with this scene")
-SMALL = {
-    "model_type": "bert",
-    "hidden_size": 8,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-}
+SMALL = texts.SMALL_BERT
 NETS = """
 from torch import nn
 

@@ -11,6 +11,13 @@ GOOD = ("bright", "fine", "gentle", "lovely", "superb", "warm")
 BAD = ("awful", "bleak", "clumsy", "dreadful", "grim", "weary")
 PLAIN = ("a", "film", "of", "scene", "story", "the", "this", "very", "with", "actor")
 OPTIONS = TextOptions(vocab_size=160, max_length=16)
+SMALL_BERT = {
+    "model_type": "bert",
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+}
 NETWORK = Source(model="textcnn", arguments={"embedding": 12, "hidden": 8})
 
 

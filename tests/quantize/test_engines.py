@@ -229,6 +229,7 @@ def test_parity_by_hand() -> None:
         parity(Fixed(), lambda _: other, [])
     nothing = torch.full_like(own, torch.nan)
     assert parity(Fixed(), lambda _: nothing, [own.flip(1)]).agreement == 0  # though argmax says 0
+    assert parity(Fixed(), lambda _: nothing, [nothing]).agreement == 0  # neither calls a class
 
 
 @pytest.mark.skipif(not multiplies_bytes(), reason="needs a CPU with VNNI")

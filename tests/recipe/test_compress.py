@@ -2,6 +2,8 @@
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -29,8 +31,8 @@ from prunus.recipe import (
     train_network,
 )
 from prunus.recipe.fresh import reinitialize_
-from prunus.recipe.summarize import _finds_classes
-from prunus.records import AT_CHANCE, Cost, RunRecord, Score, Source
+from prunus.recipe.summarize import _chance_notes, _finds_classes, _fronts
+from prunus.records import AT_CHANCE, Cost, FrontPoint, RunRecord, Score, Source
 from prunus.train import TrainConfig, evaluate, evaluation_of, fit
 from prunus.zoo import build
 from tests.recipe.subjects import FAST, STEPS, few_digits, same_state, trained_cnn
@@ -292,6 +294,19 @@ def test_rare_classes_are_looked_at_where_the_frequent_one_hides_them() -> None:
     called = torch.tensor([1] * 9 + [0] + [1] * 12 + [0] * 78)
     seen = evaluation_of(torch.nn.functional.one_hot(called, 2).float(), labels)
     assert seen.top1 == pytest.approx(0.87) and seen.f1 == pytest.approx(18 / 31)
+    inputs = torch.zeros(100, 3)
+    data = from_datasets(TensorDataset(inputs, labels), TensorDataset(inputs, labels))
+    score = {"metric": "top1", "value": 0.87, "samples": 100, "stage": "dense", "split": "test"}
+    found = {"top1": seen.top1, "f1": seen.f1, "recall": seen.recall}
+    assert _chance_notes(Score.model_validate(score | found), data) == []
+    (note,) = _chance_notes(Score.model_validate(score | found | {"f1": 0.1}), data)
+    assert note.startswith(AT_CHANCE) and "90.00%" in note
+
+
+def test_fronts_of_several_searches_are_numbered() -> None:
+    point = FrontPoint(macs=1, params=1, fitness=0.1, kl=0.1, loss=1, top1=0.5)
+    outcomes: Any = [SimpleNamespace(front=front) for front in ((point, point), (), (point,))]
+    assert [p.search for p in _fronts(outcomes)] == [0, 0, 1]
 
 
 def test_a_network_trained_here_has_not_seen_the_search_split() -> None:

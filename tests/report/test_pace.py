@@ -3,7 +3,7 @@
 import pytest
 
 from prunus.records import Comparison, DeployedRow
-from prunus.report import markdown_table
+from prunus.report import markdown_table, rich_table
 from prunus.report.advice import advice
 from prunus.report.pace import noise, pace_of
 from prunus.report.rows import comparison_rows
@@ -100,6 +100,9 @@ def test_markdown_says_how_latencies_were_measured(run_of, latency_of):
     written = markdown_table(Comparison(title="t", runs=(run,)))
     assert "- Latency: median with " in written
     assert "batch 32" in written and "8 threads" in written
+    assert "Latency: median with torch, cpu, batch 32" in str(
+        rich_table(Comparison(title="t", runs=(run,))).caption
+    )
     other = run.model_copy(update={"latency": latency_of(5.0), "dense_latency": latency_of(9.0)})
     mixed = Comparison(title="t", runs=(run, other.model_copy(update={"method": "other"})))
     assert "Latency: median with" not in markdown_table(mixed)

@@ -83,3 +83,31 @@ def test_what_is_imported_from_beside_is_a_part_of_the_code(tmp_path: Path) -> N
     assert len(seen) == 5
     (package / "unused.py").write_text("# more\n", encoding="utf-8")
     assert code_sha256(file) in seen
+
+
+def test_a_package_of_another_folder_leaves_no_part_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = type(sys)("parts_of_all")
+    theirs.__file__ = str(tmp_path / "elsewhere" / "parts_of_all.py")
+    monkeypatch.setitem(sys.modules, "parts_of_all", theirs)
+    package = tmp_path / "mine" / "parts_of_all"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("from .inner import activation\n", encoding="utf-8")
+    (package / "inner.py").write_text(LAYERS.format(kind="Tanh"), encoding="utf-8")
+    file = tmp_path / "mine" / "net.py"
+    file.write_text(NET.format(layers="parts_of_all"), encoding="utf-8")
+    load_source(Source(model=f"{file}:Net"))
+    assert [name for name in sys.modules if name.startswith("parts_of_all")] == ["parts_of_all"]
+
+
+def test_the_standard_library_is_not_another_folder(tmp_path: Path) -> None:
+    """A random.py beside: taken for the library's, all else that is imported then would break."""
+    (tmp_path / "random.py").write_text("1 / 0\n", encoding="utf-8")
+    (tmp_path / "net.py").write_text(
+        "import random\nfrom torch import nn\n\ndef Net():\n"
+        "    return nn.Linear(random.randrange(4, 5), 2)\n",
+        encoding="utf-8",
+    )
+    network = load_source(Source(model=f"{tmp_path / 'net.py'}:Net"))
+    assert network.get_parameter("weight").shape == (2, 4)

@@ -13,6 +13,7 @@ from prunus.data import from_datasets
 from prunus.meter import measure_latencies
 from prunus.quantize import deploy
 from prunus.recipe import Deploy, LatencyOptions, compress
+from tests.recipe.subjects import Killer
 
 CLASSES, EACH = 4, 30
 
@@ -50,8 +51,10 @@ def test_ranges_are_measured_on_as_many_training_samples_of_every_class_as_asked
 
     monkeypatch.setattr(prunus.recipe.deployed, "deploy", spied)
     steps = [Deploy(weights="int8", calibration="static", calibration_samples=20)]
+    told = Killer()
     for seed in (0, 0, 1):
-        compress(Small().eval(), steps, data, latency=None, seed=seed)
+        compress(Small().eval(), steps, data, latency=None, seed=seed, progress=told)
+    assert told.phases.count("fit weights") == 3  # each within its "deploy to onnxruntime"
     rows = [[tuple(row.tolist()) for row in torch.cat(batches)] for batches in seen]
     for drawn in rows:
         assert Counter(class_of[row] for row in drawn) == dict.fromkeys(range(CLASSES), 5)

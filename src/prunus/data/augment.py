@@ -35,8 +35,7 @@ def shift_and_flip(images: Tensor, generator: torch.Generator, *, shift: int, fl
     padded = functional.pad(images, (shift, shift, shift, shift)).permute(0, 2, 3, 1)
     samples = torch.arange(batch, device=images.device)[:, None, None]
     found = padded[samples, rows[:, :, None], columns[:, None, :]]
-    if (
-        channels == 1
-    ):  # a permuted one counts as contiguous, and convolutions answer in channels_last
+    # Permuted, one channel counts as contiguous, and convolutions would answer in channels_last.
+    if channels == 1:
         return found.reshape(images.shape)
     return found.permute(0, 3, 1, 2).contiguous()

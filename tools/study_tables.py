@@ -200,6 +200,8 @@ def kuzmin_equal_macs(rows: Rows) -> str:
         common = r["top1_by_seed"].keys() & genetic.keys()
         gaps = [100 * (r["top1_by_seed"][seed] - genetic[seed]) for seed in sorted(common)]
         apart = "–" if r["method"] == "genetic" or not gaps else f"{_spread(gaps, '+.2f')} pt"
+        if 0 < len(gaps) < r["seeds"]:
+            apart += f" ({len(gaps)} of {r['seeds']} seeds)"
         lines.append(
             f"| {r['network']} | {r['method']} | {r['macs'] / 1e6:.1f} "
             f"| {r['effective_macs'] / 1e6:.1f} | {r['params']:,} "

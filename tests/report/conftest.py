@@ -9,6 +9,7 @@ from prunus.records import (
     Certificate,
     Comparison,
     Cost,
+    DeployedRow,
     Environment,
     HistoryPoint,
     Latency,
@@ -147,6 +148,23 @@ def run_of() -> Callable[..., RunRecord]:
 @pytest.fixture
 def latency_of() -> Callable[..., Latency]:
     return make_latency
+
+
+def make_deployed(latency: Latency, dense: Latency) -> DeployedRow:
+    """In the engine of the first latency."""
+    return DeployedRow(
+        engine=latency.engine,
+        weights="int8",
+        embeddings="int8",
+        size_bytes=5_000_000,
+        latency=latency,
+        dense_latency=dense,
+    )
+
+
+@pytest.fixture
+def deployed_of() -> Callable[..., DeployedRow]:
+    return make_deployed
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from prunus.records import AT_CHANCE, Comparison, DeployedRow, RunRecord, Score
+from prunus.records import AT_CHANCE, Comparison, RunRecord, Score
 from prunus.report import comparison_rows, figures, markdown_table, report_warnings
 from prunus.report import summary_sentences as sentences
 
@@ -138,17 +138,10 @@ def test_rows_of_one_finding_keep_names_with_any_sign(scored, latency_of):
 
 
 @pytest.fixture
-def deployed(scored, latency_of):
+def deployed(scored, latency_of, deployed_of):
     def make(name: str, engine: str, value: float, ms: float, **changes) -> RunRecord:
         latency, dense = latency_of(ms, engine=engine), latency_of(40.0)
-        row = DeployedRow(
-            engine=engine,
-            weights="int8",
-            embeddings="int8",
-            size_bytes=5_000_000,
-            latency=latency,
-            dense_latency=dense,
-        )
+        row = deployed_of(latency, dense)
         fields = {"latency": latency, "dense_latency": dense, "deployed": row, "target": {}}
         run = scored(name, 0, value, stage="deployed", **{**fields, **changes})
         cost = run.cost.model_copy(update={"size_bytes": 5_000_000})

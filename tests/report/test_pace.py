@@ -2,7 +2,7 @@
 
 import pytest
 
-from prunus.records import Comparison, DeployedRow
+from prunus.records import Comparison
 from prunus.report import markdown_table, rich_table
 from prunus.report.advice import advice
 from prunus.report.pace import noise, pace_of
@@ -69,18 +69,10 @@ def test_several_rows_have_one_sentence_of_each_kind(run_of, latency_of):
     assert "d at " in told[1]
 
 
-def test_engines_within_each_others_spread_are_said_to_be(run_of, latency_of):
+def test_engines_within_each_others_spread_are_said_to_be(run_of, latency_of, deployed_of):
     def deployed(engine: str, ms: float, spread: float):
         dense, mine = latency_of(10.0), latency_of(ms, engine=engine, iqr_ms=spread)
-        row = DeployedRow(
-            engine=engine,
-            weights="int8",
-            embeddings="float32",
-            size_bytes=10,
-            latency=mine,
-            own_float32_latency=dense,
-            dense_latency=dense,
-        )
+        row = deployed_of(mine, dense)
         run = run_of(latency=mine, dense_latency=dense)
         as_good = tuple(s.model_copy(update={"value": 0.93, "top1": 0.93}) for s in run.scores)
         changes = {"method": f"int8 ({engine})", "target": {}, "scores": as_good, "deployed": row}

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -35,6 +36,14 @@ def project(folder: Path, kind: str, net: str, layers: str) -> Path:
     return folder / "net.py"
 
 
+def loaded(file: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A module that the program has of another place."""
+    module = ModuleType(file.stem)
+    module.__file__ = str(file)
+    monkeypatch.setitem(sys.modules, file.stem, module)
+    return module
+
+
 @pytest.mark.parametrize("net", [NET, LATE])
 def test_each_network_is_built_by_the_files_of_its_own_folder(tmp_path: Path, net: str) -> None:
     name = f"layers_{'late' if net is LATE else 'first'}"
@@ -50,9 +59,7 @@ def test_each_network_is_built_by_the_files_of_its_own_folder(tmp_path: Path, ne
 def test_a_module_of_the_program_stays_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    theirs = type(sys)("settings_of_all")
-    theirs.__file__ = str(tmp_path / "elsewhere" / "settings_of_all.py")
-    monkeypatch.setitem(sys.modules, "settings_of_all", theirs)
+    theirs = loaded(tmp_path / "elsewhere" / "settings_of_all.py", monkeypatch)
     file = project(tmp_path / "mine", "Tanh", NET, "settings_of_all")
     network = load_source(Source(model=f"{file}:Net"))
     assert isinstance(network.get_submodule("1"), torch.nn.Tanh)
@@ -88,9 +95,7 @@ def test_what_is_imported_from_beside_is_a_part_of_the_code(tmp_path: Path) -> N
 def test_a_package_of_another_folder_leaves_no_part_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    theirs = type(sys)("parts_of_all")
-    theirs.__file__ = str(tmp_path / "elsewhere" / "parts_of_all.py")
-    monkeypatch.setitem(sys.modules, "parts_of_all", theirs)
+    loaded(tmp_path / "elsewhere" / "parts_of_all.py", monkeypatch)
     package = tmp_path / "mine" / "parts_of_all"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("from .inner import activation\n", encoding="utf-8")

@@ -17,11 +17,11 @@ from prunus.plan import Plan
 from prunus.records import Source
 from prunus.zoo import load_source
 from prunus.zoo.own_code import code_sha256
+from prunus.zoo.sources import INLINE
 
 # The same operations on the same weights: room for kernels that torch picks by memory alignment.
 _TOLERANCE = 1e-6
 _CONFIG = "config.json"
-_INLINE = "hf:config"  # a config made of the source's arguments, never a folder of that name
 _FETCHED = ("hf:", "timm:", "torchvision:")
 
 
@@ -148,7 +148,7 @@ def _outputs(network: nn.Module, inputs: Inputs) -> list[Tensor]:
 
 def _factory_path(source: Source) -> Path | None:
     """The file of a ``file.py:factory``, or the config in the folder that ``hf:`` names."""
-    if source.model == _INLINE:
+    if source.model == INLINE:
         return None
     if source.model.startswith("hf:"):
         return Path(source.model.removeprefix("hf:")) / _CONFIG

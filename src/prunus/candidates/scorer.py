@@ -100,10 +100,10 @@ class Scorer:
             least = LEAST_WORK if tricks.memory_bytes else math.inf
             self.prefix = Prefix(self._skeleton, sample, least_work=least)
             self._pairs = find_pairs(network, sample) if tricks.fold else ()
-            dtype = torch.bfloat16 if execution.precision == "bfloat16" else torch.float32
+            halves = execution.precision == "bfloat16"
+            dtype = torch.bfloat16 if halves else torch.float32
             self._rectified = find_rectified(network, self._pairs, sample, dtype)
             self._int8 = self._find_int8(network) if execution.int8 else None
-        halves = execution.precision == "bfloat16"
         self._converted = converted_layers(self._skeleton) if halves else ()
         self._cache = PrefixCache(tricks.memory_bytes)
         self._shared_statistics: dict[tuple[int, str], dict[str, tuple[Tensor, Tensor]]] = {}

@@ -34,13 +34,12 @@ from prunus.zoo import (
     zoo_names,
 )
 from prunus.zoo.own_code import code_sha256
-from prunus.zoo.sources import padding_number
+from prunus.zoo.sources import INLINE, is_own_file, padding_number
 
 CERTIFICATE_SAMPLES = 16
 _PIECES, _MASK = "input_ids", "attention_mask"
 _OWN_SCHEMES = ("hf:", "timm:", "torchvision:")
 _GRAY_DATA = ("digits",)
-_INLINE = "hf:config"  # a network of its arguments alone: it has no vocabulary yet
 _LEAST_LENGTH = 4  # of texts that options allow
 
 
@@ -115,9 +114,9 @@ def resolve_data(
             "(text:FILE, docstrings, sst2, sms, ru_toxic, hfdata:NAME)"
         )
     model = None if source is None else source.model
-    if source is not None and reads_text(source):
-        return load_data(data, text=text, tokenizer=_own_tokenizer(source))
-    if source is not None and _is_file(source) and is_text_data(data):
+    if source is not None and (
+        reads_text(source) or (is_own_file(source.model) and is_text_data(data))
+    ):
         return load_data(data, text=text, tokenizer=_own_tokenizer(source))
     if text is not None or is_text_data(data):
         return load_data(data, text=text)
@@ -270,11 +269,6 @@ def _require_name(data: object) -> None:
         )
 
 
-def _is_file(source: Source) -> bool:
-    """Whether it is a user's own file: whether that reads texts, the data alone tells."""
-    return source.model.rpartition(":")[0].endswith(".py")
-
-
 def _require_builds(source: Source, network: nn.Module) -> None:
     """Refuse a source of another network than the one given, which could not be saved with it.
 
@@ -310,7 +304,7 @@ def _own_tokenizer(source: Source) -> TextTokenizer | None:
         InputError: Weights bring none: other pieces would have the numbers of those they know.
     """
     name = source.model.removeprefix("hf:")
-    named = source.model not in (name, _INLINE)
+    named = source.model not in (name, INLINE)
     if source.weights is not None:
         beside = find_weights(source.weights).parent / TOKENIZER_FILE
         if beside.is_file():
@@ -330,7 +324,7 @@ def _padded(pieces: TextTokenizer, source: Source) -> TextTokenizer:
 
 def _require_pieces(source: Source, data: DataSplits) -> None:
     """Refuse a trained student that splits texts in other pieces than its teacher's data does."""
-    if data.tokenizer is None or not (_is_file(source) or reads_text(source)):
+    if data.tokenizer is None or not (is_own_file(source.model) or reads_text(source)):
         return
     own = _own_tokenizer(source)
     if own is not None and own.digest != data.tokenizer.digest:
@@ -358,7 +352,7 @@ def _completed(source: Source, data: DataSplits) -> Source:
         given["num_classes"] = data.num_classes
     if own and reads_text(source) and data.tokenizer is not None:
         given |= {"vocab_size": data.tokenizer.vocab_size, "pad_id": data.tokenizer.pad_id}
-    if source.model == _INLINE and data.tokenizer is not None:
+    if source.model == INLINE and data.tokenizer is not None:
         pieces = data.tokenizer
         given |= {"vocab_size": pieces.vocab_size, "pad_token_id": pieces.pad_id}
     return source.model_copy(update={"arguments": {**given, **source.arguments}})

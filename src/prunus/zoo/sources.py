@@ -25,6 +25,8 @@ from prunus.zoo.weights import load_weights
 
 _HF_TASKS = ("image", "text")
 _INLINE = "config"
+INLINE = f"hf:{_INLINE}"
+"""A network of its arguments alone, and no folder of that name: it has no vocabulary yet."""
 _POOLER = "pooler"  # of a bare encoder: trained by few, and drawn with the classifier
 _TRAINED = ("pretrained", "weights", "checkpoint")  # arguments by which factories load weights
 
@@ -58,7 +60,7 @@ def load_source(source: Source) -> nn.Module:
         arguments.setdefault("pretrained", source.weights is None)
         with _fixed_seed():
             network = makers[scheme](name, arguments)
-    elif _is_file(source.model):
+    elif is_own_file(source.model):
         with _fixed_seed():
             network = _from_file(source.model, arguments)
     else:
@@ -68,8 +70,8 @@ def load_source(source: Source) -> nn.Module:
     return network.eval()
 
 
-def _is_file(model: str) -> bool:
-    """Whether a model is named by its factory in a file."""
+def is_own_file(model: str) -> bool:
+    """Whether a model is named by its factory in a file: what it reads, its data alone tells."""
     return ".py:" in model or model.endswith(".py")
 
 
@@ -92,10 +94,10 @@ def is_drawn(source: Source, network: nn.Module) -> bool:
     counts as one that loads its weights.
     """
     fetched = source.model.startswith(("hf:", "timm:", "torchvision:"))
-    asked = {"pretrained": fetched and source.model != f"hf:{_INLINE}", **source.arguments}
+    asked = {"pretrained": fetched and source.model != INLINE, **source.arguments}
     if source.weights is not None or any(asked.get(name) for name in _TRAINED):
         return False
-    if not _is_file(source.model):
+    if not is_own_file(source.model):
         return True
     with _fixed_seed(1):
         other = dict(_from_file(source.model, dict(source.arguments)).named_parameters())

@@ -59,6 +59,7 @@ def _parts(folder: Path, network: str) -> list[Row]:
             ("batches of 64 images, not 128", "batch 128", "all"),
             ("bfloat16, not float32", "all", "bfloat16"),
             ("int8, not float32", "all", "int8"),
+            ("int8 with weights of 7 bits, not float32", "all", "int7"),
         ):
             if base in seconds:
                 note("trick", name, seconds[without] / seconds[base], "times faster, full mode")

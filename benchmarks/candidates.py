@@ -45,7 +45,7 @@ from candidate_tables import ENGINES, FOLDER, TURN, WANTED, Row, table
 from record import RESULTS, START
 
 from prunus.candidates import Candidate, Engine, Scored, Scoring, ranked
-from prunus.candidates.int8_find import has_int8
+from prunus.candidates.int8_find import weight_bits
 from prunus.compute import Compute
 from prunus.graph import Choice
 from prunus.method import Budget, Context
@@ -336,8 +336,8 @@ def _precisions(bench: Bench) -> list[str]:
     found = ["float32"]
     if has_bfloat16(torch.device("cpu")):
         found.append("bfloat16")
-    if has_int8(bench.subject.network):
-        found.append("int8")
+    if bits := weight_bits(bench.subject.network):
+        found.append(f"int{bits}")
     return found
 
 

@@ -20,7 +20,8 @@ class Compute(Record):
         memory_mb: Most megabytes (10^6 bytes) of activations that a worker keeps for candidates that
             agree in their first layers; 0: none.
         precision: Of scoring; ``auto``: measured, once per run. ``int8``: of 2-D convolutions, the
-            rest in float32; for CPUs that multiply bytes (VNNI).
+            rest in float32, for CPUs with VNNI; ``int7``: the same with weights of 7 bits, for CPUs
+            with AVX2, whose sums of bytes saturate with 8.
         layout: Of images and 2-D convolutions; ``auto``: measured, once per run.
         batch_size: Images per forward pass.
     """
@@ -30,7 +31,7 @@ class Compute(Record):
     threads: int | None = Field(default=None, ge=1)
     address: str | None = None
     memory_mb: int = Field(default=256, ge=0)
-    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "int7", "int8"] = "auto"
     layout: Literal["auto", "contiguous", "channels_last"] = "auto"
     batch_size: int = Field(default=64, ge=1)
 

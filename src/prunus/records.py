@@ -327,6 +327,16 @@ def multiplies_bytes() -> bool:
     return not {"avx512_vnni", "avx_vnni"}.isdisjoint(processor_line("flags").split())
 
 
+def int8_weight_bits() -> int:
+    """Bits of weights whose products with bytes this CPU sums without saturating; 0: it has no such sums.
+
+    8 with VNNI. AVX2 sums two products in 16 bits first, which hold ``2 * 255 * 63``: 7 bits.
+    """
+    if multiplies_bytes():
+        return 8
+    return 7 if "avx2" in processor_line("flags").split() else 0
+
+
 def _instructions() -> tuple[str, ...]:
     flags = processor_line("flags", "Features").split()  # x86; ARM
     return tuple(flag for flag in VECTOR_INSTRUCTIONS if flag in flags)

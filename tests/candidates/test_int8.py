@@ -1,8 +1,9 @@
 """Convolutions in int8: bytes by the formula, found where nothing else changes, near float32."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from prunus.candidates import workplace
-from prunus.candidates.execution import ScoringExecution
+from prunus.candidates.execution import ScoringExecution, ScoringPrecision
 from prunus.candidates.fold import find_pairs
 from prunus.candidates.int8 import Int8Layers
 from prunus.candidates.int8_bytes import Bytes
-from prunus.candidates.int8_find import Int8Layer, find_int8, has_int8
+from prunus.candidates.int8_find import Int8Layer, find_int8, weight_bits
 from prunus.candidates.kernels import find_rectified
 from prunus.candidates.scorer import Scorer, Tricks
 from prunus.candidates.skeleton import Skeleton
@@ -42,9 +43,19 @@ from tests.helpers import Wired, enliven_, images, pooled
 
 RGB = images(4, 3, 8, 8)
 INT8 = ScoringExecution.of("int8", "channels_last")
+INT7 = ScoringExecution.of("int7", "channels_last")
+BITS = weight_bits(nn.Conv2d(1, 1, 1))  # 7 and 8 run on CPUs with VNNI, 7 alone on those with AVX2
+HERE = INT8 if BITS == 8 else INT7
 
-needs_int8 = pytest.mark.skipif(
-    not has_int8(nn.Conv2d(1, 1, 1)), reason="this CPU does not multiply bytes (VNNI)"
+needs_int8 = pytest.mark.skipif(not BITS, reason="this CPU does not multiply bytes (VNNI, or AVX2)")
+with_bits = pytest.mark.parametrize(
+    "bits",
+    [
+        pytest.param(
+            bits, marks=pytest.mark.skipif(bits > BITS, reason=f"{bits} bits saturate here")
+        )
+        for bits in (7, 8)
+    ],
 )
 
 
@@ -200,7 +211,7 @@ def test_layers_are_found(case: str) -> None:
 def test_what_is_found_computes_about_the_same(case: str) -> None:
     network = enliven_(CASES[case][0]())
     skeleton = Skeleton(network, channels_last=True)
-    layers = Int8Layers(skeleton, found_in(network, RGB))
+    layers = Int8Layers(skeleton, found_in(network, RGB), bits=BITS)
     layers.load()
     layers.fold()
     x = RGB.contiguous(memory_format=torch.channels_last)
@@ -220,10 +231,15 @@ def test_ranges_are_of_all_batches() -> None:
 # -- what they compute ------------------------------------------------------------------------
 
 
-def by_hand(x: Tensor, layer: Any, reads: Bytes, norm: Any = None, *, relu: bool = False) -> Tensor:
+LEVELS = {7: 63, 8: 127}
+
+
+def by_hand(
+    x: Tensor, layer: Any, reads: Bytes, bits: int, norm: Any = None, *, relu: bool = False
+) -> Tensor:
     """A convolution of whole numbers, then scales: exact in float64."""
     weight = layer.weight.detach().double()
-    scales = (weight.abs().amax((1, 2, 3)) / 127).float().double()
+    scales = (weight.abs().amax((1, 2, 3)) / LEVELS[bits]).float().double()
     scales[scales == 0] = 1
     whole = (weight.float() / scales.float()[:, None, None, None]).round().double()
     read = ((x.double() / reads.scale).round() + reads.zero).clamp(0, 255) - reads.zero
@@ -238,12 +254,12 @@ def by_hand(x: Tensor, layer: Any, reads: Bytes, norm: Any = None, *, relu: bool
     return out.relu_() if relu else out
 
 
-@needs_int8
+@with_bits
 @pytest.mark.parametrize(
     "settings",
     [{}, {"bias": False}, {"stride": 2, "padding": (2, 1), "dilation": 2}, {"groups": 3}],
 )
-def test_convolutions_are_those_of_whole_numbers(settings: dict[str, Any]) -> None:
+def test_convolutions_are_those_of_whole_numbers(settings: dict[str, Any], bits: int) -> None:
     """Padding is 0 although 0 is not byte 0; a batch norm may turn the sign of a channel."""
     layer, norm = nn.Conv2d(3, 6, 3, **settings), nn.BatchNorm2d(6)
     network = enliven_(stack(layer, norm, nn.ReLU()))
@@ -253,15 +269,32 @@ def test_convolutions_are_those_of_whole_numbers(settings: dict[str, Any]) -> No
         norm.weight[2] = 0  # as some networks begin with
     found = found_in(network, RGB)
     skeleton = Skeleton(network, channels_last=True)
-    layers = Int8Layers(skeleton, found)
+    layers = Int8Layers(skeleton, found, bits=bits)
     layers.load()
     forwards: Any = skeleton.submodule("0.0")
     x = RGB.contiguous(memory_format=torch.channels_last)
-    plain = by_hand(RGB, layer, found[0].reads)
+    plain = by_hand(RGB, layer, found[0].reads, bits)
     torch.testing.assert_close(forwards(x).double(), plain, rtol=1e-5, atol=1e-5)
     layers.fold()
-    folded = by_hand(RGB, layer, found[0].reads, norm, relu=True)
+    folded = by_hand(RGB, layer, found[0].reads, bits, norm, relu=True)
     torch.testing.assert_close(forwards(x).double(), folded.detach(), rtol=1e-5, atol=1e-5)
+
+
+@with_bits
+def test_the_largest_sums_do_not_saturate(bits: int) -> None:
+    """Every byte 255 and every weight at its end: 9 x 32 such products in a row, of either sign."""
+    layer = nn.Conv2d(32, 16, 3, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.ones_like(layer.weight))
+        layer.weight[8:] *= -1
+    x = torch.ones(4, 32, 8, 8).contiguous(memory_format=torch.channels_last)
+    found = found_in(stack(layer), x)
+    skeleton = Skeleton(stack(layer), channels_last=True)
+    Int8Layers(skeleton, found, bits=bits).load()
+    forwards: Any = skeleton.submodule("0.0")
+    expected = by_hand(x, layer, found[0].reads, bits)
+    torch.testing.assert_close(expected.abs().max().item(), 288.0, rtol=0.01, atol=0)
+    torch.testing.assert_close(forwards(x).double(), expected, rtol=1e-5, atol=1e-5)
 
 
 @needs_int8
@@ -269,13 +302,13 @@ def test_what_one_layer_alone_reads_is_handed_on_in_bytes() -> None:
     network = enliven_(CASES["chain"][0]())
     found = {one.layer: one for one in found_in(network, RGB)}
     skeleton = Skeleton(network, channels_last=True)
-    layers = Int8Layers(skeleton, tuple(found.values()))
+    layers = Int8Layers(skeleton, tuple(found.values()), bits=BITS)
     layers.load()
     layers.fold()
     first: Any = skeleton.submodule("0.0")
     reads = found["0.3"].reads
     norm, layer = network.get_submodule("0.1"), network.get_submodule("0.0")
-    exact = by_hand(RGB, layer, found["0.0"].reads, norm, relu=True)
+    exact = by_hand(RGB, layer, found["0.0"].reads, BITS, norm, relu=True)
     out = first(RGB.contiguous(memory_format=torch.channels_last))
     assert out.dtype == torch.uint8
     expected = (exact / reads.scale).round().clamp(0, 255)
@@ -300,25 +333,25 @@ def test_networks_of_the_zoo_stay_what_they_are(name: str) -> None:
     assert len(layers) >= 0.9 * sum(type(m) is nn.Conv2d for m in network.modules())
     plan = random_plan(found, 1)
     skeleton.load(plan)
-    running = Int8Layers(skeleton, layers)
+    running = Int8Layers(skeleton, layers, bits=BITS)
     running.load()
     running.fold()
     difference = relative_difference(forward(cut(network, plan), x), forward(skeleton.module, x))
     assert 0 < difference < 0.2
 
 
-@needs_int8
-def test_scores_are_near_those_of_float32_and_rank_alike() -> None:
+@with_bits
+def test_scores_are_near_those_of_float32_and_rank_alike(bits: int) -> None:
     network, found = subject("resnet20")
     held = small_images(network, (3, 32, 32), 128)
     plans = [random_plan(found, seed, 0.5 + 0.05 * seed) for seed in range(8)]
     scores: dict[str, list[float]] = {}
-    for name in ("float32", "int8"):
-        execution = ScoringExecution.of(name, "channels_last")
+    plain = ScoringExecution("float32", "channels_last")
+    for name, execution in (("float32", plain), ("int", replace(plain, weight_bits=bits))):
         scorer = Scorer(network, held, execution=execution)
         scores[name] = [float(scorer(Task("k", plan, 0, 128)).kl.mean()) for plan in plans]
-    np.testing.assert_allclose(scores["int8"], scores["float32"], rtol=0.1, atol=0.005)
-    assert np.argsort(scores["int8"]).tolist() == np.argsort(scores["float32"]).tolist()
+    np.testing.assert_allclose(scores["int"], scores["float32"], rtol=0.1, atol=0.005)
+    assert np.argsort(scores["int"]).tolist() == np.argsort(scores["float32"]).tolist()
 
 
 def _plans(network: nn.Module, found: Trace) -> list[Plan]:
@@ -331,11 +364,11 @@ def _plans(network: nn.Module, found: Trace) -> list[Plan]:
 def test_parts_and_shared_beginnings_give_the_bits_of_the_whole() -> None:
     network, found = subject("resnet20")
     held = small_images(network, (3, 32, 32), 96)
-    scorer = Scorer(network, held, execution=INT8)
+    scorer = Scorer(network, held, execution=HERE)
     every = tuple(range(len(scorer.prefix.boundaries)))
     assert every
     for plan in _plans(network, found):
-        alone = Scorer(network, held, execution=INT8, tricks=Tricks(memory_bytes=0))
+        alone = Scorer(network, held, execution=HERE, tricks=Tricks(memory_bytes=0))
         whole = alone(Task("k", plan, 0, 96))
         first = scorer(Task("k", plan, 0, 64, share=every))
         rest = scorer(Task("k", plan, 64, 96, statistics=first.statistics, share=every))
@@ -349,49 +382,58 @@ def test_weights_held_at_zero_are_zero_bytes() -> None:
     network, found = subject("resnet20")
     plan = _plans(network, found)[-1]
     held = small_images(network, (3, 32, 32), 64)
-    mine = Scorer(network, held, execution=INT8)(Task("k", plan, 0, 64))
+    mine = Scorer(network, held, execution=HERE)(Task("k", plan, 0, 64))
     small = cut(network, plan)
-    again = Scorer(small, held, execution=INT8)
+    again = Scorer(small, held, execution=HERE)
     other = again(Task("k", trace(small, images(2, 3, 32, 32), verify=False).plan({}), 0, 64))
     np.testing.assert_allclose(mine.kl, other.kl, rtol=0.2, atol=0.02)
 
 
 @pytest.mark.parametrize(
     ("flags_line", "expected"),
-    [("fpu avx2 avx512f avx512_vnni", True), ("fpu avx_vnni", True), ("fpu avx2 avx512f", False)],
+    [
+        ("fpu avx2 avx512f avx512_vnni", 8),
+        ("fpu avx_vnni", 8),
+        ("fpu avx2 avx512f", 7),
+        ("fpu avx", 0),
+        ("", 0),
+    ],
 )
-def test_int8_needs_a_cpu_that_multiplies_bytes(
-    flags_line: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+def test_weights_have_the_bits_whose_sums_the_cpu_can_hold(
+    flags_line: str, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("prunus.records.processor_line", lambda *_: flags_line)
-    assert has_int8(stack(nn.Conv2d(3, 2, 1))) is expected
-    assert not has_int8(nn.Linear(2, 2))
+    assert weight_bits(stack(nn.Conv2d(3, 2, 1))) == expected
+    assert weight_bits(nn.Linear(2, 2)) == 0
 
 
-def test_a_machine_without_it_scores_nothing_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("execution", "here"), [(INT8, 0), (INT8, 7), (INT7, 0)])
+def test_a_machine_without_it_scores_nothing_in_it(
+    execution: ScoringExecution, here: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A worker elsewhere, or a run that was begun elsewhere."""
     network, held = (
         stack(nn.Conv2d(3, 2, 1)),
         small_images(stack(nn.Conv2d(3, 2, 1)), (3, 8, 8), 64, classes=2),
     )
-    monkeypatch.setattr("prunus.candidates.int8_find.has_int8", lambda _: False)
+    monkeypatch.setattr("prunus.candidates.int8_find.weight_bits", lambda _: here)
     with pytest.raises(InputError, match="needs a CPU.*go on on such machines alone"):
-        Scorer(network, held, execution=INT8)
-    store: Any = SimpleNamespace(setting={"execution": INT8.name}.get)
+        Scorer(network, held, execution=execution)
+    store: Any = SimpleNamespace(setting={"execution": execution.name}.get)
     given: Any = (network, None, held, None, store)
     with pytest.raises(InputError, match="needs a CPU.*this run has scores in it"):
         workplace._execution(*given)
-    monkeypatch.setattr("prunus.candidates.int8_find.has_int8", lambda _: True)
-    assert workplace._execution(*given) == INT8
+    monkeypatch.setattr("prunus.candidates.int8_find.weight_bits", lambda _: 8)
+    assert workplace._execution(*given) == execution  # 7 bits run where 8 do
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_int8_is_of_networks_in_float32(dtype: torch.dtype) -> None:
-    assert not has_int8(nn.Conv2d(3, 2, 1).to(dtype))
+    assert weight_bits(nn.Conv2d(3, 2, 1).to(dtype)) == 0
 
 
 def test_names_are_read_back() -> None:
-    for precision in ("float32", "bfloat16", "int8"):
+    for precision in get_args(ScoringPrecision):
         for layout in ("contiguous", "channels_last"):
             made = ScoringExecution.of(precision, layout)
             assert made.name == f"{precision} {layout}"

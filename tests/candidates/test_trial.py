@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prunus.candidates import trial
 from prunus.candidates.execution import ScoringExecution as Execution
-from prunus.candidates.int8_find import has_int8
+from prunus.candidates.int8_find import weight_bits
 from prunus.candidates.scorer import Scorer
 from prunus.candidates.trial import choose_execution
 from prunus.compute import Compute
@@ -25,11 +25,11 @@ PLAIN, LAST = Execution(), Execution("float32", "channels_last")
 BF16, BF16_LAST = Execution("bfloat16", "contiguous"), Execution("bfloat16", "channels_last")
 
 INT8, INT8_PLAIN = (Execution.of("int8", layout) for layout in ("channels_last", "contiguous"))
+INT7 = Execution.of("int7", "channels_last")
 
 
-needs_int8 = pytest.mark.skipif(
-    not has_int8(nn.Conv2d(1, 1, 1)), reason="this CPU does not multiply bytes (VNNI)"
-)
+BITS = weight_bits(nn.Conv2d(1, 1, 1))
+needs_int8 = pytest.mark.skipif(not BITS, reason="this CPU does not multiply bytes (VNNI, or AVX2)")
 
 
 @pytest.fixture
@@ -42,9 +42,10 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[Execution]:
         BF16: 0.4,
         BF16_LAST: 0.3,
         INT8: 0.2,
+        INT7: 0.2,
         INT8_PLAIN: 0.25,
     }
-    monkeypatch.setattr(trial, "has_int8", lambda _: False)
+    monkeypatch.setattr(trial, "weight_bits", lambda _: 0)
 
     def measure(network: Any, held: Any, plan: Any, compute: Any, choice: Execution) -> float:
         seen.append(choice)
@@ -143,7 +144,7 @@ def test_one_batch_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def bytes_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "has_int8", lambda _: True)
+    monkeypatch.setattr(trial, "weight_bits", lambda _: 8)
     monkeypatch.setattr(trial, "has_bfloat16", lambda _: True)
 
 
@@ -165,7 +166,7 @@ def test_int8_where_it_is_fastest_and_faithful(
     timed: list[Execution],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(trial, "has_int8", lambda _: True)
+    monkeypatch.setattr(trial, "weight_bits", lambda _: 8)
     monkeypatch.setattr(trial, "_is_faithful", lambda *_: faithful)
     assert choose(enliven_(chain()), **given) == expected
     assert timed
@@ -174,19 +175,30 @@ def test_int8_where_it_is_fastest_and_faithful(
 def test_int8_that_is_asked_for_is_taken_where_it_runs(
     timed: list[Execution], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prunus.candidates.int8_find.has_int8", lambda _: True)
+    monkeypatch.setattr("prunus.candidates.int8_find.weight_bits", lambda _: 8)
     ran: list[Execution] = []
     monkeypatch.setattr(trial, "_scored", lambda *given: ran.append(given[-1]))
     assert choose(enliven_(chain()), precision="int8") == INT8
     assert choose(enliven_(chain()), precision="int8", layout="contiguous") == INT8_PLAIN
-    assert ran == [INT8, INT8_PLAIN]
+    assert choose(enliven_(chain()), precision="int7") == INT7
+    assert ran == [INT8, INT8_PLAIN, INT7]
     assert timed == []
+
+
+def test_weights_have_as_many_bits_as_the_cpu_takes(
+    timed: list[Execution], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "weight_bits", lambda _: 7)
+    monkeypatch.setattr(trial, "_is_faithful", lambda *_: True)
+    assert choose(enliven_(chain())) == INT7
+    assert INT8 not in timed
 
 
 @needs_int8
 def test_int8_of_a_network_that_cannot_run_in_its_layout_is_refused() -> None:
-    with pytest.raises(InputError, match=r"cannot run in it \(view size.*use precision 'auto'"):
-        choose(enliven_(ViewsItsImage()), precision="int8")
+    said = rf"'int{BITS}': the network cannot run in it \(view size.*use precision 'auto'"
+    with pytest.raises(InputError, match=said):
+        choose(enliven_(ViewsItsImage()), precision=f"int{BITS}")
 
 
 class Checks(nn.Module):
@@ -210,13 +222,18 @@ class Checks(nn.Module):
 @needs_int8
 def test_nothing_that_a_network_does_with_numbers_ends_the_trial() -> None:
     assert isinstance(choose(enliven_(Checks())), Execution)
-    assert choose(enliven_(Checks()), precision="int8") == INT8
+    assert choose(enliven_(Checks()), precision=f"int{BITS}").weight_bits == BITS
 
 
-def test_int8_that_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prunus.candidates.int8_find.has_int8", lambda _: False)
-    with pytest.raises(InputError, match="precision 'int8' needs a CPU.*use precision 'auto'"):
-        choose(enliven_(chain()), precision="int8")
+@pytest.mark.parametrize(
+    ("asked", "here", "said"), [("int8", 7, "VNNI"), ("int8", 0, "VNNI"), ("int7", 0, "AVX2")]
+)
+def test_int8_that_cannot_be_had_is_refused(
+    asked: str, here: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prunus.candidates.int8_find.weight_bits", lambda _: here)
+    with pytest.raises(InputError, match=f"'{asked}' needs a CPU.*{said}.*use precision 'auto'"):
+        choose(enliven_(chain()), precision=asked)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +255,7 @@ def test_faithful_is_near_in_the_whole_network_and_in_a_candidate(
 
     def scored(network: Any, held: Any, plan: int, compute: Any, choice: Execution) -> Any:
         asked.append(choice)
-        values = coarse if choice.int8 else fine
+        values = coarse if choice.weight_bits else fine
         return SimpleNamespace(kl=np.array([values[plan]])), None
 
     monkeypatch.setattr(trial, "_scored", scored)

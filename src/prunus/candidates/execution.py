@@ -6,7 +6,9 @@ from typing import Literal, get_args
 from prunus.train.config import Layout, Precision
 from prunus.train.precision import Execution
 
-ScoringPrecision = Literal[Precision, "int8"]
+ScoringPrecision = Literal[Precision, "int7", "int8"]
+WEIGHT_BITS = {"int7": 7, "int8": 8}
+"""Of convolutions that multiply bytes, by precision."""
 
 
 @dataclass(frozen=True)
@@ -14,17 +16,20 @@ class ScoringExecution(Execution):
     """How the forward passes of a candidate run.
 
     Attributes:
-        int8: Convolutions multiply bytes; ``precision`` is that of the rest.
+        weight_bits: Convolutions multiply bytes, with weights of so many bits; ``precision`` is that of
+            the rest. 0: they don't.
     """
 
-    int8: bool = False
+    weight_bits: int = 0
 
     @classmethod
     def of(cls, precision: ScoringPrecision, layout: Layout) -> "ScoringExecution":
         """By the names that settings give."""
-        if precision == "int8":
-            return cls("float32", layout, int8=True)
-        return cls(precision, layout)
+        match precision:
+            case "int7" | "int8":
+                return cls("float32", layout, weight_bits=WEIGHT_BITS[precision])
+            case _:
+                return cls(precision, layout)
 
     @classmethod
     def named(cls, name: str) -> "ScoringExecution":
@@ -34,12 +39,12 @@ class ScoringExecution(Execution):
     @property
     def name(self) -> str:
         """Such as ``int8 channels_last``."""
-        return f"{'int8' if self.int8 else self.precision} {self.layout}"
+        return f"{f'int{self.weight_bits}' if self.weight_bits else self.precision} {self.layout}"
 
 
 _ALL = {
     execution.name: execution
-    for precision in (*get_args(Precision), "int8")
+    for precision in (*get_args(Precision), *WEIGHT_BITS)
     for layout in get_args(Layout)
     for execution in [ScoringExecution.of(precision, layout)]
 }

@@ -4,7 +4,8 @@ A score tells candidates apart: it may be coarser than what is deployed. Weights
 output channel, inputs one scale and zero point per layer, from the network that plans are for: batch
 norms, measured anew, bring a candidate's activations to the range that they had. Folding a batch
 norm multiplies the weights' scales and leaves their bytes as they are, so that weights are rounded
-once a candidate. What one layer alone reads is handed to it in bytes. The rest is float32.
+once a candidate. What one layer alone reads is handed to it in bytes. The rest is float32. Weights have
+8 bits, or 7 where the CPU sums products in pairs, in 16 bits, which saturate with 8.
 
 References:
     Jacob et al., "Quantization and Training of Neural Networks for Efficient
@@ -22,8 +23,6 @@ from prunus.candidates.int8_bytes import Bytes
 from prunus.candidates.int8_find import Int8Layer
 from prunus.candidates.skeleton import Skeleton
 
-_WEIGHT_LEVELS = 127  # on each side of 0
-
 
 class Int8Layers:
     """The int8 layers of the plan that a skeleton has loaded.
@@ -31,10 +30,12 @@ class Int8Layers:
     Args:
         skeleton: Whose layers they stand in for.
         found: Of the skeleton's network.
+        bits: Of the weights.
     """
 
-    def __init__(self, skeleton: Skeleton, found: Sequence[Int8Layer]) -> None:
+    def __init__(self, skeleton: Skeleton, found: Sequence[Int8Layer], *, bits: int = 8) -> None:
         self._skeleton = skeleton
+        self._levels = 2 ** (bits - 1) - 1  # on each side of 0
         self._found = found
         self._reads = {one.layer: one.reads for one in found}
         self._running: dict[str, _Convolution] = {}
@@ -42,7 +43,8 @@ class Int8Layers:
     def load(self) -> None:
         """Round the weights of a plan just loaded; batch norms and ReLUs stay for themselves."""
         self._running = {
-            one.layer: _Convolution(self._skeleton.submodule(one.layer), one) for one in self._found
+            one.layer: _Convolution(self._skeleton.submodule(one.layer), one, self._levels)
+            for one in self._found
         }
         for path, convolution in self._running.items():
             self._skeleton.swap(path, convolution)
@@ -63,11 +65,11 @@ class Int8Layers:
 class _Convolution:
     """Stands in for the forward of a convolution."""
 
-    def __init__(self, module: Any, found: Int8Layer) -> None:
+    def __init__(self, module: Any, found: Int8Layer, levels: int) -> None:
         self._module = module
         self._reads = found.reads
         weight: Tensor = module.weight
-        scales = weight.abs().amax(dim=(1, 2, 3)) / _WEIGHT_LEVELS
+        scales = weight.abs().amax(dim=(1, 2, 3)) / levels
         self._scales = torch.where(scales > 0, scales, 1.0)
         self._zeros = torch.zeros(len(weight), dtype=torch.int32)
         self._bias: Tensor | None = module.bias

@@ -16,33 +16,37 @@ from prunus.data import Inputs
 from prunus.errors import InputError
 from prunus.graph.certify import relative_difference
 from prunus.graph.inputs import call
-from prunus.records import multiplies_bytes
+from prunus.records import int8_weight_bits
 from prunus.train.forward import modes_restored
 
 
-def has_int8(network: nn.Module) -> bool:
-    """Whether a float32 network has convolutions, on a CPU that multiplies bytes with kernels for it."""
-    return (
+def weight_bits(network: nn.Module) -> int:
+    """Bits that the weights of convolutions may have where they multiply bytes; 0: there is no int8.
+
+    There is for float32 networks with convolutions, on CPUs that multiply bytes with kernels for it.
+    """
+    has_int8 = (
         any(is_plain_convolution(module) for module in network.modules())
         and all(p.device.type == "cpu" for p in network.parameters())
         and all(p.dtype == torch.float32 for p in network.parameters() if p.is_floating_point())
-        and multiplies_bytes()
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and hasattr(torch.ops.onednn, "qconv2d_pointwise")
         and has_kernel()
     )
+    return int8_weight_bits() if has_int8 else 0
 
 
-def require_int8(network: nn.Module, remedy: str) -> None:
-    """Refuse a network or a machine without int8.
+def require_int8(network: nn.Module, bits: int, remedy: str) -> None:
+    """Refuse a network or a machine without int8 for weights of so many bits.
 
     Raises:
         InputError: There is none; says ``remedy``.
     """
-    if not has_int8(network):
+    if weight_bits(network) < bits:
+        instructions = {7: "AVX2", 8: "VNNI"}[bits]
         raise InputError(
-            "precision 'int8' needs a CPU that multiplies bytes (VNNI) and a float32 network with "
-            f"2-D convolutions on it; {remedy}"
+            f"precision 'int{bits}' needs a CPU that multiplies bytes ({instructions}) and a float32 "
+            f"network with 2-D convolutions on it; {remedy}"
         )
 
 

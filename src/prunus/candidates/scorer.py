@@ -103,19 +103,21 @@ class Scorer:
             halves = execution.precision == "bfloat16"
             dtype = torch.bfloat16 if halves else torch.float32
             self._rectified = find_rectified(network, self._pairs, sample, dtype)
-            self._int8 = self._find_int8(network) if execution.int8 else None
+            self._int8 = self._find_int8(network) if execution.weight_bits else None
         self._converted = converted_layers(self._skeleton) if halves else ()
         self._cache = PrefixCache(tricks.memory_bytes)
         self._shared_statistics: dict[tuple[int, str], dict[str, tuple[Tensor, Tensor]]] = {}
 
     def _find_int8(self, network: nn.Module) -> Int8Layers:
-        require_int8(network, "go on on such machines alone, or begin a run with another precision")
+        bits = self._execution.weight_bits
+        remedy = "go on on such machines alone, or begin a run with another precision"
+        require_int8(network, bits, remedy)
         calibration = [self._placed(batch) for batch in self._images.calibration]
         found = find_int8(network, calibration, self._pairs, self._rectified)
         mine = {one.layer for one in found}
         self._pairs = tuple(pair for pair in self._pairs if pair.layer not in mine)
         self._rectified = tuple(one for one in self._rectified if one.layer not in mine)
-        return Int8Layers(self._skeleton, found)
+        return Int8Layers(self._skeleton, found, bits=bits)
 
     def __call__(self, task: Task) -> Result:
         """Score a candidate on the images of a task.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from torch import nn
 
-from prunus.candidates.execution import ScoringExecution, ScoringPrecision
-from prunus.candidates.int8_find import has_int8, require_int8
+from prunus.candidates.execution import WEIGHT_BITS, ScoringExecution, ScoringPrecision
+from prunus.candidates.int8_find import require_int8, weight_bits
 from prunus.candidates.scorer import Images, Scorer, Tricks
 from prunus.candidates.task import Result, Task
 from prunus.compute import Compute
@@ -42,12 +42,12 @@ def choose_execution(
         compute: What is left to choose.
 
     Raises:
-        InputError: int8 is asked for where this machine has none, or the network cannot run in it.
+        InputError: int8 or int7 is asked for where this machine has none, or the network cannot run in it.
     """
     choices = _choices(network, compute)
     half = _half(found)
     if len(choices) == 1:
-        if choices[0].int8:
+        if choices[0].weight_bits:
             _require_it_runs(network, images, half, compute, choices[0])
         return choices[0]
     seconds = {}
@@ -58,8 +58,8 @@ def choose_execution(
             continue  # the plain choice, if it fails too, raises in the scoring itself
     best = fastest(seconds, choices[0])
     plans = (found.plan({}), half)
-    if best.int8 and not _is_faithful(network, images, plans, compute, best):
-        best = fastest({c: s for c, s in seconds.items() if not c.int8}, choices[0])
+    if best.weight_bits and not _is_faithful(network, images, plans, compute, best):
+        best = fastest({c: s for c, s in seconds.items() if not c.weight_bits}, choices[0])
     return best
 
 
@@ -71,14 +71,15 @@ def _require_it_runs(
     except RuntimeError as error:
         first = str(error).partition("\n")[0]
         raise InputError(
-            f"precision 'int8': the network cannot run in it ({first}); use precision 'auto'"
+            f"precision 'int{choice.weight_bits}': the network cannot run in it ({first}); use precision 'auto'"
         ) from error
 
 
 def _choices(network: nn.Module, compute: Compute) -> Sequence[ScoringExecution]:
     precisions: list[ScoringPrecision] = ["float32"]
-    if compute.precision == "int8":
-        require_int8(network, "use precision 'auto'")
+    asked = WEIGHT_BITS.get(compute.precision)
+    if asked:
+        require_int8(network, asked, "use precision 'auto'")
     if compute.precision != "auto":
         precisions = [compute.precision]
     elif has_bfloat16(device_of(network)):
@@ -86,13 +87,14 @@ def _choices(network: nn.Module, compute: Compute) -> Sequence[ScoringExecution]
     layouts: list[Layout] = ["contiguous"]
     if compute.layout != "auto":
         layouts = [compute.layout]
-    elif compute.precision == "int8":
+    elif asked:
         layouts = ["channels_last"]  # what its kernel takes
     elif any(parameter.ndim == 4 for parameter in network.parameters()):
         layouts.append("channels_last")
     choices = list(itertools.starmap(ScoringExecution.of, itertools.product(precisions, layouts)))
-    if compute.precision == "auto" and layouts[-1] == "channels_last" and has_int8(network):
-        choices.append(ScoringExecution.of("int8", "channels_last"))
+    bits = weight_bits(network) if compute.precision == "auto" else 0
+    if bits and layouts[-1] == "channels_last":
+        choices.append(ScoringExecution("float32", "channels_last", weight_bits=bits))
     return choices
 
 

@@ -258,9 +258,9 @@ def _execution(
     picked = None if store is None else store.setting("execution")
     if picked is not None:
         execution = ScoringExecution.named(picked)
-        if execution.int8:
+        if execution.weight_bits:
             remedy = "this run has scores in it: go on on such a machine, or begin a new run"
-            require_int8(network, remedy)
+            require_int8(network, execution.weight_bits, remedy)
         return execution
     execution = choose_execution(network, trace, images, compute)
     if store is not None:

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+    TensorDataset,
+)
 
 from prunus.data import (
     CustomOptions,
@@ -38,6 +45,7 @@ def pairs(n: int, classes: int = 3) -> TensorDataset:
 
 WHOLE = pairs(300)
 INNER = Subset(WHOLE, range(100, 300))  # its position k is 100 + k of the whole
+JOINED: ConcatDataset[Pair] = ConcatDataset([pairs(10), INNER, Subset(WHOLE, [0, 1])])
 
 
 @pytest.mark.parametrize(
@@ -49,6 +57,9 @@ INNER = Subset(WHOLE, range(100, 300))  # its position k is 100 + k of the whole
         (Subset(WHOLE, range(120)), Subset(INNER, range(30)), 20),
         (Subset(WHOLE, range(299)), Subset(WHOLE, [-1, -2, 298]), 1),
         (Subset(WHOLE, range(100)), Subset(WHOLE, torch.arange(90, 110)), 10),  # type: ignore[arg-type]
+        (JOINED, Subset(WHOLE, range(1, 150)), 51),
+        (Subset(JOINED, [9, 10, 11, -1]), Subset(WHOLE, [1, 100, 9]), 2),
+        (ConcatDataset([WHOLE, pairs(5)]), ConcatDataset([pairs(5), Subset(WHOLE, [7])]), 1),
         (Subset(WHOLE, list(torch.arange(9))), Subset(WHOLE, np.arange(8, 20)), 1),  # type: ignore[arg-type]
     ],
 )
@@ -79,6 +90,8 @@ def test_every_two_roles_are_told_apart() -> None:
 def test_parts_of_other_data_sets_are_taken() -> None:
     same = range(150)
     assert len(from_datasets(Subset(WHOLE, same), Subset(pairs(300), same)).test) == 150
+    apart = from_datasets(JOINED, Subset(WHOLE, range(2, 100)))
+    assert len(apart.train) + len(apart.search) == 212
 
 
 class Keyed(Dataset[Pair]):
@@ -204,5 +217,10 @@ def test_a_search_split_is_not_drawn_from_samples_that_are_there_twice() -> None
     test = Subset(whole, range(50, 60))
     with pytest.raises(DataError, match="10 of train's positions are there already"):
         from_datasets(twice, test)
+    joined: ConcatDataset[Pair] = ConcatDataset(
+        [Subset(whole, range(40)), pairs(3), Subset(whole, range(38, 42))]
+    )
+    with pytest.raises(DataError, match="2 of train's positions are there already"):
+        from_datasets(joined, test)
     data = from_datasets(twice, test, search=Subset(whole, range(40, 50)))
     assert (len(data.train), len(data.search)) == (50, 10)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, Subset
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset
 
 from prunus.data.dataset_store import DatasetStore, SizedDataset
 from prunus.data.roles import DataSplits, three_splits
@@ -61,8 +61,8 @@ def from_datasets(
     Raises:
         InputError: A data set has no length or no positions, as a ``DataLoader``, a size does not
             fit, or labels are missing.
-        DataError: A data set is empty, two share samples (told of ``torch.utils.data.Subset``), or
-            samples cannot be used.
+        DataError: A data set is empty, two share samples (told of ``torch.utils.data.Subset``
+            and ``ConcatDataset``), or samples cannot be used.
     """
     if train is test or (search is not None and (search is train or search is test)):
         raise InputError("train, search and test share a data set: give disjoint ones")
@@ -133,12 +133,14 @@ def _require_disjoint(name: str, given: Mapping[str, SizedDataset]) -> None:
     Raises:
         DataError: Two share samples.
     """
-    held = {role: _places(dataset) for role, dataset in given.items()}
+    held = {role: _taken(dataset) for role, dataset in given.items()}
     for one, other in itertools.combinations(held, 2):
         if other == "augmented_train":  # train again, by its meaning
             continue
-        (whole, mine), (same, theirs) = held[one], held[other]
-        shared = len({*mine} & {*theirs}) if whole is same else 0
+        mine, theirs = held[one], held[other]
+        shared = sum(
+            len({*mine[whole]} & {*theirs[whole]}) for whole in mine.keys() & theirs.keys()
+        )
         if shared:
             raise DataError(
                 f"{name}: {shared} samples are in {one} and in {other}; make the two disjoint, as "
@@ -150,10 +152,14 @@ def _require_single(name: str, train: SizedDataset) -> None:
     """Refuse to draw a search split from samples that are there several times: both would have them.
 
     Raises:
-        DataError: A ``Subset`` repeats positions, as one that oversamples does.
+        DataError: A ``Subset`` repeats positions, as one that oversamples does, or a data set is
+            there twice.
     """
-    _, places = _places(train)
-    repeated = len(places) - (len(places) if isinstance(places, range) else len({*places}))
+    repeated = sum(
+        len(places) - len({*places})
+        for places in _taken(train).values()
+        if not isinstance(places, range)
+    )
     if repeated:
         raise DataError(
             f"{name}: {repeated} of train's positions are there already, so that a search split drawn "
@@ -161,20 +167,36 @@ def _require_single(name: str, train: SizedDataset) -> None:
         )
 
 
-def _places(dataset: SizedDataset) -> tuple[object, Sequence[int | str]]:
-    """The data set below all subsets, and which of its samples are taken."""
+_Places = Sequence[int | str]
+
+
+def _taken(dataset: SizedDataset, places: Sequence[Any] | None = None) -> dict[int, _Places]:
+    """Which samples are taken of the data sets below all subsets and concatenations.
+
+    Args:
+        dataset: Held by the caller, as all below it are by it: that keeps their ids.
+        places: Of its samples; by default all.
+
+    Returns:
+        By ``id`` of a data set: positions from 0, or the texts of keys of another kind.
+    """
     whole: Any = dataset
-    places: Sequence[Any] = range(len(dataset))
-    while isinstance(whole, Subset):
+    size = len(whole) if hasattr(whole, "__len__") else 0
+    taken: _Places = range(size) if places is None else [_place(place, size) for place in places]
+    if isinstance(whole, Subset):
         kept: Any = whole.indices
         if isinstance(kept, Tensor | np.ndarray):
             kept = kept.flatten().tolist()
-        places = [kept[place] for place in places]
-        whole = whole.dataset
-    if isinstance(places, range):
-        return whole, places
-    size = len(whole) if hasattr(whole, "__len__") else 0
-    return whole, [_place(place, size) for place in places]
+        return _taken(whole.dataset, [kept[place] for place in taken])  # type: ignore[arg-type]
+    if not isinstance(whole, ConcatDataset):
+        return {id(whole): taken}
+    found: dict[int, _Places] = {}
+    for end, part in zip(whole.cumulative_sizes, whole.datasets, strict=True):
+        begin = end - len(part)  # type: ignore[arg-type]
+        inside = [place - begin for place in taken if begin <= place < end]  # type: ignore[operator]
+        for leaf, more in _taken(part, inside).items():  # type: ignore[arg-type]
+            found[leaf] = [*found[leaf], *more] if leaf in found else more
+    return found
 
 
 def _place(index: object, size: int) -> int | str:

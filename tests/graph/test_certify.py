@@ -343,7 +343,7 @@ def test_cut_that_is_wrong_in_train_mode_alone_is_caught() -> None:
 
 def test_train_mode_that_draws_random_numbers_is_left_out() -> None:
     network = Wired(
-        lambda n, x: n.b(n.a(x) + torch.randn(4) if n.training else n.a(x)),
+        lambda n, x: n.b(n.a(x) + torch.randn_like(n.a(x)) if n.training else n.a(x)),
         a=nn.Linear(6, 4),
         b=nn.Linear(4, 2),
     ).eval()
@@ -394,7 +394,7 @@ def test_certifying_changes_neither_network_nor_random_state(training: bool) -> 
 
 def test_random_train_mode_leaves_the_random_state_alone() -> None:
     network = Wired(
-        lambda n, x: n.b(n.a(x) + torch.randn(4) if n.training else n.a(x)),
+        lambda n, x: n.b(n.a(x) + torch.randn_like(n.a(x)) if n.training else n.a(x)),
         a=nn.Linear(6, 4),
         b=nn.Linear(4, 2),
     ).eval()

@@ -293,6 +293,21 @@ def test_connections_held_from_an_earlier_round_lead_nowhere(
     assert candidate.choice["0"].tolist() == [True, False, True, True]
 
 
+def test_an_output_layer_that_is_ignored_keeps_its_connections() -> None:
+    """It is refused as an output as well."""
+    network = enliven_(nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 4))).eval()
+    rows = images(4, 6)
+
+    def with_genes(found: Trace) -> set[str]:
+        encoding = Encoding(network, found)
+        return {name for layer in encoding.full() for name in layer.connections}
+
+    assert with_genes(trace(network, rows)) == {"0.weight", "2.weight"}
+    left_out = trace(network, rows, ignore=["2"])
+    assert left_out.by_name["2"].ignored
+    assert with_genes(left_out) == {"0.weight"}
+
+
 def test_layers_that_are_ignored_keep_all_their_connections() -> None:
     network = enliven_(chain())
     encoding = Encoding(network, trace(network, IMAGES, ignore=["3"]))

@@ -19,6 +19,7 @@ from prunus.graph import Choice, Trace, cut, trace
 from prunus.meter import measure_cost
 from prunus.method import Budget, Context, Decision, make_method
 from prunus.plan import Bits, BoolArray, ZeroConnections
+from prunus.prune.front import _has_settled
 from prunus.prune.magnitude import magnitude_scores
 from prunus.records import Front, FrontPoint
 from prunus.train import recalibrate_batch_norm_
@@ -104,7 +105,8 @@ def require_no_better(points: list[tuple[float, ...]]) -> None:
 @pytest.mark.parametrize("objectives", ["macs", "params", "macs,params"])
 def test_no_member_is_better_and_cheaper_than_another(objectives: str, found: Decision) -> None:
     decision = found if objectives == "macs" else search(objectives=objectives)
-    names = objectives.split(",")
+    # The target limits MACs, which are an objective therefore, behind those that are asked for.
+    names = [*dict.fromkeys([*objectives.split(","), "macs"])]
     members = [
         (p.fitness, *(getattr(p, name) for name in names)) for p in front_of(decision).points
     ]
@@ -176,11 +178,47 @@ def test_chosen_is_the_fittest_within_the_budget_and_is_filled(found: Decision) 
         assert (found.choice[name] | ~keep).all()  # only filled: nothing is taken away
 
 
-@pytest.mark.parametrize("target", ["params=0.5", "size=20000"])
-def test_budget_may_limit_what_is_no_objective(target: str) -> None:
-    decision, budget = search(target), Budget.parse(target)
+@pytest.mark.parametrize(
+    ("target", "objectives"),
+    [("params=0.5", "macs"), ("size=20000", "macs"), ("macs=0.5", "params")],
+)
+def test_what_the_budget_limits_is_an_objective(
+    target: str, objectives: str, tmp_path: Path
+) -> None:
+    """Else the pick would be none of the front, and the same target not be met from its file."""
+    decision, budget = search(target, objectives=objectives), Budget.parse(target)
     require_exact(budget, decision.choice)
-    require_no_better([(p.fitness, float(p.macs)) for p in front_of(decision).points])
+    points = front_of(decision).points
+    require_no_better([(p.fitness, float(p.macs), float(p.params)) for p in points])
+    (chosen,) = (point for point in points if point.chosen)
+    front_of(decision).save(tmp_path / "front.json")
+    again = reuse(tmp_path / "front.json", target)
+    for name, keep in choice_of(chosen).items():
+        assert (again.choice[name] | ~keep).all()
+
+
+def test_a_front_that_does_not_grow_ends_the_search() -> None:
+    every = search(generations=4)
+    ended = search(generations=4, patience=1, tolerance=10.0)
+    volumes = [[p for p in d.history if "hypervolume" in p.values] for d in (every, ended)]
+    assert [len(found) for found in volumes] == [5, 2]
+    assert volumes[1][1].values == volumes[0][1].values
+
+
+@pytest.mark.parametrize(
+    ("volumes", "patience", "expected"),
+    [
+        ([0.5, 0.5], None, False),
+        ([0.5, 0.6, 0.6], 1, True),
+        ([0.5, 0.6, 0.6], 2, False),
+        ([0.5, 0.6, 0.65, 0.69], 2, True),
+        ([0.6], 1, False),
+    ],
+)
+def test_settled_is_no_growth_over_the_last_generations(
+    volumes: list[float], patience: int | None, *, expected: bool
+) -> None:
+    assert _has_settled(volumes, patience, 0.0901) is expected
 
 
 def test_one_member_is_chosen_whatever_is_equally_good() -> None:
@@ -287,6 +325,24 @@ def test_fitness_decides_not_cost_and_connections_come_along(tmp_path: Path) -> 
     assert decision.connections == (edit,)
     small = cut(trained_cnn(), traced().plan(decision.choice, decision.connections))
     assert not small.get_parameter("conv2.weight")[0, 1].any()
+
+
+def test_members_that_may_not_be_cut_here_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "front.json"
+    stays = np.ones((24, 16), dtype=bool)
+    stays[0, 1] = False
+    edit = ZeroConnections(
+        tensor="conv2.weight", level="kernel", shape=(24, 16), keep=Bits.pack(stays)
+    )
+    made_front([(0.1, 3, ()), (0.2, 8, (edit,)), (0.3, 8, ()), (0.4, 2, ())]).save(path)
+    wide = trace(trained_cnn(), IMAGE, min_units=6)
+    decision = reuse(path, "macs=0.6", replace(without_data("macs=0.6"), trace=wide))
+    assert decision.connections == (edit,)
+    assert "fitness 0.2000" in decision.notes[0]
+    assert "2 of 4 networks are within the target" in decision.notes[0]
+    left_out = trace(trained_cnn(), IMAGE, min_units=6, ignore=["conv2"])
+    with pytest.raises(BudgetError, match=r"none of the 4 networks in .*front.json can be cut as"):
+        reuse(path, "macs=0.9", replace(without_data("macs=0.9"), trace=left_out))
 
 
 def test_a_budget_below_the_cheapest_is_refused_with_its_cost(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ real inputs, in eval mode and in train mode, the cut did what the plan says and 
 """
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,9 +18,9 @@ from prunus.graph.cut import cut
 from prunus.graph.groups import Trace
 from prunus.graph.inputs import (
     Inputs,
+    batch_size,
     call,
     cast,
-    flat_tensors,
     output_tensors,
     pad_plainly_,
     recast_,
@@ -63,11 +64,14 @@ def certify(
 def _certify(
     network: nn.Module, trace: Trace, plan: Plan, given: Inputs, *, train: bool
 ) -> Certificate:
-    samples = next((t.shape[0] for t in flat_tensors(given) if t.dim()), 1)
-    single = _differences(network, trace, plan, given, torch.float32, train=train)
     double: tuple[float, float | None] | None = None
-    passed = all(d is None or d <= FLOAT32_LIMIT for d in single)
-    if not passed:
+    if _is_double(network):  # constants of its own, which no cast reaches, are double as well
+        single = double = _differences(network, trace, plan, given, torch.float64, train=train)
+        passed = all(d is None or d <= FLOAT64_LIMIT for d in double)
+    else:
+        single = _differences(network, trace, plan, given, torch.float32, train=train)
+        passed = all(d is None or d <= FLOAT32_LIMIT for d in single)
+    if not passed and double is None:
         # Rounding alone exceeds float32's limit in a deep network: float64 decides.
         double = _differences(network, trace, plan, given, torch.float64, train=train)
         passed = all(d is None or d <= FLOAT64_LIMIT for d in double)
@@ -77,7 +81,7 @@ def _certify(
         train_difference=single[1],
         eval_difference_float64=None if double is None else double[0],
         train_difference_float64=None if double is None else double[1],
-        samples=int(samples),
+        samples=batch_size(given),
         reason=_caveats(network, given, compared=single[1] is not None) if train else "",
     )
     if not passed:
@@ -111,24 +115,49 @@ def _differences(
 ) -> tuple[float, float | None]:
     dense = recast_(_without_dropout(network), dtype)
     given = cast(inputs, dtype)
-    modes = [False, True] if train and _runs_in_train_mode(dense, given) else [False]
+    training = _outputs_in_training(dense, given) if train else ()
     found: list[float] = []
-    for mode in modes:
+    for mode in [False, True] if training else [False]:
         dense.train(mode)
-        small = cut(dense, plan)
         drawn = torch.get_rng_state()  # a network that draws numbers gets the same ones twice
-        try:
-            ours = call(small, given)
-        except Exception as error:
-            where = "in train mode, " if mode else ""
-            raise CertificateError(
-                f"the network cut at {_names(plan)} does not run: {where}{first_line(error)}; leave "
-                "these layers out with ignore"
-            ) from error
+        ours = _run_cut(dense, plan, given)
+        if mode and not _repeats(training):
+            # Other draws, other numbers; but it has to run, and to answer in the same shapes.
+            _require_shapes(training, ours, plan)
+            break
         torch.set_rng_state(drawn)
         theirs = masked_outputs(dense, trace, plan, given)
-        found.append(relative_difference(theirs, ours))
+        same = _whole_numbers(theirs) == _whole_numbers(ours)
+        found.append(relative_difference(theirs, ours) if same else float("inf"))
     return found[0], found[1] if len(found) > 1 else None
+
+
+def _run_cut(dense: nn.Module, plan: Plan, given: Inputs) -> Any:
+    """Outputs of the cut network, in the mode of the dense one."""
+    small = cut(dense, plan)
+    try:
+        return call(small, given)
+    except Exception as error:
+        where = "in train mode, " if dense.training else ""
+        raise CertificateError(
+            f"the network cut at {_names(plan)} does not run: {where}{first_line(error)}; leave "
+            "these layers out with ignore"
+        ) from error
+
+
+def _require_shapes(training: Sequence[Any], ours: Any, plan: Plan) -> None:
+    shapes = [[t.shape for t in output_tensors(out)] for out in training]
+    if shapes[0] == shapes[1] and [t.shape for t in output_tensors(ours)] != shapes[0]:
+        raise CertificateError(
+            f"the network cut at {_names(plan)} answers in other shapes in train mode; leave these "
+            "layers out with ignore"
+        )
+
+
+def _whole_numbers(output: Any) -> list[Any]:
+    """Outputs that are no floating numbers, such as classes, position by position."""
+    exact = [t for t in output_tensors(output) if not (t.is_floating_point() or t.is_complex())]
+    return [(t.dtype, tuple(t.shape), t.tolist()) for t in exact]
 
 
 def masked_outputs(network: nn.Module, trace: Trace, plan: Plan, inputs: Inputs) -> Any:
@@ -199,13 +228,20 @@ def _no_drop(name: str, value: Any) -> Any:
     return 0.0 if "drop" in name and isinstance(value, float) else value
 
 
-def _runs_in_train_mode(network: nn.Module, inputs: Inputs) -> bool:
-    """Whether the dense network itself has a train mode that runs on these inputs."""
-    trial = copy.deepcopy(network).train()
+def _outputs_in_training(network: nn.Module, inputs: Inputs) -> tuple[Any, ...]:
+    """What the dense network answers in train mode, twice; nothing where it does not run in it."""
     try:
-        first = call(trial, inputs)
+        return tuple(call(copy.deepcopy(network).train(), inputs) for _ in range(2))
     except Exception:  # noqa: BLE001 - the dense network's own refusal, e.g. batch norm over one value
-        return False
-    again = call(copy.deepcopy(network).train(), inputs)
-    # A train mode that draws random numbers cannot be compared.
+        return ()
+
+
+def _repeats(training: Sequence[Any]) -> bool:
+    """Whether a train mode draws no random numbers, and so can be compared."""
+    first, again = training
     return relative_difference(first, again) == 0.0
+
+
+def _is_double(network: nn.Module) -> bool:
+    floats = [p.dtype for p in network.parameters() if p.is_floating_point()]
+    return bool(floats) and all(dtype == torch.float64 for dtype in floats)

@@ -7,7 +7,7 @@ momentum, weight decay and Adam alike. Hooks do not survive ``copy.deepcopy``; w
 calls ``hold_connections_`` first, as Prunus's own training does.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -44,9 +44,11 @@ def hold_connections_(network: nn.Module) -> None:
         weight = module.get_parameter(leaf)
         with torch.no_grad():
             weight.mul_(mask.to(weight.dtype))
-        if weight.requires_grad and not getattr(weight, "_prunus_hooked", False):
-            hook = _silence(module, leaf)
-            weight.register_hook(hook)  # type: ignore[no-untyped-call]  # torch leaves it bare
+        if not getattr(weight, "_prunus_hooked", False):
+            trains = weight.requires_grad
+            weight.requires_grad_(True)  # a frozen weight takes no hook, and may be trained later
+            weight.register_hook(_silence(module, leaf))  # type: ignore[no-untyped-call]
+            weight.requires_grad_(trains)
             weight._prunus_hooked = True  # type: ignore[attr-defined]
 
 
@@ -72,14 +74,30 @@ def require_fit(connections: ZeroConnections, shape: Sequence[int] | None) -> No
 
 
 def unread_units(
-    groups: Iterable[Group], connections: Sequence[ZeroConnections]
+    groups: Iterable[Group],
+    connections: Sequence[ZeroConnections],
+    kept: Mapping[str, BoolArray] | None = None,
 ) -> dict[str, BoolArray]:
     """Units that nothing reads once these connections are zero, by group; groups without any left out.
 
     A unit whose every consuming slice is zero changes no output, unless a normalization runs over
     its channel: such groups are left alone.
+
+    Args:
+        groups: That may lose units.
+        connections: At zero.
+        kept: Units that stay, by group: what is cut reads nothing.
     """
-    masks = {c.tensor: c.keep.unpack().reshape(c.shape) for c in connections}
+    masks = {c.tensor: c.keep.unpack().reshape(c.shape).copy() for c in connections}
+    groups = tuple(groups)
+    for group in groups:
+        stays = (kept or {}).get(group.name)
+        if stays is None:
+            continue
+        for axis in group.axes:
+            if axis.tensor in masks and axis.dim < masks[axis.tensor].ndim:
+                gone = (axis.units >= 0) & ~stays[axis.units]
+                np.moveaxis(masks[axis.tensor], axis.dim, 0)[gone] = False
     found = {}
     for group in groups:
         readers = [axis for axis in group.axes if axis.role == "in"]

@@ -233,6 +233,9 @@ def sync_sizes_(module: nn.Module) -> None:
             module.num_features = running.shape[0]
         if isinstance(module, nn.RNNCellBase):
             module.input_size = module.weight_ih.shape[1]
+            module.hidden_size = module.weight_hh.shape[1]
+        elif isinstance(module, nn.RNNBase):
+            module.input_size = module.get_parameter("weight_ih_l0").shape[1]
         return
     if isinstance(module, nn.modules.batchnorm._NormBase):
         module.num_features = weight.shape[0]

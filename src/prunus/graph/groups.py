@@ -83,6 +83,17 @@ class Trace:
             for axis in group.axes
         )
 
+    @cached_property
+    def ignored_tensors(self) -> frozenset[str]:
+        """Tensors that the user left out: neither channels nor connections of them may go."""
+        return frozenset(
+            axis.tensor
+            for group in self.groups
+            if group.ignored
+            for axis in group.axes
+            if axis.role == "out"
+        )
+
     def algebra(self) -> Algebra:
         """The label algebra, frozen: for masked runs."""
         self.atoms.frozen = True
@@ -272,9 +283,13 @@ class Trace:
         for connection in connections:
             require_fit(connection, self.shape.tensors.get(connection.tensor))
         read = {n: _flags(self.by_name[n], k) for n, k in choice.items()}
-        for name, unread in unread_units(self.cuttable, connections).items():
-            before = read.get(name, np.ones(unread.size, dtype=bool))
-            read[name] = _without(self.by_name[name], before, unread)
+        narrowed = bool(connections)
+        while narrowed:  # what is unread reads nothing itself
+            narrowed = False
+            for name, unread in unread_units(self.cuttable, connections, read).items():
+                before = read.get(name, np.ones(unread.size, dtype=bool))
+                read[name] = _without(self.by_name[name], before, unread)
+                narrowed |= not np.array_equal(read[name], before)
         return {n: k for n, k in read.items() if not k.all()}
 
     def plan(self, choice: Choice, connections: Sequence[ZeroConnections] = ()) -> Plan:

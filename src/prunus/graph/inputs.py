@@ -1,10 +1,12 @@
 """Example inputs: a tensor, a tuple of positional or a dict of keyword arguments."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 from torch.utils import _pytree as pytree
 
 from prunus.errors import InputError
@@ -38,9 +40,17 @@ def check_network(network: object, remedy: str = "give a torch.nn.Module") -> No
         remedy: What to give where neither a class nor a function is told.
 
     Raises:
-        InputError: It is no module.
+        InputError: It is no module, or one whose tensors have no shapes yet.
     """
     if isinstance(network, nn.Module):
+        lazy = [
+            name for name, p in network.named_parameters() if isinstance(p, UninitializedParameter)
+        ]
+        if lazy:
+            raise InputError(
+                f"network has lazy layers without shapes ('{lazy[0].rpartition('.')[0]}'): run it once "
+                "on a batch before"
+            )
         return
     if isinstance(network, type):
         raise InputError(
@@ -72,9 +82,14 @@ def pad_plainly_(network: nn.Module) -> None:
 
 def first_sample(inputs: Inputs) -> Inputs:
     """The first sample of a batch, its batch dim kept; what is no batch passes as it is."""
-    size = next((t.shape[0] for t in flat_tensors(inputs) if t.dim()), 1)
-
+    size = batch_size(inputs)
     return _each(inputs, lambda t: t[:1] if t.dim() and t.shape[0] == size else t)
+
+
+def batch_size(inputs: Inputs) -> int:
+    """How many samples a batch has: the first leading size above 1; a time or a scale has none."""
+    sizes = [int(t.shape[0]) for t in flat_tensors(inputs) if t.dim()]
+    return next((size for size in sizes if size > 1), 1)
 
 
 def _each(inputs: Inputs, change: Callable[[torch.Tensor], torch.Tensor]) -> Inputs:
@@ -119,9 +134,30 @@ def flat_tensors(values: Any) -> Iterator[torch.Tensor]:
 
 
 def output_tensors(output: Any) -> list[torch.Tensor]:
-    """All tensors a network returned, also inside mappings and plain objects."""
-    if isinstance(output, Mapping):
-        return list(flat_tensors(dict(output)))
-    if isinstance(output, torch.Tensor | tuple | list):
-        return list(flat_tensors(output))
-    return list(flat_tensors(getattr(output, "__dict__", {})))
+    """All tensors a network returned, however deep in collections, mappings and plain objects."""
+    found: list[torch.Tensor] = []
+    _gather(output, found, {})
+    return found
+
+
+_LEAVES = (str, bytes, int, float, complex, range, type, np.ndarray, nn.Module)
+
+
+def _gather(value: Any, found: list[torch.Tensor], seen: dict[int, Any]) -> None:
+    """Tensors in a value, but for what was seen: by its id, which is its own while it is held."""
+    if isinstance(value, torch.Tensor):
+        found.append(value)
+        return
+    if value is None or isinstance(value, _LEAVES) or id(value) in seen:
+        return
+    seen[id(value)] = value
+    if isinstance(value, Mapping):
+        parts = list(value.values())
+    elif isinstance(value, Collection):
+        parts = list(value)
+    else:
+        slots = [name for kind in type(value).__mro__ for name in vars(kind).get("__slots__", ())]
+        held = [getattr(value, name) for name in slots if hasattr(value, name)]
+        parts = [*held, *getattr(value, "__dict__", {}).values()]
+    for part in parts:
+        _gather(part, found, seen)

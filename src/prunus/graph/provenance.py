@@ -7,9 +7,9 @@ and its like, and so ties the attribute to the labels of that dimension.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import nn
@@ -41,34 +41,56 @@ class TracedInt(int):
     """
 
     origin: Origin
-    on_scalar_use: Callable[[Origin], None]
-    on_equal: Callable[[Origin, Origin, int], None]
+    listener: "Listener"
 
     __hash__ = int.__hash__
 
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, TracedInt) and int(self) == int(other):
-            self.on_equal(self.origin, other.origin, int(self))
-            return True
+        if isinstance(other, TracedInt):
+            if other.listener is self.listener:  # else a cache kept it from another trace
+                self.listener.sizes_compared(self, other)
+            return int(self) == int(other)
         return int(self) == other
 
     def __ne__(self, other: object) -> bool:
         return not self == other
 
+    def __lt__(self, other: int) -> bool:
+        self._ordered(other)
+        return int(self) < int(other)
+
+    def __le__(self, other: int) -> bool:
+        self._ordered(other)
+        return int(self) <= int(other)
+
+    def __gt__(self, other: int) -> bool:
+        self._ordered(other)
+        return int(self) > int(other)
+
+    def __ge__(self, other: int) -> bool:
+        self._ordered(other)
+        return int(self) >= int(other)
+
+    def _ordered(self, other: int) -> None:
+        """The order of sizes may turn with a cut; a number on a module is often just checked."""
+        for number in (self, other):
+            if isinstance(number, TracedInt) and not isinstance(number.origin, tuple):
+                number.listener.scalar_used(number.origin)
+
     def __float__(self) -> float:
-        self.on_scalar_use(self.origin)
+        self.listener.scalar_used(self.origin)
         return float(int(self))
 
     def __truediv__(self, other: Any) -> Any:
-        self.on_scalar_use(self.origin)
+        self.listener.scalar_used(self.origin)
         return int(self) / other
 
     def __rtruediv__(self, other: Any) -> Any:
-        self.on_scalar_use(self.origin)
+        self.listener.scalar_used(self.origin)
         return other / int(self)
 
     def __pow__(self, other: Any, modulo: None = None) -> Any:  # type: ignore[override]  # no modulo
-        self.on_scalar_use(self.origin)
+        self.listener.scalar_used(self.origin)
         return int(self) ** other
 
     def __deepcopy__(self, memo: dict[int, Any]) -> int:
@@ -93,8 +115,8 @@ class Listener(Protocol):
     def scalar_used(self, origin: Origin) -> None:
         """A formula computed with a traced number."""
 
-    def equal_sizes(self, one: Origin, other: Origin, size: int) -> None:
-        """Two traced numbers were compared and are equal."""
+    def sizes_compared(self, one: TracedInt, other: TracedInt) -> None:
+        """Two traced numbers were asked whether they are equal."""
 
     def expect_split(self, sizes: list[int]) -> None:
         """A split into these sizes follows."""
@@ -104,8 +126,7 @@ def traced_int(value: int, origin: Origin, listener: Listener) -> TracedInt:
     """A number that remembers its origin and tells what it is used for."""
     number = TracedInt(value)
     number.origin = origin
-    number.on_scalar_use = listener.scalar_used
-    number.on_equal = listener.equal_sizes
+    number.listener = listener
     return number
 
 
@@ -231,10 +252,18 @@ class SizeWatch(TorchFunctionMode):
             sizes = _sizes(args, kwargs)
             if -1 in sizes and len(sizes) == out.dim():
                 self._listener.size_inferred(out, sizes.index(-1))
-        numbers = list(_traced(args)) + list(_traced(kwargs.values()))
+        numbers = [
+            number
+            for number in (*_traced(args), *_traced(kwargs.values()))
+            if self._is_mine(number)
+        ]
         if numbers:
             self._report(name, args, kwargs, out, numbers)
         return out
+
+    def _is_mine(self, size: object) -> TypeGuard[TracedInt]:
+        """Whether a number was traced here; a cache may hold one of another trace."""
+        return isinstance(size, TracedInt) and size.listener is self._listener
 
     def _number(self, tensor: torch.Tensor, dim: int, size: int) -> int:
         ids = self._listener.dim_labels(tensor, dim)
@@ -249,7 +278,7 @@ class SizeWatch(TorchFunctionMode):
         if name in _SIZED and isinstance(out, torch.Tensor):
             sizes = _sizes(args, kwargs)
             for dim, size in enumerate(sizes[-out.dim() :] if out.dim() else []):
-                if isinstance(size, TracedInt):
+                if self._is_mine(size):
                     self._listener.size_used(SizeUse(size.origin, out, dim, name in _FRESH))
         elif name in ("split", "split_with_sizes"):
             self._report_split(args, kwargs, out)
@@ -257,7 +286,7 @@ class SizeWatch(TorchFunctionMode):
             sizes = _sizes(args[1:], kwargs)
             first = int(args[1]) % args[0].dim() if name == "unflatten" else out.dim() - len(sizes)
             for dim, size in enumerate(sizes, start=first):
-                if isinstance(size, TracedInt):
+                if self._is_mine(size):
                     self._listener.size_used(SizeUse(size.origin, out, dim))
         elif name not in _HARMLESS:
             for number in numbers:
@@ -268,7 +297,7 @@ class SizeWatch(TorchFunctionMode):
         dim = int(args[2] if len(args) > 2 else kwargs.get("dim", 0))
         sizes = given if isinstance(given, tuple | list) else [given] * len(out)
         for part, size in zip(out, sizes, strict=False):
-            if isinstance(size, TracedInt):
+            if self._is_mine(size):
                 self._listener.size_used(SizeUse(size.origin, part, dim % part.dim()))
 
 

@@ -42,6 +42,8 @@ def convolution(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
         labels, out_ids = _depthwise(walk, labels, w, x.shape[1])
     else:
         labels, out_ids = _grouped(walk, labels, w, groups)
+    if w.param is None:
+        walk.note_mixed(_ids(labels, 1))  # kernels that are computed: none is known to be zero
     if bias is not None:
         reason = walk.reason("convolution", "its outputs cannot be cut")
         _couple_vector(walk, walk.labels(bias), out_ids, reason)
@@ -242,6 +244,8 @@ def linear(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
     walk.contracted(w, _ids(w, 1))
     labels = _settle(walk, labels, last, reason)
     _couple(walk, labels, last, w, 1, reason)
+    if w.param is None:
+        walk.note_mixed(_ids(labels, last))
     out_ids = _ids(w, 0)
     if bias is not None:
         _couple_vector(walk, walk.labels(bias), out_ids, reason)

@@ -157,6 +157,22 @@ _POINTWISE = [
     "xlogy",
     "zero_",
 ]
+# Operations on one tensor that leave zero at zero: a weight behind them still connects nothing.
+_ZERO_STAYS = {
+    "abs",
+    "asin",
+    "asinh",
+    "atan",
+    "ceil",
+    "div",
+    "elu",
+    "erf",
+    "expm1",
+    "floor",
+    "gelu",
+}
+_ZERO_STAYS |= {"leaky_relu", "log1p", "mul", "neg", "relu", "round", "sgn", "sign", "silu", "sin"}
+_ZERO_STAYS |= {"sinh", "sqrt", "square", "tan", "tanh", "true_divide", "trunc"}
 _IDENTITY = [
     "clone",
     "detach",
@@ -184,6 +200,9 @@ def pointwise(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
         params = {labels.param for labels, _ in operands if labels.param}
         if len(operands) == 1 and len(params) == 1:
             labels = Labels(labels.factors, params.pop())
+            if name.removesuffix("_") not in _ZERO_STAYS:
+                for factor in labels.factors:
+                    walk.note_mixed(factor.ids)
         for result in results:
             walk.mark(result, labels)
     return out

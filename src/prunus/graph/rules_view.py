@@ -9,14 +9,17 @@ from prunus.graph.provenance import TracedInt
 from prunus.graph.walk import Walk, rule
 
 
-@rule("view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "squeeze_")
+@rule(
+    *("view", "_unsafe_view", "reshape", "_reshape_alias"),
+    *("unsqueeze", "unsqueeze_", "squeeze", "squeeze_"),
+)
 def view(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Any change of shape that keeps the order of elements."""
+    labels, before = walk.labels(args[0]), tuple(args[0].shape)  # which in-place ones change
     out = func(*args, **kwargs)
-    labels = walk.labels(args[0])
-    if labels.factors and tuple(out.shape) != tuple(args[0].shape):
+    if labels.factors and tuple(out.shape) != before:
         reason = walk.reason("view", "merges two dimensions that could both be cut")
-        labels = walk.algebra.reshape(labels, args[0].shape, out.shape, reason)
+        labels = walk.algebra.reshape(labels, before, out.shape, reason)
     walk.mark(out, labels)
     return out
 
@@ -141,7 +144,7 @@ def split(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         elif len(set(sizes)) == 1:
             rows = factor.ids.reshape(len(out), -1)
             walk.atoms.union(rows[1:], rows[:1], walk.reason("split", "into equal parts"))
-        else:
+        elif not walk.masked:  # which knows no traced sizes, and changes no label
             reason = walk.reason("split", "into unequal parts")
             labels = walk.algebra.keep_size(labels, dim, reason)
     start = 0

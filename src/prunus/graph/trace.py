@@ -2,6 +2,7 @@
 
 import copy
 import fnmatch
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -77,6 +78,7 @@ def trace(
         GraphError: The network does not run on the example inputs.
     """
     check_network(network)
+    _require_traceable(network, values=verify)
     _require_tied_by_name(network)
     inputs = check_inputs(example_inputs)
     numbers: dict[str, object] = {"min_units": min_units, "round_to": round_to}
@@ -101,6 +103,26 @@ def trace(
         stored=_stored(network),
     )
     return _probe(network, found) if verify else found
+
+
+def _require_traceable(network: nn.Module, *, values: bool) -> None:
+    """Refuse modules that no forward pass can be watched in, or that have no values where these count.
+
+    Raises:
+        InputError: Some are scripted, or on the meta device.
+    """
+    for path, module in network.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise InputError(
+                f"'{path or type(network).__name__}' is scripted (torch.jit), and cannot be followed "
+                "or cut; give the module that it was made from"
+            )
+    meta = [name for name, tensor in network.named_parameters() if tensor.is_meta]
+    if meta and values:
+        raise InputError(
+            f"parameter '{meta[0]}' is on the meta device, without values that cuts could be verified "
+            "by; load weights before, or give verify=False"
+        )
 
 
 def _require_tied_by_name(network: nn.Module) -> None:
@@ -143,6 +165,7 @@ def _walk(network: nn.Module, inputs: Inputs) -> tuple[Algebra, Findings]:
     walk = Walk(planted, algebra, findings)
     plant(planted, walk)
     watch = SizeWatch(walk)
+    _forget_shapes()
     try:
         with torch.random.fork_rng([]), torch.no_grad(), walk.follow_modules(), watch, walk:
             # One sample: costs are stated for batch 1, and no label can hide in the batch.
@@ -150,9 +173,15 @@ def _walk(network: nn.Module, inputs: Inputs) -> tuple[Algebra, Findings]:
     except PrunusError:
         raise
     except Exception as error:
-        raise GraphError(
-            f"the network does not run on example_inputs: {type(error).__name__}: {error}"
-        ) from error
+        said = f"{type(error).__name__}: {error}"
+        if _runs(planted, inputs):
+            raise GraphError(
+                f"the network runs on example_inputs, and not on their first sample alone ({said}): "
+                "it cannot be traced where the first dimension of its inputs is no batch"
+            ) from error
+        raise GraphError(f"the network does not run on example_inputs: {said}") from error
+    finally:
+        _forget_shapes()
     returned = output_tensors(output)
     if not returned:
         raise GraphError(f"the network returns a {type(output).__name__} without any tensor in it")
@@ -160,6 +189,23 @@ def _walk(network: nn.Module, inputs: Inputs) -> tuple[Algebra, Findings]:
         algebra.pin_all(walk.labels(tensor), OUTPUT)
     _note_numbers(findings, walk.scalars)
     return algebra, findings
+
+
+def _runs(network: nn.Module, inputs: Inputs) -> bool:
+    try:
+        with torch.random.fork_rng([]):
+            call(network, inputs)
+    except Exception:  # noqa: BLE001  # whatever a network raises
+        return False
+    return True
+
+
+def _forget_shapes() -> None:
+    """Empty the cache of einops: numbers kept from a forward pass would hide those that are traced."""
+    cached = getattr(sys.modules.get("einops.einops"), "_reconstruct_from_shape", None)
+    clear = getattr(cached, "cache_clear", None)
+    if clear is not None:
+        clear()
 
 
 def _note_numbers(findings: Findings, scalars: Sequence[Origin]) -> None:
@@ -314,7 +360,7 @@ def _ignored(groups: list[Group], ignore: Sequence[str], network: nn.Module) -> 
             for pattern in ignore
         )
 
-    return [replace(g, refused=IGNORED) if not g.refused and hit(g) else g for g in groups]
+    return [replace(g, refused=g.refused or IGNORED, ignored=True) if hit(g) else g for g in groups]
 
 
 def _probe(network: nn.Module, found: Trace) -> Trace:

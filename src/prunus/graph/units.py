@@ -45,6 +45,7 @@ class Group:
         min_units: Fewest units that must stay.
         round_to: Kept channels are a multiple of this on every axis (the whole group excepted).
         reduced: Whether a normalisation or another reduction runs over the channels.
+        ignored: Whether the user left out the layers that produce it, whatever else refuses it.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Group:
     min_units: int = 1
     round_to: int = 1
     reduced: bool = False
+    ignored: bool = False
 
     @cached_property
     def channels_per_unit(self) -> int:

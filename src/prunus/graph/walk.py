@@ -20,7 +20,7 @@ from prunus.graph.config import HEAD_COUNTS
 from prunus.graph.fixed_macs import fixed_macs
 from prunus.graph.inputs import flat_tensors
 from prunus.graph.labels import NONE, Algebra, Factor, Labels
-from prunus.graph.provenance import Origin, SizeUse
+from prunus.graph.provenance import Origin, SizeUse, TracedInt
 from prunus.plan import BoolArray, IntArray
 
 Rule = Callable[["Walk", Any, tuple[Any, ...], dict[str, Any]], Any]
@@ -267,13 +267,22 @@ class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves 
         else:
             self.findings.whole.append(origin)
 
-    def equal_sizes(self, one: Origin, other: Origin, size: int) -> None:
-        """The network compared two sizes and found them equal."""
-        if isinstance(one, tuple) == isinstance(other, tuple):
-            return
-        attribute, ids = (one, other) if isinstance(one, tuple) else (other, one)
-        if isinstance(attribute, tuple) and not isinstance(ids, tuple) and size > 1:
-            self.attribute(*attribute, size, ids)
+    def sizes_compared(self, one: TracedInt, other: TracedInt) -> None:
+        """The network compared two sizes: after a cut the outcome has to be the same.
+
+        Equal sizes go on being equal. Where they are not, what one of them is must not change.
+        """
+        same, dims = int(one) == int(other), []
+        for number, with_ in ((one, other), (other, one)):
+            if isinstance(number.origin, tuple):
+                if same and not isinstance(with_.origin, tuple) and int(one) > 1:
+                    self.attribute(*number.origin, int(one), with_.origin)
+            else:
+                dims.append(number.origin)
+        if len(dims) == 2 and same:
+            self.findings.same_size.append((dims[0], dims[1]))
+        elif not same:
+            self.findings.whole += dims
 
     def scalar_used(self, origin: Origin) -> None:
         """A formula computed with a traced number."""

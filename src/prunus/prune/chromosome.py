@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from prunus.candidates import Candidate
 from prunus.graph import Choice, Group, Trace, held_connections
 from prunus.graph.connections import unread_units
-from prunus.graph.labels import IGNORED
 from prunus.plan import Bits, BoolArray, IntArray, ZeroConnections
 
 
@@ -118,6 +117,13 @@ class Encoding:
         found = [_zeroed(weight, genes, keep) for weight, genes in self._connected(chromosome)]
         return Candidate(keep, tuple(edit for edit in found if edit is not None))
 
+    def zero_share(self, chromosome: Chromosome) -> float:
+        """Share of the connections that are zero by their genes, or held there since earlier rounds."""
+        pairs = list(self._connected(chromosome))
+        total = sum(genes.size for _, genes in pairs)
+        alive = sum(int((genes & weight.live).sum()) for weight, genes in pairs)
+        return 1 - alive / total if total else 0.0
+
     def executed(self, chromosome: Chromosome) -> Choice:
         """Units that the cut network has: those that nothing reads any more are gone as well."""
         candidate = self.candidate(chromosome)
@@ -175,13 +181,6 @@ def _weights(network: nn.Module, trace: Trace) -> Iterator[tuple[str, list[_Weig
         if isinstance(module, nn.Linear)
         or (isinstance(module, nn.modules.conv._ConvNd) and module.groups == 1)
     }
-    whole = {
-        axis.tensor
-        for group in trace.groups
-        if group.refused == IGNORED
-        for axis in group.axes
-        if axis.role == "out"
-    }
     seen: set[str] = set()
     held = held_connections(network)
     for group in trace.groups:
@@ -189,7 +188,7 @@ def _weights(network: nn.Module, trace: Trace) -> Iterator[tuple[str, list[_Weig
         for axis in group.axes:
             if axis.role != "out" or axis.dim > 1 or axis.tensor not in kernels:
                 continue
-            if axis.tensor in seen or axis.tensor in whole:
+            if axis.tensor in seen or axis.tensor in trace.ignored_tensors:
                 continue
             seen.add(axis.tensor)
             shape = trace.parameters[axis.tensor]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prunus.errors import BudgetError
+from prunus.errors import BudgetError, InputError
 from prunus.graph import Choice, Trace
 from prunus.method import Budget, Context, Decision
 from prunus.prune.budget import ratio_choice
@@ -25,24 +25,29 @@ def decide_from_front(context: Context, path: Path) -> Decision:
     Raises:
         InputError: The file cannot be read, or is no front.
         PlanMismatchError: The front is of another network.
-        BudgetError: No network on the front is within the budget.
+        BudgetError: No network on the front is within the budget, or can be cut as this trace has it.
     """
     trace, budget = context.trace, context.budget
     front = Front.load(path)
     front.source.require(trace.shape, f"the front {path}")
     limit = budget.limit(budget.measure(trace, {}))
-    costs = [budget.measure(trace, _executed(trace, point)) for point in front.points]
-    within = [p for p, cost in zip(front.points, costs, strict=True) if cost <= limit]
+    legal = [(p, executed) for p in front.points if (executed := _executed(trace, p)) is not None]
+    if not legal:
+        raise BudgetError(
+            f"none of the {len(front.points)} networks in {path} can be cut as ignore, min_units and "
+            "round_to have it here: give those that it was found with, or search again"
+        )
+    costs = [budget.measure(trace, executed) for _, executed in legal]
+    within = [(point, cost) for (point, _), cost in zip(legal, costs, strict=True) if cost <= limit]
     if not within:
-        least = min(costs, default=0)
         raise BudgetError(
             f"target {budget.quantity}={budget.value:g} allows {limit}, the cheapest of the "
-            f"{len(costs)} networks in {path} costs {least}: raise the target, or search again"
+            f"{len(costs)} networks in {path} costs {min(costs)}: raise the target, or search again"
         )
-    pick = min(within, key=lambda point: (point.fitness, point.macs, point.params))
+    pick, cost = min(within, key=lambda one: (one[0].fitness, one[0].macs, one[0].params))
     note = (
-        f"genetic: fitness {pick.fitness:.4f} at {budget.measure(trace, _executed(trace, pick))} of {limit} "
-        f"{budget.quantity}, from {path}; {len(within)} of {len(costs)} networks are within the target"
+        f"genetic: fitness {pick.fitness:.4f} at {cost} of {limit} {budget.quantity}, from {path}; "
+        f"{len(within)} of {len(front.points)} networks are within the target"
     )
     return Decision(
         choice=_filled(trace, budget, _choice(pick), context),
@@ -55,9 +60,14 @@ def _choice(point: FrontPoint) -> Choice:
     return {name: keep.unpack() for name, keep in point.keep.items()}
 
 
-def _executed(trace: Trace, point: FrontPoint) -> Choice:
-    """Units that the cut network has: those that nothing reads are gone."""
-    return trace.cut_units(_choice(point), point.connections)
+def _executed(trace: Trace, point: FrontPoint) -> Choice | None:
+    """Units that the cut network has, less those that nothing reads; None: it may not be cut so here."""
+    if any(edit.tensor in trace.ignored_tensors for edit in point.connections):
+        return None
+    try:
+        return trace.cut_units(_choice(point), point.connections)
+    except InputError:
+        return None
 
 
 def _filled(trace: Trace, budget: Budget, choice: Choice, context: Context) -> Choice:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from prunus.candidates import Engine, Scored
-from prunus.method import Budget, Context, Decision
+from prunus.method import Budget, Context, Decision, Quantity
 from prunus.plan import Bits
 from prunus.prune.chromosome import Chromosome
 from prunus.prune.history import candidate_history
@@ -22,8 +22,8 @@ COST_STEP = 0.2
 def decide_front(context: Context, proposals: Proposals) -> Decision:
     """Evolve a front between the budget and the dense network; the budget picks from it.
 
-    Objectives are the fitness of equation 1 and the share of executed MACs (parameters, too, if
-    asked for). The first population spreads evenly over the logarithm of the cost, from the budget to
+    Objectives are the fitness of equation 1, the share of executed MACs (parameters, too, if asked
+    for), and whatever the budget limits: the pick is then on the front. The first population spreads evenly over the logarithm of the cost, from the budget to
     the dense network; a child's cost is drawn around its parents'. All candidates are seen on the
     same images, none is dropped on the way: places on a front are no ranking.
 
@@ -47,6 +47,7 @@ def decide_front(context: Context, proposals: Proposals) -> Decision:
     every: list[Scored] = []
     seconds: list[float] = []
     points: list[HistoryPoint] = []
+    volumes: list[float] = []
     progress = context.progress
     progress.start("generations", options.generations + 1)
     with Engine.open(context, scoring) as engine:
@@ -67,13 +68,19 @@ def decide_front(context: Context, proposals: Proposals) -> Decision:
                 )
             )
             progress.advance(hypervolume=volume)
+            volumes.append(volume)
+            if _has_settled(volumes, options.patience, options.tolerance):
+                break
         pick = costs.pick(search.archive)
         genome = proposals.fitted(pick.genome, context.budget)
         best = proposals.encoding.candidate(genome)
         (filled,) = engine.score([best])
         different, earlier = engine.evaluations, engine.earlier_seconds
     progress.finish()
-    members = [costs.point(one, known[one.key], chosen=one.key == pick.key) for one in search.front]
+    members = [
+        costs.point(one, known[one.key], chosen=one.key == pick.key)
+        for one in _members(search.front, pick)
+    ]
     note = (
         f"genetic: front mode, {different} different networks, {len(members)} on the front; the "
         f"pick has fitness {pick.values[0]:.4f}, {filled.fitness:.4f} once it fills the budget"
@@ -92,6 +99,26 @@ def decide_front(context: Context, proposals: Proposals) -> Decision:
     )
 
 
+def _objectives(budget: Budget, named: Sequence[Quantity]) -> tuple[Quantity, ...]:
+    """The costs that are asked for, and what the budget limits: a file's size goes with parameters."""
+    limited: Quantity = "macs" if budget.quantity == "macs" else "params"
+    return (*named, limited) if limited not in named else tuple(named)
+
+
+def _members(
+    front: list[Individual[Chromosome]], pick: Individual[Chromosome]
+) -> list[Individual[Chromosome]]:
+    """The front, and the pick where bytes rank otherwise than parameters."""
+    return front if any(one.key == pick.key for one in front) else [*front, pick]
+
+
+def _has_settled(volumes: Sequence[float], patience: int | None, tolerance: float) -> bool:
+    """Whether the hypervolume has grown by no more than a tolerance over some generations."""
+    if patience is None or len(volumes) <= patience:
+        return False
+    return volumes[-1] - volumes[-1 - patience] <= tolerance
+
+
 class _Costs:
     """Objectives of candidates, and budgets between the run's and the dense network."""
 
@@ -100,7 +127,7 @@ class _Costs:
         self._trace, self._budget = context.trace, context.budget
         self._dense = self._budget.measure(self._trace, {})
         self._limit = min(self._budget.limit(self._dense), self._dense)
-        self._names = proposals.options.objectives
+        self._names = _objectives(context.budget, proposals.options.objectives)
         self._whole = [Budget(quantity=n, value=1).measure(self._trace, {}) for n in self._names]
         self._worst = 0.0
         self.objectives = 1 + len(self._names)

@@ -124,7 +124,11 @@ def _decide_one(context: Context, proposals: Proposals) -> Decision:
     )
     notes = [note]
     if zeroed:
-        notes.append(f"genetic: {zeroed:.1%} of the connection genes are 0")
+        zero = proposals.encoding.zero_share(search.best.genome)
+        earlier_ones = (
+            f", {zero:.1%} with what earlier rounds hold at zero" if zero > zeroed else ""
+        )
+        notes.append(f"genetic: {zeroed:.1%} of the connection genes are 0{earlier_ones}")
     notes += proposals.shortfall(search.best.genome, budget)
     return Decision(
         choice=best.choice,

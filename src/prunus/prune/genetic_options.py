@@ -18,8 +18,9 @@ class GeneticOptions(Record):
     ``mode``: ``paper`` as published, ``guided`` with importance, ``front`` for several objectives.
     ``population``: N of the paper. ``parents``: its K; not used by ``front``.
     ``generations``: After the initial population; 0 keeps the best of that.
-    ``patience``: Stop when the best fitness has not improved by ``tolerance`` for so many
-    generations; None: never.
+    ``patience``: Stop when the best fitness has not improved by more than ``tolerance`` for so many
+    generations, or the hypervolume of a ``front`` (1: of all that the first population spans) has
+    not grown by more; None: never.
     ``crossover``: Probability that a child has two parents' genes (``paper``: p_c is the break point).
     ``mutation``: p_mut, probability that a child is mutated.
     ``swaps``: Share of the kept genes of a layer that a mutation swaps for dropped ones.
@@ -29,10 +30,11 @@ class GeneticOptions(Record):
     proportion to importance.
     ``sampling``: ``importance`` or ``uniform`` choice of units. ``importance``: which one.
     ``mixing``: ``break-point`` or ``uniform`` crossover.
-    ``connections``: Share of the connections (kernels) that stay; 1: neurons alone are encoded.
+    ``connections``: Share of the connections (kernels) that stay, in each round anew; 1: neurons
+    alone are encoded.
     ``fitness``: As for ``Scoring``. ``images``: Of the search split. ``recalibration_images``: Of
     the training split, for batch-norm statistics. ``halving``: Drop candidates on the way.
-    ``objectives``: Of mode ``front``, beside quality.
+    ``objectives``: Of mode ``front``, beside quality and what the target limits.
     ``front``: File of a front found before: its fittest network within the target, without a search.
     """
 

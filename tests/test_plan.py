@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from prunus.errors import InputError, PlanMismatchError
+from prunus.errors import InputError, PlanMismatchError, SettingError
 from prunus.plan import (
     Axis,
     Bits,
@@ -64,12 +64,12 @@ def test_first_flag_is_the_highest_bit() -> None:
     ("size", "packed"), [(9, "oA=="), (3, "oIA="), (0, "oA=="), (3, "!!!!"), (3, "é"), (-1, "")]
 )
 def test_bits_of_another_length_or_alphabet_are_refused(size: int, packed: str) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(SettingError):
         Bits(size=size, packed=packed)
 
 
 def test_equal_flags_have_one_packing() -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(SettingError):
         Bits(size=3, packed="/w==")  # 1111 1111
 
 
@@ -108,7 +108,7 @@ def test_records_are_frozen_and_closed() -> None:
 
 
 def test_zeroed_connections_must_fill_their_shape() -> None:
-    with pytest.raises(ValidationError, match="does not hold 3 bits"):
+    with pytest.raises(SettingError, match="does not hold 3 bits"):
         ZeroConnections(tensor="w", level="kernel", shape=(2, 2), keep=Bits.pack([True] * 3))
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from prunus.errors import InputError
+from prunus.errors import InputError, SettingError
 from prunus.records import (
     Certificate,
     Comparison,
@@ -71,7 +71,7 @@ def test_run_and_comparison_survive_json(tmp_path: Path) -> None:
 
 def test_second_look_at_the_test_split_is_refused(tmp_path: Path) -> None:
     run(test_evaluations={"dense": 1, "after_cut": 0})
-    with pytest.raises(ValidationError, match="more than once: {'after_cut': 2}"):
+    with pytest.raises(SettingError, match="more than once: {'after_cut': 2}"):
         run(test_evaluations={"dense": 1, "after_cut": 2})
     path = tmp_path / "run.json"
     run().save(path)

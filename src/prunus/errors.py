@@ -9,6 +9,10 @@ class InputError(PrunusError):
     """An argument, a file or a setting has a value that cannot be used."""
 
 
+class SettingError(InputError, ValueError):
+    """A setting of a record, such as a step of a recipe, is missing, unknown or out of range."""
+
+
 class GraphError(PrunusError):
     """The network cannot be traced, or an edit cannot be applied to it."""
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from prunus.compute import Compute
 from prunus.data import SearchSplit, TrainSplit
 from prunus.errors import BudgetError, InputError
-from prunus.graph import Choice, Trace
+from prunus.graph import Choice, Inputs, Trace
 from prunus.plan import Plan, Rebuild, Record, ZeroConnections
 from prunus.progress import Progress, Silent
 from prunus.records import Cost, Front, HistoryPoint, Source
@@ -203,6 +203,13 @@ class Method(ABC):
     def sizes_itself(self) -> bool:
         """Whether its options say how small the network gets, so that no target is needed."""
         return False
+
+    def require_applicable(self, network: nn.Module, inputs: Inputs) -> None:  # noqa: B027  # may be left
+        """Refuse a network without what the method works on, before anything is trained.
+
+        Raises:
+            PrunusError: It has none.
+        """
 
     @abstractmethod
     def decide(self, context: Context) -> Decision:

@@ -10,20 +10,56 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from prunus.errors import InputError, PlanMismatchError
+from prunus.errors import InputError, PlanMismatchError, SettingError
 
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
 
 
-class Record(BaseModel):
-    """Base of all records: frozen, closed, JSON both ways."""
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)  # its name is pydantic's own
+
+
+class _Told(ModelMetaclass):
+    """Tells the first mistake of a call in one line; what pydantic reads from JSON does not come here."""
+
+    def __call__(self, *args: Any, **values: Any) -> Any:
+        try:
+            return super().__call__(*args, **values)
+        except ValidationError as error:
+            raise SettingError(_told(self, error)) from error
+
+
+def _told(record: Any, error: ValidationError) -> str:
+    problems = error.errors()
+    # Beside an unknown setting a missing one is most likely the same, misspelled.
+    first = min(problems, key=lambda problem: problem["type"] == "missing")
+    name, where = record.__name__, ".".join(str(part) for part in first["loc"])
+    known = ", ".join(record.model_fields)
+    if first["type"] == "missing":
+        return f"{name}: {where} is missing: give it"
+    if first["type"] == "extra_forbidden":
+        return f"{name} has no setting '{where}'; settings are {known}"
+    message = first["msg"].removeprefix("Value error, ")
+    value = repr(first["input"])
+    shown = value if len(value) <= 60 else value[:57] + "..."
+    return f"{name}: {f'{where}={shown}: ' if where else ''}{message[:1].lower()}{message[1:]}"
+
+
+class Record(BaseModel, metaclass=_Told):
+    """Base of all records: frozen, closed, JSON both ways.
+
+    Raises:
+        SettingError: Made by a call with a value that is missing, unknown or out of range.
+    """
 
     # Infinities and NaN survive as strings: as null they could not be read back.
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")

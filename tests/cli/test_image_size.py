@@ -23,6 +23,13 @@ def make():
 """
 
 
+def test_two_sizes_are_one_too_many(photos: Path) -> None:
+    given = ["measure", "--model", "net.py:make", "--data", f"imagefolder:{photos.name}@24"]
+    ends(
+        [*given, "--image-size", "32"], "--image-size 32 is given, and --data imagefolder:photos@24"
+    )
+
+
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of images with a network for it beside; its name is short enough for messages."""

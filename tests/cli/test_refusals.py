@@ -16,6 +16,7 @@ from prunus.cli.work import PARTLY
 from prunus.errors import BudgetError, InputError
 from prunus.method import Context, Decision, Method, method_class
 from prunus.recipe import Train
+from prunus.recipe.recipe import as_recipe
 from prunus.records import Source
 from prunus.train import TrainConfig
 from tests.cli.runner import ends, run
@@ -343,6 +344,32 @@ def test_a_factory_with_weights_may_have_seen_the_search_split(tmp_path: Path) -
     source = Source(model=f"{file}:make", weights=str(weights))
     done = prunus.compress(source, STEPS, few_digits(), train_first=FIRST, latency=None)
     assert done.record.search_seen_in_pretraining
+
+
+TRAININGS = "steps: [{repeat: {times: 2, steps: [{train: {epochs: 1, lr: 0.1}}]}}, {train: {epochs: 1, lr: 0.1%s}}]"
+
+
+@pytest.mark.parametrize("command", ["compress", "compare"])
+def test_formats_hold_for_the_trainings_of_a_recipe_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Else rows of one table are trained in different formats, without a word."""
+    file = tmp_path / "recipe.yaml"
+    file.write_text(TRAININGS % ", layout: contiguous", encoding="utf-8")
+    seen: list[Any] = []
+
+    def stop(_network: Any, asked: Any, *_: Any, **__: Any) -> None:
+        seen.append(asked)
+        raise InputError("seen enough")
+
+    monkeypatch.setattr(f"prunus.cli.work.{command}", stop)
+    given = [command, "--model", "digits_cnn", "--weights", "w.pt", "--data", "digits"]
+    given += ["--recipe", str(file), "--precision", "bfloat16"]
+    ends([*given, "--layout", "contiguous"], "seen enough")
+    recipe = seen[0] if command == "compress" else as_recipe(seen[0]["recipe"])
+    formats = [(train.precision, train.layout) for train in recipe.trainings]
+    assert formats == [("bfloat16", "contiguous")] * 2
+    ends([*given, "--layout", "channels_last"], "--layout channels_last is given, and a step train")
 
 
 def test_formats_of_trainings_and_scoring_can_be_pinned() -> None:

@@ -39,7 +39,9 @@ def live(
     with pytest.MonkeyPatch.context() as patch:
         if log is not None:
             patch.setattr(Workplace, "run", logging(log, pause_s))
-        return compress(source, STEPS, "digits", out=out, resume=True, latency=None, compute=SERIAL)
+        return compress(
+            source, STEPS, "digits", out=out, resume=out is not None, latency=None, compute=SERIAL
+        )
 
 
 def logging(log: Path, pause_s: float) -> object:

@@ -156,7 +156,7 @@ def test_a_killed_comparison_resumes_and_may_grow(tmp_path: Path) -> None:
             seeds=(0,),
             finetune=SHORT,
             out=out,
-            resume=True,
+            resume=out is not None,
             train_first=first,
             progress=killer,
             latency=None,

@@ -18,7 +18,6 @@ from prunus.recipe import (
     make_recipe,
     parse_recipe,
 )
-from prunus.train import Execution
 
 TEXT = """
 version: 1
@@ -154,7 +153,7 @@ def test_picked_execution_replaces_auto_alone() -> None:
         }
     )
     assert recipe.wants_execution
-    pinned = recipe.pinned(Execution("bfloat16", "channels_last"))
+    pinned = recipe.pinned("bfloat16", "channels_last")
     inner, outer = pinned.steps
     assert isinstance(inner, Repeat)
     assert isinstance(inner.steps[0], Train)

@@ -37,8 +37,22 @@ from tests.recipe.subjects import STEPS, few_digits, trained_cnn
         ({"data": "digitz"}, "data 'digitz' is unknown"),
         ({"device": "tpu"}, "device='tpu'"),
         ({"recipe": [Prune(method="l1", target="macs=0.0001")]}, "cannot be reached"),
-        ({"recipe": []}, "steps"),
+        ({"recipe": []}, "recipe: steps: empty; give at least one"),
         ({"seed": -1}, "seed"),
+        ({"seed": 2**64}, "seed"),
+        ({"resume": True}, "resume=True is given without out="),
+        ({"latency": 3}, "latency is 3; give prunus.recipe.LatencyOptions"),
+        ({"compute": "serial"}, "compute is 'serial'; give prunus.Compute"),
+        ({"network": nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).to("meta")}, "the meta device"),
+        ({"recipe": [Prune(method="layers", target="macs=0.5")]}, "needs a stack of like layers"),
+        (
+            {"recipe": [*STEPS, Prune(method="vocabulary", target="params=0.5")]},
+            "finds no table that DigitsCNN looks the pieces of texts up in",
+        ),
+        (
+            {"recipe": [Prune(method="svd", target="params=0.5", options={"ignore": ("fc*",)})]},
+            "'svd' finds no layer to factorize in DigitsCNN",
+        ),
         ({"network": nn.Sequential(nn.Flatten(), nn.Linear(64, 3))}, "3 outputs"),
         ({"network": nn.Linear(3, 10)}, "does not run on data 'digits'"),
         (
@@ -51,7 +65,7 @@ def test_what_cannot_work_is_refused_before_any_look(change: dict[str, object], 
     data = few_digits()
     given = {"network": trained_cnn(), "recipe": STEPS, "data": data, **change}
     with pytest.raises(PrunusError) as caught:
-        compress(**given, latency=None)  # type: ignore[arg-type]
+        compress(**{"latency": None, **given})  # type: ignore[arg-type]
     assert said in str(caught.value)
     assert data.test.evaluations == 0
 
@@ -185,6 +199,36 @@ def test_a_student_that_cannot_be_is_refused_before_any_training(
     with pytest.raises(PrunusError, match=said):
         compare(Summed(), {"fine": fine, "wrong": steps}, data, latency=None)
     assert data.test.evaluations == 0
+
+
+def test_a_row_that_cannot_work_leaves_the_others_of_a_comparison() -> None:
+    found = compare(trained_cnn(), ["l1", "layers"], few_digits(), "macs=0.5", latency=None)
+    assert [run.method for run in found.runs] == ["l1"]
+    assert any("layers (seed 0) failed: method 'layers' needs" in n for n in found.runs[0].notes)
+    data = few_digits()
+    with pytest.raises(PrunusError, match="needs a stack"):
+        compare(trained_cnn(), ["layers"], data, "macs=0.5", latency=None)
+    assert data.test.evaluations == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Train(epochs=1), "Train: lr is missing: give it"),  # type: ignore[call-arg]
+        (lambda: Train(epochs=-1, lr=0.1), "Train: epochs=-1: input should be greater"),
+        (
+            lambda: Prune(metod="l1", target="macs=0.5"),  # type: ignore[call-arg]
+            "Prune has no setting 'metod'; settings are step, method, target",
+        ),
+        (lambda: Compute(engine="serial", workers=4), "Compute: workers=4 needs an engine"),
+    ],
+)
+def test_settings_are_refused_in_one_line(make: Callable[[], object], said: str) -> None:
+    with pytest.raises(PrunusError) as caught:
+        make()
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, ValueError)  # what pydantic's own error is, too
 
 
 def test_targets_of_rows_behind_a_student_are_looked_at() -> None:

@@ -187,13 +187,18 @@ def test_normalization_of_the_digits_makes_them_standard() -> None:
 @pytest.mark.parametrize(
     ("model", "arguments", "message"),
     [
-        ("resnet19", {}, r"model 'resnet19' is unknown: use one of .*digits_cnn, .*vgg16_bn"),
+        (
+            "resnet19",
+            {},
+            r"model 'resnet19' is unknown: use one of .*digits_cnn, .*vgg16_bn.*; netw",
+        ),
+        ("net.py:make", {}, r"is unknown: .*files go by prunus.Source\(model=...\)"),
         ("resnet20", {"breadth": 1}, r"argument 'breadth' .*arguments are num_classes, width"),
         ("resnet20", {"width": 0}, r"argument 'width' of model 'resnet20' is 0: .*greater than 0"),
         ("resnet20", {"width": float("nan")}, r"argument 'width' of model 'resnet20' is nan"),
         ("resnet20", {"num_classes": 0}, r"argument 'num_classes' .* is 0: .*greater than"),
     ],
-    ids=["name", "argument", "width-zero", "width-nan", "classes"],
+    ids=["name", "file", "argument", "width-zero", "width-nan", "classes"],
 )
 def test_wrong_arguments_are_named(model: str, arguments: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):

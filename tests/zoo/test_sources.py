@@ -122,6 +122,12 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
     assert not [name for name in set(sys.modules) - modules if "bad" in name]
 
 
+def test_an_artifact_is_no_source(tmp_path: Path) -> None:
+    (tmp_path / "artifact.json").write_text("{}")
+    with pytest.raises(InputError, match=r"is an artifact, .* read it with prunus\.load"):
+        load_source(Source(model=str(tmp_path)))
+
+
 def test_unknown_and_empty_names_are_refused() -> None:
     with pytest.raises(InputError, match=r"model 'lenet' is unknown: .*resnet20.*hf:NAME"):
         load_source(Source(model="lenet"))

@@ -28,6 +28,7 @@ from prunus.recipe import (
     available_engines,
     make_recipe,
 )
+from prunus.recipe.recipe import SEEDS
 
 DEFAULT_METHODS = (
     "random",
@@ -62,6 +63,8 @@ def require_numbers(cut: Cut, seed: int | None = None) -> None:
     for option, (value, smallest) in least.items():
         if value is not None and value < smallest:
             raise InputError(f"{option} {value}: give {smallest} or more")
+    if seed is not None and seed >= SEEDS:
+        raise InputError(f"--seed {seed}: give a number below 2^64")
 
 
 def own_recipe(method: str | None, cut: Cut, training: Training, subject: Subject) -> Recipe:
@@ -134,6 +137,24 @@ def refuse_with_recipe(method: str | None, cut: Cut, training: Training) -> None
             raise InputError(
                 f"{name} is given beside --recipe, which says it; leave one of them out"
             )
+
+
+def with_format(recipe: Recipe, training: Training, where: str = "the recipe") -> Recipe:
+    """The recipe whose trainings have the number format and layout that the command line gives.
+
+    Raises:
+        InputError: One says another.
+    """
+    given = {"precision": training.precision, "layout": training.layout}
+    for name, value in given.items():
+        for train in recipe.trainings:
+            says = getattr(train, name)
+            if value not in (None, "auto") and says not in ("auto", value):
+                raise InputError(
+                    f"--{name} {value} is given, and a step train of {where} says {says}; leave one of "
+                    "them out"
+                )
+    return recipe.pinned(training.precision or "auto", training.layout or "auto")
 
 
 def overridden(recipe: Recipe, subject: Subject, cut: Cut, seed: int | None) -> Recipe:
@@ -223,7 +244,8 @@ def suite_steps(
     engines = available_engines()
     chains = tuple(engine for engine in engines if engine != "torch") or engines
     try:
-        return TextSuite(engines=engines, chain_engines=chains, **asked).rows()
+        settings = {"engines": engines, "chain_engines": chains, **asked}
+        return TextSuite.model_validate(settings).rows()  # whose error has the places of settings
     except ValidationError as error:
         raise refusal(error, AFTER) from error
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from prunus.errors import InputError
+from prunus.recipe.recipe import SEEDS
 
 _SHAPE = re.compile(r"[1-9][0-9]*([,x][1-9][0-9]*)*")
 _IMAGE_SIZE = re.compile(r"[1-9][0-9]*([,x][1-9][0-9]*)?")
@@ -107,7 +108,10 @@ def read_seeds(text: str) -> tuple[int, ...]:
     parts = text.replace(",", " ").split()
     if not parts or not all(part.isdecimal() for part in parts):
         raise InputError(f"--seeds '{text}' is not understood; write whole numbers such as 0,1,2")
-    return tuple(map(int, parts))
+    seeds = tuple(map(int, parts))
+    if max(seeds) >= SEEDS:
+        raise InputError(f"--seeds {max(seeds)}: give numbers below 2^64")
+    return seeds
 
 
 def read_shape(text: str) -> tuple[int, ...]:

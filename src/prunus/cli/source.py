@@ -1,7 +1,7 @@
 """The network and the data that the command line asks for."""
 
 from prunus.cli.given import Subject, read_image_size, read_pairs
-from prunus.data import TextOptions, is_text_data, with_image_size
+from prunus.data import TextOptions, is_text_data, named_size, with_image_size
 from prunus.errors import InputError
 from prunus.records import Source
 from prunus.zoo import reads_text as source_reads_text
@@ -39,6 +39,11 @@ def data_name(subject: Subject, recipes: str | None = None) -> str | None:
             "--data imagefolder:DIR"
         )
     size = read_image_size(subject.image_size)
+    if subject.data is not None and named_size(name) is not None:  # a recipe's own is overridden
+        raise InputError(
+            f"--image-size {subject.image_size} is given, and --data {name} names a size: give one of "
+            "them"
+        )
     try:
         return with_image_size(name, size)
     except InputError as error:

@@ -15,6 +15,7 @@ from prunus.cli.build import (
     refuse_with_recipe,
     require_numbers,
     suite_steps,
+    with_format,
 )
 from prunus.cli.given import (
     Cut,
@@ -32,6 +33,7 @@ from prunus.cli.source import data_name, make_source, text_options
 from prunus.cli.training import make_train_first, make_training, require_training
 from prunus.errors import InputError
 from prunus.recipe import TraceOptions, compare, compress, load_recipe, train_network
+from prunus.recipe.recipe import as_recipe
 from prunus.records import Comparison
 from prunus.report.summary import failures
 
@@ -59,7 +61,7 @@ def run_compress(
     else:
         refuse_with_recipe(method, cut, training)
         asked = load_recipe(recipe)
-    asked = overridden(asked, subject, cut, seed)
+    asked = with_format(overridden(asked, subject, cut, seed), training)
     compute = make_compute(scoring, training)
     set_threads(where)
     with RichProgress(Console(stderr=True)) as progress:
@@ -111,7 +113,11 @@ def run_compare(  # noqa: PLR0913  # all that the command line holds
     else:
         steps = method_steps(methods, cut, training, subject)
     all_seeds = read_seeds(seeds)
-    steps |= recipe_rows(recipes, steps, subject, cut, all_seeds)
+    rows = recipe_rows(recipes, steps, subject, cut, all_seeds)
+    steps |= {
+        name: with_format(as_recipe(row), training, f"--recipe '{name}'").steps
+        for name, row in rows.items()
+    }
     compute = make_compute(scoring, training)
     set_threads(where)
     with RichProgress(Console(stderr=True)) as progress:

@@ -3,7 +3,7 @@
 from prunus.data.custom import CustomOptions, from_datasets
 from prunus.data.dataset_store import DatasetStore, SizedDataset
 from prunus.data.digest import tensors_digest
-from prunus.data.load import load_data, with_image_size
+from prunus.data.load import load_data, named_size, with_image_size
 from prunus.data.roles import DataSplits, carve_search
 from prunus.data.splits import (
     Samples,
@@ -48,6 +48,7 @@ __all__ = [
     "is_text_data",
     "length_statistics",
     "load_data",
+    "named_size",
     "tensors_digest",
     "with_image_size",
 ]

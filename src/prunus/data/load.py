@@ -79,6 +79,11 @@ def load_data(
     )
 
 
+def named_size(name: str) -> tuple[int, int] | None:
+    """The image size that the name of an image folder ends with; None: none, or another data set."""
+    return split_size(name.removeprefix(FOLDER))[1] if name.startswith(FOLDER) else None
+
+
 def with_image_size(name: str, size: tuple[int, int]) -> str:
     """The name of an image folder with this image size in the place of its own.
 

@@ -123,7 +123,13 @@ def carve_search(train: TrainSplit, n: int, seed: int) -> tuple[TrainSplit, Sear
 
     Raises:
         InputError: One of the two would be empty.
+        DataError: There are too few samples for two.
     """
+    if len(train) < 2:
+        raise DataError(
+            f"train of '{train.samples.name}' has {len(train)} sample: give at least 2, one for train "
+            "and one for search"
+        )
     if not 1 <= n < len(train):
         raise InputError(
             f"search_size is {n}: use 1 to {len(train) - 1}, out of train's {len(train)}"

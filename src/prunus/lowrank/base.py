@@ -6,6 +6,8 @@ from typing import Any, ClassVar, final
 
 from torch import Tensor, nn
 
+from prunus.errors import GraphError
+from prunus.graph import Inputs
 from prunus.lowrank.blocks import Block, EmbeddingBlock, LinearBlock
 from prunus.lowrank.layers import Kind, Layer, Selection, select_layers
 from prunus.lowrank.moments import Moments, input_moments
@@ -44,6 +46,24 @@ class LowRank(Configured[LowRankOptions]):
     def require_packages(self) -> None:
         """Refuse to begin without an optional package that it needs."""
 
+    def require_applicable(self, network: nn.Module, inputs: Inputs) -> None:
+        """Needs a layer to factorize."""
+        if not self._select(network, inputs).layers:
+            raise GraphError(
+                f"method '{self.name}' finds no layer to factorize in {type(network).__name__}: let it "
+                "factorize more (embeddings, classifier, ignore), or take another method"
+            )
+
+    def _select(self, network: nn.Module, inputs: Inputs) -> Selection:
+        options = self.options
+        return select_layers(
+            network,
+            inputs,
+            (*self.kinds, nn.Embedding) if options.embeddings else self.kinds,
+            ignore=options.ignore,
+            classifier=options.classifier,
+        )
+
     @final
     def decide(self, context: Context) -> Decision:
         """Factorize to the rank or energy given, or else to the budget.
@@ -53,13 +73,7 @@ class LowRank(Configured[LowRankOptions]):
             InputError: A glob of ``ignore`` matches nothing, or calibration has no usable data.
         """
         options, network = self.options, context.network
-        selection = select_layers(
-            network,
-            context.trace.example_inputs,
-            (*self.kinds, nn.Embedding) if options.embeddings else self.kinds,
-            ignore=options.ignore,
-            classifier=options.classifier,
-        )
+        selection = self._select(network, context.trace.example_inputs)
         moments = self._moments(context, selection.layers)
         tables = [la for la in selection.layers if isinstance(la.module, nn.Embedding)]
         others = [la for la in selection.layers if not isinstance(la.module, nn.Embedding)]

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from prunus.errors import BudgetError, GraphError, InputError
-from prunus.graph import call, cut, first_sample, plan_of
+from prunus.graph import Inputs, call, cut, first_sample, plan_of
 from prunus.graph.stacks import main_stack
 from prunus.meter import measure_cost
 from prunus.method import Configured, Context, Decision, Need, search_split
@@ -62,12 +62,18 @@ class Layers(Configured[LayersOptions]):
         """Where ``keep`` or ``share`` is set."""
         return self.options.keep is not None or self.options.share is not None
 
+    def require_applicable(self, network: nn.Module, inputs: Inputs) -> None:
+        """Needs a stack of like layers, as many as stay at least, that add to what they read."""
+        stack = main_stack(network, f"method '{self.name}'")
+        self._wanted(len(list(network.get_submodule(stack).children())))
+        _require_residual(network, stack, inputs)
+
     def decide(self, context: Context) -> Decision:
         """Drop one layer after the other until the target is met."""
         network = context.network
+        self.require_applicable(network, context.trace.example_inputs)
         stack = main_stack(network, f"method '{self.name}'")
         size = len(list(network.get_submodule(stack).children()))
-        _require_residual(network, stack, context.trace.example_inputs)
         kept = self._kept(context, stack, size)
         flags = np.isin(np.arange(size), kept)
         note = f"layers: {kept} of {size} stay (numbered from 0)"

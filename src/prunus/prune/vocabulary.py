@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import nn
 
 from prunus.errors import BudgetError, GraphError, InputError
-from prunus.graph import word_tables
+from prunus.graph import Inputs, word_tables
 from prunus.method import Configured, Context, Decision, Need, search_split, train_split
 from prunus.plan import Bits, BoolArray, IntArray, KeepVocabulary, Record
 
@@ -51,9 +51,13 @@ class Vocabulary(Configured[VocabularyOptions]):
         """Always: the data says what stays."""
         return True
 
+    def require_applicable(self, network: nn.Module, inputs: Inputs) -> None:
+        """Needs a table of pieces that no other layer shares."""
+        _tables(network, inputs)
+
     def decide(self, context: Context) -> Decision:
         """Count pieces, keep the most frequent ones."""
-        tables = _tables(context)
+        tables = _tables(context.network, context.trace.example_inputs)
         size = len(context.network.get_parameter(tables[0]))
         counts = np.zeros(size, dtype=np.int64)
         for split in (train_split(context, self), search_split(context, self)):
@@ -76,14 +80,13 @@ class Vocabulary(Configured[VocabularyOptions]):
         return Decision(choice={}, edits=edits, notes=(note,))
 
 
-def _tables(context: Context) -> tuple[str, ...]:
+def _tables(network: nn.Module, inputs: Inputs) -> tuple[str, ...]:
     """Tables that can be trimmed.
 
     Raises:
         GraphError: There is none, or the output layer shares its weights.
     """
-    network = context.network
-    tables = word_tables(network, context.trace.example_inputs)
+    tables = word_tables(network, inputs)
     if not tables:
         raise GraphError(
             f"method 'vocabulary' finds no table that {type(network).__name__} looks the pieces of "

@@ -16,7 +16,7 @@ from prunus.graph import Inputs
 from prunus.progress import Progress, Silent
 from prunus.recipe.actions import lay_out
 from prunus.recipe.dense import require_no_teacher, trained_first
-from prunus.recipe.folder import RunFolder, full_disk_told, require_resumable, require_usable
+from prunus.recipe.folder import RunFolder, full_disk_told, require_out, require_resumable
 from prunus.recipe.measure import LatencyOptions
 from prunus.recipe.prepare import (
     Baseline,
@@ -126,8 +126,7 @@ def compare(  # noqa: PLR0913  # all but four are options, by keyword only
         InputError: Something given cannot be used; the message names it.
         PrunusError: No cell succeeded: the first one's error.
     """
-    if out is not None:
-        require_usable(Path(out), resume=resume)
+    require_out(out, resume=resume)
     settings = Settings(device, progress or Silent(), latency, compute)
     cells = make_cells(methods, target, seeds, finetune, options or {}, trace_options)
     require_no_teacher(train_first)

@@ -12,7 +12,7 @@ from prunus.graph import Inputs, hold_connections_
 from prunus.meter import measure_cost
 from prunus.plan import Record
 from prunus.progress import Progress, Silent
-from prunus.recipe.folder import load_network, open_run, require_usable, save_network
+from prunus.recipe.folder import load_network, open_run, require_out, save_network
 from prunus.recipe.measure import LOOKS_FILE, environment, look
 from prunus.recipe.subject import Subject, resolve_subject
 from prunus.records import Cost, Environment, Score, Source
@@ -89,8 +89,7 @@ def train_network(  # noqa: PLR0913  # all but three are options, by keyword onl
     Raises:
         PrunusError: Something given cannot be used.
     """
-    if out is not None:
-        require_usable(Path(out), resume=resume)
+    require_out(out, resume=resume)
     if seed < 0:
         raise InputError(f"seed={seed} must be at least 0; give 0 or more")
     require_no_teacher(config)

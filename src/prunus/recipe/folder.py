@@ -169,6 +169,18 @@ def open_run(
             yield RunFolder(path, found)
 
 
+def require_out(out: Path | str | None, *, resume: bool) -> None:
+    """Refuse a folder that a run cannot have, and to go on where there is none.
+
+    Raises:
+        InputError: See ``require_usable``; or ``resume`` is given without a folder.
+    """
+    if out is not None:
+        require_usable(Path(out), resume=resume)
+    elif resume:
+        raise InputError("resume=True is given without out=; name the folder to go on in")
+
+
 def require_usable(path: Path, *, resume: bool) -> None:
     """Refuse a folder that a run cannot have. Nothing is left behind.
 

@@ -12,7 +12,7 @@ from torch import nn
 from prunus.candidates.ray_cluster import require_cluster
 from prunus.candidates.workplace import threads_of
 from prunus.compute import Compute
-from prunus.errors import InputError
+from prunus.errors import InputError, PrunusError
 from prunus.extras import require_installed
 from prunus.graph import Trace
 from prunus.plan import Record
@@ -22,7 +22,7 @@ from prunus.recipe.actions import Action, lay_out, searches
 from prunus.recipe.execute import trace_network
 from prunus.recipe.folder import RunFolder, open_run
 from prunus.recipe.measure import LOOKS_FILE, LatencyOptions, Look, accounted_cost, look, phase
-from prunus.recipe.reachable import require_reachable
+from prunus.recipe.reachable import first_misfit, require_reachable
 from prunus.recipe.recipe import Recipe
 from prunus.recipe.steps import Deploy, Student
 from prunus.recipe.subject import Subject, student_of
@@ -78,6 +78,19 @@ class Settings:
     compute: Compute = Compute()  # noqa: RUF009  # frozen
     shared: Path | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse settings of another kind, which would end a run where they are used.
+
+        Raises:
+            InputError: Latency is no ``LatencyOptions``, or compute no ``Compute``.
+        """
+        if self.latency is not None and not isinstance(self.latency, LatencyOptions):
+            raise InputError(
+                f"latency is {self.latency!r}; give prunus.recipe.LatencyOptions(...), or None for no latency"
+            )
+        if not isinstance(self.compute, Compute):
+            raise InputError(f"compute is {self.compute!r}; give prunus.Compute(...)")
+
 
 def recipe_source(recipe: Recipe) -> Source | None:
     """The network that a recipe names."""
@@ -109,18 +122,22 @@ def checked_trace(
         if settings.compute.address is not None:
             require_cluster(settings.compute.address)
     students: dict[str, Subject] = {}
+    misfits: list[PrunusError] = []
     with phase(settings.progress, "trace"):
         found = trace_network(subject.network, subject, recipe)
         for actions in runs:
             first, *rest = actions
+            theirs = subject
             if not isinstance(first.step, Student):  # which is the first step, or none
                 require_reachable(actions, found)
-                continue
-            key = first.step.model_dump_json()
-            students[key] = students.get(key) or student_of(first.step.source, subject)
-            if any(action.budget is not None for action in rest):
-                theirs = trace_network(students[key].network, students[key], recipe)
-                require_reachable(rest, theirs, found)
+            else:
+                key = first.step.model_dump_json()
+                theirs = students[key] = students.get(key) or student_of(first.step.source, subject)
+                if any(action.budget is not None for action in rest):
+                    require_reachable(rest, trace_network(theirs.network, theirs, recipe), found)
+            misfits += first_misfit(actions, theirs.network, theirs.inputs)
+    if len(misfits) == len(runs):  # else the other rows of a comparison are worth their time
+        raise misfits[0]
     return found
 
 
@@ -174,10 +191,9 @@ def pin(
     if folder is not None and folder.file.execution is not None:
         kept = folder.file.execution
         picked = Execution(kept["precision"], kept["layout"])  # type: ignore[arg-type]
-        return [recipe.pinned(picked) for recipe in recipes]
+        return [recipe.pinned(picked.precision, picked.layout) for recipe in recipes]
     sample = next(iter(subject.data.train.batches(TRIAL_SAMPLES)))
-    anything = TrainConfig(epochs=1, lr=1.0)
-    picked = choose_execution(subject.network, sample, anything, resolve_device(device))
+    picked = choose_execution(subject.network, sample, _open(recipes), resolve_device(device))
     if not all(
         runs_in(student, sample, picked, resolve_device(device))
         for student in _students(recipes, subject)
@@ -185,7 +201,19 @@ def pin(
         picked = Execution()  # the plain one
     if folder is not None:
         folder.pick({"precision": picked.precision, "layout": picked.layout})
-    return [recipe.pinned(picked) for recipe in recipes]
+    return [recipe.pinned(picked.precision, picked.layout) for recipe in recipes]
+
+
+def _open(recipes: Sequence[Recipe]) -> TrainConfig:
+    """What is left to pick: nothing that all trainings say alike."""
+    trains = [train for recipe in recipes for train in recipe.trainings]
+    precisions, layouts = {t.precision for t in trains}, {t.layout for t in trains}
+    return TrainConfig(
+        epochs=1,
+        lr=1.0,
+        precision=precisions.pop() if len(precisions) == 1 else "auto",
+        layout=layouts.pop() if len(layouts) == 1 else "auto",
+    )
 
 
 def _students(recipes: Sequence[Recipe], subject: Subject) -> list[nn.Module]:

@@ -5,11 +5,12 @@ from dataclasses import replace
 from math import ceil
 
 import numpy as np
+from torch import nn
 
-from prunus.errors import BudgetError
-from prunus.graph import Choice, Trace
+from prunus.errors import BudgetError, PrunusError
+from prunus.graph import Choice, Inputs, Trace
 from prunus.graph.labels import IGNORED
-from prunus.method import Budget, method_class
+from prunus.method import Budget, make_method, method_class
 from prunus.recipe.actions import Action
 from prunus.recipe.steps import Prune
 
@@ -41,6 +42,23 @@ def require_reachable(actions: Sequence[Action], trace: Trace, dense: Trace | No
                 f"{cut}{len(trace.cuttable)} of {len(trace.groups)} groups can be cut, and at their "
                 f"least widths {left} of {whole} are left; {_remedy(budget, trace, left, whole)}"
             )
+
+
+def first_misfit(
+    actions: Sequence[Action], network: nn.Module, inputs: Inputs
+) -> list[PrunusError]:
+    """Why a method of a run finds nothing to work on in a network: the first one's error, or nothing.
+
+    Cuts before it leave what it looks for, or take it away: then it says so itself.
+    """
+    for action in actions:
+        if isinstance(action.step, Prune):
+            method = make_method(action.step.method, action.step.options)
+            try:
+                method.require_applicable(network, inputs)
+            except PrunusError as error:
+                return [error]
+    return []
 
 
 def _edits(action: Action) -> bool:

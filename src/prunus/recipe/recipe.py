@@ -13,9 +13,12 @@ from prunus.data import Cleaning, TextOptions
 from prunus.errors import InputError
 from prunus.plan import Record
 from prunus.recipe.steps import STEPS, Repeat, Step, StepItem, Train
-from prunus.train import Execution
 
 _NAME = re.compile(r"[\w-]+")  # of a key; what else stands in a location names a branch of a union
+
+
+SEEDS = 2**64
+"""How many there are: what PyTorch's generators take."""
 
 
 class Recipe(Record):
@@ -43,7 +46,7 @@ class Recipe(Record):
     weights: str | None = None
     data: str | None = None
     text: TextOptions | None = None
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=SEEDS)
     ignore: tuple[str, ...] = ()
     min_units: int = Field(default=1, ge=1)
     round_to: int = Field(default=1, ge=1)
@@ -55,17 +58,20 @@ class Recipe(Record):
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
     @property
+    def trainings(self) -> tuple[Train, ...]:
+        """Its trainings, in order; of a ``repeat`` each once."""
+        flat = (s for step in self.steps for s in _flat(step))
+        return tuple(s for s in flat if isinstance(s, Train))
+
+    @property
     def wants_execution(self) -> bool:
         """Whether a training leaves number format or memory layout to be picked."""
-        flat = [s for step in self.steps for s in _flat(step)]
-        trains = [s for s in flat if isinstance(s, Train)]
-        return any("auto" in (train.precision, train.layout) for train in trains)
+        return any("auto" in (train.precision, train.layout) for train in self.trainings)
 
-    def pinned(self, execution: Execution) -> "Recipe":
-        """The recipe with what was picked in the place of every ``auto``."""
-        return self.model_copy(
-            update={"steps": tuple(_pin(step, execution) for step in self.steps)}
-        )
+    def pinned(self, precision: str, layout: str) -> "Recipe":
+        """The recipe with a number format and a memory layout in the place of every ``auto``."""
+        steps = tuple(_pin(step, precision, layout) for step in self.steps)
+        return self.model_copy(update={"steps": steps})
 
 
 def make_recipe(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
@@ -180,6 +186,8 @@ def _problem(first: ErrorDetails) -> str:
         return f"unknown key; keys are {_keys(_owner(first))}"
     if kind == "missing":
         return "missing; add it"
+    if kind == "too_short":
+        return "empty; give at least one"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         tag = first.get("ctx", {}).get("tag", value)
         return f"no step '{tag}'; steps are {', '.join(STEPS)}"
@@ -225,15 +233,15 @@ def _flat(step: Step) -> tuple[Step, ...]:
     return step.steps if isinstance(step, Repeat) else (step,)
 
 
-def _pin(step: Any, execution: Execution) -> Any:
+def _pin(step: Any, precision: str, layout: str) -> Any:
     if isinstance(step, Repeat):
-        steps = tuple(_pin(inner, execution) for inner in step.steps)
+        steps = tuple(_pin(inner, precision, layout) for inner in step.steps)
         return step.model_copy(update={"steps": steps})
     if not isinstance(step, Train):
         return step
     changes: dict[str, str] = {}
     if step.precision == "auto":
-        changes["precision"] = execution.precision
+        changes["precision"] = precision
     if step.layout == "auto":
-        changes["layout"] = execution.layout
+        changes["layout"] = layout
     return step.model_copy(update=changes)

@@ -18,7 +18,7 @@ from prunus.progress import Progress, Silent
 from prunus.recipe.actions import Action, label, lay_out
 from prunus.recipe.dense import require_no_teacher, trained_first
 from prunus.recipe.execute import perform
-from prunus.recipe.folder import RunFolder, require_usable
+from prunus.recipe.folder import RunFolder, require_out
 from prunus.recipe.measure import LOOKS_FILE, LatencyOptions, phase
 from prunus.recipe.prepare import (
     Baseline,
@@ -109,8 +109,7 @@ def compress(  # noqa: PLR0913  # all but three are options, by keyword only
         BudgetError: A target cannot be reached.
         CertificateError: A cut is not what its plan says; it is refused.
     """
-    if out is not None:
-        require_usable(Path(out), resume=resume)
+    require_out(out, resume=resume)
     asked = as_recipe(recipe)
     if seed is not None:
         asked = make_recipe({**asked.model_dump(), "seed": seed})

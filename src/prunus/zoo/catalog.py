@@ -129,8 +129,8 @@ def build(model: str, **arguments: Any) -> nn.Module:
             return text.make(read)
     if entry is None:
         raise InputError(
-            f"model '{model}' is unknown: use one of {', '.join(zoo_names())}, or "
-            "hf:NAME, timm:NAME, torchvision:NAME, file.py:factory"
+            f"model '{model}' is unknown: use one of {', '.join(zoo_names())}; networks of hf:, timm:, "
+            "torchvision: and files go by prunus.Source(model=...)"
         )
     asked = _validated(model, BuildArguments, arguments)
     with _seeded(asked.seed):

@@ -19,7 +19,7 @@ from torch.nn.parameter import UninitializedParameter
 from prunus.errors import InputError
 from prunus.extras import require_extra
 from prunus.records import Source
-from prunus.zoo.catalog import build, is_text
+from prunus.zoo.catalog import build, is_text, zoo_names
 from prunus.zoo.own_code import importable
 from prunus.zoo.weights import load_weights
 
@@ -64,10 +64,29 @@ def load_source(source: Source) -> nn.Module:
         with _fixed_seed():
             network = _from_file(source.model, arguments)
     else:
+        _require_zoo(source.model)
         network = build(source.model, **arguments)
     if source.weights is not None:
         load_weights(network, source.weights)
     return network.eval()
+
+
+def _require_zoo(model: str) -> None:
+    """Refuse a name that no source knows.
+
+    Raises:
+        InputError: It is none of the zoo's.
+    """
+    if model in zoo_names():
+        return
+    if (Path(model) / "artifact.json").is_file():
+        raise InputError(
+            f"model '{model}' is an artifact, a network that was cut: read it with prunus.load"
+        )
+    raise InputError(
+        f"model '{model}' is unknown: use one of {', '.join(zoo_names())}, or hf:NAME, timm:NAME, "
+        "torchvision:NAME, file.py:factory"
+    )
 
 
 def is_own_file(model: str) -> bool:

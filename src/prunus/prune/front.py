@@ -1,7 +1,7 @@
 """The whole trade-off of quality and cost in one search (paper K, equation 2)."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -77,10 +77,7 @@ def decide_front(context: Context, proposals: Proposals) -> Decision:
         (filled,) = engine.score([best])
         different, earlier = engine.evaluations, engine.earlier_seconds
     progress.finish()
-    members = [
-        costs.point(one, known[one.key], chosen=one.key == pick.key)
-        for one in _members(search.front, pick)
-    ]
+    members = costs.points(search.front, pick, known)
     note = (
         f"genetic: front mode, {different} different networks, {len(members)} on the front; the "
         f"pick has fitness {pick.values[0]:.4f}, {filled.fitness:.4f} once it fills the budget"
@@ -103,13 +100,6 @@ def _objectives(budget: Budget, named: Sequence[Quantity]) -> tuple[Quantity, ..
     """The costs that are asked for, and what the budget limits: a file's size goes with parameters."""
     limited: Quantity = "macs" if budget.quantity == "macs" else "params"
     return (*named, limited) if limited not in named else tuple(named)
-
-
-def _members(
-    front: list[Individual[Chromosome]], pick: Individual[Chromosome]
-) -> list[Individual[Chromosome]]:
-    """The front, and the pick where bytes rank otherwise than parameters."""
-    return front if any(one.key == pick.key for one in front) else [*front, pick]
 
 
 def _has_settled(volumes: Sequence[float], patience: int | None, tolerance: float) -> bool:
@@ -184,6 +174,16 @@ class _Costs:
             if measure(self._trace, encoding.executed(one.genome)) <= self._limit
         ]
         return min(within, key=lambda one: one.values)  # of equal ones the first, as on the front
+
+    def points(
+        self,
+        front: list[Individual[Chromosome]],
+        pick: Individual[Chromosome],
+        known: Mapping[str, Scored],
+    ) -> list[FrontPoint]:
+        """The front for the record; with the pick, should bytes rank otherwise than parameters."""
+        members = front if any(one.key == pick.key for one in front) else [*front, pick]
+        return [self.point(one, known[one.key], chosen=one.key == pick.key) for one in members]
 
     def point(self, one: Individual[Chromosome], scored: Scored, *, chosen: bool) -> FrontPoint:
         """A member of the front for the record."""

@@ -46,10 +46,9 @@ def decide_front(context: Context, proposals: Proposals) -> Decision:
     known: dict[str, Scored] = {}
     every: list[Scored] = []
     seconds: list[float] = []
-    points: list[HistoryPoint] = []
     volumes: list[float] = []
-    progress = context.progress
-    progress.start("generations", options.generations + 1)
+    points: list[HistoryPoint] = []
+    (progress := context.progress).start("generations", options.generations + 1)
     with Engine.open(context, scoring) as engine:
         while genomes := search.ask():
             found = engine.score([proposals.encoding.candidate(g) for g in genomes])
@@ -58,6 +57,7 @@ def decide_front(context: Context, proposals: Proposals) -> Decision:
             every += found
             seconds += [time.perf_counter() - begin] * len(found)
             volume = hypervolume(costs.scaled(search.front), np.ones(costs.objectives))
+            volumes.append(volume)
             values = {"hypervolume": volume, "networks on the front": float(len(search.front))}
             points.append(
                 HistoryPoint(
@@ -68,7 +68,6 @@ def decide_front(context: Context, proposals: Proposals) -> Decision:
                 )
             )
             progress.advance(hypervolume=volume)
-            volumes.append(volume)
             if _has_settled(volumes, options.patience, options.tolerance):
                 break
         pick = costs.pick(search.archive)

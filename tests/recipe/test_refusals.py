@@ -217,8 +217,8 @@ def test_a_row_that_cannot_work_leaves_the_others_of_a_comparison() -> None:
         (lambda: Train(epochs=1), "Train: lr is missing: give it"),  # type: ignore[call-arg]
         (lambda: Train(epochs=-1, lr=0.1), "Train: epochs=-1: input should be greater"),
         (
-            lambda: Prune(metod="l1", target="macs=0.5"),  # type: ignore[call-arg]
-            "Prune has no setting 'metod'; settings are step, method, target",
+            lambda: Prune(procedure="l1", target="macs=0.5"),  # type: ignore[call-arg]
+            "Prune has no setting 'procedure'; settings are step, method, target",
         ),
         (lambda: Compute(engine="serial", workers=4), "Compute: workers=4 needs an engine"),
     ],

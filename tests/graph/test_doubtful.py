@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from prunus.errors import CertificateError, GraphError, InputError
 from prunus.graph import certify, cut, hold_connections_, trace
@@ -88,6 +89,22 @@ def test_an_answer_that_holds_itself_is_walked_once() -> None:
 
     network = Wired(wiring, a=nn.Linear(6, 8), b=nn.Linear(8, 3)).eval()
     assert [group.name for group in trace(network, FLAT).cuttable] == ["a"]
+
+
+@pytest.mark.parametrize("as_tuple", [False, True])
+def test_keys_and_values_for_the_next_call_are_no_answer(*, as_tuple: bool) -> None:
+    sizes: dict[str, Any] = {"vocab_size": 50, "n_positions": 16, "n_embd": 16, "n_layer": 1}
+    config = GPT2Config(n_head=4, bos_token_id=1, eos_token_id=2, pad_token_id=0, **sizes)
+    decoder = enliven_(GPT2ForSequenceClassification(config)).eval()
+
+    def wiring(n: Any, pieces: Tensor) -> Any:
+        answer = n.decoder(pieces)
+        assert "past_key_values" in answer
+        return tuple(answer.values()) if as_tuple else answer
+
+    found = trace(Wired(wiring, decoder=decoder).eval(), torch.randint(3, 50, (2, 8)))
+    heads = found.by_name["decoder.transformer.h.0.attn.c_attn"]
+    assert (heads.units, heads.refused) == (4, "")
 
 
 def test_classes_that_a_network_answers_are_compared_too() -> None:

@@ -134,7 +134,10 @@ def flat_tensors(values: Any) -> Iterator[torch.Tensor]:
 
 
 def output_tensors(output: Any) -> list[torch.Tensor]:
-    """All tensors a network returned, however deep in collections, mappings and plain objects."""
+    """All tensors a network returned, however deep in collections, mappings and plain objects.
+
+    Keys and values that a decoder keeps for its next call are no answer, and follow what is cut.
+    """
     found: list[torch.Tensor] = []
     _gather(output, found, {})
     return found
@@ -148,11 +151,11 @@ def _gather(value: Any, found: list[torch.Tensor], seen: dict[int, Any]) -> None
     if isinstance(value, torch.Tensor):
         found.append(value)
         return
-    if value is None or isinstance(value, _LEAVES) or id(value) in seen:
+    if value is None or isinstance(value, _LEAVES) or id(value) in seen or _is_cache(value):
         return
     seen[id(value)] = value
     if isinstance(value, Mapping):
-        parts = list(value.values())
+        parts = [part for name, part in value.items() if name != "past_key_values"]
     elif isinstance(value, Collection):
         parts = list(value)
     else:
@@ -161,3 +164,11 @@ def _gather(value: Any, found: list[torch.Tensor], seen: dict[int, Any]) -> None
         parts = [*held, *getattr(value, "__dict__", {}).values()]
     for part in parts:
         _gather(part, found, seen)
+
+
+def _is_cache(value: object) -> bool:
+    """Whether it is a cache of Hugging Face, told by its class: transformers need not be there."""
+    return any(
+        (kind.__module__, kind.__name__) == ("transformers.cache_utils", "Cache")
+        for kind in type(value).__mro__
+    )

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from prunus.data import SearchSplit, Split, TrainSplit, UnlabeledSplit, tensors_digest
-from prunus.errors import InputError
+from prunus.errors import InputError, SettingError
 from prunus.plan import NetworkShape
 from prunus.records import HistoryPoint
 from prunus.train.config import TrainConfig
@@ -88,7 +87,7 @@ class Checkpoint:
                 execution=Execution(content["precision"], content["layout"]),
                 projection=content.get("projection", {}),
             )
-        except (TypeError, ValidationError) as error:
+        except (TypeError, SettingError) as error:
             raise _damaged(path) from error
 
 

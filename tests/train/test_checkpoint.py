@@ -120,6 +120,15 @@ def test_damaged_file_is_named(path: Path, damage: str) -> None:
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("point", [{"phase": "train"}, {"phase": "train", "step": -1, "more": 1}])
+def test_a_history_of_another_form_is_damage(path: Path, point: dict[str, object]) -> None:
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "history": [point]}, path)
+    with pytest.raises(InputError, match="damaged") as caught:
+        resume(path)
+    assert str(path) in str(caught.value)
+
+
 def test_weights_of_a_network_are_not_taken_for_a_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     torch.save(small_cnn().state_dict(), path)

@@ -102,7 +102,8 @@ def has_rectifier(dtype: torch.dtype) -> bool:
     """Whether the kernel is there, and takes a number format on this CPU; bfloat16 it takes on few."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
-    layer = nn.Conv2d(1, 1, 1).to(dtype).requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):  # initial weights are drawn
+        layer = nn.Conv2d(1, 1, 1).to(dtype).requires_grad_(False)
     try:
         _convolve_and_rectify(layer, torch.zeros(1, 1, 1, 1, dtype=dtype))
     except (AttributeError, RuntimeError):  # no such kernel, or not here

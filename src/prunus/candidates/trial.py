@@ -1,7 +1,6 @@
 """Number format and layout of scoring, picked by a short measured trial on a real candidate."""
 
 import itertools
-import statistics
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,8 +28,8 @@ def choose_execution(
 ) -> ScoringExecution:
     """The fastest way to score a candidate on this machine; what is not ``auto`` stays.
 
-    Each choice scores one batch on a candidate with half of the units: once to warm up, then the
-    median of three. Plain float32 in the usual layout stays unless another takes less than 95 % of
+    Each choice scores one batch on a candidate with half of the units: once to warm up, then three
+    times, by turns, of which the least counts, for other work on the machine only adds. Plain float32 in the usual layout stays unless another takes less than 95 % of
     its time. A choice that the network cannot run in is left out, and int8 where it moves the KL of
     that candidate, or of the whole network, by more than 0.005 nats and 2 %. The outcome varies with
     the load of the machine: it is stored and becomes an input of the run.
@@ -50,12 +49,7 @@ def choose_execution(
         if choices[0].weight_bits:
             _require_it_runs(network, images, half, compute, choices[0])
         return choices[0]
-    seconds = {}
-    for choice in choices:
-        try:
-            seconds[choice] = _seconds(network, images, half, compute, choice)
-        except RuntimeError:
-            continue  # the plain choice, if it fails too, raises in the scoring itself
+    seconds = _seconds(network, images, half, compute, choices)
     best = fastest(seconds, choices[0])
     plans = (found.plan({}), half)
     if best.weight_bits and not _is_faithful(network, images, plans, compute, best):
@@ -129,11 +123,26 @@ def _is_faithful(
 
 
 def _seconds(
-    network: nn.Module, images: Images, plan: Plan, compute: Compute, choice: ScoringExecution
-) -> float:
-    first, scorer = _scored(network, images, plan, compute, choice)
-    task = Task("trial", plan, 0, first.stop, statistics=first.statistics, calibration=1)
-    return statistics.median(scorer(task).seconds for _ in range(_REPEATS))
+    network: nn.Module,
+    images: Images,
+    plan: Plan,
+    compute: Compute,
+    choices: Sequence[ScoringExecution],
+) -> dict[ScoringExecution, float]:
+    """Seconds of a batch by choice; those that the network cannot run in are left out."""
+    runs: dict[ScoringExecution, tuple[Scorer, Task]] = {}
+    for choice in choices:
+        try:
+            first, scorer = _scored(network, images, plan, compute, choice)
+        except RuntimeError:
+            continue  # the plain choice, if it fails too, raises in the scoring itself
+        task = Task("trial", plan, 0, first.stop, statistics=first.statistics, calibration=1)
+        runs[choice] = scorer, task
+    turns = [
+        {choice: scorer(task).seconds for choice, (scorer, task) in runs.items()}
+        for _ in range(_REPEATS)
+    ]
+    return {choice: min(turn[choice] for turn in turns) for choice in runs}
 
 
 def _scored(

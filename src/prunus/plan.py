@@ -21,6 +21,9 @@ from prunus.errors import InputError, PlanMismatchError, SettingError
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
 
+SEEDS = 2**64
+"""How many there are: what PyTorch's generators take."""
+
 
 if TYPE_CHECKING:
     from pydantic._internal._model_construction import ModelMetaclass

@@ -19,6 +19,7 @@ from prunus.cli.training import AFTER, make_finetune, refusal, refuse_idle
 from prunus.compute import Compute
 from prunus.errors import InputError
 from prunus.method import Budget, make_method, method_class
+from prunus.plan import SEEDS
 from prunus.recipe import (
     SUITES,
     LatencyOptions,
@@ -28,7 +29,6 @@ from prunus.recipe import (
     available_engines,
     make_recipe,
 )
-from prunus.recipe.recipe import SEEDS
 
 DEFAULT_METHODS = (
     "random",

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from prunus.errors import InputError
-from prunus.recipe.recipe import SEEDS
+from prunus.plan import SEEDS
 
 _SHAPE = re.compile(r"[1-9][0-9]*([,x][1-9][0-9]*)*")
 _IMAGE_SIZE = re.compile(r"[1-9][0-9]*([,x][1-9][0-9]*)?")

@@ -11,14 +11,10 @@ from pydantic_core import ErrorDetails
 
 from prunus.data import Cleaning, TextOptions
 from prunus.errors import InputError
-from prunus.plan import Record
+from prunus.plan import SEEDS, Record
 from prunus.recipe.steps import STEPS, Repeat, Step, StepItem, Train
 
 _NAME = re.compile(r"[\w-]+")  # of a key; what else stands in a location names a branch of a union
-
-
-SEEDS = 2**64
-"""How many there are: what PyTorch's generators take."""
 
 
 class Recipe(Record):

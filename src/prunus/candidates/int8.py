@@ -33,7 +33,7 @@ class Int8Layers:
         bits: Of the weights.
     """
 
-    def __init__(self, skeleton: Skeleton, found: Sequence[Int8Layer], *, bits: int = 8) -> None:
+    def __init__(self, skeleton: Skeleton, found: Sequence[Int8Layer], *, bits: int) -> None:
         self._skeleton = skeleton
         self._levels = 2 ** (bits - 1) - 1  # on each side of 0
         self._found = found

@@ -29,10 +29,11 @@ def choose_execution(
     """The fastest way to score a candidate on this machine; what is not ``auto`` stays.
 
     Each choice scores one batch on a candidate with half of the units: once to warm up, then three
-    times, by turns, of which the least counts, for other work on the machine only adds. Plain float32 in the usual layout stays unless another takes less than 95 % of
-    its time. A choice that the network cannot run in is left out, and int8 where it moves the KL of
-    that candidate, or of the whole network, by more than 0.005 nats and 2 %. The outcome varies with
-    the load of the machine: it is stored and becomes an input of the run.
+    times, by turns, of which the least counts, for other work on the machine only adds. Plain float32
+    in the usual layout stays unless another takes less than 95 % of its time. A choice that the network
+    cannot run in is left out, and int8 where it moves the KL of that candidate, or of the whole network,
+    by more than 0.005 nats and 2 %. The outcome varies with the load of the machine: it is stored and
+    becomes an input of the run.
 
     Args:
         network: That candidates are cut from.

@@ -32,15 +32,18 @@ def check_inputs(inputs: Any) -> Inputs:
     return inputs
 
 
-def check_network(network: object, remedy: str = "give a torch.nn.Module") -> None:
+def check_network(
+    network: object, remedy: str = "give a torch.nn.Module", *, values: bool = True
+) -> None:
     """Refuse what is no network, such as its class or the function that makes it.
 
     Args:
         network: Anything.
         remedy: What to give where neither a class nor a function is told.
+        values: Whether its tensors must have values.
 
     Raises:
-        InputError: It is no module, or one whose tensors have no shapes yet.
+        InputError: It is no module, or one whose tensors have no shapes yet, or no values.
     """
     if isinstance(network, nn.Module):
         lazy = [
@@ -50,6 +53,12 @@ def check_network(network: object, remedy: str = "give a torch.nn.Module") -> No
             raise InputError(
                 f"network has lazy layers without shapes ('{lazy[0].rpartition('.')[0]}'): run it once "
                 "on a batch before"
+            )
+        meta = [name for name, p in network.named_parameters() if p.is_meta]
+        if meta and values:
+            raise InputError(
+                f"parameter '{meta[0]}' of the network is on the meta device, without values: load "
+                "weights before"
             )
         return
     if isinstance(network, type):
@@ -159,8 +168,9 @@ def _gather(value: Any, found: list[torch.Tensor], seen: dict[int, Any]) -> None
     elif isinstance(value, Collection):
         parts = list(value)
     else:
-        slots = [name for kind in type(value).__mro__ for name in vars(kind).get("__slots__", ())]
-        held = [getattr(value, name) for name in slots if hasattr(value, name)]
+        slots = [vars(kind).get("__slots__", ()) for kind in type(value).__mro__]
+        names = [name for one in slots for name in ((one,) if isinstance(one, str) else one)]
+        held = [getattr(value, name) for name in names if hasattr(value, name)]
         parts = [*held, *getattr(value, "__dict__", {}).values()]
     for part in parts:
         _gather(part, found, seen)

@@ -77,8 +77,8 @@ def trace(
             that share memory.
         GraphError: The network does not run on the example inputs.
     """
-    check_network(network)
-    _require_traceable(network, values=verify)
+    check_network(network, values=verify)
+    _require_followed(network)
     _require_tied_by_name(network)
     inputs = check_inputs(example_inputs)
     numbers: dict[str, object] = {"min_units": min_units, "round_to": round_to}
@@ -105,11 +105,11 @@ def trace(
     return _probe(network, found) if verify else found
 
 
-def _require_traceable(network: nn.Module, *, values: bool) -> None:
-    """Refuse modules that no forward pass can be watched in, or that have no values where these count.
+def _require_followed(network: nn.Module) -> None:
+    """Refuse modules that no forward pass can be watched in.
 
     Raises:
-        InputError: Some are scripted, or on the meta device.
+        InputError: One is scripted.
     """
     for path, module in network.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
@@ -117,12 +117,6 @@ def _require_traceable(network: nn.Module, *, values: bool) -> None:
                 f"'{path or type(network).__name__}' is scripted (torch.jit), and cannot be followed "
                 "or cut; give the module that it was made from"
             )
-    meta = [name for name, tensor in network.named_parameters() if tensor.is_meta]
-    if meta and values:
-        raise InputError(
-            f"parameter '{meta[0]}' is on the meta device, without values that cuts could be verified "
-            "by; load weights before, or give verify=False"
-        )
 
 
 def _require_tied_by_name(network: nn.Module) -> None:
@@ -174,12 +168,7 @@ def _walk(network: nn.Module, inputs: Inputs) -> tuple[Algebra, Findings]:
         raise
     except Exception as error:
         said = f"{type(error).__name__}: {error}"
-        if _runs(planted, inputs):
-            raise GraphError(
-                f"the network runs on example_inputs, and not on their first sample alone ({said}): "
-                "it cannot be traced where the first dimension of its inputs is no batch"
-            ) from error
-        raise GraphError(f"the network does not run on example_inputs: {said}") from error
+        raise GraphError(f"{_where_it_runs(planted, inputs)}: {said}") from error
     finally:
         _forget_shapes()
     returned = output_tensors(output)
@@ -191,13 +180,21 @@ def _walk(network: nn.Module, inputs: Inputs) -> tuple[Algebra, Findings]:
     return algebra, findings
 
 
-def _runs(network: nn.Module, inputs: Inputs) -> bool:
-    try:
-        with torch.random.fork_rng([]):
-            call(network, inputs)
-    except Exception:  # noqa: BLE001  # whatever a network raises
-        return False
-    return True
+def _where_it_runs(network: nn.Module, inputs: Inputs) -> str:
+    """What a network that cannot be walked runs on, for a message."""
+    told = {
+        "the network runs, but what it does cannot be followed": first_sample(inputs),
+        "the network runs on example_inputs, but not on their first sample alone; it cannot be traced "
+        "where the first dimension of its inputs is no batch": inputs,
+    }
+    for message, given in told.items():
+        try:
+            with torch.random.fork_rng([]):
+                call(network, given)
+        except Exception:  # noqa: BLE001, S112  # whatever a network raises
+            continue
+        return message
+    return "the network does not run on example_inputs"
 
 
 def _forget_shapes() -> None:

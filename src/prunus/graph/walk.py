@@ -272,17 +272,15 @@ class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves 
 
         Equal sizes go on being equal. Where they are not, what one of them is must not change.
         """
-        same, dims = int(one) == int(other), []
-        for number, with_ in ((one, other), (other, one)):
-            if isinstance(number.origin, tuple):
-                if same and not isinstance(with_.origin, tuple) and int(one) > 1:
-                    self.attribute(*number.origin, int(one), with_.origin)
-            else:
-                dims.append(number.origin)
-        if len(dims) == 2 and same:
-            self.findings.same_size.append((dims[0], dims[1]))
-        elif not same:
+        origins = (one.origin, other.origin)
+        dims = [origin for origin in origins if not isinstance(origin, tuple)]
+        attributes = [origin for origin in origins if isinstance(origin, tuple)]
+        if int(one) != int(other):
             self.findings.whole += dims
+        elif len(dims) == 2:
+            self.findings.same_size.append((dims[0], dims[1]))
+        elif dims and attributes and int(one) > 1:
+            self.attribute(*attributes[0], int(one), dims[0])
 
     def scalar_used(self, origin: Origin) -> None:
         """A formula computed with a traced number."""

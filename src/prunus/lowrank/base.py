@@ -12,7 +12,7 @@ from prunus.lowrank.blocks import Block, EmbeddingBlock, LinearBlock
 from prunus.lowrank.layers import Kind, Layer, Selection, select_layers
 from prunus.lowrank.moments import Moments, input_moments
 from prunus.lowrank.options import LowRankOptions
-from prunus.lowrank.sizing import Sizes, Sizing
+from prunus.lowrank.sizing import Sizes, Sizing, no_layer
 from prunus.method import Configured, Context, Decision, train_split
 from prunus.plan import Factorize
 
@@ -49,10 +49,7 @@ class LowRank(Configured[LowRankOptions]):
     def require_applicable(self, network: nn.Module, inputs: Inputs) -> None:
         """Needs a layer to factorize."""
         if not self._select(network, inputs).layers:
-            raise GraphError(
-                f"method '{self.name}' finds no layer to factorize in {type(network).__name__}: let it "
-                "factorize more (embeddings, classifier, ignore), or take another method"
-            )
+            raise GraphError(no_layer(self.name))
 
     def _select(self, network: nn.Module, inputs: Inputs) -> Selection:
         options = self.options

@@ -16,6 +16,14 @@ Sizes = tuple[Ranks | None, ...]
 _HALVINGS = 60  # of the energy: finer than any two of its steps that a float tells apart
 
 
+def no_layer(method: str) -> str:
+    """Says that a method has nothing to factorize, and what to do."""
+    return (
+        f"method '{method}' finds no layer to factorize: let it factorize more (embeddings, "
+        "classifier, ignore), or take another method"
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Sizing:
     """Blocks, the network they are in, and the limit.
@@ -103,8 +111,7 @@ class Sizing:
         if not self.blocks:
             raise BudgetError(
                 f"target {self.budget.quantity}={self.budget.value:g} allows {self._limit} of "
-                f"{self._dense}, but method '{self.method}' finds no layer to factorize: let it "
-                "factorize more (embeddings, classifier, ignore), or take another method"
+                f"{self._dense}, but {no_layer(self.method)}"
             )
         least = self.at(lambda b: (1,) * len(b.full))
         if (cost := self.cost(least)) > self._limit:

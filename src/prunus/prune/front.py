@@ -23,9 +23,10 @@ def decide_front(context: Context, proposals: Proposals) -> Decision:
     """Evolve a front between the budget and the dense network; the budget picks from it.
 
     Objectives are the fitness of equation 1, the share of executed MACs (parameters, too, if asked
-    for), and whatever the budget limits: the pick is then on the front. The first population spreads evenly over the logarithm of the cost, from the budget to
-    the dense network; a child's cost is drawn around its parents'. All candidates are seen on the
-    same images, none is dropped on the way: places on a front are no ranking.
+    for), and whatever the budget limits: the pick is then on the front. The first population spreads
+    evenly over the logarithm of the cost, from the budget to the dense network; a child's cost is drawn
+    around its parents'. All candidates are seen on the same images, none is dropped on the way: places
+    on a front are no ranking.
 
     The pick is the member of best fitness within the budget; what the budget then has left is
     filled with units, as in every other method.
@@ -48,7 +49,7 @@ def decide_front(context: Context, proposals: Proposals) -> Decision:
     seconds: list[float] = []
     volumes: list[float] = []
     points: list[HistoryPoint] = []
-    (progress := context.progress).start("generations", options.generations + 1)
+    context.progress.start("generations", options.generations + 1)
     with Engine.open(context, scoring) as engine:
         while genomes := search.ask():
             found = engine.score([proposals.encoding.candidate(g) for g in genomes])
@@ -67,7 +68,7 @@ def decide_front(context: Context, proposals: Proposals) -> Decision:
                     values=values,
                 )
             )
-            progress.advance(hypervolume=volume)
+            context.progress.advance(hypervolume=volume)
             if _has_settled(volumes, options.patience, options.tolerance):
                 break
         pick = costs.pick(search.archive)
@@ -75,7 +76,7 @@ def decide_front(context: Context, proposals: Proposals) -> Decision:
         best = proposals.encoding.candidate(genome)
         (filled,) = engine.score([best])
         different, earlier = engine.evaluations, engine.earlier_seconds
-    progress.finish()
+    context.progress.finish()
     members = costs.points(search.front, pick, known)
     note = (
         f"genetic: front mode, {different} different networks, {len(members)} on the front; the "

@@ -64,16 +64,20 @@ class Layers(Configured[LayersOptions]):
 
     def require_applicable(self, network: nn.Module, inputs: Inputs) -> None:
         """Needs a stack of like layers, as many as stay at least, that add to what they read."""
-        stack = main_stack(network, f"method '{self.name}'")
-        self._wanted(len(list(network.get_submodule(stack).children())))
+        stack, size = self._stack(network)
+        self._wanted(size)
         _require_residual(network, stack, inputs)
+
+    def _stack(self, network: nn.Module) -> tuple[str, int]:
+        """Path of the stack, and its layers."""
+        stack = main_stack(network, f"method '{self.name}'")
+        return stack, len(list(network.get_submodule(stack).children()))
 
     def decide(self, context: Context) -> Decision:
         """Drop one layer after the other until the target is met."""
         network = context.network
-        self.require_applicable(network, context.trace.example_inputs)
-        stack = main_stack(network, f"method '{self.name}'")
-        size = len(list(network.get_submodule(stack).children()))
+        stack, size = self._stack(network)
+        _require_residual(network, stack, context.trace.example_inputs)
         kept = self._kept(context, stack, size)
         flags = np.isin(np.arange(size), kept)
         note = f"layers: {kept} of {size} stay (numbered from 0)"

@@ -122,7 +122,7 @@ def checked_trace(
         if settings.compute.address is not None:
             require_cluster(settings.compute.address)
     students: dict[str, Subject] = {}
-    misfits: list[PrunusError] = []
+    misfits: list[PrunusError | None] = []
     with phase(settings.progress, "trace"):
         found = trace_network(subject.network, subject, recipe)
         for actions in runs:
@@ -135,8 +135,8 @@ def checked_trace(
                 theirs = students[key] = students.get(key) or student_of(first.step.source, subject)
                 if any(action.budget is not None for action in rest):
                     require_reachable(rest, trace_network(theirs.network, theirs, recipe), found)
-            misfits += first_misfit(actions, theirs.network, theirs.inputs)
-    if len(misfits) == len(runs):  # else the other rows of a comparison are worth their time
+            misfits.append(first_misfit(actions, theirs.network, theirs.inputs))
+    if misfits[0] is not None and None not in misfits:  # else other rows are worth their time
         raise misfits[0]
     return found
 

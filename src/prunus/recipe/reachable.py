@@ -46,8 +46,8 @@ def require_reachable(actions: Sequence[Action], trace: Trace, dense: Trace | No
 
 def first_misfit(
     actions: Sequence[Action], network: nn.Module, inputs: Inputs
-) -> list[PrunusError]:
-    """Why a method of a run finds nothing to work on in a network: the first one's error, or nothing.
+) -> PrunusError | None:
+    """Why a method of a run finds nothing to work on in a network: the first one's error, or None.
 
     Cuts before it leave what it looks for, or take it away: then it says so itself.
     """
@@ -57,8 +57,8 @@ def first_misfit(
             try:
                 method.require_applicable(network, inputs)
             except PrunusError as error:
-                return [error]
-    return []
+                return error
+    return None
 
 
 def _edits(action: Action) -> bool:

@@ -152,8 +152,6 @@ def resolve_subject(
     """
     if network is not None and not isinstance(network, Source | str):
         check_network(network, "give a torch.nn.Module, or the name of a network")
-    if isinstance(network, nn.Module) and any(p.is_meta for p in network.parameters()):
-        raise InputError("network has parameters on the meta device, without values; load weights")
     named = _as_source(network) if not isinstance(network, nn.Module) else source
     splits = resolve_data(data, named, text)
     drawn_here = False

@@ -210,6 +210,7 @@ def test_a_wrong_value_ends_in_one_line(
         (["--round-to", "0"], "error: --round-to 0: give 1 or more"),
         (["--min-units", "0"], "error: --min-units 0: give 1 or more"),
         (["--seed", "-1"], "error: --seed -1: give 0 or more"),
+        (["--seed", str(2**64)], f"error: --seed {2**64}: give a number below 2^64"),
         (["--lr", "0"], "error: --lr 0"),  # also where nothing is trained by it
         (["--train-lr", "0"], "error: --train-lr 0"),
         (["--resume"], "--resume is given without --out"),
@@ -287,6 +288,7 @@ def test_comparisons_that_cannot_run(good: list[str]) -> None:
     ends([*base, "--method", "l1", "--method", "l9"], "no method 'l9'")
     ends([*base, "--seeds", "0,x"], "--seeds '0,x'")
     ends([*base, "--seeds", "0,0"], "each once")
+    ends([*base, "--seeds", f"0,{2**64}"], f"--seeds {2**64}: give numbers below 2^64")
     ends(
         [*base, "--method", "l1", "--method", "l1"], "--method 'l1' is given twice; give each once"
     )

@@ -47,7 +47,7 @@ class Inside:
 class Slotted:
     """An answer without a dictionary of its own."""
 
-    __slots__ = ("tensor",)
+    __slots__ = "tensor"  # noqa: PLC0205  # which Python allows
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
@@ -262,7 +262,14 @@ def test_sizes_that_are_compared_stay_equal_or_whole() -> None:
 
     apart = Wired(added, a=nn.Linear(6, 6), b=nn.Linear(6, 12), c=nn.Linear(12, 3)).eval()
     assert trace(apart, FLAT).cuttable == ()
-    alike = Wired(added, a=nn.Linear(6, 8), b=nn.Linear(8, 8), c=nn.Linear(8, 3)).eval()
+
+    def doubled(n: Any, x: Tensor) -> Tensor:
+        h = n.a(x)
+        y = n.b(h.relu())
+        out: Tensor = n.c(2 * y if y.shape == h.shape else y)  # nothing else couples the two
+        return out
+
+    alike = Wired(doubled, a=nn.Linear(6, 8), b=nn.Linear(8, 8), c=nn.Linear(8, 3)).eval()
     (group,) = trace(alike, FLAT).cuttable
     assert {axis.tensor for axis in group.axes} >= {"a.weight", "b.weight"}
 
@@ -279,13 +286,15 @@ def test_sizes_that_are_compared_stay_equal_or_whole() -> None:
 def test_cells_know_their_state_after_a_cut(kind: Callable[[int, int], nn.Module]) -> None:
     def wiring(n: Any, x: Tensor) -> Tensor:
         state = n.i(x)
-        given = (state, state) if isinstance(n.c, nn.LSTMCell) else state
-        made = n.c(x, given)
+        made = (state, state) if isinstance(n.c, nn.LSTMCell) else state
+        for _ in range(2):  # what it makes is what it reads: of one size
+            made = n.c(x, made)
         out: Tensor = n.o(made[0] if isinstance(made, tuple) else made)
         return out
 
     network = Wired(wiring, i=nn.Linear(6, 8), c=kind(6, 8), o=nn.Linear(8, 3)).eval()
     found = trace(network, FLAT)
+    assert "c" in {axis.tensor[0] for group in found.cuttable for axis in group.axes}
     for group in found.cuttable:
         small = cut(network, found.plan({group.name: np.arange(group.units) < group.units // 2}))
         cell: Any = small.get_submodule("c")
@@ -379,6 +388,20 @@ def test_what_cannot_be_traced_is_told_why() -> None:
     graph = Wired(lambda n, x, edges: n.b(edges @ n.a(x)), a=nn.Linear(6, 8), b=nn.Linear(8, 3))
     with pytest.raises(GraphError, match="not on their first sample alone"):
         trace(graph.eval(), (images(5, 6), images(5, 5)))
+
+    def strict(n: Any, x: Tensor) -> Tensor:
+        h: Tensor = n.a(x)
+        if type(h.shape[1]) is not int:  # a trace gives numbers that remember their dim
+            raise TypeError("no plain number")
+        return h
+
+    wary = Wired(strict, a=nn.Linear(6, 8)).eval()
+    with pytest.raises(
+        GraphError, match="runs, but what it does cannot be followed: TypeError: no"
+    ):
+        trace(wary, FLAT)
+    with pytest.raises(GraphError, match="does not run on example_inputs: RuntimeError"):
+        trace(wary, images(4, 5))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         scripted = nn.Sequential(nn.Linear(6, 4), torch.jit.script(nn.Linear(4, 2)))
@@ -386,7 +409,7 @@ def test_what_cannot_be_traced_is_told_why() -> None:
         trace(scripted, FLAT)
     with pytest.raises(InputError, match=r"lazy layers without shapes \('0'\)"):
         trace(nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 2)), FLAT)
-    with pytest.raises(InputError, match="'0.weight' is on the meta device"):
+    with pytest.raises(InputError, match="'0.weight' of the network is on the meta device"):
         trace(nn.Sequential(nn.Linear(6, 4)).to("meta"), FLAT.to("meta"))
 
 

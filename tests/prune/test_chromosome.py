@@ -272,6 +272,27 @@ def test_a_weight_of_two_groups_has_one_set_of_genes() -> None:
     assert everything == 6 + 12 + 8
 
 
+def test_zeros_of_earlier_rounds_add_up() -> None:
+    """20 kernels of layer 3: one is held at zero since before, and one of two genes of 0 is its own."""
+    network, found, _ = subject("chain")
+    stays = np.ones((5, 4), dtype=bool)
+    stays[0, 0] = False
+    held = ZeroConnections(
+        tensor="3.weight", level="kernel", shape=stays.shape, keep=Bits.pack(stays)
+    )
+    small = cut(network, found.plan({}, [held]))
+    encoding = Encoding(small, trace(small, IMAGES))
+    whole = encoding.full()
+    total = sum(genes.size for layer in whole for genes in layer.connections.values())
+    assert dropped_share(whole) == 0
+    assert encoding.zero_share(whole) == pytest.approx(1 / total)
+    genes = np.ones((5, 4), dtype=bool)
+    genes[0, 0] = genes[1, 1] = False
+    made = with_genes(whole, 1, _3=genes)
+    assert dropped_share(made) == pytest.approx(2 / total)
+    assert encoding.zero_share(made) == pytest.approx(2 / total)
+
+
 @pytest.mark.parametrize("level", ["kernel", "weight"])
 def test_connections_held_from_an_earlier_round_lead_nowhere(
     level: Literal["kernel", "weight"],

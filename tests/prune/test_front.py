@@ -313,12 +313,16 @@ def made_front(points: list[tuple[float, int, tuple[ZeroConnections, ...]]]) -> 
     return Front(source=traced().shape, points=tuple(members))
 
 
-def test_fitness_decides_not_cost_and_connections_come_along(tmp_path: Path) -> None:
+def one_kernel_less() -> ZeroConnections:
     stays = np.ones((24, 16), dtype=bool)
     stays[0, 1] = False
-    edit = ZeroConnections(
+    return ZeroConnections(
         tensor="conv2.weight", level="kernel", shape=(24, 16), keep=Bits.pack(stays)
     )
+
+
+def test_fitness_decides_not_cost_and_connections_come_along(tmp_path: Path) -> None:
+    edit = one_kernel_less()
     path = tmp_path / "front.json"
     made_front([(0.3, 4, ()), (0.1, 6, (edit,)), (0.2, 8, ()), (0.05, 16, ())]).save(path)
     decision = reuse(path, "macs=0.3")
@@ -329,11 +333,7 @@ def test_fitness_decides_not_cost_and_connections_come_along(tmp_path: Path) -> 
 
 def test_members_that_may_not_be_cut_here_are_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "front.json"
-    stays = np.ones((24, 16), dtype=bool)
-    stays[0, 1] = False
-    edit = ZeroConnections(
-        tensor="conv2.weight", level="kernel", shape=(24, 16), keep=Bits.pack(stays)
-    )
+    edit = one_kernel_less()
     made_front([(0.1, 3, ()), (0.2, 8, (edit,)), (0.3, 8, ()), (0.4, 2, ())]).save(path)
     wide = trace(trained_cnn(), IMAGE, min_units=6)
     decision = reuse(path, "macs=0.6", replace(without_data("macs=0.6"), trace=wide))

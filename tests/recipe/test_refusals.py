@@ -51,7 +51,7 @@ from tests.recipe.subjects import STEPS, few_digits, trained_cnn
         ),
         (
             {"recipe": [Prune(method="svd", target="params=0.5", options={"ignore": ("fc*",)})]},
-            "'svd' finds no layer to factorize in DigitsCNN",
+            "method 'svd' finds no layer to factorize: let it factorize more",
         ),
         ({"network": nn.Sequential(nn.Flatten(), nn.Linear(64, 3))}, "3 outputs"),
         ({"network": nn.Linear(3, 10)}, "does not run on data 'digits'"),
@@ -201,8 +201,9 @@ def test_a_student_that_cannot_be_is_refused_before_any_training(
     assert data.test.evaluations == 0
 
 
-def test_a_row_that_cannot_work_leaves_the_others_of_a_comparison() -> None:
-    found = compare(trained_cnn(), ["l1", "layers"], few_digits(), "macs=0.5", latency=None)
+@pytest.mark.parametrize("rows", [["l1", "layers"], ["layers", "l1"]])
+def test_a_row_that_cannot_work_leaves_the_others_of_a_comparison(rows: list[str]) -> None:
+    found = compare(trained_cnn(), rows, few_digits(), "macs=0.5", latency=None)
     assert [run.method for run in found.runs] == ["l1"]
     assert any("layers (seed 0) failed: method 'layers' needs" in n for n in found.runs[0].notes)
     data = few_digits()

@@ -1,13 +1,15 @@
 """Trainings of a run have one format and layout, which its student can run in, too."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from prunus.errors import InputError
 from prunus.recipe import Student, Train, compress
 from prunus.records import Source
-from prunus.train import Execution
+from prunus.train import Execution, TrainConfig
 from prunus.train.precision import runs_in
 from prunus.zoo import load_source
 from tests.recipe.subjects import few_digits, trained_cnn
@@ -24,6 +26,31 @@ class Net(nn.Module):
         x = self.conv(x).relu()
         return self.out(x.{flatten})
 """
+
+
+@pytest.mark.parametrize(
+    ("formats", "left_open"),
+    [
+        ([{"precision": "bfloat16"}, {"precision": "bfloat16"}], ("bfloat16", "auto")),
+        ([{"precision": "bfloat16"}, {"precision": "float32"}], ("auto", "auto")),
+        ([{"layout": "contiguous"}, {}], ("auto", "auto")),
+    ],
+)
+def test_the_trial_times_what_is_left_open(
+    monkeypatch: pytest.MonkeyPatch, formats: list[dict[str, Any]], left_open: tuple[str, str]
+) -> None:
+    """Else the layout that is fastest in another number format is picked."""
+    seen: list[TrainConfig] = []
+
+    def stop(_network: Any, _sample: Any, config: TrainConfig, _device: Any) -> None:
+        seen.append(config)
+        raise InputError("seen enough")
+
+    monkeypatch.setattr("prunus.recipe.prepare.choose_execution", stop)
+    steps = [Train.model_validate({"epochs": 1, "lr": 0.05, **each}) for each in formats]
+    with pytest.raises(InputError, match="seen enough"):
+        compress(trained_cnn(), steps, few_digits(), latency=None)
+    assert [(config.precision, config.layout) for config in seen] == [left_open]
 
 
 @pytest.mark.parametrize(

@@ -206,6 +206,10 @@ def test_a_wrong_value_ends_in_one_line(
         (["--ignore", "nothing*"], "ignore pattern 'nothing*' matches no module"),
         (["--option", "images=3"], "has no option 'images'"),
         (["--option", "images"], "write --option key=value"),
+        (
+            ["--method", "svd", "--option", "ignore=fc"],
+            "option ignore='fc' of method 'svd': give a list, such as [fc]",
+        ),
         (["--arguments", "depth=3"], "argument 'depth'"),
         (["--round-to", "0"], "error: --round-to 0: give 1 or more"),
         (["--min-units", "0"], "error: --min-units 0: give 1 or more"),

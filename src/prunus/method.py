@@ -20,7 +20,7 @@ from prunus.compute import Compute
 from prunus.data import SearchSplit, TrainSplit
 from prunus.errors import BudgetError, InputError
 from prunus.graph import Choice, Inputs, Trace
-from prunus.plan import Plan, Rebuild, Record, ZeroConnections
+from prunus.plan import Plan, Rebuild, Record, ZeroConnections, complaint
 from prunus.progress import Progress, Silent
 from prunus.records import Cost, Front, HistoryPoint, Source
 
@@ -301,7 +301,7 @@ def _read(method: str, options: Mapping[str, Any], into: type[OptionsT]) -> Opti
         return into.model_validate(dict(options))
     except ValidationError as error:
         first = error.errors()[0]
-        problem = first["msg"].removeprefix("Value error, ")
+        problem = complaint(first)
         if not first["loc"]:
             raise InputError(f"options of method '{method}': {problem}") from error
         name = str(first["loc"][0])

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from prunus.errors import InputError, PlanMismatchError, SettingError
 
@@ -51,10 +52,22 @@ def _told(record: Any, error: ValidationError) -> str:
         return f"{name}: {where} is missing: give it"
     if first["type"] == "extra_forbidden":
         return f"{name} has no setting '{where}'; settings are {known}"
-    message = first["msg"].removeprefix("Value error, ")
-    value = repr(first["input"])
-    shown = value if len(value) <= 60 else value[:57] + "..."
-    return f"{name}: {f'{where}={shown}: ' if where else ''}{message[:1].lower()}{message[1:]}"
+    at = f"{where}={in_short(first['input'])}: " if where else ""
+    return f"{name}: {at}{complaint(first)}"
+
+
+def complaint(problem: ErrorDetails) -> str:
+    """What pydantic says against a value, as the rest of a sentence."""
+    if problem["type"] == "tuple_type":
+        return f"give a list, such as [{problem['input']}]"
+    message = problem["msg"].removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
+
+
+def in_short(value: Any) -> str:
+    """A value as Python writes it, for a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 class Record(BaseModel, metaclass=_Told):

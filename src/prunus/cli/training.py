@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from prunus.cli.given import Subject, Training
 from prunus.cli.source import reads_text
 from prunus.errors import InputError
+from prunus.plan import complaint
 from prunus.recipe import Train
 from prunus.train import TrainConfig
 
@@ -142,8 +143,7 @@ def refusal(error: ValidationError, options: Mapping[str, str], whole: str = "")
         whole: Named where the problem is one of several fields together.
     """
     first = error.errors()[0]
-    message = first["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
+    message = complaint(first)
     if not first["loc"]:
         return InputError(f"{whole}: {message}" if whole else message)
     field = str(first["loc"][0])

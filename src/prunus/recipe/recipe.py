@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from prunus.data import Cleaning, TextOptions
 from prunus.errors import InputError
-from prunus.plan import SEEDS, Record
+from prunus.plan import SEEDS, Record, complaint, in_short
 from prunus.recipe.steps import STEPS, Repeat, Step, StepItem, Train
 
 _NAME = re.compile(r"[\w-]+")  # of a key; what else stands in a location names a branch of a union
@@ -177,7 +177,7 @@ def validation_line(error: ValidationError, where: str) -> str:
 
 
 def _problem(first: ErrorDetails) -> str:
-    kind, value = first["type"], _short(first["input"])
+    kind, value = first["type"], in_short(first["input"])
     if kind == "extra_forbidden":
         return f"unknown key; keys are {_keys(_owner(first))}"
     if kind == "missing":
@@ -191,8 +191,7 @@ def _problem(first: ErrorDetails) -> str:
         return f"{value} is no list of settings; write them such as {{max_length: 64}}"
     if kind in ("model_type", "model_attributes_type"):
         return f"{value} is no step; write one such as 'prune: {{method: l1, target: macs=0.5}}'"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{value}: {message[:1].lower()}{message[1:]}"
+    return f"{value}: {complaint(first)}"
 
 
 def _path(problem: ErrorDetails) -> str:
@@ -218,11 +217,6 @@ def _owner(problem: ErrorDetails) -> type[Record]:
 
 def _keys(record: type[Record]) -> str:
     return ", ".join(name for name in record.model_fields if name != "step")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _flat(step: Step) -> tuple[Step, ...]:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from prunus.errors import InputError
-from prunus.plan import Record
+from prunus.plan import Record, complaint
 
 
 class Cleaning(Record):
@@ -89,5 +89,4 @@ class TextOptions(Record):
         except ValidationError as error:
             first = error.errors()[0]
             name = str(first["loc"][-1])
-            message = first["msg"][:1].lower() + first["msg"][1:]
-            raise InputError(f"{where} {name}={first['input']!r}: {message}") from error
+            raise InputError(f"{where} {name}={first['input']!r}: {complaint(first)}") from error

@@ -75,7 +75,7 @@ def _processors(rows: Rows, network: str) -> str:
 
 
 def _processor(cell: dict[str, Any]) -> str:
-    """Of a cell, and whether it multiplies bytes."""
+    """Of a record, and whether it multiplies bytes."""
     given = cell["environment"]
     return f"{given['cpu']} {'with' if _multiplies_bytes(cell) else 'without'} VNNI"
 
@@ -181,9 +181,11 @@ def kuzmin_from_scratch(rows: Rows) -> str:
                 f"| {_spread(until, '.0f') if until else '–'} | {pairs[0]['whole']:.0f} |"
             )
         given = clock["settings"]
+        searched = dict.fromkeys(_processor(cell) for chain in chains.values() for cell in chain)
         told.append(
             f"{clock['network']}: {given['threads']} threads, batch {given['batch_size']}, median of "
-            f"{given['repeats']} turns of {given['images']:,} images."
+            f"{given['repeats']} turns of {given['images']:,} images; epochs timed on "
+            f"{_processor(clock)}, searches on {', '.join(searched)}."
         )
     return "\n".join([*lines, "", *told]) if told else "Not measured yet."
 

@@ -301,6 +301,7 @@ def test_table_4_counts_all_rounds_before_and_stops_at_the_first_epoch_as_good(
         took = {"search": 100.0 if method == "genetic" else 0.0, "cut": 1.0, "train": 5e5}
         points = [{"search_top1": value, "seconds": 5e5} for value in seen]
         record = {**of, "top1": top1, "seconds": took, "training": points}
+        record["environment"] = {"cpu": "Fast", "instructions": ["avx512_vnni"]}
         name = f"small-n-{method}-seed{seed}-round{number}.json"
         (results / "cells" / "two-cores" / name).write_text(json.dumps(record), encoding="utf-8")
 
@@ -317,7 +318,7 @@ def test_table_4_counts_all_rounds_before_and_stops_at_the_first_epoch_as_good(
     rows = [row("genetic", k, speed, s) for s in (0, 1) for k, speed in ((2, 10.0), (3, 20.0))]
     given = {"threads": 2, "batch_size": 128, "repeats": 5, "images": 2560}
     timed: dict[str, Any] = {"network": "n", "train_images": 1000, "settings": given}
-    timed["rows"] = [*rows, row("scratch", 3, 50.0)]
+    timed |= {"rows": [*rows, row("scratch", 3, 50.0)], "environment": {"cpu": "Slow"}}
     path = results / "clock" / "small-n-two-cores.json"
     path.write_text(json.dumps(timed), encoding="utf-8")
     line = [{"network": "n", "machine": "two-cores", "scale": "small"}]
@@ -325,6 +326,7 @@ def test_table_4_counts_all_rounds_before_and_stops_at_the_first_epoch_as_good(
     # Pruned: 101 s + 2 epochs of 100 s, then 101 s + 2 of 50 s. Narrow: 20 s an epoch.
     assert table[2] == ("| n | 3 | 80.00% ± 0.00% | 502 ± 0 | 82.00% ± 4.24% | 1 of 2 | 40 | 80 |")
     assert table[4].startswith("n: 2 threads, batch 128, median of 5 turns of 2,560 images")
+    assert table[4].endswith("; epochs timed on Slow without VNNI, searches on Fast with VNNI.")
     # Without the seconds of an earlier round a seed has no sum, and a round without seeds no line.
     timed["rows"].remove(row("genetic", 2, 10.0, 1))
     path.write_text(json.dumps(timed), encoding="utf-8")

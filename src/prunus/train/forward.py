@@ -1,7 +1,7 @@
 """How a network is called: inputs in, logits out, with its mode and place given back afterwards."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from prunus.data import Inputs
 from prunus.errors import InputError
+
+_VECTOR = 16
+"""Numbers of float32 in the widest registers of a CPU."""
 
 
 def forward_logits(network: nn.Module, inputs: Inputs) -> Tensor:
@@ -89,21 +92,51 @@ def modes_restored(network: nn.Module) -> Iterator[None]:
 def placed(network: nn.Module, device: torch.device, *, channels_last: bool) -> Iterator[None]:
     """Move a network to ``device`` and layout, in place, and back at the end.
 
-    Only 4-D parameters (2-D convolutions) have the layout; others keep theirs.
+    Only 4-D parameters (2-D convolutions) have the layout; others keep theirs. Narrow convolutions
+    that could not be trained in it on a CPU compute as they are, and answer in it.
     """
     home = device_of(network)
-    turned = []
+    turned: list[nn.Parameter] = []
     network.to(device)
-    if channels_last:
-        turned = [p for p in network.parameters() if p.ndim == 4 and p.is_contiguous()]
-        for parameter in turned:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    try:
-        yield
-    finally:
-        for parameter in turned:
-            parameter.data = parameter.data.contiguous()
-        network.to(home)
+    with ExitStack() as hooks:
+        if channels_last:
+            for layer in _overrunning(network) if device.type == "cpu" else []:
+                hooks.callback(layer.register_forward_pre_hook(_take_contiguous).remove)
+                hooks.callback(layer.register_forward_hook(_answer_channels_last).remove)
+            turned = [p for p in network.parameters() if p.ndim == 4 and p.is_contiguous()]
+            for parameter in turned:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        try:
+            yield
+        finally:
+            for parameter in turned:
+                parameter.data = parameter.data.contiguous()
+            network.to(home)
+
+
+def _overrunning(network: nn.Module) -> list[nn.Conv2d]:
+    """Convolutions whose weight gradient in channels_last writes past its memory.
+
+    oneDNN 3.12, as PyTorch 2.13 has it, does so on CPUs with AVX2 where a 1x1 kernel has a stride
+    and fewer input channels than a register has numbers, as shortcuts have that were cut: the
+    process ends in a crash, or goes on with other tensors damaged.
+    """
+    return [
+        module
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and module.stride != (1, 1)
+        and module.in_channels // module.groups < _VECTOR
+    ]
+
+
+def _take_contiguous(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(tensor.contiguous() for tensor in inputs)
+
+
+def _answer_channels_last(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return output.contiguous(memory_format=torch.channels_last)
 
 
 def _move(tensor: Tensor, device: torch.device, channels_last: bool) -> Tensor:

@@ -1,6 +1,7 @@
 """Which layers are factorized, what their inputs weigh, how the budget is shared out."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from prunus.lowrank.moments import input_moments
 from prunus.lowrank.sizing import Sizing
 from prunus.lowrank.tucker_blocks import StackBlock
 from prunus.method import Budget, Context, make_method
-from prunus.plan import BoolArray
+from prunus.plan import BoolArray, Factorize
 from prunus.progress import Silent
 from prunus.records import Source
 from prunus.zoo import build
@@ -116,9 +117,33 @@ def test_the_last_layer_is_factorized_where_that_is_asked_for_and_globs_hold_lay
     assert "\n" not in str(caught.value)
 
 
-def context(network: nn.Module, inputs: Any, target: str) -> Context:
-    found = trace(network, inputs, verify=False)
+def context(network: nn.Module, inputs: Any, target: str, ignore: Sequence[str] = ()) -> Context:
+    found = trace(network, inputs, verify=False, ignore=ignore)
     return Context(copy.deepcopy(network), found, Budget.parse(target), seed=0)
+
+
+@pytest.mark.parametrize("method", ["svd", "stacked-tucker"])
+def test_layers_that_the_recipe_ignores_stay_whole(method: str) -> None:
+    network = build("bert_tiny", **BERT).eval()
+    inputs = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}
+    given = context(network, inputs, "params=1.0", ["bert.encoder.layer.0.*"])
+    decision = make_method(method, {"rank": 0.2}).decide(given)
+    done = {edit.module for edit in decision.edits if isinstance(edit, Factorize)}
+    # What adds to the same sums as layer 0 does, the outputs of the other layers, is ignored with it.
+    inner = ("attention.self.query", "attention.self.key", "attention.self.value")
+    wanted = {f"bert.encoder.layer.{k}.{n}" for k in (1, 2) for n in (*inner, "intermediate.dense")}
+    assert wanted == {path for path in done if path.startswith("bert.encoder")}
+    assert sum("ignore keeps 10 layers whole" in note for note in decision.notes) == 1
+
+
+def test_convolutions_that_the_recipe_ignores_stay_whole() -> None:
+    network, image = build("digits_cnn").eval(), torch.zeros(2, 1, 8, 8)
+    for ignore in ([], ["conv2"]):
+        given = context(network, image, "params=1.0", ignore)
+        edits = make_method("tucker", {"rank": 0.3}).decide(given).edits
+        done = {edit.module for edit in edits if isinstance(edit, Factorize)}
+        assert ("conv2" in done) == (not ignore)
+        assert done
 
 
 def test_a_network_without_a_layer_to_factorize_is_refused_with_a_way_out() -> None:

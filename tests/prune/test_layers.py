@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from prunus.data import SearchSplit
 from prunus.errors import BudgetError, GraphError, InputError
-from prunus.graph import certify_rebuild, cut, plan_of
+from prunus.graph import certify_rebuild, cut, plan_of, trace
 from prunus.meter import count_macs, count_params, file_size_bytes
 from prunus.method import Budget, Context, Decision
 from prunus.plan import KeepLayers
@@ -259,6 +259,44 @@ def test_layers_of_unlike_widths_keep_to_the_budget(order: str) -> None:
     narrow = count_params(network) - 3 * feed[2]  # nothing but the wide one, or without it
     decision = Layers(order=order).decide(stacked(network, f"params={narrow}"))
     assert count_params(cut(network, plan_of(network, decision.edits))) <= narrow
+
+
+def ignoring(context: Context, *ignore: str) -> Context:
+    found = trace(context.network, context.trace.example_inputs, ignore=ignore)
+    return replace(context, trace=found)
+
+
+@pytest.mark.parametrize(
+    ("order", "ignore", "stay"),
+    [
+        ("top", "*.2.*", [0, 2]),
+        ("every-other", "*.1.*", [0, 1]),  # of 0, 2 and 3 the first
+        ("importance", "*.3.*", [2, 3]),
+    ],
+)
+def test_layers_that_the_recipe_ignores_stay(order: str, ignore: str, stay: list[int]) -> None:
+    context = ignoring(stacked(Stacked([3] * DEPTH, [0, 1, 3])), ignore)
+    decision = Layers(order=order, keep=2).decide(context)
+    assert kept(decision) == stay
+    assert f"ignore names layers [{ignore[2]}]" in decision.notes[1]
+    assert kept(Layers(order=order, keep=1).decide(context)) == [int(ignore[2])]
+
+
+def test_fewer_layers_than_the_recipe_ignores_are_refused() -> None:
+    context = ignoring(stacked(Stacked([3] * DEPTH)), "layers.0.wide", "layers.2.wide")
+    with pytest.raises(InputError, match="keep 1 of 4 layers, and ignore names 2 of them"):
+        Layers(order="top", keep=1).decide(context)
+    dense = count_params(context.network)
+    least = dense - 2 * (2 * 4 * 3 + 3 + 4)
+    low = replace(context, budget=Budget.parse(f"params={least - 1}"))
+    with pytest.raises(BudgetError, match=f"with 2 of 4 layers {least} of {dense} are left"):
+        Layers(order="top").decide(low)
+
+
+def test_what_all_layers_add_to_holds_none_of_them_and_that_is_said() -> None:
+    decision = Layers(order="top", keep=2).decide(ignoring(given(), "bert.embeddings.*"))
+    assert kept(decision) == [0, 1]
+    assert "name it: bert.encoder.layer.0.*" in decision.notes[1]
 
 
 def test_a_stack_that_changes_the_shape_is_refused() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prunus.data import SearchSplit, TrainSplit
 from prunus.errors import BudgetError, GraphError, InputError
-from prunus.graph import certify_rebuild, cut, plan_of
+from prunus.graph import certify_rebuild, cut, plan_of, trace
 from prunus.meter import count_params, file_size_bytes
 from prunus.method import Budget, Context, Decision
 from prunus.plan import KeepVocabulary
@@ -203,6 +203,22 @@ def test_a_table_that_is_the_output_layer_as_well_is_refused() -> None:
     context = texts.context(network, texts.inputs(texts.TRAIN))
     with pytest.raises(GraphError, match="BertForMaskedLM: its output layer"):
         Vocabulary().decide(context)
+
+
+def test_a_table_that_is_ignored_is_left_whole_or_it_is_said_that_its_rows_go() -> None:
+    context = given("textcnn")
+    inputs = context.trace.example_inputs
+    with pytest.raises(InputError, match="ignore names 'embedding', whose rows") as caught:
+        Vocabulary().decide(
+            replace(context, trace=trace(context.network, inputs, ignore=["embedding"]))
+        )
+    assert "\n" not in str(caught.value)
+    context = given("bert_tiny")
+    inputs = context.trace.example_inputs
+    ignored = trace(context.network, inputs, ignore=["bert.encoder.layer.0.*"])
+    decision = Vocabulary().decide(replace(context, trace=ignored))
+    assert kept(decision) == KEPT
+    assert "width of 'bert.embeddings.word_embeddings'" in decision.notes[1]
 
 
 def test_texts_of_another_tokenizer_are_refused() -> None:

@@ -1,7 +1,7 @@
 """What the low-rank methods share: layers found, inputs weighed, sizes chosen, factors computed."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar, final
 
 from torch import Tensor, nn
@@ -51,7 +51,7 @@ class LowRank(Configured[LowRankOptions]):
         if not self._select(network, inputs).layers:
             raise GraphError(no_layer(self.name))
 
-    def _select(self, network: nn.Module, inputs: Inputs) -> Selection:
+    def _select(self, network: nn.Module, inputs: Inputs, held: Collection[str] = ()) -> Selection:
         options = self.options
         return select_layers(
             network,
@@ -59,6 +59,7 @@ class LowRank(Configured[LowRankOptions]):
             (*self.kinds, nn.Embedding) if options.embeddings else self.kinds,
             ignore=options.ignore,
             classifier=options.classifier,
+            held=held,
         )
 
     @final
@@ -69,8 +70,8 @@ class LowRank(Configured[LowRankOptions]):
             BudgetError: The budget cannot be met.
             InputError: A glob of ``ignore`` matches nothing, or calibration has no usable data.
         """
-        options, network = self.options, context.network
-        selection = self._select(network, context.trace.example_inputs)
+        options, network, trace = self.options, context.network, context.trace
+        selection = self._select(network, trace.example_inputs, trace.ignored_tensors)
         moments = self._moments(context, selection.layers)
         tables = [la for la in selection.layers if isinstance(la.module, nn.Embedding)]
         others = [la for la in selection.layers if not isinstance(la.module, nn.Embedding)]
@@ -78,7 +79,7 @@ class LowRank(Configured[LowRankOptions]):
             *(EmbeddingBlock((la,), moments) for la in tables),
             *self.blocks(network, others, moments),
         )
-        sizes = Sizing(found, context.trace, context.budget, self.name).by_options(options)
+        sizes = Sizing(found, trace, context.budget, self.name).by_options(options)
         edits, tensors = _factorized(context, found, sizes)
         order = {layer.path: at for at, layer in enumerate(selection.layers)}
         ordered: list[Factorize] = sorted(edits, key=lambda edit: order[edit.module])

@@ -2,7 +2,7 @@
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -59,6 +59,7 @@ def select_layers(
     *,
     ignore: Sequence[str],
     classifier: bool,
+    held: Collection[str] = (),
 ) -> Selection:
     """Find the layers of some kinds that can be factorized.
 
@@ -71,6 +72,7 @@ def select_layers(
         kinds: Of layers, exactly: subclasses compute something else.
         ignore: Globs of paths that stay whole.
         classifier: Whether the layer that runs last is one of them.
+        held: Weights that stay whole whatever ``ignore`` says.
 
     Raises:
         InputError: A glob matches no layer of these kinds.
@@ -79,12 +81,12 @@ def select_layers(
     every = {n: m for n, m in own.named_modules() if type(m) in kinds}
     _check_globs(ignore, every)
     positions, last = _positions(own, sample)
-    tied, held = _tied(own), {n.rpartition(".")[0] for n in held_connections(own)}
+    bound = _tied(own) | {n.rpartition(".")[0] for n in held_connections(own)}
     layers, notes = [], []
     for path, module in every.items():
-        if any(fnmatchcase(path, pattern) for pattern in ignore):
+        if f"{path}.weight" in held or any(fnmatchcase(path, pattern) for pattern in ignore):
             continue
-        reason = _whole(path, module, positions, tied | held)
+        reason = _whole(path, module, positions, bound)
         if path == last and not classifier:
             reason = "is the last layer"
         if reason:
@@ -93,7 +95,18 @@ def select_layers(
             layers.append(Layer(path, network.get_submodule(path), *positions[path]))
     read = _read_by_others(own, sample, [layer.path for layer in layers])
     notes += [f"'{path}' stays whole: another module reads its weight" for path in sorted(read)]
+    notes += _held_note([path for path in every if f"{path}.weight" in held])
     return Selection(tuple(la for la in layers if la.path not in read), tuple(notes))
+
+
+def _held_note(paths: Sequence[str]) -> list[str]:
+    if not paths:
+        return []
+    more = " ..." if len(paths) > 1 else ""
+    told = (
+        f"ignore keeps {len(paths)} layers whole ('{paths[0]}'{more}), those that add to the same"
+    )
+    return [f"{told} sums of channels among them"]
 
 
 def _check_globs(ignore: Sequence[str], paths: Iterable[str]) -> None:

@@ -14,6 +14,7 @@ from prunus.graph.stacks import main_stack
 from prunus.meter import measure_cost
 from prunus.method import Configured, Context, Decision, Need, search_split
 from prunus.plan import Bits, KeepLayers, Record
+from prunus.prune.ignored import ignored_alone, ignored_in
 from prunus.train import evaluate
 
 Order = Literal["every-other", "top", "importance"]
@@ -78,28 +79,44 @@ class Layers(Configured[LayersOptions]):
         network = context.network
         stack, size = self._stack(network)
         _require_residual(network, stack, context.trace.example_inputs)
-        kept = self._kept(context, stack, size)
+        names = [name for name, _ in network.get_submodule(stack).named_children()]
+        held = [k for k in range(size) if ignored_alone(context.trace, f"{stack}.{names[k]}")]
+        kept = self._kept(context, stack, size, held)
         flags = np.isin(np.arange(size), kept)
-        note = f"layers: {kept} of {size} stay (numbered from 0)"
+        notes = [f"layers: {kept} of {size} stay (numbered from 0)"]
+        if held:
+            notes.append(f"layers: ignore names layers {held}, which therefore stay")
+        elif ignored_in(context.trace, stack):
+            notes.append(
+                "layers: ignore keeps channels that several layers add to, and none of the layers for "
+                f"it; to keep one, name it: {stack}.{names[0]}.*"
+            )
         edits = () if bool(flags.all()) else (KeepLayers(stack=stack, keep=Bits.pack(flags)),)
-        return Decision(choice={}, edits=edits, notes=(note,))
+        return Decision(choice={}, edits=edits, notes=tuple(notes))
 
-    def _kept(self, context: Context, stack: str, size: int) -> list[int]:
+    def _kept(self, context: Context, stack: str, size: int, held: Sequence[int]) -> list[int]:
         """Layers that stay: as many as are asked for, else the most that the target allows.
 
         Raises:
             BudgetError: They cost more than the target allows.
+            InputError: More of them are held than are asked for.
         """
         wanted = self._wanted(size)
+        if wanted is not None and wanted < len(held):
+            raise InputError(
+                f"method 'layers' is to keep {wanted} of {size} layers, and ignore names "
+                f"{len(held)} of them; keep as many, or leave them out of ignore"
+            )
         dense = context.budget.measure(context.trace, {})
         limit = context.budget.limit(dense)
         if wanted is None and limit >= dense:
             return list(range(size))
         if wanted is None:  # known before any loss is measured
-            _require(context, stack, size, _cheapest(context, stack, size), limit)
+            least = list(held) or _cheapest(context, stack, size)
+            _require(context, stack, size, least, limit)
         kept = list(range(size))
-        while len(kept) > (wanted or 1):
-            kept = self._fewer(context, stack, size, kept)
+        while len(kept) > (wanted or len(held) or 1):
+            kept = self._fewer(context, stack, size, kept, held)
             if wanted is None and _left(context, stack, size, kept) <= limit:
                 return kept
         _require(context, stack, size, kept, limit)
@@ -120,19 +137,23 @@ class Layers(Configured[LayersOptions]):
             )
         return self.options.keep
 
-    def _fewer(self, context: Context, stack: str, size: int, kept: list[int]) -> list[int]:
-        """One layer less, by the order that is asked for."""
-        count = len(kept) - 1
+    def _fewer(
+        self, context: Context, stack: str, size: int, kept: list[int], held: Sequence[int]
+    ) -> list[int]:
+        """One layer less, by the order that is asked for; none of those that are held."""
+        free = [k for k in kept if k not in held]
         if self.options.order == "top":
-            return kept[:count]
+            return [k for k in kept if k != free[-1]]
         if self.options.order == "every-other":
-            return [round(place) for place in np.linspace(0, size - 1, count)]
+            every = [k for k in range(size) if k not in held]
+            places = np.linspace(0, len(every) - 1, len(free) - 1)
+            return sorted([*held, *(every[round(place)] for place in places)])
         split = search_split(context, self)
         split = split.subset(min(self.options.images, len(split)), context.seed)
         losses: dict[int, float] = {}
-        context.progress.start(f"layer {size - count} to drop", len(kept))
+        context.progress.start(f"layer {size - len(kept) + 1} to drop", len(free))
         try:
-            for layer in kept:
+            for layer in free:
                 smaller = _without(context.network, stack, size, [k for k in kept if k != layer])
                 loss = evaluate(smaller, split, device=context.device).loss
                 losses[layer] = loss if math.isfinite(loss) else math.inf  # NaN would win a minimum

@@ -105,6 +105,9 @@ def test_bn_scale_of_a_unit_of_several_channels_is_their_mean() -> None:
 def test_bn_scale_refuses_a_network_without_batch_norm() -> None:
     with pytest.raises(InputError, match="needs batch norms"):
         BnScale().rank(on(two_layers(norm=False)))
+    with pytest.raises(InputError, match="needs batch norms"):  # before anything is trained
+        BnScale().require_applicable(two_layers(norm=False), torch.randn(2, 2, 3, 3))
+    BnScale().require_applicable(two_layers(), torch.randn(2, 2, 3, 3))
 
 
 def test_random_is_uniform_over_units() -> None:

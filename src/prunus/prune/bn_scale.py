@@ -7,11 +7,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunus.errors import InputError
-from prunus.graph import Trace
+from prunus.graph import Inputs, Trace
 from prunus.method import Context
 from prunus.prune.base import GlobalOptions, GlobalRanking, Ranked
 from prunus.prune.magnitude import magnitude_scores
 from prunus.prune.scores import Normalize, normalized, unit_scores
+
+_NO_SCALE = (
+    "method 'bn-scale' needs batch norms with a scale, and no group that can be cut has one; use "
+    "l2-global or taylor"
+)
 
 
 class BnScaleOptions(GlobalOptions):
@@ -36,6 +41,11 @@ class BnScale(GlobalRanking[BnScaleOptions]):
     summary = "smallest batch-norm scales of the whole network go (Liu et al. 2017)"
     options_type = BnScaleOptions
 
+    def require_applicable(self, network: nn.Module, inputs: Inputs) -> None:  # noqa: ARG002  # as in Method
+        """Needs a batch norm with a scale; whether its group can be cut, the trace says."""
+        if not _named_scales(network):
+            raise InputError(_NO_SCALE)
+
     def rank(self, context: Context) -> Ranked:
         """Mean absolute scale of every unit.
 
@@ -45,10 +55,7 @@ class BnScale(GlobalRanking[BnScaleOptions]):
         trace, scales = context.trace, _scales(context.network, context.trace)
         having = [g for g in trace.cuttable if any(a.tensor in scales for a in g.axes)]
         if not having:
-            raise InputError(
-                f"method '{self.name}' needs batch norms with a scale, and no group that can be cut "
-                "has one; use l2-global or taylor"
-            )
+            raise InputError(_NO_SCALE)
         scores = unit_scores(trace, scales, groups=having)
         mean_scale = float(np.concatenate(list(scores.values())).mean())
         without = [g.name for g in trace.cuttable if g.name not in scores]
@@ -60,17 +67,21 @@ class BnScale(GlobalRanking[BnScaleOptions]):
         return Ranked(scores, (f"no batch norm, ranked by relative L2 norm: {', '.join(without)}",))
 
 
-def _scales(network: nn.Module, trace: Trace) -> dict[str, Tensor]:
-    """|gamma| of every batch norm that has one, by parameter name."""
-    named = {
+def _named_scales(network: nn.Module) -> dict[str, Tensor]:
+    """Scale of every batch norm that has one, by parameter name."""
+    return {
         f"{name}.weight" if name else "weight": module.weight
         for name, module in network.named_modules()
         if isinstance(module, _BatchNorm) and module.weight is not None
     }
+
+
+def _scales(network: nn.Module, trace: Trace) -> dict[str, Tensor]:
+    """|gamma| of every batch norm that has one, by parameter name."""
     # A scale that two batch norms share goes by its first name alone.
     return {
         name: scale.detach().abs() / _channels_a_unit(trace, name)
-        for name, scale in named.items()
+        for name, scale in _named_scales(network).items()
         if name in trace.parameters
     }
 

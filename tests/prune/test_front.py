@@ -364,6 +364,21 @@ def test_a_front_of_another_network_is_refused(saved: Path) -> None:
         reuse(saved, "macs=0.5", given)
 
 
+def test_a_front_is_looked_at_before_anything_is_trained(saved: Path, tmp_path: Path) -> None:
+    method = make_method("genetic", {"front": str(saved)})
+    method.require_applicable(trained_cnn(), IMAGE)
+    method.require_applicable(
+        build("digits_cnn", width=2.0), IMAGE
+    )  # cuts before it may lead there
+    for other in (build("digits_cnn", width=0.5), build("vgg16_bn")):
+        with pytest.raises(PlanMismatchError, match=r"front\.json is for another network"):
+            method.require_applicable(other, IMAGE)
+    record = tmp_path / "record.json"
+    record.write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match=r"record\.json is not a valid Front"):
+        make_method("genetic", {"front": str(record)}).require_applicable(trained_cnn(), IMAGE)
+
+
 @pytest.mark.parametrize("content", [None, "{}", "no JSON"])
 def test_what_is_no_front_is_refused_by_its_path(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "front.json"

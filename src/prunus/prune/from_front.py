@@ -3,13 +3,38 @@
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from prunus.errors import BudgetError, InputError
-from prunus.graph import Choice, Trace
+from prunus.graph import Choice, Trace, network_shape
+from prunus.graph.stacks import layer_stacks
 from prunus.method import Budget, Context, Decision
 from prunus.prune.budget import ratio_choice
 from prunus.prune.magnitude import magnitude_scores
 from prunus.records import Front, FrontPoint
+
+
+def require_front(path: Path, network: nn.Module) -> None:
+    """Refuse a file that is no front, or one of a network that no steps before it make of this one.
+
+    Cuts only take away, so no tensor grows. Names within stacks are not compared: where layers go,
+    the others are counted anew.
+
+    Raises:
+        InputError: The file cannot be read, or is no front.
+        PlanMismatchError: The front is of another network.
+    """
+    front, here = Front.load(path), network_shape(network)
+    stacks = tuple(f"{stack}." for stack in layer_stacks(network))
+    shared = {name: size for name, size in front.source.tensors.items() if name in here.tensors}
+    grown = (
+        len(size) != len(here.tensors[name])
+        or any(new > old for new, old in zip(size, here.tensors[name], strict=True))
+        for name, size in shared.items()
+        if not name.startswith(stacks)
+    )
+    if not shared or any(grown):
+        front.source.require(here, f"the front {path}")
 
 
 def decide_from_front(context: Context, path: Path) -> Decision:

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
+from torch import nn
 
 from prunus.candidates import Engine, Scored
+from prunus.graph import Inputs
 from prunus.method import Configured, Context, Decision, Need, search_split, train_split
 from prunus.prune.chromosome import Chromosome, Encoding, dropped_share
-from prunus.prune.from_front import decide_from_front
+from prunus.prune.from_front import decide_from_front, require_front
 from prunus.prune.front import decide_front
 from prunus.prune.genetic_options import GeneticOptions
 from prunus.prune.history import candidate_history
@@ -55,6 +57,11 @@ class Genetic(Configured[GeneticOptions]):
         super().__init__(**options)
         if self.options.mode == "front" and self.options.front is None:
             require_pymoo()  # now, not after the dense network has been measured
+
+    def require_applicable(self, network: nn.Module, inputs: Inputs) -> None:  # noqa: ARG002  # as in Method
+        """A front that is taken up must be one, and of such a network."""
+        if self.options.front is not None:
+            require_front(Path(self.options.front), network)
 
     def decide(self, context: Context) -> Decision:
         """Evolve chromosomes, keep the best.

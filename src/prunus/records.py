@@ -150,10 +150,14 @@ class FrontPoint(Record):
 
 
 class Front(Record):
-    """Networks of which none is better and cheaper than another: one search, many budgets."""
+    """Networks of which none is better and cheaper than another: one search, many budgets.
+
+    ``weights``: SHA-256 of the parameters that fitness was measured with; empty in files of before.
+    """
 
     version: Literal[1] = 1
     source: NetworkShape
+    weights: str = ""
     points: tuple[FrontPoint, ...]
 
 

@@ -1,5 +1,6 @@
 """A front of quality and cost: what is on it, which network it gives, and what it serves later."""
 
+import copy
 import sys
 from dataclasses import replace
 from functools import cache
@@ -387,6 +388,45 @@ def test_what_is_no_front_is_refused_by_its_path(tmp_path: Path, content: str | 
     with pytest.raises(InputError, match=r"front\.json") as refusal:
         reuse(path, "macs=0.5")
     assert "\n" not in str(refusal.value)
+
+
+def test_what_fills_the_budget_is_said_to_be_unscored(saved: Path, found: Decision) -> None:
+    decision, budget = reuse(saved, "macs=0.95"), Budget.parse("macs=0.95")
+    fittest = front_of(found).points[0]
+    assert f"at {fittest.macs} of {limit_of(budget)} macs" in decision.notes[0]
+    made = budget.measure(traced(), decision.choice)
+    assert made > fittest.macs
+    assert (
+        f"fill the budget to {made} macs; with them the network was not scored" in decision.notes[1]
+    )
+    exact = reuse(saved, f"macs={fittest.macs}")
+    assert len(exact.notes) == 1
+
+
+def test_a_front_of_other_weights_is_told(saved: Path, found: Decision, tmp_path: Path) -> None:
+    said = "the front was found with other weights"
+    assert not any(said in note for note in reuse(saved, "macs=0.6").notes)
+    other = copy.deepcopy(trained_cnn())
+    with torch.no_grad():
+        other.get_parameter("conv1.weight")[0, 0, 0, 0] += 1
+    given = replace(without_data("macs=0.6"), network=other)
+    assert said in reuse(saved, "macs=0.6", given).notes[-1]
+    before = tmp_path / "front.json"  # as versions wrote it that kept no digest
+    front_of(found).model_copy(update={"weights": ""}).save(before)
+    assert not any(said in note for note in reuse(before, "macs=0.6", given).notes)
+
+
+@pytest.mark.parametrize(
+    "options", [{"population": 30}, {"generations": 99}, {"objectives": "macs"}, {"mode": "paper"}]
+)
+def test_options_of_a_search_have_no_place_beside_a_front(
+    saved: Path, options: dict[str, Any]
+) -> None:
+    (name,) = options
+    with pytest.raises(InputError, match=rf"{name}=.* is of a search, and front= picks") as refusal:
+        make_method("genetic", {"front": str(saved), **options})
+    assert "\n" not in str(refusal.value)
+    make_method("genetic", {"front": str(saved), "mode": "front"})
 
 
 def test_missing_front_is_refused_before_anything_runs() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from prunus.data.digest import tensors_digest
 from prunus.errors import BudgetError, InputError
 from prunus.graph import Choice, Trace, network_shape
 from prunus.graph.stacks import layer_stacks
@@ -74,11 +75,26 @@ def decide_from_front(context: Context, path: Path) -> Decision:
         f"genetic: fitness {pick.fitness:.4f} at {cost} of {limit} {budget.quantity}, from {path}; "
         f"{len(within)} of {len(front.points)} networks are within the target"
     )
-    return Decision(
-        choice=_filled(trace, budget, _choice(pick), context),
-        connections=pick.connections,
-        notes=(note,),
-    )
+    choice = _filled(trace, budget, _choice(pick), context)
+    filled = budget.measure(trace, trace.cut_units(choice, pick.connections))
+    notes = [note, *_unscored(budget, cost, filled), *_other_weights(front, context.network)]
+    return Decision(choice=choice, connections=pick.connections, notes=tuple(notes))
+
+
+def _unscored(budget: Budget, cost: int, filled: int) -> list[str]:
+    """Says that the network made is a wider one than was scored, where it is."""
+    if filled == cost:
+        return []
+    told = f"genetic: units of largest norm fill the budget to {filled} {budget.quantity}"
+    return [f"{told}; with them the network was not scored"]
+
+
+def _other_weights(front: Front, network: nn.Module) -> list[str]:
+    """Says that fitness is another network's, where the front file tells so."""
+    if front.weights in ("", tensors_digest(dict(network.named_parameters()))):
+        return []
+    told = "genetic: the front was found with other weights than this network has"
+    return [f"{told}, and its fitness is of those; search again to know what these are worth"]
 
 
 def _choice(point: FrontPoint) -> Choice:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from prunus.candidates import Engine, Scored
+from prunus.data.digest import tensors_digest
 from prunus.method import Budget, Context, Decision, Quantity
 from prunus.plan import Bits
 from prunus.prune.chromosome import Chromosome
@@ -90,10 +91,16 @@ def decide_front(context: Context, proposals: Proposals) -> Decision:
             *points,
         ),
         evaluations=different,
-        front=Front(source=context.trace.shape, points=tuple(members)),
+        front=_front(context, members),
         notes=(note, *proposals.shortfall(genome, context.budget)),
         earlier_seconds=earlier,
     )
+
+
+def _front(context: Context, members: Sequence[FrontPoint]) -> Front:
+    """For the file, with what tells its network and weights from others."""
+    weights = tensors_digest(dict(context.network.named_parameters()))
+    return Front(source=context.trace.shape, weights=weights, points=tuple(members))
 
 
 def _objectives(budget: Budget, named: Sequence[Quantity]) -> tuple[Quantity, ...]:

@@ -85,6 +85,13 @@ class GeneticOptions(Record):
             raise ValueError(
                 f"parents={self.parents} must be fewer than population={self.population}"
             )
+        allowed = {"front", "mode"} if self.mode == "front" else {"front"}
+        idle = sorted(self.model_fields_set - allowed)
+        if self.front is not None and idle:
+            raise ValueError(
+                f"{idle[0]}={getattr(self, idle[0])} is of a search, and front= picks without one: "
+                "leave one of them out"
+            )
         if not self.objectives or len(set(self.objectives)) < len(self.objectives):
             raise ValueError(f"objectives={self.objectives}: give at least one, each once")
         return self

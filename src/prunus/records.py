@@ -301,6 +301,11 @@ class Comparison(Record):
     title: str
     runs: tuple[RunRecord, ...]
 
+    @classmethod
+    def alone(cls, record: RunRecord) -> Self:
+        """One run, to be reported like several."""
+        return cls(title=f"{record.source.model} on {record.data}", runs=(record,))
+
 
 def _git(*arguments: str) -> str | None:
     try:

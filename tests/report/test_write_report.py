@@ -24,6 +24,26 @@ def test_writes_four_files(comparison, tmp_path):
         assert len(list(csv.DictReader(lines))) == 4
 
 
+def test_writes_to_a_folder_named_by_a_text(comparison, tmp_path):
+    assert write_report(comparison, str(tmp_path / "text")) == tmp_path / "text" / "report.html"
+
+
+def test_the_record_of_one_run_is_reported_like_a_comparison(run_of, tmp_path):
+    record = run_of()
+    write_report(record, tmp_path)
+    content = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert content["title"] == f"{record.source.model} on {record.data}"
+    assert Comparison.model_validate(content["comparison"]).runs == (record,)
+
+
+@pytest.mark.parametrize("given", ["runs/first", None, []])
+def test_what_is_no_record_is_refused_in_one_line(given, tmp_path):
+    with pytest.raises(InputError, match=r"comparison is .*; give what compare") as caught:
+        write_report(given, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_refuses_a_second_look_at_the_test_split(comparison, run_of, tmp_path):
     worn = run_of().model_copy(update={"test_evaluations": {"after_training": 2}})
     with pytest.raises(InputError, match="more than once"):

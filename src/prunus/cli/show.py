@@ -76,4 +76,4 @@ def _comparison(content: Any, file: Path) -> Comparison:
             f"'{file}' is no record of Prunus: {where}: {first['msg']}; name a run folder, its "
             f"{COMPARISON_FILE} or its {RECORD_FILE}"
         ) from error
-    return Comparison(title=f"{record.source.model} on {record.data}", runs=(record,))
+    return Comparison.alone(record)

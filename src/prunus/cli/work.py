@@ -77,8 +77,7 @@ def run_compress(
             compute=compute,
         )
     record = done.record
-    title = f"{record.source.model} on {record.data}"
-    show(Comparison(title=title, runs=(record,)), where.out)
+    show(Comparison.alone(record), where.out)
     screen = console()
     for note in record.notes:
         screen.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)

@@ -5,14 +5,15 @@ import json
 from pathlib import Path
 
 from prunus.errors import InputError
-from prunus.records import Comparison
+from prunus.plan import in_short
+from prunus.records import Comparison, RunRecord
 from prunus.report.html import render_html
 from prunus.report.rows import comparison_rows
 from prunus.report.summary import report_warnings, summary_sentences
 from prunus.report.table import csv_table, json_rows, markdown_table
 
 
-def write_report(comparison: Comparison, folder: Path) -> Path:
+def write_report(comparison: Comparison | RunRecord, folder: Path | str) -> Path:
     """Write ``report.html``, ``.md``, ``.csv`` and ``.json`` into a folder, made where missing.
 
     All four are rendered and written beside their targets before the first takes its place, so that
@@ -22,9 +23,10 @@ def write_report(comparison: Comparison, folder: Path) -> Path:
         The path of ``report.html``.
 
     Raises:
-        InputError: The comparison is empty, its runs do not belong together, a run looked at the
+        InputError: It is neither a comparison nor the record of a run, the comparison is empty, its runs do not belong together, a run looked at the
             test split more than once for a number, or the folder cannot be written.
     """
+    comparison, folder = _compared(comparison), Path(folder)
     texts = {
         "report.html": render_html(comparison),
         "report.md": markdown_table(comparison),
@@ -48,6 +50,18 @@ def write_report(comparison: Comparison, folder: Path) -> Path:
             "that can be written"
         ) from error
     return folder / "report.html"
+
+
+def _compared(given: object) -> Comparison:
+    if isinstance(given, RunRecord):
+        return Comparison.alone(given)
+    if not isinstance(given, Comparison):
+        shown = in_short(given) if isinstance(given, str) else f"a {type(given).__name__}"
+        raise InputError(
+            f"comparison is {shown}; give what compare(...) returns, or the record of a run; "
+            "`prunus report FOLDER` reads them from a folder"
+        )
+    return given
 
 
 def report_json(comparison: Comparison) -> str:

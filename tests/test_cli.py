@@ -153,6 +153,25 @@ def test_measure_says_what_can_be_cut() -> None:
     assert "2 of 4 groups can be cut" in screen
 
 
+@pytest.mark.parametrize(
+    ("given", "why", "count"),
+    [
+        (("--round-to", "20"), "stays whole: round_to=20", 2),  # of 16, 24 and 32 the first
+        (("--round-to", "64"), "stays whole: round_to=64", 0),
+        (("--min-units", "24"), "stays whole: min_units=24", 1),
+    ],
+)
+def test_groups_whose_least_width_is_all_cannot_be_cut(
+    given: tuple[str, str], why: str, count: int
+) -> None:
+    command = ("measure", "--model", "digits_cnn", "--shape", "1,8,8", "--no-latency")
+    code, screen, _ = run(*command, *given)
+    assert code == 0
+    assert screen.count(why) == 3 - count
+    assert f"{count} of 4 groups can be cut" in screen
+    assert ("they touch 0.0 % of" in screen) == (count == 0)
+
+
 def test_methods_are_listed_with_needs_and_nulls() -> None:
     code, screen, _ = run("methods")
     assert code == 0

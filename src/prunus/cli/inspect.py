@@ -15,7 +15,7 @@ from prunus.cli.show import console
 from prunus.cli.source import data_name, make_source, text_options
 from prunus.cli.work import set_threads
 from prunus.errors import GraphError, InputError, PrunusError
-from prunus.graph import Inputs, Trace, trace
+from prunus.graph import Group, Inputs, Trace, trace
 from prunus.meter import (
     file_size_bytes,
     format_bytes,
@@ -94,9 +94,8 @@ def _measure(subject: Subject, cut: Cut, where: Where, shape: str | None) -> Non
     screen.print(facts)
     screen.print(_groups(found))
     share = _smallest_share(found)
-    screen.print(
-        f"{len(found.cuttable)} of {len(found.groups)} groups can be cut; {share}", highlight=False
-    )
+    free = sum(not _whole(group) for group in found.groups)
+    screen.print(f"{free} of {len(found.groups)} groups can be cut; {share}", highlight=False)
 
 
 def run_methods() -> None:
@@ -176,14 +175,25 @@ def _groups(found: Trace) -> Table:
         table.add_column(head, justify=side)  # type: ignore[arg-type]
     for group in found.groups:
         tensors = len({axis.tensor for axis in group.axes})
-        reason = Text(f"stays whole: {group.refused}" if group.refused else "can be cut")
+        why = _whole(group)
+        reason = Text(f"stays whole: {why}" if why else "can be cut")
         table.add_row(Text(group.name), str(group.units), str(tensors), reason)
     return table
 
 
+def _whole(group: Group) -> str:
+    """Why a group stays whole: it cannot be cut, or its least width is all; empty where it can."""
+    if group.refused or group.width(1) < group.units:
+        return group.refused
+    if group.min_units >= group.units:
+        return f"min_units={group.min_units}"
+    return f"round_to={group.round_to}"
+
+
 def _smallest_share(found: Trace) -> str:
     """How much of the parameters lies in groups that can be cut."""
-    free = {axis.tensor for group in found.cuttable for axis in group.axes}
+    cuttable = [group for group in found.groups if not _whole(group)]
+    free = {axis.tensor for group in cuttable for axis in group.axes}
     sizes = {name: _size(shape) for name, shape in found.parameters.items()}
     share = sum(size for name, size in sizes.items() if name in free) / max(1, sum(sizes.values()))
     return f"they touch {100 * share:.1f} % of the parameters"

@@ -225,10 +225,8 @@ def test_a_wrong_value_ends_in_one_line(
         (["--ignore", "nothing*"], "ignore pattern 'nothing*' matches no module"),
         (["--option", "images=3"], "has no option 'images'"),
         (["--option", "images"], "write --option key=value"),
-        (
-            ["--method", "svd", "--option", "ignore=fc"],
-            "option ignore='fc' of method 'svd': give a list, such as [fc]",
-        ),
+        (["--option", "ignore=*3"], "put texts in quotes, such as ignore='\"*3\"'"),
+        (["--option", "ignore=[*3]"], "put texts in quotes, such as ignore='[\"*3\"]'"),
         (["--arguments", "depth=3"], "argument 'depth'"),
         (["--round-to", "0"], "error: --round-to 0: give 1 or more"),
         (["--min-units", "0"], "error: --min-units 0: give 1 or more"),

@@ -16,6 +16,7 @@ from prunus.plan import (
     KeepChannels,
     NetworkShape,
     Plan,
+    Record,
     ReindexBuffer,
     SetAttribute,
     ZeroConnections,
@@ -105,6 +106,14 @@ def test_records_are_frozen_and_closed() -> None:
         plan.version = 1  # type: ignore[misc]
     with pytest.raises(ValidationError):
         Bits.model_validate({"size": 0, "packed": "", "extra": 1})
+
+
+def test_a_text_in_place_of_a_list_is_told_how_one_is_written() -> None:
+    class Listed(Record):
+        widths: tuple[float, ...]
+
+    with pytest.raises(SettingError, match=r"widths='3': give a list, such as \[3\]"):
+        Listed(widths="3")
 
 
 def test_zeroed_connections_must_fill_their_shape() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from prunus.errors import InputError, PlanMismatchError, SettingError
@@ -68,6 +68,16 @@ def in_short(value: Any) -> str:
     """A value as Python writes it, for a message."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _listed(given: Any) -> Any:
+    """One name for a list of it, and whole numbers, as layers of a Sequential are called, for names."""
+    names = list(given) if isinstance(given, list | tuple) else [given]
+    return tuple(str(name) if type(name) is int else name for name in names)
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+"""Names or globs, as a command line gives them: one, or a list."""
 
 
 class Record(BaseModel, metaclass=_Told):

@@ -12,6 +12,7 @@ import prunus.lowrank  # noqa: F401  registers the methods
 from prunus.data import DataSplits, load_data
 from prunus.errors import BudgetError, CertificateError, InputError
 from prunus.graph import Inputs, certify_rebuild, cut, plan_of, trace
+from prunus.lowrank.options import LowRankOptions
 from prunus.meter import measure_cost
 from prunus.method import Budget, Context, Decision, make_method
 from prunus.plan import Factorize, Plan
@@ -213,6 +214,26 @@ def test_options_that_contradict_each_other_are_refused() -> None:
         make_method("svd", {"rank": 0.5, "energy": 0.9})
     with pytest.raises(InputError, match="no option 'ranks'"):
         make_method("svd", {"ranks": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("fc", ("fc",)),
+        (0, ("0",)),
+        ([0, "layer*"], ("0", "layer*")),
+        (["*3"], ("*3",)),
+        ((), ()),
+    ],
+)
+def test_globs_are_read_as_a_command_line_gives_them(given: Any, read: tuple[str, ...]) -> None:
+    assert LowRankOptions(ignore=given).ignore == read
+
+
+@pytest.mark.parametrize("given", [1.10, True, None, [["fc"]]])
+def test_what_is_no_glob_is_refused(given: Any) -> None:
+    with pytest.raises(InputError, match="option ignore=.* of method 'svd': .*string"):
+        make_method("svd", {"ignore": given})
 
 
 def test_a_certificate_is_for_any_weights_of_the_network() -> None:

@@ -92,7 +92,11 @@ def read_pairs(pairs: Iterable[str], option: str) -> dict[str, Any]:
         try:
             found[key] = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise InputError(f"{option} '{pair}' has a value that cannot be read") from error
+            quoted = '["*3"]' if text.lstrip().startswith("[") else '"*3"'
+            raise InputError(
+                f"{option} '{pair}' has a value that cannot be read; put texts in quotes, such as "
+                f"{key}='{quoted}'"
+            ) from error
     return found
 
 

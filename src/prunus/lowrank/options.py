@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from prunus.plan import Record
+from prunus.plan import Names, Record
 
 
 class LowRankOptions(Record):
@@ -26,7 +26,7 @@ class LowRankOptions(Record):
     batch_size: int = Field(default=32, ge=1)
     embeddings: bool = False
     classifier: bool = False
-    ignore: tuple[str, ...] = ()
+    ignore: Names = ()
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:

@@ -158,14 +158,24 @@ def with_format(recipe: Recipe, training: Training, where: str = "the recipe") -
 
 
 def overridden(recipe: Recipe, subject: Subject, cut: Cut, seed: int | None) -> Recipe:
-    """The recipe with what the command line says of network, data and seed."""
+    """The recipe with what the command line says of network, data and seed.
+
+    Of settings and arguments it replaces those alone that it names; another network takes none of the
+    recipe's arguments beside its own.
+    """
     content = dict(recipe.model_dump())
+    arguments = read_pairs(subject.arguments, "--arguments")
+    if subject.model in (None, recipe.model):
+        arguments = {**recipe.arguments, **arguments}
+    text = text_options(subject, recipe.data)
+    if text is not None and recipe.text is not None:
+        text = recipe.text.overridden(text)
     given: dict[str, Any] = {
         "model": subject.model,
-        "arguments": read_pairs(subject.arguments, "--arguments") or None,
+        "arguments": arguments or None,
         "weights": subject.weights,
         "data": data_name(subject, recipe.data),
-        "text": text_options(subject, recipe.data),
+        "text": text,
         "seed": seed,
         "ignore": cut.ignore or None,
         "min_units": cut.min_units if cut.min_units != 1 else None,

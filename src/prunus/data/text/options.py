@@ -71,6 +71,12 @@ class TextOptions(Record):
         rest = {name: value for name, value in given.items() if name not in names}
         return {**rest, "cleaning": {name: given[name] for name in names}} if names else given
 
+    def overridden(self, given: "TextOptions") -> "TextOptions":
+        """These settings, but for those that ``given`` was made with."""
+        says = given.model_dump(exclude_unset=True)
+        says["cleaning"] = {**self.cleaning.model_dump(), **says.get("cleaning", {})}
+        return TextOptions.model_validate({**self.model_dump(), **says})
+
     @classmethod
     def from_pairs(cls, given: Mapping[str, Any], where: str) -> "TextOptions":
         """Options by name, as on the command line.

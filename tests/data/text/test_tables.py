@@ -84,6 +84,26 @@ def test_without_a_header_columns_are_told_by_their_contents_or_counted(tmp_path
     assert _read(tmp_path / "a.tsv", content, **named) == _wanted(THREE)
 
 
+@pytest.mark.parametrize("first", ["toxic", "y", "review"])
+def test_a_first_row_whose_usual_name_comes_again_is_no_header(tmp_path: Path, first: str) -> None:
+    lines = [(f"some words of text {i}", (first, "b")[i % 2]) for i in range(8)]
+    content = "\n".join(f"{label}\t{text}" for text, label in lines)
+    assert _read(tmp_path / "a.tsv", content) == _wanted(lines)
+    content = "\n".join(f"{text}, {label} " for text, label in lines)
+    assert _read(tmp_path / "a.csv", content) == _wanted(lines)
+
+
+@pytest.mark.parametrize(
+    ("header", "named"), [("text,toxic", {}), ("x,toxic", {"label_column": "toxic"})]
+)
+def test_a_header_beside_a_class_of_its_name_stays_one(
+    tmp_path: Path, header: str, named: dict[str, str]
+) -> None:
+    """Another usual name, or one that is given, tells it."""
+    lines = [(f"some words of text {i}", ("toxic", "fine")[i % 2]) for i in range(8)]
+    assert _read(tmp_path / "a.csv", csv_text(lines, header), **named) == _wanted(lines)
+
+
 def test_a_column_of_many_values_is_not_taken_for_the_labels(tmp_path: Path) -> None:
     lines = [(f"some words of text {i}", "ab"[i % 2]) for i in range(60)]
     content = "id,what,text\n" + "".join(f"{i},{k},{t}\n" for i, (t, k) in enumerate(lines))

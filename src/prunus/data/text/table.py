@@ -214,12 +214,18 @@ def _tsv_lines(path: Path, text: str) -> list[list[str]]:
 
 
 def _with_header(path: Path, lines: list[list[str]], named: Sequence[str | None]) -> _Table:
-    """The first row is a header where it holds a usual name of a column, or one of ``named``."""
+    """The first row is a header where it holds a usual name of a column, or one of ``named``.
+
+    A usual name that comes again in its column is no name: classes are called ``toxic``, too.
+    """
     if not lines:
         raise DataError(f"'{path}' is empty; give a file with texts and labels")
     first = [" ".join(cell.split()) for cell in lines[0]]
     known = {*TEXT_NAMES, *LABEL_NAMES}
-    header = any(cell.lower() in known or cell in named for cell in first)
+    header = any(
+        cell in named or (cell.lower() in known and not _again(lines, column))
+        for column, cell in enumerate(first)
+    )
     if header and len({cell.lower() for cell in first}) < len(first):
         twice = next(name for name, n in Counter(c.lower() for c in first).items() if n > 1)
         raise DataError(f"'{path}' has two columns '{twice}'; give each a name of its own")
@@ -232,6 +238,12 @@ def _with_header(path: Path, lines: list[list[str]], named: Sequence[str | None]
                 f"'{path}' row {number} has {len(row)} cells, the first row {len(columns)}; {remedy}"
             )
     return _Table(str(path), columns, rows, header)
+
+
+def _again(lines: Sequence[Sequence[str]], column: int) -> bool:
+    """Whether the first row's cell comes again in its column."""
+    first, *others = (" ".join(line[column].split()) for line in lines if column < len(line))
+    return first in others
 
 
 def _jsonl(path: Path, text: str) -> _Table:

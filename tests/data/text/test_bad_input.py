@@ -15,7 +15,7 @@ import pytest
 from prunus.data import TextOptions, load_data
 from prunus.errors import DataError, InputError
 from prunus.extras import require_extra
-from tests.data.text.makers import csv_text, rows
+from tests.data.text.makers import csv_text, rows, tiny_tokenizer
 
 GOOD = csv_text(rows())
 
@@ -375,6 +375,67 @@ def test_a_shared_set_without_its_folder_tells_what_to_set(monkeypatch: pytest.M
     monkeypatch.delenv("PRUNUS_DATA", raising=False)
     with pytest.raises(DataError, match="PRUNUS_DATA names \\(not set\\); set it"):
         load_data("sst2")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("sms", {"test_file": "mine.csv"}, "test_file=mine.csv: data 'sms' does not take it, but "),
+        ("ru_toxic", {"text_column": "comment"}, "text_column=comment: data 'ru_toxic' does not"),
+        ("sms", {"label_column": "column 1"}, "label_column=column 1: data 'sms' does not take it"),
+        ("sst2", {"encoding": "cp1251"}, "encoding=cp1251: data 'sst2' does not take it"),
+        ("sst2", {"test_fraction": 0.3}, "test_fraction=0.3: data 'sst2' does not take it"),
+        ("docstrings", {"test_file": "mine.csv"}, "data 'docstrings' does not take it"),
+        ("hfdata:mine", {"test_file": "mine.csv"}, "data 'hfdata:mine' does not take it"),
+        ("hfdata:mine", {"encoding": "cp1251"}, "data 'hfdata:mine' does not take it"),
+    ],
+)
+def test_a_setting_that_a_set_would_pass_by_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, given: dict[str, Any], said: str
+) -> None:
+    """Before anything is read: the sets are not there."""
+    monkeypatch.delenv("PRUNUS_DATA", raising=False)
+    with pytest.raises(InputError) as caught:
+        load_data(name, text=TextOptions(**given))
+    message = str(caught.value)
+    assert said in message
+    takes = message.partition("does not take it, but ")[2].partition(";")[0].split(", ")
+    assert {"train_size", "max_length", "unlabeled_file"} < set(takes)
+    assert not set(given) & set(takes)
+    assert message.endswith("; leave it out, or give a file of your own: text:FILE")
+    assert "\n" not in message
+
+
+def test_settings_that_read_unlabeled_texts_are_no_mistake_beside_a_set_by_name(
+    tmp_path: Path,
+) -> None:
+    """The set has its own columns; the file beside it need not."""
+    more = tmp_path / "more.csv"
+    more.write_bytes("id,body\n1,\u0434\u043e\u043c\n".encode("cp1251"))
+    given = {"unlabeled_file": str(more), "text_column": "body", "encoding": "cp1251"}
+    data = load_data(
+        "docstrings", text=TextOptions.model_validate(given), tokenizer=tiny_tokenizer()
+    )
+    assert data.unlabeled is not None
+    assert len(data.unlabeled) == 1
+
+
+def test_settings_as_they_are_by_default_are_no_mistake() -> None:
+    """The recipe of a record writes out all of them."""
+    written = TextOptions.model_validate(TextOptions(max_length=16).model_dump())
+    assert load_data("docstrings", text=written, tokenizer=tiny_tokenizer()).max_length == 16
+
+
+def test_a_share_of_test_texts_is_refused_where_they_have_a_file(tmp_path: Path) -> None:
+    for name in ("train.csv", "test.csv"):
+        (tmp_path / name).write_text(GOOD)
+    test = str(tmp_path / "test.csv")
+    with pytest.raises(
+        InputError, match=r"test_fraction=0\.5: the test texts are those of test_file="
+    ):
+        load_data(
+            f"text:{tmp_path / 'train.csv'}", text=TextOptions(test_file=test, test_fraction=0.5)
+        )
 
 
 def test_a_set_with_search_texts_of_its_own_has_no_more_of_them() -> None:

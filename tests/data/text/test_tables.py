@@ -17,7 +17,7 @@ from prunus.data import Cleaning, DataSplits, Split, TextOptions, TokenStore, lo
 from prunus.data.text.clean import clean
 from prunus.data.text.docstrings import docstrings
 from prunus.data.text.table import LabelledTexts, read_labelled, read_texts
-from prunus.errors import DataError
+from prunus.errors import DataError, InputError
 from tests.data.text.makers import csv_text, rows, write_csv
 
 THREE = [(f"some words of text {i}", "ab"[i % 2]) for i in range(8)]
@@ -360,6 +360,10 @@ def test_a_test_part_whose_classes_are_kept_back_is_passed_over(hub: Path) -> No
     write_csv(hub / "validation.csv", [(f"open {i}", str(i % 2)) for i in range(6)])
     data = load_data(f"hfdata:{hub}")
     assert _store(data, "test").texts == tuple(f"open {i}" for i in range(6))
+    with pytest.raises(
+        InputError, match=r"test_fraction=0\.3: the test texts are those of hfdata:"
+    ):
+        load_data(f"hfdata:{hub}", text=TextOptions(test_fraction=0.3))
 
 
 def test_a_data_set_without_a_test_part_is_divided(hub: Path) -> None:

@@ -44,6 +44,10 @@ _SST2_SEARCH = 2000
 _HUB_TESTS = ("test", "validation", "dev")
 _NOT_TOLD = "-1"  # the label of texts whose classes a benchmark keeps to itself, as GLUE does
 
+_IDLE = ("test_file", "text_column", "label_column", "encoding")
+_IDLE_OF = {FILE: (), HUB: ("test_file", "encoding"), "sst2": (*_IDLE, "test_fraction")}
+"""Settings that a set of texts has no use for; of the other sets ``_IDLE``."""
+
 
 @dataclass(frozen=True)
 class _Parts:
@@ -81,7 +85,9 @@ def load_text(
         InputError: The name is unknown or an option cannot be used.
         DataError: The data is missing or broken.
     """
+    _require_used(name, options)
     parts = _read(name, options)
+    _require_undivided(name, parts, options)
     names = _class_names(parts)
     train, test, notes = _train_and_test(parts, options, names, name)
     notes = [note for note in (parts.note, *dict.fromkeys(notes)) if note]
@@ -92,12 +98,7 @@ def load_text(
         notes += left_out
         search = _drawn(search, search_size, seed, name)
     if options.train_size is not None:
-        if options.train_size > len(train.texts):
-            raise InputError(
-                f"train_size={options.train_size}: {name} has {len(train.texts)} training texts; "
-                "give no more"
-            )
-        train = train.draw(options.train_size, _TEST_SEED)
+        train = _fewer(train, options.train_size, name)
         drawn = f"{options.train_size} of the training texts were drawn"
         notes.append(
             drawn if search is not None else f"{drawn}; the search split is a part of them"
@@ -156,6 +157,38 @@ def _cut_off(train: TrainSplit, max_length: int) -> list[str]:
         return []
     share = longer / len(indices)
     return [f"{share:.1%} of the training texts are cut off after max_length={max_length} pieces"]
+
+
+def _require_used(name: str, options: TextOptions) -> None:
+    """Refuse settings that a set would pass by: its texts would be others than those asked for.
+
+    Raises:
+        InputError: One is given, and the set does not take it.
+    """
+    kind = next((scheme for scheme in (FILE, HUB) if name.startswith(scheme)), name)
+    idle = _IDLE_OF.get(kind, _IDLE)
+    read = ("text_column", "encoding") if options.unlabeled_file is not None else ()
+    for setting in idle:
+        if options.is_changed(setting) and setting not in read:
+            takes = ", ".join(key for key in TextOptions.model_fields if key not in idle)
+            raise InputError(
+                f"{setting}={getattr(options, setting)}: data '{name}' does not take it, but {takes}; "
+                "leave it out, or give a file of your own: text:FILE"
+            )
+
+
+def _require_undivided(name: str, parts: _Parts, options: TextOptions) -> None:
+    """Refuse a share of test texts where they are a part of their own.
+
+    Raises:
+        InputError: One is given.
+    """
+    if parts.test is not None and options.is_changed("test_fraction"):
+        where = name if options.test_file is None else f"test_file='{options.test_file}'"
+        raise InputError(
+            f"test_fraction={options.test_fraction:g}: the test texts are those of {where}, and none "
+            "are taken from the training texts; leave it out"
+        )
 
 
 def _train_and_test(
@@ -256,6 +289,15 @@ def _drawn(texts: _Texts, size: int | None, seed: int, name: str) -> _Texts:
             f"search_size is {size}: use 1 to {len(texts.texts)}, the search texts of {name}"
         )
     return texts.draw(size, seed)
+
+
+def _fewer(train: _Texts, size: int, name: str) -> _Texts:
+    """As many of the training texts as are asked for."""
+    if size > len(train.texts):
+        raise InputError(
+            f"train_size={size}: {name} has {len(train.texts)} training texts; give no more"
+        )
+    return train.draw(size, _TEST_SEED)
 
 
 def _check_left(name: str, texts: _Texts, names: Sequence[str]) -> None:

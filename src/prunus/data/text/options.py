@@ -71,6 +71,10 @@ class TextOptions(Record):
         rest = {name: value for name, value in given.items() if name not in names}
         return {**rest, "cleaning": {name: given[name] for name in names}} if names else given
 
+    def is_changed(self, name: str) -> bool:
+        """Whether a setting is another than by default: records write out the defaults, too."""
+        return bool(getattr(self, name) != type(self).model_fields[name].default)
+
     def overridden(self, given: "TextOptions") -> "TextOptions":
         """These settings, but for those that ``given`` was made with."""
         says = given.model_dump(exclude_unset=True)

@@ -164,6 +164,25 @@ def test_the_recipe_of_a_record_reads_the_texts_as_the_run_did(tmp_path: Path) -
         assert again.max_length == 16
 
 
+def test_settings_of_texts_beside_loaded_texts_are_refused(data: DataSplits) -> None:
+    said = (
+        "text is given beside data 'text:.*', which is loaded already: give it to prunus.load_data"
+    )
+    with pytest.raises(InputError, match=said) as caught:
+        run(data, [VOCABULARY], text=texts.OPTIONS)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=said):
+        compare(texts.NETWORK, {"one": [VOCABULARY]}, data, text=texts.OPTIONS)
+
+
+def test_loaded_texts_take_the_place_of_a_recipes(data: DataSplits) -> None:
+    """Of its data, and of how that is read."""
+    says = {"data": "text:none.csv", "text": {"max_length": 64}, "steps": [VOCABULARY]}
+    first = texts.training(1).config(fresh=False)
+    done = compress(texts.NETWORK, make_recipe(says), data, train_first=first, latency=None)
+    assert make_recipe(done.record.recipe).text == texts.OPTIONS
+
+
 def test_a_network_of_its_config_alone_gets_pieces_of_the_training_texts(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -120,7 +120,7 @@ def compress(  # noqa: PLR0913  # all but three are options, by keyword only
     subject = resolve_subject(
         network if network is not None else recipe_source(asked),
         data if data is not None else asked.data,
-        text=text or asked.text,
+        text=text or (None if isinstance(data, DataSplits) else asked.text),
         example_inputs=example_inputs,
         source=source,
         untrained=train_first is not None,

@@ -102,10 +102,15 @@ def resolve_data(
     same for all seeds, and none may be tested on what another was trained on.
 
     Raises:
-        InputError: No data is named, or the name is unknown.
+        InputError: No data is named, the name is unknown, or ``text`` is given beside loaded data.
         DataError: The data is missing or broken.
     """
     if isinstance(data, DataSplits):
+        if text is not None:
+            raise InputError(
+                f"text is given beside data '{data.name}', which is loaded already: give it to "
+                "prunus.load_data, or name the data"
+            )
         return data
     _require_name(data)
     if not data:

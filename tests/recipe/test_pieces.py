@@ -3,12 +3,13 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from prunus.data import TextTokenizer
+from prunus.data import TextOptions, TextTokenizer
 from prunus.errors import InputError
 from prunus.recipe import Student
 from prunus.recipe.subject import resolve_subject, student_of
@@ -64,6 +65,26 @@ def test_weights_elsewhere_leave_a_network_its_own_pieces(
     monkeypatch.setenv("PRUNUS_DATA", str(tmp_path / "data"))
     named = Source(model=f"hf:{folder}", weights="finetuned.safetensors")
     assert pieces_of(named, file) == newer.digest
+
+
+def test_a_size_of_the_vocabulary_beside_own_pieces_is_told_and_not_recorded(
+    file: Path, other: TextTokenizer, tmp_path: Path
+) -> None:
+    """The number that holds is the tokenizer's, however small."""
+    pieces = other.trimmed(np.isin(np.arange(other.vocab_size), sorted(other.fallback_pieces())))
+    size = pieces.vocab_size
+    assert size < 64
+    source = Source(model=f"hf:{trained(tmp_path / 'bert', pieces)}")
+    said = f"vocab_size=160 is not used: the network brings its own tokenizer of {size} pieces"
+    data = resolve_subject(source, f"text:{file}", text=texts.OPTIONS).data
+    assert said in data.note
+    assert data.text == texts.OPTIONS.model_copy(update={"vocab_size": size})
+    # Neither the default nor what a record says of such a run is a mistake.
+    recorded = TextOptions.model_validate(data.text.model_dump())
+    for options in (TextOptions(max_length=16), recorded):
+        found = resolve_subject(source, f"text:{file}", text=options).data
+        assert "is not used" not in found.note
+        assert found.text == recorded
 
 
 def test_weights_without_their_pieces_are_refused(file: Path, tmp_path: Path) -> None:

@@ -105,6 +105,9 @@ def load_text(
         )
     if tokenizer is None:
         tokenizer = TextTokenizer.train_wordpiece(train.texts, options.vocab_size)
+    else:
+        notes += _not_trained(tokenizer, options)
+        options = options.model_copy(update={"vocab_size": tokenizer.vocab_size})
 
     def samples(part: "_Texts") -> Samples:
         store = TokenStore(part.texts, part.labels, tokenizer, options.max_length)
@@ -142,6 +145,19 @@ def _absent(names: Sequence[str], labels: dict[str, Tensor]) -> list[str]:
         for role, given in labels.items()
         for number, count in enumerate(given.bincount(minlength=len(names)).tolist())
         if not count
+    ]
+
+
+def _not_trained(tokenizer: TextTokenizer, options: TextOptions) -> list[str]:
+    """A remark where a size is asked for of a vocabulary that is there already.
+
+    It is no mistake: a recipe of a training that is done says the size that was asked for then.
+    """
+    asked, size = options.vocab_size, tokenizer.vocab_size
+    if asked == size or not options.is_changed("vocab_size"):
+        return []
+    return [
+        f"vocab_size={asked} is not used: the network brings its own tokenizer of {size} pieces"
     ]
 
 

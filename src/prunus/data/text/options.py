@@ -44,7 +44,8 @@ class TextOptions(Record):
         unlabeled_file: Texts without labels, for a teacher.
         train_size: Train on so many of the training texts, drawn evenly from every class.
         max_length: Most pieces of a text, the special ones included; the rest is cut off.
-        vocab_size: Pieces of a vocabulary that is trained here.
+        vocab_size: Pieces of a vocabulary that is trained here; in a record those of the network's
+            tokenizer, where it brought one.
         cleaning: Before all else.
     """
 
@@ -58,7 +59,7 @@ class TextOptions(Record):
     unlabeled_file: str | None = None
     train_size: int | None = Field(default=None, ge=4)
     max_length: int = Field(default=128, ge=4, le=8192)
-    vocab_size: int = Field(default=8000, ge=64)
+    vocab_size: int = Field(default=8000, ge=1)  # a network's own may be as small as that
     cleaning: Cleaning = Cleaning()
 
     @model_validator(mode="before")

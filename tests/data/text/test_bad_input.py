@@ -247,6 +247,21 @@ CASES: dict[str, tuple[str, str | bytes, dict[str, Any], str, str]] = {
         "give more texts",
     ),
     "too many to train on": ("a.csv", GOOD, {"train_size": 33}, "has 32 training", "give no more"),
+    # 36 and 4 texts: 29 and 3 are left to train on, and of 4 the rare one has 4 x 3 / 32 = 0.4
+    "class without training texts": (
+        "a.csv",
+        csv_text([(f"text number {i}", "rare" if i < 4 else "usual") for i in range(40)]),
+        {"train_size": 4},
+        "class 'rare' has test texts, and none to train on",
+        r"give a larger train_size \(now 4\) or a smaller test_fraction \(now 0.2\) or more texts of it",
+    ),
+    "class in the test texts alone": (
+        "a.csv",
+        csv_text([(f"text number {i}", "rare" if i < 4 else "usual") for i in range(40)]),
+        {"test_fraction": 0.9},
+        "class 'rare' has test texts, and none to train on",
+        r"give a smaller test_fraction \(now 0.9\) or more texts of it",
+    ),
     "no test file": (
         "a.csv",
         GOOD,
@@ -329,6 +344,18 @@ def test_a_class_of_the_test_file_must_be_known(tmp_path: Path) -> None:
     test.write_text("text,label\nsome words,pos\nother words,odd\n")
     with pytest.raises(DataError, match="class 'odd' is in the test texts and not in the training"):
         load_data(f"text:{tmp_path / 'train.csv'}", text=TextOptions(test_file=str(test)))
+
+
+def test_a_class_that_search_takes_whole_is_refused(tmp_path: Path) -> None:
+    """What is tested on has a file of its own, so that no share of it could be smaller."""
+    lines = [(f"text number {i}", "rare" if i < 3 else "usual") for i in range(40)]
+    (tmp_path / "train.csv").write_text(csv_text(lines))
+    (tmp_path / "test.csv").write_text("text,label\nsome words,rare\n")
+    options = TextOptions(test_file=str(tmp_path / "test.csv"))
+    with pytest.raises(DataError, match="class 'rare' has search and test texts") as caught:
+        load_data(f"text:{tmp_path / 'train.csv'}", text=options, search_size=39)
+    said = "and none to train on; give a smaller search_size (now 39) or more texts of it"
+    assert str(caught.value).endswith(said)
 
 
 def test_an_unlabeled_file_with_a_header_alone_is_refused(tmp_path: Path) -> None:

@@ -415,3 +415,12 @@ def test_a_split_without_a_rare_class_is_told(tmp_path: Path) -> None:
     data = load_data(f"text:{write_csv(tmp_path / 'a.csv', lines)}")
     assert data.test.labels.bincount().tolist() == [1, 20]
     assert data.note == "the search split has no text of class 'rare'"
+
+
+def test_a_train_split_without_a_class_that_nothing_is_tested_on_is_told(tmp_path: Path) -> None:
+    """Of 4 texts drawn out of 3 and 100 the rare class has 4 x 3 / 103 = 0.1."""
+    lines = [(f"text number {i}", "rare" if i < 3 else "usual") for i in range(103)]
+    test = write_csv(tmp_path / "test.csv", [(f"another {i}", "usual") for i in range(4)])
+    options = TextOptions(test_file=str(test), train_size=4)
+    data = load_data(f"text:{write_csv(tmp_path / 'a.csv', lines)}", text=options)
+    assert "the train split has no text of class 'rare'" in data.note

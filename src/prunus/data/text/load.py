@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,12 +97,8 @@ def load_text(
         search, left_out = _apart(search, test.texts, options, "search")
         notes += left_out
         search = _drawn(search, search_size, seed, name)
-    if options.train_size is not None:
-        train = _fewer(train, options.train_size, name)
-        drawn = f"{options.train_size} of the training texts were drawn"
-        notes.append(
-            drawn if search is not None else f"{drawn}; the search split is a part of them"
-        )
+    train, drawn = _fewer(train, options.train_size, name, apart=search is not None)
+    notes += drawn
     if tokenizer is None:
         tokenizer = TextTokenizer.train_wordpiece(train.texts, options.vocab_size)
     else:
@@ -115,14 +111,19 @@ def load_text(
 
     trains = TrainSplit(samples(train))
     if search is None:
-        fifth = min(_SST2_SEARCH, max(1, len(trains) // 5))
-        size = fifth if search_size is None else search_size
-        trains, searches = carve_search(trains, size, seed)
+        trains, searches = _searched(trains, search_size, seed)
     else:
         searches = SearchSplit(samples(search))
     judged = [*test.texts, *_texts_of(searches)]
     unlabeled = _unlabeled(name, options, tokenizer, len(names), judged)
-    notes += _absent(names, {"search": searches.labels, "test": test.labels})
+    found = {"train": trains.labels, "search": searches.labels, "test": test.labels}
+    limits = {
+        "a larger train_size": options.train_size,
+        "a smaller test_fraction": options.test_fraction if parts.test is None else None,
+        "a smaller search_size": search_size if search is None else None,
+    }
+    _require_learnt(name, names, found, limits)
+    notes += _absent(names, found)
     return DataSplits(
         name=name,
         train=trains,
@@ -146,6 +147,40 @@ def _absent(names: Sequence[str], labels: dict[str, Tensor]) -> list[str]:
         for number, count in enumerate(given.bincount(minlength=len(names)).tolist())
         if not count
     ]
+
+
+def _searched(train: TrainSplit, size: int | None, seed: int) -> tuple[TrainSplit, SearchSplit]:
+    """Train without its search split, a fifth where no size is asked for, and that split."""
+    fifth = min(_SST2_SEARCH, max(1, len(train) // 5))
+    return carve_search(train, fifth if size is None else size, seed)
+
+
+def _require_learnt(
+    name: str,
+    names: Sequence[str],
+    labels: Mapping[str, Tensor],
+    limits: Mapping[str, float | None],
+) -> None:
+    """Refuse a class that is searched by or tested on, and of which there is nothing to learn from.
+
+    Args:
+        name: Of the data.
+        names: Of the classes.
+        labels: By the role of their split.
+        limits: What leaves fewer texts to learn from where it is given, by the words for a better value.
+
+    Raises:
+        DataError: There is one.
+    """
+    counts = {role: given.bincount(minlength=len(names)).tolist() for role, given in labels.items()}
+    for number, missed in enumerate(names):
+        roles = [role for role in ("search", "test") if counts[role][number]]
+        if roles and not counts["train"][number]:
+            better = [f"{words} (now {now})" for words, now in limits.items() if now is not None]
+            raise DataError(
+                f"{name}: class '{missed}' has {' and '.join(roles)} texts, and none to train on; give "
+                f"{' or '.join([*better, 'more texts of it'])}"
+            )
 
 
 def _not_trained(tokenizer: TextTokenizer, options: TextOptions) -> list[str]:
@@ -307,13 +342,17 @@ def _drawn(texts: _Texts, size: int | None, seed: int, name: str) -> _Texts:
     return texts.draw(size, seed)
 
 
-def _fewer(train: _Texts, size: int, name: str) -> _Texts:
-    """As many of the training texts as are asked for."""
+def _fewer(train: _Texts, size: int | None, name: str, *, apart: bool) -> tuple[_Texts, list[str]]:
+    """As many of the training texts as are asked for; ``apart``: search has texts of its own."""
+    if size is None:
+        return train, []
     if size > len(train.texts):
         raise InputError(
             f"train_size={size}: {name} has {len(train.texts)} training texts; give no more"
         )
-    return train.draw(size, _TEST_SEED)
+    drawn = f"{size} of the training texts were drawn"
+    remark = drawn if apart else f"{drawn}; the search split is a part of them"
+    return train.draw(size, _TEST_SEED), [remark]
 
 
 def _check_left(name: str, texts: _Texts, names: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
+from pydantic_core import PydanticSerializationError, to_json
 
 from prunus.plan import Bits, NetworkShape, Plan, Record, ZeroConnections
 
@@ -167,6 +168,17 @@ class Source(Record):
     model: str
     arguments: dict[str, Any] = Field(default_factory=dict)
     weights: str | None = None
+
+    @model_validator(mode="after")
+    def _is_json(self) -> Self:
+        try:
+            to_json(self.arguments)
+        except PydanticSerializationError as error:
+            raise ValueError(
+                f"arguments={self.arguments!r} cannot be written as JSON ({error}); give numbers, "
+                "strings, lists and the like, and make the rest of them in the factory"
+            ) from error
+        return self
 
 
 class DeployedRow(Record):

@@ -51,6 +51,19 @@ class Scaled(nn.Module):
         return self.fc(x) * self.scale
 
 
+class Viewed(nn.Module):
+    # A buffer in the memory of a parameter, in the module above it or in another one.
+    def __init__(self, beside):
+        super().__init__()
+        self.first = nn.Linear(3, 3, bias=False)
+        self.holder = nn.Module()
+        owner = self if beside else self.holder
+        owner.register_buffer("table", self.first.weight.data)
+
+    def forward(self, x):
+        return self.first(x) @ getattr(self, "table", getattr(self.holder, "table", None))
+
+
 class Noting(nn.Linear):
     def get_extra_state(self):
         return {"note": 1}
@@ -69,6 +82,10 @@ def factory(width=4, classes=3):
 
 def pair(tied=True):
     return Pair(tied)
+
+
+def viewed(beside=False):
+    return Viewed(beside)
 
 
 def scaled(scale=1.0):

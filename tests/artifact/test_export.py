@@ -140,7 +140,7 @@ def test_wrong_objects_are_refused_before_anything_is_written(tmp_path: Path) ->
 
 def test_a_network_of_one_batch_size_is_refused_with_the_remedy(tmp_path: Path) -> None:
     path = tmp_path / "model.pt2"
-    with pytest.raises(InputError, match=r"network cannot be exported: .*try dynamic_batch=False"):
+    with pytest.raises(InputError, match=r"network cannot be exported: .*with dynamic_batch=False"):
         export(FixedBatch(), path, torch.ones(4, 3), "pt2")
     assert not path.exists()
     export(FixedBatch(), path, torch.ones(4, 3), "pt2", dynamic_batch=False)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from prunus.artifact import export, verify_export
 from prunus.artifact.export import store_once
+from prunus.errors import InputError
 
 
 class Shared(nn.Module):
@@ -80,3 +81,62 @@ def test_constants_that_a_branch_reads_stay(tmp_path: Path) -> None:
     onnx.save(helper.make_model(graph), str(path))
     store_once(path)
     assert {t.name for t in onnx.load(str(path)).graph.initializer} == {"a", "b"}
+
+
+def positive(samples: int, length: int) -> dict[str, Tensor]:
+    """Pieces and a mask of whole numbers: taken for each other, they fit."""
+    given = texts(samples, length)
+    return {"input_ids": given["input_ids"], "attention_mask": given["attention_mask"].long()}
+
+
+@pytest.mark.parametrize("kind", [Shared, Loop])
+def test_inputs_are_named_as_the_network_declares_them_whatever_their_order(
+    kind: type[Shared], tmp_path: Path
+) -> None:
+    network, path = kind().eval(), tmp_path / "n.onnx"
+    given = positive(2, 6)
+    export(network, path, dict(reversed(given.items())), dynamic_length=True)
+    assert [node.name for node in onnx.load(str(path)).graph.input] == list(given)
+    for inputs in (positive(3, 8), dict(reversed(positive(3, 8).items()))):
+        assert verify_export(path, network, inputs) < 1e-5
+
+
+class Unread(Loop):
+    """Declares an argument that it does not read."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return super().forward(input_ids, torch.ones_like(input_ids))
+
+
+def test_an_argument_that_is_not_read_is_none_of_the_file(tmp_path: Path) -> None:
+    network, given, path = Unread().eval(), texts(2, 6), tmp_path / "n.onnx"
+    for inputs in (given, tuple(given.values())):
+        export(network, path, inputs, dynamic_length=True)
+        assert len(onnx.load(str(path)).graph.input) == 1
+        assert verify_export(path, network, inputs) < 1e-5
+
+
+class Mean(Loop):
+    """Divides by a length that is a number of Python."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return super().forward(input_ids, attention_mask) / int(input_ids.shape[1])
+
+
+class Branch(Loop):
+    """Decides by the values of a tensor."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        if attention_mask.all():
+            return super().forward(input_ids, torch.ones_like(attention_mask))
+        return super().forward(input_ids, attention_mask)
+
+
+@pytest.mark.parametrize("kind", [Mean, Branch])
+def test_what_python_decides_would_be_fixed_in_the_file_and_is_refused(
+    kind: type[Loop], tmp_path: Path
+) -> None:
+    where = rf"line \d+ of .*{Path(__file__).name} makes a number of Python of a tensor"
+    with pytest.raises(InputError, match=where):
+        export(kind().eval(), tmp_path / "n.onnx", texts(2, 6), dynamic_length=True)
+    assert not list(tmp_path.iterdir())

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from prunus.artifact import load, load_artifact, read_manifest, save
-from prunus.errors import InputError, PlanMismatchError
+from prunus.errors import InputError, PlanMismatchError, SettingError
 from prunus.graph import cut, hold_connections_
 from prunus.meter import file_size_bytes
 from prunus.plan import Bits, Plan, ZeroConnections
@@ -164,6 +164,16 @@ def test_a_network_with_nan_can_be_saved(tmp_path: Path, source: Source) -> None
     assert load(tmp_path / "a").state_dict()["fc.bias"].isnan().tolist() == [False, True, False]
 
 
+def test_what_is_no_source_or_network_is_named(tmp_path: Path, source: Source) -> None:
+    network = cut_tiny(source)
+    with pytest.raises(InputError, match=r"source is a str; give prunus\.Source\(model="):
+        save(tmp_path / "a", network, source=source.model)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="network is the class Linear"):
+        save(tmp_path / "a", torch.nn.Linear, source=source)  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match="cannot be written as JSON.*factory"):
+        Source(model="x.py:N", arguments={"dtype": torch.float32})
+
+
 # --- shared tensors -----------------------------------------------------------------------------
 
 
@@ -189,6 +199,21 @@ def test_a_tie_that_was_undone_is_refused_before_it_loses_weights(tmp_path: Path
     with pytest.raises(PlanMismatchError, match=r"'first\.weight' shares its tensor"):
         save(tmp_path / "a", network, source=source)
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_buffer_in_the_memory_of_a_parameter_is_stored_beside_it(
+    tmp_path: Path, *, beside: bool
+) -> None:
+    source = Source(model=f"{write_file(tmp_path)}:viewed", arguments={"beside": beside})
+    network = load_source(source)
+    save(tmp_path / "a", network, source=source)
+    assert read_manifest(tmp_path / "a").ties == {}
+    loaded, x = load(tmp_path / "a"), torch.randn(4, 3)
+    assert isinstance(loaded.get_parameter("first.weight"), torch.nn.Parameter)
+    assert torch.equal(loaded(x), network(x))
+    file = tmp_path / "a" / "model.safetensors"
+    assert file.stat().st_size == file_size_bytes(network)
 
 
 def test_equal_values_are_no_tie(tmp_path: Path) -> None:
@@ -249,6 +274,15 @@ def test_values_that_only_the_constructor_sets_are_checked(tmp_path: Path) -> No
     network.get_buffer("scale").fill_(3.0)
     with pytest.raises(PlanMismatchError, match="'scale' of the network does not come back"):
         save(tmp_path / "b", network, source=source)
+
+
+def test_what_the_constructor_sets_follows_the_data_type_of_the_network(tmp_path: Path) -> None:
+    source = Source(model=f"{write_file(tmp_path)}:scaled", arguments={"scale": 1.1})
+    network = load_source(source).half()
+    save(tmp_path / "a", network, source=source)
+    loaded, x = load(tmp_path / "a"), torch.randn(4, 2).half()
+    assert loaded.get_buffer("scale").dtype == torch.float16
+    assert torch.equal(loaded(x), network(x))
 
 
 def test_state_that_is_no_tensor_is_refused(tmp_path: Path) -> None:

@@ -163,6 +163,17 @@ def test_layers_that_stay_in_float_are_noted(
     assert any(note in said for said in notes) if note else told == []
 
 
+@pytest.mark.parametrize("calibration", ["dynamic", "static"])
+def test_transposed_convolutions_are_noted_as_what_they_stay(
+    calibration: str, tmp_path: Path
+) -> None:
+    network = nn.Sequential(nn.ConvTranspose2d(1, 8, 2), nn.Flatten(), nn.Linear(8 * 25, 4)).eval()
+    given = torch.rand(3, 1, 4, 4)
+    deployment = Deployment.model_validate({"weights": "int8", "calibration": calibration})
+    found = deploy(network, tmp_path / "d", deployment, inputs=given, calibration=[given])
+    assert found.notes == ("onnxruntime: transposed convolutions stay in float32",)
+
+
 @pytest.mark.parametrize(
     ("name", "engine", "note"),
     [

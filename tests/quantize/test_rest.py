@@ -7,9 +7,9 @@ import onnx
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from prunus.quantize import Deployment, load_deployed
+from prunus.quantize import Deployment, deploy, load_deployed
 from prunus.quantize.by_row import by_row
 from prunus.quantize.job import fits_float16
 from prunus.quantize.torch_engine import INT8_FILE
@@ -102,3 +102,30 @@ def test_numbers_that_float16_cannot_hold_are_told(values: Tensor, fits: bool) -
 def test_it_is_refused_where_nothing_is_int8() -> None:
     with pytest.raises(ValueError, match="rest=float16 is for what int8 leaves"):
         Deployment(engine="torch", rest="float16")
+
+
+def test_scales_that_float16_would_round_to_nothing_stay(tmp_path: Path) -> None:
+    """Rows over six decades, undone by what follows: a row whose scale is lost is lost."""
+    factors = torch.logspace(0, -6, 128)
+    first = nn.Linear(64, 128, bias=False)
+    with torch.no_grad():
+        first.weight *= factors[:, None]
+    network = nn.Sequential(first, Times(1 / factors), nn.ReLU(), nn.Linear(128, 64)).eval()
+    inputs = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    found = []
+    for name in ("float32", "float16"):
+        deployment = Deployment.model_validate({"weights": "int8", "rest": name})
+        deploy(network, tmp_path / name, deployment, inputs=inputs)
+        found.append(load_deployed(tmp_path / name)(inputs))
+    assert (found[0] - found[1]).abs().max() <= 0.01 * found[0].abs().max()
+
+
+class Times(nn.Module):
+    """Multiplies by a buffer."""
+
+    def __init__(self, factors: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("factors", factors)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.get_buffer("factors")

@@ -1,6 +1,7 @@
-"""What the step ``deploy`` measures ranges on."""
+"""The step ``deploy``: what it measures ranges on, and what is told before it."""
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,10 +10,14 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import prunus.recipe.deployed
-from prunus.data import from_datasets
+from prunus.data import DataSplits, from_datasets
+from prunus.errors import InputError, PlanMismatchError
 from prunus.meter import measure_latencies
+from prunus.progress import Silent
 from prunus.quantize import deploy
-from prunus.recipe import Deploy, LatencyOptions, compress
+from prunus.recipe import Deploy, LatencyOptions, Step, Train, compress
+from prunus.records import Source
+from prunus.zoo import load_source
 from tests.recipe.subjects import Killer
 
 CLASSES, EACH = 4, 30
@@ -90,3 +95,79 @@ def test_a_deployed_network_is_timed_on_as_many_samples_as_its_record_says(
     assert row is not None
     assert row.latency is not None
     assert row.latency.batch == batch
+
+
+class Phases(Silent):
+    """Notes what a run has begun."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def start(self, phase: str, total: int) -> None:
+        self.seen.append(phase)
+
+
+def few_rows() -> DataSplits:
+    x = torch.rand(64, 6, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(64) % CLASSES
+    return from_datasets(TensorDataset(x[:48], y[:48]), TensorDataset(x[48:], y[48:]))
+
+
+class Decides(Small):
+    """Cannot be exported: Python decides by a value."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(x)
+        return logits * 2 if float(logits.detach().max()) > 100 else logits
+
+
+@pytest.mark.parametrize(
+    ("network", "choices", "said"),
+    [
+        (Small, {"example_inputs": (torch.rand(4, 6), torch.rand(4, 6))}, "is a tuple: to deploy"),
+        (Decides, {}, "network cannot be exported"),
+    ],
+)
+def test_what_cannot_be_deployed_is_told_before_a_training(
+    network: type[Small], choices: dict[str, Any], said: str
+) -> None:
+    phases = Phases()
+    steps: list[Step] = [Train(epochs=1, lr=0.01), Deploy(weights="int8")]
+    with pytest.raises(InputError, match=said):
+        compress(network(), steps, few_rows(), latency=None, progress=phases, **choices)
+    assert "train" not in phases.seen
+
+
+NETS = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, name="gelu", divisor=1.0):
+        super().__init__()
+        self.a, self.b, self.name = nn.Linear(6, 8), nn.Linear(8, 4), name
+        self.register_buffer("divisor", torch.tensor(divisor), persistent=False)
+
+    def forward(self, x):
+        return self.b(getattr(nn.functional, self.name)(self.a(x))) / self.divisor
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"name": "relu"}, "builds another network than the one given: with the same weights"),
+        ({"divisor": 2.0}, "'divisor' of the network does not come back"),
+    ],
+)
+def test_a_source_of_another_function_is_refused_before_a_training(
+    arguments: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "nets.py").write_text(NETS, encoding="utf-8")
+    name, phases = f"{tmp_path / 'nets.py'}:Net", Phases()
+    network = load_source(Source(model=name, arguments=arguments))
+    steps = [Train(epochs=1, lr=0.01)]
+    with pytest.raises(PlanMismatchError, match=said):
+        compress(network, steps, few_rows(), source=Source(model=name), progress=phases)
+    assert phases.seen == []

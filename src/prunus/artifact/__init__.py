@@ -2,7 +2,7 @@
 
 from prunus.artifact.export import export
 from prunus.artifact.manifest import Manifest, read_manifest
-from prunus.artifact.store import Artifact, is_whole, load, load_artifact, save
+from prunus.artifact.store import Artifact, is_whole, load, load_artifact, require_source, save
 from prunus.artifact.verify import verify_export
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "load",
     "load_artifact",
     "read_manifest",
+    "require_source",
     "save",
     "verify_export",
 ]

@@ -2,10 +2,12 @@
 
 import copy
 import hashlib
+import inspect
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.jit._trace import TracerWarning
 
 from prunus.errors import InputError, MissingExtraError
 from prunus.graph import check_inputs, check_network
@@ -67,6 +70,8 @@ def export(
     if format == "onnx":
         require_onnx()
     free = [*([0] if dynamic_batch else []), *([1] if dynamic_length else [])]
+    example_inputs = _in_order(network, example_inputs)
+    _require_tensors(example_inputs)
     try:
         with _quiet():
             _write(network, path, example_inputs, free)
@@ -119,6 +124,30 @@ def arguments(inputs: Inputs) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
     return tuple(inputs), {}
 
 
+def parameter_names(network: nn.Module) -> list[str]:
+    """Names of the arguments of a network's ``forward``, in order; those of ``**kwargs`` are unknown."""
+    return list(inspect.signature(network.forward).parameters)
+
+
+def _in_order(network: nn.Module, inputs: Inputs) -> Inputs:
+    """Keyword arguments in the order in which the network declares them, which is that of the file's."""
+    if not isinstance(inputs, Mapping):
+        return inputs
+    declared = parameter_names(network)
+    first = [name for name in declared if name in inputs]
+    return {name: inputs[name] for name in (*first, *(n for n in inputs if n not in declared))}
+
+
+def _require_tensors(inputs: Inputs) -> None:
+    args, kwargs = arguments(inputs)
+    for name, value in (*enumerate(args), *kwargs.items()):
+        if not isinstance(value, Tensor):
+            raise InputError(
+                f"example_inputs[{name!r}] is a {type(value).__name__}: a file takes tensors alone; "
+                "wrap the network in a module that gives it the rest"
+            )
+
+
 def cpu_copy(network: nn.Module) -> nn.Module:
     """A copy on the CPU, in eval mode: what is deployed."""
     return copy.deepcopy(network).cpu().eval()
@@ -146,7 +175,7 @@ def _trace(network: nn.Module, example_inputs: Inputs, free: Sequence[int]) -> E
             deployed = _written_out(cpu_copy(network))
             program = torch.export.export(deployed, args, kwargs, dynamic_shapes=shapes)
     except Exception as error:  # a user's forward may raise anything in the tracer
-        remedy = "; try dynamic_batch=False and dynamic_length=False" if free else ""
+        remedy = "; export with dynamic_batch=False and dynamic_length=False may do" if free else ""
         raise InputError(f"network cannot be exported: {first_line(error)}{remedy}") from error
     program.example_inputs = None  # they would be stored: a user's data has no place in the file
     return program
@@ -218,7 +247,8 @@ def _write_recurrent(
     axes = {name: {dim: f"dim_{dim}" for dim in free} for name in names}
     part = path.with_name(path.name + ".part")
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", TracerWarning)
             torch.onnx.export(
                 cpu_copy(network),
                 tuple(_example(tensor, free) for tensor in args),
@@ -235,7 +265,21 @@ def _write_recurrent(
         raise InputError(
             f"network cannot be exported to ONNX: {first_line(error)}; try format='pt2'"
         ) from error
+    fixed = next((w for w in told if _fixes(w)), None)
+    if fixed is not None:
+        part.unlink(missing_ok=True)
+        raise InputError(
+            f"network cannot be exported to ONNX: line {fixed.lineno} of {fixed.filename} makes a "
+            "number of Python of a tensor, which the file would hold as it is for these inputs; "
+            "compute with tensors there"
+        )
     part.replace(path)
+
+
+def _fixes(told: warnings.WarningMessage) -> bool:
+    """Whether the tracer took a value for a constant, elsewhere than in PyTorch's own checks of inputs."""
+    is_own = Path(told.filename).is_relative_to(Path(torch.__file__).parent)
+    return issubclass(told.category, TracerWarning) and not is_own
 
 
 def _write_onnx(program: ExportedProgram, path: Path) -> None:
@@ -262,7 +306,8 @@ def _quiet() -> Iterator[None]:
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        silent = io.StringIO()  # of the pages of graph that go with a failure
+        with warnings.catch_warnings(), redirect_stdout(silent), redirect_stderr(silent):
             warnings.simplefilter("ignore")
             yield
     finally:

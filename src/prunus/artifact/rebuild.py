@@ -1,7 +1,7 @@
 """Build a saved network again: find its constructor, cut, fill in the weights, compare outputs."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from prunus.artifact.export import cpu_copy
 from prunus.artifact.manifest import FactoryFile, Manifest
-from prunus.artifact.weights import file_sha256, fill_, same_values
+from prunus.artifact.weights import file_sha256, same_values
 from prunus.errors import InputError, PlanMismatchError, PrunusError
 from prunus.graph import Inputs, call, cut, network_shape, relative_difference
 from prunus.graph.inputs import output_tensors
@@ -23,6 +23,18 @@ from prunus.zoo.sources import INLINE
 _TOLERANCE = 1e-6
 _CONFIG = "config.json"
 _FETCHED = ("hf:", "timm:", "torchvision:")
+
+
+def check_source(source: object) -> None:
+    """Refuse what is no source, such as its name alone.
+
+    Raises:
+        InputError: It is something else.
+    """
+    if not isinstance(source, Source):
+        raise InputError(
+            f"source is a {type(source).__name__}; give prunus.Source(model=..., arguments=...)"
+        )
 
 
 def note_factory(source: Source) -> FactoryFile | None:
@@ -64,9 +76,12 @@ def find_source(manifest: Manifest, folder: Path) -> Source:
 
 
 def rebuild(
-    source: Source, manifest: Manifest, plans: Sequence[Plan], tensors: Mapping[str, Tensor]
+    source: Source,
+    manifest: Manifest,
+    plans: Sequence[Plan],
+    fill: Callable[[nn.Module], object],
 ) -> nn.Module:
-    """The network: its constructor's, cut by each plan, with the saved weights; in eval mode.
+    """The network: its constructor's, cut by each plan, filled with what was saved; in eval mode.
 
     Warns where the constructor's file has changed since and what it makes still fits.
 
@@ -75,11 +90,11 @@ def rebuild(
             message says so where its file has changed since.
     """
     try:
-        network = load_source(_without_weights(source))
+        network = load_source(without_weights(source))
         for name, plan in zip(manifest.plans, plans, strict=True):
             plan.source.require(network_shape(network), name)
             network = cut(network, plan)
-        fill_(network, tensors, manifest.ties)
+        fill(network)
     except PrunusError as error:
         changed = _changed_file(source, manifest)
         if changed is None:
@@ -93,7 +108,7 @@ def rebuild(
         warnings.warn(
             f"'{changed}' has changed since the artifact was saved, or a file that it imports (the SHA-256 "
             "differs): outputs may differ; put the old files back, or save the artifact anew",
-            stacklevel=3,  # who called load_artifact
+            stacklevel=3,  # who called what loads it
         )
     return network.eval()
 
@@ -156,7 +171,7 @@ def _factory_path(source: Source) -> Path | None:
     return Path(path) if separator and path.endswith(".py") else None
 
 
-def _without_weights(source: Source) -> Source:
+def without_weights(source: Source) -> Source:
     """The same constructor, spared from fetching weights that would be overwritten."""
     arguments = dict(source.arguments)
     if source.model.startswith(_FETCHED):

@@ -28,13 +28,29 @@ from prunus.artifact.manifest import (
     plan_file,
     read_manifest,
 )
-from prunus.artifact.rebuild import find_source, note_factory, rebuild, require_same_outputs
-from prunus.artifact.weights import file_sha256, read_weights, same_values, write_weights
+from prunus.artifact.rebuild import (
+    check_source,
+    find_source,
+    note_factory,
+    rebuild,
+    require_same_outputs,
+    without_weights,
+)
+from prunus.artifact.weights import (
+    file_sha256,
+    fill_,
+    read_weights,
+    same_values,
+    state_shapes,
+    tied_state,
+    write_weights,
+)
 from prunus.data import TextTokenizer
 from prunus.errors import InputError, PlanMismatchError
-from prunus.graph import Inputs, network_shape
+from prunus.graph import Inputs, check_network, network_shape
 from prunus.plan import Plan
 from prunus.records import RunRecord, Source
+from prunus.zoo import load_source
 
 
 @dataclass(frozen=True)
@@ -85,6 +101,8 @@ def save(
             or the network holds what cannot be saved.
         PlanMismatchError: The network is not what source and plans make.
     """
+    check_network(network)
+    check_source(source)
     folder = Path(folder).resolve()
     _check_place(folder)
     for index, (before, after) in enumerate(pairwise(plans)):
@@ -109,6 +127,33 @@ def save(
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def require_source(source: Source, network: nn.Module, example_inputs: Inputs) -> None:
+    """Refuse a source that could not give a network back: what ``save`` would find out, before there is any cut.
+
+    Args:
+        source: Said to build the network. Its weights are not needed.
+        network: As the source builds it, with any weights.
+        example_inputs: A real batch.
+
+    Raises:
+        InputError: The source cannot be built, or a name or shape of its state differs.
+        PlanMismatchError: With the same state it is another network.
+    """
+    built = load_source(without_weights(source))
+    found, wanted = state_shapes(built), state_shapes(network)
+    name = next((n for n in (*wanted, *found) if found.get(n) != wanted.get(n)), None)
+    if name is not None:
+        there, here = (list(own[name]) if name in own else "absent" for own in (found, wanted))
+        raise InputError(
+            f"source '{source.model}' builds another network than the one given: '{name}' is {there} "
+            f"in it and {here} in yours; give the arguments that yours was built with"
+        )
+    tensors, ties = tied_state(network)
+    fill_(built, tensors, ties)
+    _compare(network, built)
+    require_same_outputs(network, built, example_inputs, source.model)
 
 
 def load(folder: Path | str) -> nn.Module:
@@ -136,7 +181,7 @@ def load_artifact(folder: Path | str) -> Artifact:
     spelled = folder / TOKENIZER_FILE
     tokenizer = TextTokenizer.read(spelled) if spelled.exists() else None
     source = find_source(manifest, folder)
-    network = rebuild(source, manifest, plans, tensors)
+    network = rebuild(source, manifest, plans, lambda built: fill_(built, tensors, manifest.ties))
     return Artifact(network, source, plans, manifest.recipe, record, tokenizer)
 
 

@@ -1,15 +1,23 @@
 """Does the exported file compute what the network computes? Asked in the file's own runtime."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from prunus.artifact.export import Inputs, arguments, cpu_copy, first_line, require_onnx
+from prunus.artifact.export import (
+    Inputs,
+    arguments,
+    cpu_copy,
+    first_line,
+    parameter_names,
+    require_onnx,
+)
 from prunus.errors import InputError
+from prunus.graph import check_inputs, check_network
 
 
 def verify_export(path: Path | str, network: nn.Module, example_inputs: Inputs) -> float:
@@ -36,14 +44,28 @@ def verify_export(path: Path | str, network: nn.Module, example_inputs: Inputs) 
     path = Path(path)
     if not path.is_file():
         raise InputError(f"path={str(path)!r} does not exist; name a file written by export")
+    check_network(network)
+    check_inputs(example_inputs)
     args, kwargs = arguments(example_inputs)
     args = tuple(tensor.cpu() for tensor in args)
     kwargs = {name: tensor.cpu() for name, tensor in kwargs.items()}
     with torch.no_grad():
-        wanted = _tensors(cpu_copy(network)(*args, **kwargs))
+        try:
+            wanted = _tensors(cpu_copy(network)(*args, **kwargs))
+        except InputError:
+            raise
+        except Exception as error:  # a user's forward may raise anything
+            raise InputError(
+                f"example_inputs: the network does not run on them: {first_line(error)}; give inputs "
+                "as for export"
+            ) from error
         if path.suffix == ".onnx":
             require_onnx()
-            found = _run_onnx(path, args, kwargs)
+            # A file's inputs have the names of the arguments, or of their places; it has none for an
+            # argument that is never read.
+            named = dict(zip(parameter_names(network), args, strict=False)) | kwargs
+            placed = {f"input_{place}": tensor for place, tensor in enumerate(args)}
+            found = _run_onnx(path, args, placed | named)
         elif path.suffix == ".pt2":
             found = _run_pt2(path, args, kwargs)
         else:
@@ -56,7 +78,7 @@ def verify_export(path: Path | str, network: nn.Module, example_inputs: Inputs) 
     return max((_difference(a, b) for a, b in zip(wanted, found, strict=True)), default=0.0)
 
 
-def _run_onnx(path: Path, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> list[Tensor]:
+def _run_onnx(path: Path, args: Sequence[Tensor], named: Mapping[str, Tensor]) -> list[Tensor]:
     import onnxruntime  # noqa: PLC0415 (optional extra)
 
     options = onnxruntime.SessionOptions()
@@ -66,7 +88,9 @@ def _run_onnx(path: Path, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -
             str(path), options, providers=["CPUExecutionProvider"]
         )
         names = [node.name for node in session.get_inputs()]
-        feed = kwargs or dict(zip(names, args, strict=True))
+        feed = {name: named[name] for name in names if name in named}
+        if len(names) == len(args) > len(feed):  # of *args
+            feed = dict(zip(names, args, strict=True))
         outputs = session.run(None, {name: tensor.numpy() for name, tensor in feed.items()})
     except Exception as error:  # ONNX Runtime's errors have no common base
         raise InputError(_failed(path, error)) from error

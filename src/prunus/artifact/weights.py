@@ -1,8 +1,9 @@
 """Parameters and buffers of a network in one safetensors file; a shared tensor is stored once."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -23,8 +24,7 @@ def write_weights(network: nn.Module, path: Path) -> dict[str, str]:
     Raises:
         InputError: The state holds something else than tensors with data.
     """
-    state = _state(network)
-    ties = _ties(state)
+    state, ties = tied_state(network)
     tensors = {
         # Layout and storage are dropped: safetensors takes contiguous tensors that share nothing.
         name: tensor.cpu().clone(memory_format=torch.contiguous_format)
@@ -33,6 +33,16 @@ def write_weights(network: nn.Module, path: Path) -> dict[str, str]:
     }
     save_file(tensors, path, metadata=dict(FILE_METADATA))
     return ties
+
+
+def tied_state(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The state of a network by name, and the names that share another name's tensor with that name.
+
+    Raises:
+        InputError: The state holds something else than tensors with data.
+    """
+    state = _state(network)
+    return state, _ties(state, dict(network.named_parameters(remove_duplicate=False)))
 
 
 def read_weights(path: Path, sha256: str, ties: Mapping[str, str]) -> dict[str, Tensor]:
@@ -71,8 +81,8 @@ def fill_(network: nn.Module, tensors: Mapping[str, Tensor], ties: Mapping[str, 
     NetworkShape(tensors=_shapes(tensors)).require(
         NetworkShape(tensors=_shapes(_state(network))), what
     )
-    for alias, name in ties.items():
-        _place(network, alias, _fetch(network, name))
+    tie_(network, ties)
+    _cast_unsaved_(network, tensors)
     with torch.no_grad():
         for name, current in network.state_dict(keep_vars=True).items():
             if current.dtype != tensors[name].dtype:
@@ -84,6 +94,33 @@ def fill_(network: nn.Module, tensors: Mapping[str, Tensor], ties: Mapping[str, 
                 f"{what} is for another network: '{name}' shares its tensor with another name "
                 "here, and did not when it was saved; use the constructor that it was saved with"
             )
+
+
+def state_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes of the state of a network, by name."""
+    return _shapes(_state(network))
+
+
+def tie_(network: nn.Module, ties: Mapping[str, str]) -> None:
+    """Share the tensors that were shared when the network was saved.
+
+    Raises:
+        PlanMismatchError: A name is none of a parameter or buffer.
+    """
+    for alias, name in ties.items():
+        _place(network, alias, _fetch(network, name))
+
+
+def _cast_unsaved_(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Cast buffers that are in no state as the whole network was, where it was: ``half()`` and its kin."""
+    state = network.state_dict(keep_vars=True)
+    built = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
+    saved = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+    if len(built) != 1 or len(saved) != 1 or built == saved:
+        return
+    for name, buffer in network.named_buffers():
+        if name not in state and {buffer.dtype} == built:
+            buffer.data = buffer.data.to(next(iter(saved)))
 
 
 def file_sha256(path: Path) -> str:
@@ -117,14 +154,18 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def _ties(state: Mapping[str, Tensor]) -> dict[str, str]:
-    """Names whose tensor came earlier under another name: same memory, seen in the same way."""
-    first: dict[tuple[int, torch.dtype, tuple[int, ...], tuple[int, ...]], str] = {}
+def _ties(state: Mapping[str, Tensor], parameters: Container[str]) -> dict[str, str]:
+    """Names whose tensor came earlier under another name: same memory, seen in the same way.
+
+    A buffer that lies in the memory of a parameter is no tie: neither can stand in the other's place.
+    """
+    first: dict[tuple[Any, ...], str] = {}
     ties = {}
     for name, tensor in state.items():
         if tensor.numel() == 0:  # has no memory to share
             continue
-        key = (tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
+        seen = (tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
+        key = (*seen, name in parameters)
         if (owner := first.setdefault(key, name)) != name:
             ties[name] = owner
     return ties

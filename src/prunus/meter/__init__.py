@@ -11,6 +11,7 @@ from prunus.meter.predictor import (
     Predictor,
     as_predictor,
     eval_mode,
+    logits_in,
 )
 from prunus.meter.size import BYTES_PER_MB, file_size_bytes, format_bytes, path_size_bytes
 from prunus.meter.sparse import sparse_bytes
@@ -28,6 +29,7 @@ __all__ = [
     "eval_mode",
     "file_size_bytes",
     "format_bytes",
+    "logits_in",
     "measure_cost",
     "measure_latencies",
     "measure_latency",

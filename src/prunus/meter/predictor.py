@@ -49,17 +49,25 @@ class NetworkPredictor:
             InputError: The output holds no tensor of logits.
         """
         with eval_mode(self.network), torch.inference_mode():
-            output = call(self.network, inputs)
-        if isinstance(output, Mapping):
-            output = output.get("logits")
-        elif isinstance(output, tuple | list) and output:
-            output = output[0]
-        if not isinstance(output, Tensor):
-            raise InputError(
-                f"network returned {type(output).__name__}: it must return logits, as a tensor, "
-                "as the first entry of a tuple, or under the name 'logits'"
-            )
-        return output
+            return logits_in(call(self.network, inputs))
+
+
+def logits_in(output: Any) -> Tensor:
+    """Logits in what a network returned.
+
+    Raises:
+        InputError: The output holds no tensor of logits.
+    """
+    if isinstance(output, Mapping):
+        output = output.get("logits")
+    elif isinstance(output, tuple | list) and output:
+        output = output[0]
+    if not isinstance(output, Tensor):
+        raise InputError(
+            f"network returned {type(output).__name__}: it must return logits, as a tensor, "
+            "as the first entry of a tuple, or under the name 'logits'"
+        )
+    return output
 
 
 def as_predictor(network: nn.Module) -> NetworkPredictor:

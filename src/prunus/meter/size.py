@@ -33,6 +33,7 @@ def stored_tensors(network: nn.Module) -> dict[str, Tensor]:
     require_shapes(network)
     tensors: dict[str, Tensor] = {}
     seen: set[Hashable] = set()
+    parameters = dict(network.named_parameters(remove_duplicate=False))
     for name, tensor in network.state_dict().items():
         if not isinstance(tensor, Tensor):
             raise InputError(
@@ -44,8 +45,10 @@ def stored_tensors(network: nn.Module) -> dict[str, Tensor]:
                 f"network's '{name}' is on the meta device, which holds no values; "
                 "load its weights first"
             )
-        if tensor_key(tensor) not in seen:
-            seen.add(tensor_key(tensor))
+        # A buffer in the memory of a parameter is stored beside it: they come back as two.
+        key = (tensor_key(tensor), name in parameters)
+        if key not in seen:
+            seen.add(key)
             tensors[name] = tensor.detach()
     return tensors
 

@@ -17,11 +17,16 @@ def by_row(weight: Tensor, *, halves: bool = False) -> tuple[Tensor, Tensor]:
     """
     weight = weight.detach().float()
     scale = row_scales(weight, LEVELS)
-    half = torch.finfo(torch.float16)
-    if halves and bool(((scale >= half.tiny) & (scale <= half.max)).all()):
+    if halves and halves_in_full(scale):
         scale = scale.half()
     levels = (weight / scale.float().unsqueeze(1)).round().clamp(-LEVELS, LEVELS)
     return levels.to(torch.int8), scale
+
+
+def halves_in_full(scale: Tensor) -> bool:
+    """Whether float16 holds each of positive numbers to 11 bits."""
+    half = torch.finfo(torch.float16)
+    return bool(((scale >= half.tiny) & (scale <= half.max)).all())
 
 
 def row_scales(weight: Tensor, levels: int) -> Tensor:

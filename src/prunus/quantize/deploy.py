@@ -3,7 +3,7 @@
 import copy
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.artifact.export import ONNX_PACKAGES
+from prunus.artifact.export import ONNX_PACKAGES, first_line
+from prunus.artifact.rebuild import check_source
 from prunus.artifact.weights import file_sha256
 from prunus.data import Inputs, TextTokenizer
-from prunus.errors import DataError, InputError
+from prunus.errors import DataError, InputError, PrunusError
 from prunus.extras import require_installed
+from prunus.graph import check_network
 from prunus.plan import Plan
 from prunus.progress import Progress
 from prunus.quantize import onnx_runtime, open_vino, torch_engine
@@ -79,17 +81,14 @@ def deploy(  # noqa: PLR0913  # all but three are options, by keyword only
         InputError: The network cannot be written, or the folder cannot be used.
         MissingExtraError: The engine is not installed.
     """
+    check_network(network)
+    if source is not None:
+        check_source(source)
+    _check_inputs(inputs, "inputs")
     folder = Path(folder).resolve()
     _check_place(folder)
     require_deployable(deployment, has_source=source is not None)
-    batches = tuple(calibration or ())
-    if (deployment.is_calibrated or deployment.rounding == "gptq") and not batches:
-        asked = "" if deployment.is_calibrated else " with rounding=gptq"
-        raise InputError(
-            f"calibration is missing: int8 of engine={deployment.engine}{asked} is measured on real "
-            "batches; give some"
-        )
-    batches = tuple(_in_float32(batch) for batch in batches)
+    batches = _calibration(calibration, deployment)
     written_network = _network_in_float32(network)
     notes = unmatched(network, deployment)
     if written_network is not network:
@@ -113,6 +112,8 @@ def deploy(  # noqa: PLR0913  # all but three are options, by keyword only
             tokenizer.save(part / "tokenizer.json")
         record = _record(part, deployment, written, (*told, *notes))
         record.save(part / DEPLOYED_FILE)
+        if deployment.engine == "torch":  # what reads weights past int8 layers finds none there
+            _require_runs(part, record, job.inputs)
         shutil.rmtree(folder, ignore_errors=True)
         part.replace(folder)
     except OSError as error:
@@ -135,6 +136,11 @@ def require_deployable(deployment: Deployment, *, has_source: bool) -> None:
         InputError: ``engine="torch"`` has no source.
         MissingExtraError: The engine is not installed.
     """
+    if not isinstance(deployment, Deployment):
+        raise InputError(
+            f"deployment is a {type(deployment).__name__}; give one such as "
+            "Deployment(engine='onnxruntime', weights='int8')"
+        )
     if deployment.engine == "torch" and not has_source:
         raise InputError(torch_engine.NO_SOURCE)
     for package, extra in _NEEDS[deployment.engine]:
@@ -186,12 +192,56 @@ def _check_place(folder: Path) -> None:
         )
 
 
+def _require_runs(part: Path, record: Deployed, inputs: Inputs) -> None:
+    """Refuse to leave files that cannot be loaded, or run on the inputs that they were written for.
+
+    Raises:
+        InputError: They cannot.
+    """
+    try:
+        _LOADERS[record.deployment.engine](part, record, None)(inputs)
+    except PrunusError as error:
+        raise InputError(
+            f"engine={record.deployment.engine} has written what does not run: "
+            f"{first_line(error)}; exclude the layers whose weights the network reads past them, or "
+            "use engine=onnxruntime"
+        ) from error
+
+
 def _network_in_float32(network: nn.Module) -> nn.Module:
     """The network, or a copy of it in float32 where some of its parameters are other floats."""
     floats = [p.dtype for p in network.parameters() if p.is_floating_point()]
     if all(dtype == torch.float32 for dtype in floats):
         return network
     return copy.deepcopy(network).float()
+
+
+def _calibration(given: Iterable[Inputs] | None, deployment: Deployment) -> tuple[Inputs, ...]:
+    """Batches to measure on, whose floats are float32.
+
+    Raises:
+        InputError: They are needed and none are given, or what is given are no batches.
+    """
+    if isinstance(given, Tensor | Mapping):
+        raise InputError("calibration is one batch; give several, as in [batch]")
+    batches = tuple(() if given is None else given)
+    for index, batch in enumerate(batches):
+        _check_inputs(batch, f"calibration[{index}]")
+    if (deployment.is_calibrated or deployment.rounding == "gptq") and not batches:
+        asked = "" if deployment.is_calibrated else " with rounding=gptq"
+        raise InputError(
+            f"calibration is missing: int8 of engine={deployment.engine}{asked} is measured on real "
+            "batches; give some"
+        )
+    return tuple(_in_float32(batch) for batch in batches)
+
+
+def _check_inputs(inputs: object, name: str) -> None:
+    if not isinstance(inputs, Tensor | Mapping):
+        raise InputError(
+            f"{name} is a {type(inputs).__name__}; give a tensor, or tensors by the names of the "
+            "network's arguments"
+        )
 
 
 def _in_float32(inputs: Inputs) -> Inputs:

@@ -2,7 +2,8 @@
 
 import ast
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from prunus.data import Inputs
 from prunus.errors import InputError
 from prunus.graph import pad_plainly_
+from prunus.meter import logits_in
 from prunus.plan import Plan
 from prunus.quantize.options import Deployment
 from prunus.quantize.smoothed import SmoothedLinear
@@ -38,6 +40,16 @@ class Written:
 
     model_files: tuple[str, ...]
     notes: tuple[str, ...] = ()
+
+
+@contextmanager
+def logits_alone(network: nn.Module) -> Iterator[nn.Module]:
+    """The network, answering with its logits meanwhile: what a session is to give, whatever else it does."""
+    handle = network.register_forward_hook(lambda _, __, output: logits_in(output))
+    try:
+        yield network
+    finally:
+        handle.remove()
 
 
 def int8_layers(network: nn.Module, deployment: Deployment) -> dict[str, nn.Linear]:

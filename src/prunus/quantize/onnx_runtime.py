@@ -16,6 +16,7 @@ from prunus.artifact.export import first_line
 from prunus.data import Inputs
 from prunus.errors import InputError
 from prunus.extras import require_extra
+from prunus.quantize.by_row import halves_in_full
 from prunus.quantize.job import (
     Job,
     Written,
@@ -23,6 +24,7 @@ from prunus.quantize.job import (
     fits_float16,
     given,
     int8_layers,
+    logits_alone,
     nodes_of,
     table_names,
 )
@@ -49,7 +51,8 @@ def write(job: Job, folder: Path) -> Written:
     """
     plain = job.deployment.is_float32
     whole = folder / (MODEL_FILE if plain else "float.onnx")
-    export(job.network, whole, job.inputs, dynamic_length=job.dynamic_length)
+    with logits_alone(job.network) as network:
+        export(network, whole, job.inputs, dynamic_length=job.dynamic_length)
     notes: tuple[str, ...] = ()
     if plain:
         _finish(whole, halves=False)
@@ -223,8 +226,8 @@ def _scale_outliers_by_token_(job: Job, model: Any, whole: Path) -> tuple[str, .
 def _finish(file: Path, *, halves: bool) -> None:
     """Leave out what only the exporter's reader needs; store large float constants as float16.
 
-    Those are cast where they are read, once, when the engine loads them. What belongs to quantized
-    tensors, their scales above all, stays: rules that fuse kernels look for it.
+    Those are cast where they are read, once, when the engine loads them. What rules that fuse kernels
+    look for stays, and so do scales of which one is too small for all of float16's digits.
     """
     if file.with_name(file.name + ".data").exists():
         return  # larger than a file of this form may be
@@ -239,10 +242,12 @@ def _finish(file: Path, *, halves: bool) -> None:
     casts = []
     for constant in graph.initializer if halves else ():
         values = torch.from_numpy(onnx.numpy_helper.to_array(constant).copy())
-        kept = constant.name in scales or constant.name.endswith(SCALE)
+        name = constant.name
+        kept = name in scales or name.endswith(SCALE)
         if kept or values.numel() < _WORTH or not fits_float16(values):
             continue
-        name = constant.name
+        if name.endswith("_scale") and not halves_in_full(values):
+            continue
         half = onnx.numpy_helper.from_array(values.half().numpy(), f"{name}.float16")
         constant.CopyFrom(half)
         cast = onnx.helper.make_node("Cast", [half.name], [name], to=onnx.TensorProto.FLOAT)
@@ -264,12 +269,14 @@ def _notes(job: Job) -> tuple[str, ...]:
     if job.deployment.weights != "int8":
         return ()
     kinds = tuple(job.network.modules())
-    if job.deployment.calibration == "static":
-        recurrent = any(isinstance(module, nn.RNNBase) for module in kinds)
-        note = "onnxruntime: recurrent layers stay in float32 with static ranges"
-        return (note,) if recurrent else ()
     notes = []
-    if any(isinstance(module, nn.modules.conv._ConvNd) for module in kinds):
+    if any(isinstance(module, nn.modules.conv._ConvTransposeNd) for module in kinds):
+        notes.append("onnxruntime: transposed convolutions stay in float32")
+    if job.deployment.calibration == "static":
+        if any(isinstance(module, nn.RNNBase) for module in kinds):
+            notes.append("onnxruntime: recurrent layers stay in float32 with static ranges")
+        return tuple(notes)
+    if any(isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) for module in kinds):
         note = "convolutions stay in float32 with dynamic ranges, which would make them slower"
         notes.append(f"onnxruntime: {note}; calibration=static quantizes them")
     others = {

@@ -23,6 +23,7 @@ from prunus.quantize.job import (
     excluded_nodes,
     fits_float16,
     given,
+    logits_alone,
     require_in_float16,
     table_names,
 )
@@ -45,7 +46,8 @@ def write(job: Job, folder: Path) -> Written:
     """
     openvino = require_extra("openvino", _EXTRA)
     whole = folder / "float.onnx"
-    export(job.network, whole, job.inputs, dynamic_length=job.dynamic_length)
+    with logits_alone(job.network) as network:
+        export(network, whole, job.inputs, dynamic_length=job.dynamic_length)
     deployment = job.deployment
     if deployment.weights == "float16":
         require_in_float16(job.network, "weights=float32")

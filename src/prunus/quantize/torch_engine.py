@@ -11,13 +11,13 @@ from typing import Any, final
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from prunus.artifact import save
-from prunus.artifact.manifest import WEIGHTS_FILE, read_manifest
-from prunus.artifact.rebuild import find_source
-from prunus.artifact.weights import fill_, read_weights, write_weights
+from prunus.artifact.manifest import MANIFEST_FILE, WEIGHTS_FILE, read_manifest
+from prunus.artifact.rebuild import find_source, rebuild
+from prunus.artifact.weights import file_sha256, fill_, read_weights, tie_, write_weights
 from prunus.errors import InputError, PlanMismatchError
-from prunus.graph import cut
 from prunus.meter import as_predictor
 from prunus.plan import Plan
 from prunus.quantize.by_row import by_row
@@ -33,7 +33,6 @@ from prunus.quantize.options import Deployment
 from prunus.quantize.session import Deployed, Session
 from prunus.quantize.smoothed import FACTORS, SmoothedLinear, plain_
 from prunus.records import multiplies_bytes
-from prunus.zoo import load_source
 
 INT8_FILE = "int8.safetensors"
 NO_SOURCE = (
@@ -87,6 +86,8 @@ def write(job: Job, folder: Path) -> Written:
             require_in_float16(network, "weights=bfloat16")
         if deployment.weights in _DTYPES:
             write_weights(network.to(_DTYPES[deployment.weights]), folder / WEIGHTS_FILE)
+            told = {"weights_sha256": file_sha256(folder / WEIGHTS_FILE)}
+            read_manifest(folder).model_copy(update=told).save(folder / MANIFEST_FILE)
         return Written((WEIGHTS_FILE,), _float_notes(job))
     stored = _quantized_tensors(network, job)
     save(folder, _unsmoothed(network), source=job.source, plans=job.plans)
@@ -173,8 +174,11 @@ def _multiplies_in_float(layer: nn.Module) -> bool:
         layer, nn.Embedding | nn.LayerNorm | nn.RMSNorm
     ):
         return False
-    weight = layer._parameters.get("weight")
-    return weight is not None and weight.ndim > 1
+    if isinstance(layer, parametrize.ParametrizationList):
+        return False  # told by the layer that it is of
+    own = [(name, p) for name, p in layer._parameters.items() if p is not None]
+    matrices = any(p.ndim == 2 or (name == "weight" and p.ndim > 1) for name, p in own)
+    return matrices or parametrize.is_parametrized(layer)
 
 
 @final
@@ -185,26 +189,12 @@ class TorchSession(Session):
         super().__init__(folder, record)
         self._threads = threads
         manifest = read_manifest(folder)
-        source = find_source(manifest, folder).model_copy(update={"weights": None})
-        if source.model.partition(":")[0] in ("hf", "timm", "torchvision"):
-            arguments = {**source.arguments, "pretrained": False}
-            source = source.model_copy(update={"arguments": arguments})
-        network = load_source(source)
-        for plan in (Plan.load(folder / name) for name in manifest.plans):
-            network = cut(network, plan)
-        deployment = record.deployment
-        if (folder / INT8_FILE).exists():
-            _fill_int8_(network.float(), load_file(folder / INT8_FILE), deployment)
-        else:
-            if deployment.weights in _DTYPES:
-                network = network.to(_DTYPES[deployment.weights])
-            sha256 = record.files[WEIGHTS_FILE]
-            fill_(
-                network,
-                read_weights(folder / WEIGHTS_FILE, sha256, manifest.ties),
-                manifest.ties,
-            )
-        self.network = network.eval()
+        plans = [Plan.load(folder / name) for name in manifest.plans]
+
+        def fill(network: nn.Module) -> None:
+            _fill_(network, folder, record, manifest.ties)
+
+        self.network = rebuild(find_source(manifest, folder), manifest, plans, fill)
         self._predict = as_predictor(self.network)
 
     @property
@@ -236,6 +226,16 @@ class TorchSession(Session):
 
     def _run(self, feed: dict[str, Tensor]) -> Tensor:
         return self._predict(feed)
+
+
+def _fill_(network: nn.Module, folder: Path, record: Deployed, ties: Mapping[str, str]) -> None:
+    deployment = record.deployment
+    if (folder / INT8_FILE).exists():
+        tie_(network.float(), ties)
+        _fill_int8_(network, load_file(folder / INT8_FILE), deployment)
+        return
+    network.to(_DTYPES.get(deployment.weights, torch.float32))
+    fill_(network, read_weights(folder / WEIGHTS_FILE, record.files[WEIGHTS_FILE], ties), ties)
 
 
 def _fill_int8_(network: nn.Module, stored: Mapping[str, Tensor], deployment: Deployment) -> None:

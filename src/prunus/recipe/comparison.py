@@ -16,6 +16,7 @@ from prunus.graph import Inputs
 from prunus.progress import Progress, Silent
 from prunus.recipe.actions import lay_out
 from prunus.recipe.dense import require_no_teacher, trained_first
+from prunus.recipe.engines import require_engines
 from prunus.recipe.folder import RunFolder, full_disk_told, require_out, require_resumable
 from prunus.recipe.measure import LatencyOptions
 from prunus.recipe.prepare import (
@@ -26,7 +27,6 @@ from prunus.recipe.prepare import (
     measure_dense,
     open_folder,
     pin,
-    require_engines,
     run_identity,
 )
 from prunus.recipe.recipe import Recipe, make_recipe
@@ -159,9 +159,8 @@ def _compare(
     train_first: TrainConfig | None,
 ) -> tuple[RunRecord, ...]:
     """Train and measure the dense network, run all cells."""
-    for cell in cells:
-        require_engines(subject, lay_out(cell.recipe))
     runs_of = [lay_out(cell.recipe) for cell in cells]
+    require_engines(subject, runs_of, settings.progress, trains=train_first is not None)
     actions = [action for run in runs_of for action in run]
     found = checked_trace(subject, cells[0].recipe, runs_of, settings)
     frame = cells[0].recipe.model_copy(update={"name": "", "steps": (), "seed": 0})

@@ -101,7 +101,7 @@ def _write(
         network,
         folder,
         asked,
-        inputs=_plain(state.inputs),
+        inputs=plain_inputs(state.inputs),
         calibration=calibration,
         source=state.origin.source if state.origin.rebuildable else None,
         plans=state.plans,
@@ -110,7 +110,7 @@ def _write(
     )
 
 
-def _plain(inputs: ExampleInputs) -> Inputs:
+def plain_inputs(inputs: ExampleInputs) -> Inputs:
     """Inputs as data gives them: a tensor, or tensors by name.
 
     Raises:

@@ -17,14 +17,13 @@ from prunus.extras import require_installed
 from prunus.graph import Trace
 from prunus.plan import Record
 from prunus.progress import Progress, Silent
-from prunus.quantize import require_deployable
 from prunus.recipe.actions import Action, lay_out, searches
 from prunus.recipe.execute import trace_network
 from prunus.recipe.folder import RunFolder, open_run
 from prunus.recipe.measure import LOOKS_FILE, LatencyOptions, Look, accounted_cost, look, phase
 from prunus.recipe.reachable import first_misfit, require_reachable
 from prunus.recipe.recipe import Recipe
-from prunus.recipe.steps import Deploy, Student
+from prunus.recipe.steps import Student
 from prunus.recipe.subject import Subject, student_of
 from prunus.records import Cost, Source
 from prunus.train import Execution, TrainConfig
@@ -139,20 +138,6 @@ def checked_trace(
     if misfits[0] is not None and None not in misfits:  # else other rows are worth their time
         raise misfits[0]
     return found
-
-
-def require_engines(subject: Subject, actions: Sequence[Action]) -> None:
-    """Refuse a deployment that could not be written, whatever the steps before it make.
-
-    Raises:
-        InputError: Nothing says how PyTorch builds the network again.
-        MissingExtraError: Its engine is not installed.
-    """
-    students = any(isinstance(action.step, Student) for action in actions)
-    for action in actions:
-        if isinstance(action.step, Deploy):
-            has_source = subject.rebuildable or students
-            require_deployable(action.step.deployment, has_source=has_source)
 
 
 def run_identity(

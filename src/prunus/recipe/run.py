@@ -17,6 +17,7 @@ from prunus.plan import Plan
 from prunus.progress import Progress, Silent
 from prunus.recipe.actions import Action, label, lay_out
 from prunus.recipe.dense import require_no_teacher, trained_first
+from prunus.recipe.engines import require_engines
 from prunus.recipe.execute import perform
 from prunus.recipe.folder import RunFolder, require_out
 from prunus.recipe.measure import LOOKS_FILE, LatencyOptions, phase
@@ -29,7 +30,6 @@ from prunus.recipe.prepare import (
     open_folder,
     pin,
     recipe_source,
-    require_engines,
     run_identity,
 )
 from prunus.recipe.recipe import Recipe, as_recipe, make_recipe
@@ -125,7 +125,7 @@ def compress(  # noqa: PLR0913  # all but three are options, by keyword only
         source=source,
         untrained=train_first is not None,
     )
-    require_engines(subject, actions)
+    require_engines(subject, [actions], settings.progress, trains=train_first is not None)
     found = checked_trace(subject, asked, [actions], settings)
     identity = run_identity(subject, asked, settings, train_first)
     with open_folder(out, identity, resume=resume) as folder:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunus.artifact import require_source
 from prunus.artifact.manifest import TOKENIZER_FILE
 from prunus.data import (
     DataSplits,
@@ -163,8 +164,6 @@ def resolve_subject(
     if isinstance(network, nn.Module):
         dense = copied(network, type(network).__qualname__).cpu().eval()
         hold_connections_(dense)  # hooks do not survive the copy
-        if source is not None:
-            _require_builds(source, dense)
         where = named or Source(model=f"{type(network).__module__}.{type(network).__qualname__}")
     else:
         if named is None:
@@ -182,6 +181,8 @@ def resolve_subject(
         inputs = next(iter(splits.train.batches(min(CERTIFICATE_SAMPLES, len(splits.train)))))[0]
     subject = Subject(dense, where, named is not None, splits, inputs, search_seen=not drawn_here)
     _require_fit(subject)
+    if source is not None and isinstance(network, nn.Module):
+        require_source(source, dense, inputs)
     return subject
 
 
@@ -272,32 +273,6 @@ def _require_name(data: object) -> None:
             f"data is a {type(data).__name__}; give prunus.from_datasets(train, test), or a name such "
             "as imagefolder:DIR"
         )
-
-
-def _require_builds(source: Source, network: nn.Module) -> None:
-    """Refuse a source of another network than the one given, which could not be saved with it.
-
-    Raises:
-        InputError: It cannot be built, or a name or shape of its state differs.
-    """
-    arguments = dict(source.arguments)
-    if source.model.startswith(_OWN_SCHEMES):
-        arguments["pretrained"] = False  # they would be overwritten
-    built = load_source(source.model_copy(update={"weights": None, "arguments": arguments}))
-    found, wanted = _state_shapes(built), _state_shapes(network)
-    name = next((n for n in (*wanted, *found) if found.get(n) != wanted.get(n)), None)
-    if name is not None:
-        raise InputError(
-            f"source '{source.model}' builds another network than the one given: '{name}' is "
-            f"{found.get(name, 'absent')} in it and {wanted.get(name, 'absent')} in yours; give the "
-            "arguments that yours was built with"
-        )
-
-
-def _state_shapes(network: nn.Module) -> dict[str, list[int]]:
-    """What is saved of a network: connections held at zero, and others that are not, left out."""
-    state = network.state_dict().items()
-    return {name: list(held.shape) for name, held in state if isinstance(held, Tensor)}
 
 
 def _own_tokenizer(source: Source) -> TextTokenizer | None:

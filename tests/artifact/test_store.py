@@ -57,6 +57,11 @@ def test_any_cut_comes_back(
     assert torch.equal(load(folder / "a")(images(3)), network(images(3)))
 
 
+def test_weights_may_be_read_by_whom_the_other_files_may(saved: Path) -> None:
+    modes = {path.stat().st_mode for path in saved.iterdir()}
+    assert len(modes) == 1
+
+
 def test_the_file_has_the_bytes_that_the_meter_counts(saved: Path) -> None:
     file = saved / "model.safetensors"
     assert file.stat().st_size == file_size_bytes(load(saved))

@@ -31,8 +31,18 @@ def write_weights(network: nn.Module, path: Path) -> dict[str, str]:
         for name, tensor in state.items()
         if name not in ties
     }
-    save_file(tensors, path, metadata=dict(FILE_METADATA))
+    write_tensors(tensors, path, dict(FILE_METADATA))
     return ties
+
+
+def write_tensors(
+    tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write contiguous tensors that share nothing, for whoever may read the files beside them."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path, metadata=metadata)
+    path.chmod(mode)  # safetensors lets its owner alone read a file
 
 
 def tied_state(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:

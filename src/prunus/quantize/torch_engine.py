@@ -9,14 +9,21 @@ from types import ModuleType
 from typing import Any, final
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from prunus.artifact import save
 from prunus.artifact.manifest import MANIFEST_FILE, WEIGHTS_FILE, read_manifest
 from prunus.artifact.rebuild import find_source, rebuild
-from prunus.artifact.weights import file_sha256, fill_, read_weights, tie_, write_weights
+from prunus.artifact.weights import (
+    file_sha256,
+    fill_,
+    read_weights,
+    tie_,
+    write_tensors,
+    write_weights,
+)
 from prunus.errors import InputError, PlanMismatchError
 from prunus.meter import as_predictor
 from prunus.plan import Plan
@@ -92,7 +99,7 @@ def write(job: Job, folder: Path) -> Written:
     stored = _quantized_tensors(network, job)
     save(folder, _unsmoothed(network), source=job.source, plans=job.plans)
     (folder / WEIGHTS_FILE).unlink()
-    save_file(stored, folder / INT8_FILE)
+    write_tensors(stored, folder / INT8_FILE)
     return Written((INT8_FILE,), _float_notes(job))
 
 

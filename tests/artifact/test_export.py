@@ -198,3 +198,16 @@ def test_other_output_shapes_are_named(tmp_path: Path) -> None:
     export(Doubling(1.0), path, torch.ones(2, 2), "pt2")
     with pytest.raises(InputError, match=r"gives outputs \[\[2, 2\]\], the network \[\[2, 1\]\]"):
         verify_export(path, nn.Sequential(Doubling(1.0), nn.Linear(2, 1)), torch.ones(2, 2))
+
+
+class Sum(nn.Module):
+    """Takes any number of inputs, which have no names of their own."""
+
+    def forward(self, *terms: Tensor) -> Tensor:
+        return terms[0] + 2 * terms[1]
+
+
+def test_inputs_without_names_are_taken_in_their_order(tmp_path: Path) -> None:
+    inputs = (torch.rand(3, 4), torch.rand(3, 4))
+    export(Sum(), tmp_path / "n.onnx", inputs, dynamic_batch=False)
+    assert verify_export(tmp_path / "n.onnx", Sum(), inputs) < 1e-6

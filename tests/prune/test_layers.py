@@ -293,10 +293,14 @@ def test_fewer_layers_than_the_recipe_ignores_are_refused() -> None:
         Layers(order="top").decide(low)
 
 
-def test_what_all_layers_add_to_holds_none_of_them_and_that_is_said() -> None:
-    decision = Layers(order="top", keep=2).decide(ignoring(given(), "bert.embeddings.*"))
-    assert kept(decision) == [0, 1]
-    assert "name it: bert.encoder.layer.0.*" in decision.notes[1]
+@pytest.mark.parametrize(
+    ("ignore", "stay"),
+    [("bert.embeddings.*", [0, 1]), ("bert.encoder.layer.2.output.dense", [0, 2])],
+)
+def test_a_layer_stays_of_which_something_is_ignored_and_no_other(
+    ignore: str, stay: list[int]
+) -> None:
+    assert kept(Layers(order="top", keep=2).decide(ignoring(given(), ignore))) == stay
 
 
 def test_a_stack_that_changes_the_shape_is_refused() -> None:

@@ -53,6 +53,7 @@ class Trace:
         atoms: Which atoms are one.
         parameters: Shapes by name, tied ones once.
         stored: Bytes per element of every tensor in the saved file, by name.
+        ignored: Modules and parameters that the user left out, those within them included.
     """
 
     shape: NetworkShape
@@ -62,6 +63,7 @@ class Trace:
     atoms: Atoms
     parameters: Mapping[str, tuple[int, ...]]
     stored: Mapping[str, int]
+    ignored: frozenset[str] = frozenset()
 
     @cached_property
     def cuttable(self) -> tuple[Group, ...]:

@@ -101,6 +101,7 @@ def trace(
         atoms=algebra.atoms,
         parameters={n: tuple(p.shape) for n, p in network.named_parameters()},
         stored=_stored(network),
+        ignored=_named(ignore, network),
     )
     return _probe(network, found) if verify else found
 
@@ -338,6 +339,20 @@ def _with_containers(tensor: str) -> list[str]:
     return [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
 
 
+def _named(ignore: Sequence[str], network: nn.Module) -> frozenset[str]:
+    """Modules, parameters and buffers that globs match, or whose surroundings they match."""
+    names = [
+        *(name for name, _ in network.named_modules(remove_duplicate=False)),
+        *(name for name, _ in network.named_parameters(remove_duplicate=False)),
+        *(name for name, _ in network.named_buffers(remove_duplicate=False)),
+    ]
+    return frozenset(
+        name
+        for name in names
+        if any(fnmatch.fnmatch(w, p) for w in _with_containers(name) for p in ignore)
+    )
+
+
 def _ignored(groups: list[Group], ignore: Sequence[str], network: nn.Module) -> list[Group]:
     modules = [name for name, _ in network.named_modules()]
     tensors = [name for name, _ in network.named_parameters()]
@@ -348,14 +363,10 @@ def _ignored(groups: list[Group], ignore: Sequence[str], network: nn.Module) -> 
                 f"{', '.join(name for name in modules[1:4])}"
             )
 
+    named = _named(ignore, network)
+
     def hit(group: Group) -> bool:
-        return any(
-            fnmatch.fnmatch(name, pattern)
-            for axis in group.axes
-            if axis.role == "out"
-            for name in _with_containers(axis.tensor)
-            for pattern in ignore
-        )
+        return any(axis.role == "out" and axis.tensor in named for axis in group.axes)
 
     return [replace(g, refused=g.refused or IGNORED, ignored=True) if hit(g) else g for g in groups]
 

@@ -71,7 +71,7 @@ class LowRank(Configured[LowRankOptions]):
             InputError: A glob of ``ignore`` matches nothing, or calibration has no usable data.
         """
         options, network, trace = self.options, context.network, context.trace
-        selection = self._select(network, trace.example_inputs, trace.ignored_tensors)
+        selection = self._select(network, trace.example_inputs, trace.ignored)
         moments = self._moments(context, selection.layers)
         tables = [la for la in selection.layers if isinstance(la.module, nn.Embedding)]
         others = [la for la in selection.layers if not isinstance(la.module, nn.Embedding)]

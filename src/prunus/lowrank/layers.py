@@ -72,7 +72,7 @@ def select_layers(
         kinds: Of layers, exactly: subclasses compute something else.
         ignore: Globs of paths that stay whole.
         classifier: Whether the layer that runs last is one of them.
-        held: Weights that stay whole whatever ``ignore`` says.
+        held: Paths that stay whole whatever ``ignore`` says.
 
     Raises:
         InputError: A glob matches no layer of these kinds.
@@ -84,7 +84,7 @@ def select_layers(
     bound = _tied(own) | {n.rpartition(".")[0] for n in held_connections(own)}
     layers, notes = [], []
     for path, module in every.items():
-        if f"{path}.weight" in held or any(fnmatchcase(path, pattern) for pattern in ignore):
+        if path in held or any(fnmatchcase(path, pattern) for pattern in ignore):
             continue
         reason = _whole(path, module, positions, bound)
         if path == last and not classifier:
@@ -95,18 +95,7 @@ def select_layers(
             layers.append(Layer(path, network.get_submodule(path), *positions[path]))
     read = _read_by_others(own, sample, [layer.path for layer in layers])
     notes += [f"'{path}' stays whole: another module reads its weight" for path in sorted(read)]
-    notes += _held_note([path for path in every if f"{path}.weight" in held])
     return Selection(tuple(la for la in layers if la.path not in read), tuple(notes))
-
-
-def _held_note(paths: Sequence[str]) -> list[str]:
-    if not paths:
-        return []
-    more = " ..." if len(paths) > 1 else ""
-    told = (
-        f"ignore keeps {len(paths)} layers whole ('{paths[0]}'{more}), those that add to the same"
-    )
-    return [f"{told} sums of channels among them"]
 
 
 def _check_globs(ignore: Sequence[str], paths: Iterable[str]) -> None:

@@ -1,7 +1,7 @@
 """Whole layers of a transformer go: the fewest that a target allows, by place or by what they add."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar, Literal, Self, final
 
 import numpy as np
@@ -14,7 +14,6 @@ from prunus.graph.stacks import main_stack
 from prunus.meter import measure_cost
 from prunus.method import Configured, Context, Decision, Need, search_split
 from prunus.plan import Bits, KeepLayers, Record
-from prunus.prune.ignored import ignored_alone, ignored_in
 from prunus.train import evaluate
 
 Order = Literal["every-other", "top", "importance"]
@@ -80,17 +79,12 @@ class Layers(Configured[LayersOptions]):
         stack, size = self._stack(network)
         _require_residual(network, stack, context.trace.example_inputs)
         names = [name for name, _ in network.get_submodule(stack).named_children()]
-        held = [k for k in range(size) if ignored_alone(context.trace, f"{stack}.{names[k]}")]
+        held = [k for k in range(size) if _holds(context.trace.ignored, f"{stack}.{names[k]}")]
         kept = self._kept(context, stack, size, held)
         flags = np.isin(np.arange(size), kept)
         notes = [f"layers: {kept} of {size} stay (numbered from 0)"]
         if held:
             notes.append(f"layers: ignore names layers {held}, which therefore stay")
-        elif ignored_in(context.trace, stack):
-            notes.append(
-                "layers: ignore keeps channels that several layers add to, and none of the layers for "
-                f"it; to keep one, name it: {stack}.{names[0]}.*"
-            )
         edits = () if bool(flags.all()) else (KeepLayers(stack=stack, keep=Bits.pack(flags)),)
         return Decision(choice={}, edits=edits, notes=tuple(notes))
 
@@ -162,6 +156,11 @@ class Layers(Configured[LayersOptions]):
             context.progress.finish()
         gone = min(losses, key=lambda layer: losses[layer])
         return [k for k in kept if k != gone]
+
+
+def _holds(ignored: Collection[str], layer: str) -> bool:
+    """Whether something in a layer is ignored: it cannot go without it."""
+    return any(f"{name}.".startswith(f"{layer}.") for name in ignored)
 
 
 def _without(network: nn.Module, stack: str, size: int, kept: Sequence[int]) -> nn.Module:

@@ -11,7 +11,6 @@ from prunus.errors import BudgetError, GraphError, InputError
 from prunus.graph import Inputs, word_tables
 from prunus.method import Configured, Context, Decision, Need, search_split, train_split
 from prunus.plan import Bits, BoolArray, IntArray, KeepVocabulary, Record
-from prunus.prune.ignored import ignored_alone, ignored_in
 
 _PIECES = "input_ids"
 _MASK = "attention_mask"
@@ -59,7 +58,7 @@ class Vocabulary(Configured[VocabularyOptions]):
     def decide(self, context: Context) -> Decision:
         """Count pieces, keep the most frequent ones."""
         tables = _tables(context.network, context.trace.example_inputs)
-        held = _held(context, tables)
+        _require_free(context, tables)
         size = len(context.network.get_parameter(tables[0]))
         counts = np.zeros(size, dtype=np.int64)
         for split in (train_split(context, self), search_split(context, self)):
@@ -79,28 +78,21 @@ class Vocabulary(Configured[VocabularyOptions]):
         note += "pieces that the texts hold"
         edit = KeepVocabulary(tables=tables, keep=Bits.pack(keep))
         edits = () if bool(keep.all()) else (edit,)
-        return Decision(choice={}, edits=edits, notes=(note, *held))
+        return Decision(choice={}, edits=edits, notes=(note,))
 
 
-def _held(context: Context, tables: tuple[str, ...]) -> list[str]:
-    """Remarks on tables whose channels the user has ignored with those of other layers.
+def _require_free(context: Context, tables: tuple[str, ...]) -> None:
+    """Refuse to cut rows of a table that the user left out.
 
     Raises:
-        InputError: A table itself is ignored.
+        InputError: One is.
     """
-    notes = []
     for path in (table.rpartition(".")[0] for table in tables):
-        if ignored_alone(context.trace, path):
+        if path in context.trace.ignored:
             raise InputError(
                 f"method 'vocabulary': ignore names '{path}', whose rows it would cut; leave it out of "
                 "ignore, or take another method"
             )
-        if ignored_in(context.trace, path):
-            notes.append(
-                f"vocabulary: ignore keeps the width of '{path}', which other layers add to; its rows "
-                "are cut all the same"
-            )
-    return notes
 
 
 def _tables(network: nn.Module, inputs: Inputs) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from math import ceil
 import numpy as np
 from torch import nn
 
-from prunus.errors import BudgetError, PrunusError
+from prunus.errors import BudgetError, GraphError, PrunusError
 from prunus.graph import Choice, Inputs, Trace
 from prunus.graph.labels import IGNORED
 from prunus.method import Budget, make_method, method_class
@@ -51,13 +51,19 @@ def first_misfit(
 
     Cuts before it leave what it looks for, or take it away: then it says so itself.
     """
+    renamed = False
     for action in actions:
-        if isinstance(action.step, Prune):
-            method = make_method(action.step.method, action.step.options)
-            try:
-                method.require_applicable(network, inputs)
-            except PrunusError as error:
+        if not isinstance(action.step, Prune):
+            continue
+        method = make_method(action.step.method, action.step.options)
+        try:
+            method.require_applicable(network, inputs)
+        except GraphError as error:
+            return error
+        except PrunusError as error:
+            if not renamed:  # else its options may name what is not there yet
                 return error
+        renamed = renamed or method.edits
     return None
 
 

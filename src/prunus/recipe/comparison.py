@@ -17,6 +17,7 @@ from prunus.progress import Progress, Silent
 from prunus.recipe.actions import lay_out
 from prunus.recipe.dense import require_no_teacher, trained_first
 from prunus.recipe.folder import RunFolder, full_disk_told, require_out, require_resumable
+from prunus.recipe.formats import require_format
 from prunus.recipe.measure import LatencyOptions
 from prunus.recipe.prepare import (
     Baseline,
@@ -161,6 +162,8 @@ def _compare(
     """Train and measure the dense network, run all cells."""
     for cell in cells:
         require_engines(subject, lay_out(cell.recipe))
+    if train_first is not None:
+        require_format(subject, train_first, settings.device)
     runs_of = [lay_out(cell.recipe) for cell in cells]
     actions = [action for run in runs_of for action in run]
     found = checked_trace(subject, cells[0].recipe, runs_of, settings)

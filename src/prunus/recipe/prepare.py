@@ -21,6 +21,7 @@ from prunus.quantize import require_deployable
 from prunus.recipe.actions import Action, lay_out, searches
 from prunus.recipe.execute import trace_network
 from prunus.recipe.folder import RunFolder, open_run
+from prunus.recipe.formats import require_formats
 from prunus.recipe.measure import LOOKS_FILE, LatencyOptions, Look, accounted_cost, look, phase
 from prunus.recipe.reachable import first_misfit, require_reachable
 from prunus.recipe.recipe import Recipe
@@ -112,8 +113,8 @@ def checked_trace(
 
     Raises:
         BudgetError: A target is out of reach, of the network or of a run's student.
-        InputError: A student cannot be built, or does not fit the data; nothing answers at the
-            address of a Ray cluster.
+        InputError: A student cannot be built, or does not fit the data; a training is asked for in
+            a format that a network cannot run in; nothing answers at the address of a Ray cluster.
         MissingExtraError: Ray is asked for and not installed.
     """
     if settings.compute.engine == "ray" and any(searches(a) for actions in runs for a in actions):
@@ -122,6 +123,7 @@ def checked_trace(
         if settings.compute.address is not None:
             require_cluster(settings.compute.address)
     students: dict[str, Subject] = {}
+    rows: list[tuple[Sequence[Action], Subject]] = []
     misfits: list[PrunusError | None] = []
     with phase(settings.progress, "trace"):
         found = trace_network(subject.network, subject, recipe)
@@ -135,7 +137,9 @@ def checked_trace(
                 theirs = students[key] = students.get(key) or student_of(first.step.source, subject)
                 if any(action.budget is not None for action in rest):
                     require_reachable(rest, trace_network(theirs.network, theirs, recipe), found)
+            rows.append((actions, theirs))
             misfits.append(first_misfit(actions, theirs.network, theirs.inputs))
+        require_formats(rows, subject, settings.device)
     if misfits[0] is not None and None not in misfits:  # else other rows are worth their time
         raise misfits[0]
     return found

@@ -212,6 +212,15 @@ class Method(ABC):
             PrunusError: It has none.
         """
 
+    def require_reachable(self, network: nn.Module, trace: Trace, budget: Budget) -> None:  # noqa: B027  # may be left
+        """Refuse a target that shapes alone put out of reach, before anything is trained.
+
+        Asked of methods that edit; what others reach is seen in the trace.
+
+        Raises:
+            BudgetError: It is.
+        """
+
     @abstractmethod
     def decide(self, context: Context) -> Decision:
         """Choose the units that stay, within the budget."""

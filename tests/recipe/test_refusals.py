@@ -17,6 +17,7 @@ from prunus.recipe import (
     Deploy,
     Prune,
     Recipe,
+    Repeat,
     Step,
     Student,
     Train,
@@ -58,6 +59,18 @@ def _smallest_go(*ignore: str) -> Prune:
         (
             {"recipe": [Prune(method="svd", target="params=0.5", options={"ignore": ("fc*",)})]},
             "method 'svd' finds no layer to factorize: let it factorize more",
+        ),
+        (
+            {"recipe": [*STEPS[1:], Prune(method="tucker", target="macs=0.001")]},
+            "target macs=0.001 allows",
+        ),
+        (
+            {"recipe": [Prune(method="tucker", target="macs=0.1", options={"rank": 0.9})]},
+            "rank=0.9 of method 'tucker' leaves",
+        ),
+        (
+            {"recipe": [Repeat(times=2, steps=(Prune(method="tucker", target="params=0.001"),))]},
+            "where method 'tucker' gives every layer rank 1: raise the target",
         ),
         (
             {"recipe": [*STEPS, _smallest_go("head*")]},

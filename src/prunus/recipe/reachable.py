@@ -67,6 +67,30 @@ def first_misfit(
     return None
 
 
+def first_beyond(
+    actions: Sequence[Action], network: nn.Module, trace: Trace, dense: Trace | None = None
+) -> PrunusError | None:
+    """Why the first cut of a run cannot meet its target, where it replaces modules; None where it may.
+
+    Arguments are those of ``require_reachable``, and the network itself.
+    """
+    for action in actions:
+        step, budget = action.step, action.budget
+        if not isinstance(step, Prune):
+            continue
+        if budget is None or not _edits(action):
+            return None
+        if dense is not None or not action.is_last_round:
+            limit = action.limit(budget.measure(dense or trace, {}))
+            budget = Budget(quantity=budget.quantity, value=max(2.0, float(limit)))
+        try:
+            make_method(step.method, step.options).require_reachable(network, trace, budget)
+        except PrunusError as error:
+            return error
+        return None
+    return None
+
+
 def _edits(action: Action) -> bool:
     """Whether other things than units of groups are cut; what such a method reaches, it says itself."""
     return isinstance(action.step, Prune) and method_class(action.step.method).edits

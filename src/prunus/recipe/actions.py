@@ -169,9 +169,13 @@ def _check_schedule(step: Repeat, path: str) -> None:
     falling = all(a >= b for a, b in zip((1.0, *shares), shares, strict=False))
     if not falling or shares[-1] <= 0:
         raise InputError(f"{where} must fall from at most 1 and stay above 0")
-    for inner in step.steps:
-        if not isinstance(inner, Prune) or not inner.target:
-            continue
+    targeted = [s for s in step.steps if isinstance(s, Prune) and s.target]
+    if not targeted:
+        raise InputError(
+            f"{where} says how far every round goes, but no prune of the repeat has a target; give one "
+            "such as macs=0.5, or leave schedule out"
+        )
+    for inner in targeted:
         if (last := Budget.parse(inner.target).value) != shares[-1]:
             raise InputError(
                 f"{where} ends at {shares[-1]:g}, the target at {last:g}; make them agree"

@@ -19,8 +19,6 @@ from tests.recipe.subjects import few_digits, trained_cnn
 CUT = Prune(method="l1", target="macs=0.25")
 TRAIN = Train(epochs=1, lr=0.1)
 CALM = Recalibrate()
-
-
 SPARSE = Prune(method="magnitude-weights", options={"sparsity": 0.6})
 
 
@@ -85,6 +83,10 @@ def test_each_stage_is_looked_at_once_and_last(steps: list[Step], stages: list[s
         (
             Repeat(times=2, schedule=(0.9, 0.2), steps=(SPARSE, TRAIN)),
             "steps[0].repeat.schedule: [0.9, 0.2] says how far every round goes, but no prune",
+        ),
+        (
+            Repeat(times=2, steps=(TRAIN, Prune(method="svd", target="macs=0.5"))),
+            "steps[0].repeat.steps[1].prune: method 'svd' would factorize its own factors in 2 rounds",
         ),
     ],
 )

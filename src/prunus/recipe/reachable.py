@@ -80,8 +80,8 @@ def first_beyond(
             continue
         if budget is None or not _edits(action):
             return None
-        if dense is not None or not action.is_last_round:
-            limit = action.limit(budget.measure(dense or trace, {}))
+        if dense is not None:  # a share of it is none of the student
+            limit = action.limit(budget.measure(dense, {}))
             budget = Budget(quantity=budget.quantity, value=max(2.0, float(limit)))
         try:
             make_method(step.method, step.options).require_reachable(network, trace, budget)

@@ -6,9 +6,10 @@ it is given. A new method is one file with one ``register`` line.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
@@ -211,6 +212,15 @@ class Method(ABC):
             PrunusError: It has none.
         """
 
+    def require_reachable(self, network: nn.Module, trace: Trace, budget: Budget) -> None:  # noqa: B027  # may be left
+        """Refuse a target that shapes alone put out of reach, before anything is trained.
+
+        Asked of methods that edit; what others reach is seen in the trace.
+
+        Raises:
+            BudgetError: It is.
+        """
+
     @abstractmethod
     def decide(self, context: Context) -> Decision:
         """Choose the units that stay, within the budget."""
@@ -290,6 +300,27 @@ def search_split(context: Context, method: Method) -> SearchSplit:
     if context.search is None:
         raise InputError(f"method '{method.name}' needs search data; give the context search=")
     return context.search
+
+
+def require_layers(ignore: Iterable[str], paths: Iterable[str], purpose: str) -> None:
+    """Refuse a glob of an option ``ignore`` that names no layer: it is misspelled.
+
+    Args:
+        ignore: The globs.
+        paths: Of the layers that may be ignored.
+        purpose: What is done to the others, for the message.
+
+    Raises:
+        InputError: One matches none.
+    """
+    known = list(paths)
+    for pattern in ignore:
+        if not any(fnmatchcase(path, pattern) for path in known):
+            some = ", ".join(known[:5]) or "none"
+            raise InputError(
+                f"ignore: '{pattern}' matches no layer to {purpose}; layers are {some}"
+                f"{', ...' if len(known) > 5 else ''}"
+            )
 
 
 def _read(method: str, options: Mapping[str, Any], into: type[OptionsT]) -> OptionsT:

@@ -34,6 +34,37 @@ def test_a_stack_inside_a_layer_of_another_does_not_count() -> None:
 
 
 @pytest.mark.parametrize(
+    "path", ["deep", "other"], ids=["in the teacher's place", "of the teacher's kind"]
+)
+def test_one_layer_of_a_student_is_a_stack_where_its_teacher_says_what_a_layer_is(
+    path: str,
+) -> None:
+    teacher = nn.ModuleDict(
+        {"deep": nn.ModuleList(nn.TransformerEncoderLayer(4, 1, 8) for _ in "ab")}
+    )
+    layer = nn.TransformerEncoderLayer(4, 1, 8) if path == "other" else block(4)
+    student = nn.ModuleDict({"head": stack(4, 1), path: nn.ModuleList([layer])})
+    assert main_stack(student, "it", teacher) == path
+    # A network around the teacher puts its name in front.
+    assert main_stack(student, "it", nn.ModuleDict({"network": teacher})) == path
+    assert layer_stacks(student) == ()
+
+
+def test_a_stack_within_the_only_layer_of_a_student_is_not_taken_for_its_layers() -> None:
+    class Experts(nn.Module):
+        """A layer that is built of a stack itself."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.experts = stack(4, 2)
+
+    teacher, student = (
+        nn.ModuleDict({"deep": nn.ModuleList(Experts() for _ in n)}) for n in ("ab", "a")
+    )
+    assert main_stack(student, "it", teacher) == "deep"
+
+
+@pytest.mark.parametrize(
     "network",
     [
         nn.Sequential(

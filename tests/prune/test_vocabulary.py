@@ -56,6 +56,21 @@ def test_pieces_of_the_texts_and_those_that_spell_any_text_stay(name: str) -> No
     assert "9 of 40 pieces stay; they are 100.00% of the pieces that the texts hold" in note
 
 
+def test_a_table_may_be_called_by_the_name_of_its_argument() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.out = nn.Embedding(texts.PIECES, 4), nn.Linear(4, 2)
+
+        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+            states = self.table(input=input_ids) * attention_mask.unsqueeze(2)
+            out: Tensor = self.out(states.mean(1))
+            return out
+
+    decision = Vocabulary().decide(texts.context(Named().eval(), texts.inputs(texts.TRAIN)))
+    assert kept(decision) == KEPT
+
+
 @every_network
 def test_logits_of_kept_pieces_are_the_same_by_their_new_numbers(name: str) -> None:
     _, padding, width = texts.NETWORKS[name]

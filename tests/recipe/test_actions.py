@@ -19,6 +19,7 @@ from tests.recipe.subjects import few_digits, trained_cnn
 CUT = Prune(method="l1", target="macs=0.25")
 TRAIN = Train(epochs=1, lr=0.1)
 CALM = Recalibrate()
+SPARSE = Prune(method="magnitude-weights", options={"sparsity": 0.6})
 
 
 def _limits(*steps: Step, dense: int = 1000) -> list[int]:
@@ -78,6 +79,14 @@ def test_each_stage_is_looked_at_once_and_last(steps: list[Step], stages: list[s
         (
             Repeat(times=1, schedule=(0.5,), steps=(CUT,)),
             "steps[0].repeat.schedule: [0.5] ends at 0.5, the target at 0.25",
+        ),
+        (
+            Repeat(times=2, schedule=(0.9, 0.2), steps=(SPARSE, TRAIN)),
+            "steps[0].repeat.schedule: [0.9, 0.2] says how far every round goes, but no prune",
+        ),
+        (
+            Repeat(times=2, steps=(TRAIN, Prune(method="svd", target="macs=0.5"))),
+            "steps[0].repeat.steps[1].prune: method 'svd' would factorize its own factors in 2 rounds",
         ),
     ],
 )

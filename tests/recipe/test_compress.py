@@ -35,7 +35,15 @@ from prunus.recipe.summarize import _chance_notes, _finds_classes, _fronts
 from prunus.records import AT_CHANCE, Cost, FrontPoint, RunRecord, Score, Source
 from prunus.train import TrainConfig, evaluate, evaluation_of, fit
 from prunus.zoo import build
-from tests.recipe.subjects import FAST, STEPS, few_digits, same_state, trained_cnn
+from tests.recipe.subjects import (
+    FAST,
+    STEPS,
+    Killed,
+    Killer,
+    few_digits,
+    same_state,
+    trained_cnn,
+)
 
 SHORT = Train(epochs=1, lr=0.02, batch_size=32, precision="float32", layout="contiguous")
 
@@ -130,6 +138,29 @@ def test_scratch_keeps_no_weight_and_trains_its_own_epochs() -> None:
     assert same_state(plain.network, again.network)
     other = compress(trained_cnn(), [steps[0]], few_digits(), seed=1, latency=None)
     assert not same_state(plain.network, other.network)
+
+
+def test_a_later_training_of_a_network_from_scratch_is_a_fine_tuning(tmp_path: Path) -> None:
+    def trained(epochs: int, scratch_epochs: int | None) -> Train:
+        return SHORT.model_copy(update={"epochs": epochs, "scratch_epochs": scratch_epochs})
+
+    steps: list[Step] = [
+        Prune(method="scratch", target="macs=0.8"),
+        Recalibrate(images=64),  # trains no weight
+        trained(1, 3),
+        Prune(method="l1", target="macs=0.6"),
+        trained(2, 5),
+        trained(1, None),
+    ]
+    done = compress(trained_cnn(), steps, few_digits(), latency=None)
+    assert [p.step for p in done.record.history if p.phase == "train"] == [1, 2, 3, 1, 2, 1]
+    assert not any("from scratch had" in note for note in done.record.notes)
+    # 3 epochs of 8 steps each are over: a resumed run knows that the weights are trained.
+    out, killer = tmp_path / "run", Killer("train", 26)
+    with pytest.raises(Killed):
+        compress(trained_cnn(), steps, few_digits(), out=out, latency=None, progress=killer)
+    again = compress(trained_cnn(), steps, few_digits(), out=out, latency=None, resume=True)
+    assert same_state(done.network, again.network)
 
 
 class _Scaled(nn.Module):

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from prunus.compute import Compute
 from prunus.errors import BudgetError, InputError, MissingExtraError, PrunusError
-from prunus.graph import trace
+from prunus.graph import held_connections, trace
 from prunus.recipe import (
     Deploy,
     Prune,
     Recipe,
+    Repeat,
     Step,
     Student,
     Train,
@@ -24,8 +25,14 @@ from prunus.recipe import (
     compress,
     train_network,
 )
+from prunus.recipe.actions import lay_out
+from prunus.recipe.reachable import first_misfit
 from prunus.train import TrainConfig
 from tests.recipe.subjects import STEPS, few_digits, trained_cnn
+
+
+def _smallest_go(*ignore: str) -> Prune:
+    return Prune(method="magnitude-weights", options={"sparsity": 0.5, "ignore": ignore})
 
 
 @pytest.mark.parametrize(
@@ -52,6 +59,26 @@ from tests.recipe.subjects import STEPS, few_digits, trained_cnn
         (
             {"recipe": [Prune(method="svd", target="params=0.5", options={"ignore": ("fc*",)})]},
             "method 'svd' finds no layer to factorize: let it factorize more",
+        ),
+        (
+            {"recipe": [*STEPS[1:], Prune(method="tucker", target="macs=0.001")]},
+            "target macs=0.001 allows",
+        ),
+        (
+            {"recipe": [Prune(method="tucker", target="macs=0.1", options={"rank": 0.9})]},
+            "rank=0.9 of method 'tucker' leaves",
+        ),
+        (
+            {"recipe": [Repeat(times=1, steps=(Prune(method="tucker", target="params=0.001"),))]},
+            "where method 'tucker' gives every layer rank 1: raise the target",
+        ),
+        (
+            {"recipe": [*STEPS, _smallest_go("head*")]},
+            "ignore: 'head*' matches no layer to prune; layers are conv1, conv2, conv3, conv4, fc",
+        ),
+        (
+            {"recipe": [_smallest_go()], "network": nn.Sequential(nn.Flatten(), nn.Linear(64, 10))},
+            "finds no linear or convolutional layer before the output layer of Sequential",
         ),
         ({"network": nn.Sequential(nn.Flatten(), nn.Linear(64, 3))}, "3 outputs"),
         ({"network": nn.Linear(3, 10)}, "does not run on data 'digits'"),
@@ -210,6 +237,18 @@ def test_a_row_that_cannot_work_leaves_the_others_of_a_comparison(rows: list[str
     with pytest.raises(PrunusError, match="needs a stack"):
         compare(trained_cnn(), ["layers"], data, "macs=0.5", latency=None)
     assert data.test.evaluations == 0
+
+
+def test_options_may_name_layers_that_an_earlier_cut_makes() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)).eval()
+    thin, sparse = Prune(method="svd", options={"rank": 0.25}), _smallest_go("1.0")
+    inputs = torch.ones(2, 1, 8, 8)
+    assert first_misfit(lay_out(Recipe(steps=(thin, sparse))), network, inputs) is None
+    found = first_misfit(lay_out(Recipe(steps=(sparse, thin))), network, inputs)
+    assert "ignore: '1.0' matches no layer to prune" in str(found)
+    done = compress(network, [thin, sparse], few_digits(), latency=None)
+    held = held_connections(done.network)
+    assert list(held) == ["1.1.weight"]
 
 
 @pytest.mark.parametrize(

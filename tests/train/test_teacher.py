@@ -571,6 +571,24 @@ def test_batch_norm_of_the_student_is_not_moved_by_the_comparison() -> None:
     assert student.training
 
 
+@pytest.mark.parametrize("how", ["uniform", "last"])
+def test_the_only_layer_of_a_student_learns_from_the_teachers_last(how: str) -> None:
+    student, teacher = StackNet(4, 1, seed=0), StackNet(4, 3, seed=1)
+    config = settings(distill_hidden=1.0, distill_layers=how)
+    teaching = Teaching(student, teacher.eval(), config, PLAIN, CPU)
+    teaching.prepare(TEXT_SAMPLE, [], seed=0)
+    labels = torch.tensor([0, 1])
+    found = teaching.loss(TEXT_SAMPLE, labels, torch.arange(2), "train")
+    mine = student.layers[0](student.embedding(TEXT_SAMPLE["input_ids"]))
+    theirs = teacher.embedding(TEXT_SAMPLE["input_ids"])
+    for layer in teacher.layers:
+        theirs = layer(theirs)
+    known = TEXT_SAMPLE["attention_mask"] == 1
+    distance = (mine - theirs)[known].square().mean()
+    expected = cross_entropy(student(**TEXT_SAMPLE).logits, labels) + distance
+    torch.testing.assert_close(found, expected)
+
+
 def test_images_are_distilled_with_what_is_known_of_them() -> None:
     student, teacher = small_cnn(), small_cnn(seed=4)
     config = taught(distill_alpha=1.0, epochs=4, lr=0.1)

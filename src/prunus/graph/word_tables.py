@@ -21,7 +21,9 @@ def word_tables(network: nn.Module, inputs: Any) -> tuple[str, ...]:
     ids = inputs.get(_PIECES) if hasattr(inputs, "get") else None
     if isinstance(ids, Tensor):
         handles = [
-            module.register_forward_pre_hook(_Looked(f"{path}.weight", ids, found))
+            module.register_forward_pre_hook(
+                _Looked(f"{path}.weight", ids, found), with_kwargs=True
+            )
             for path, module in network.named_modules()
             if isinstance(module, nn.Embedding)
         ]
@@ -39,7 +41,9 @@ class _Looked:
     def __init__(self, name: str, ids: Tensor, found: dict[int, str]) -> None:
         self._name, self._ids, self._found = name, ids, found
 
-    def __call__(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        given = arguments[0]
+    def __call__(
+        self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]
+    ) -> None:
+        given = next(v for v in (*arguments, *named.values()) if isinstance(v, Tensor))
         if given.shape == self._ids.shape and torch.equal(given, self._ids):
             self._found[id(module.weight)] = self._name

@@ -7,13 +7,13 @@ from typing import Any, ClassVar, final
 from torch import Tensor, nn
 
 from prunus.errors import GraphError
-from prunus.graph import Inputs
+from prunus.graph import Inputs, Trace
 from prunus.lowrank.blocks import Block, EmbeddingBlock, LinearBlock
 from prunus.lowrank.layers import Kind, Layer, Selection, select_layers
 from prunus.lowrank.moments import Moments, input_moments
 from prunus.lowrank.options import LowRankOptions
 from prunus.lowrank.sizing import Sizes, Sizing, no_layer
-from prunus.method import Configured, Context, Decision, train_split
+from prunus.method import Budget, Configured, Context, Decision, train_split
 from prunus.plan import Factorize
 
 
@@ -51,6 +51,12 @@ class LowRank(Configured[LowRankOptions]):
         if not self._select(network, inputs).layers:
             raise GraphError(no_layer(self.name))
 
+    def require_reachable(self, network: nn.Module, trace: Trace, budget: Budget) -> None:
+        """Needs a target that the rank given meets, or rank 1 of all layers."""
+        selection = self._select(network, trace.example_inputs, trace.ignored)
+        blocks = self._blocks(network, selection, {})
+        Sizing(blocks, trace, budget, self.name).require_reachable(self.options)
+
     def _select(self, network: nn.Module, inputs: Inputs, held: Collection[str] = ()) -> Selection:
         options = self.options
         return select_layers(
@@ -73,12 +79,7 @@ class LowRank(Configured[LowRankOptions]):
         options, network, trace = self.options, context.network, context.trace
         selection = self._select(network, trace.example_inputs, trace.ignored)
         moments = self._moments(context, selection.layers)
-        tables = [la for la in selection.layers if isinstance(la.module, nn.Embedding)]
-        others = [la for la in selection.layers if not isinstance(la.module, nn.Embedding)]
-        found = (
-            *(EmbeddingBlock((la,), moments) for la in tables),
-            *self.blocks(network, others, moments),
-        )
+        found = self._blocks(network, selection, moments)
         sizes = Sizing(found, trace, context.budget, self.name).by_options(options)
         edits, tensors = _factorized(context, found, sizes)
         order = {layer.path: at for at, layer in enumerate(selection.layers)}
@@ -88,6 +89,17 @@ class LowRank(Configured[LowRankOptions]):
             edits=tuple(ordered),
             tensors=tensors,
             notes=_notes(self.name, selection, found, sizes),
+        )
+
+    def _blocks(
+        self, network: nn.Module, selection: Selection, moments: Moments
+    ) -> tuple[Block, ...]:
+        """All blocks, embeddings first."""
+        tables = [la for la in selection.layers if isinstance(la.module, nn.Embedding)]
+        others = [la for la in selection.layers if not isinstance(la.module, nn.Embedding)]
+        return (
+            *(EmbeddingBlock((la,), moments) for la in tables),
+            *self.blocks(network, others, moments),
         )
 
     def _moments(self, context: Context, layers: Sequence[Layer]) -> Moments:

@@ -2,15 +2,15 @@
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
 
-from prunus.errors import InputError
 from prunus.graph import Inputs, call, first_sample, held_connections
+from prunus.method import require_layers
 
 Kind = type[nn.Linear] | type[nn.Conv2d] | type[nn.Embedding]
 
@@ -79,7 +79,7 @@ def select_layers(
     """
     own, sample = copy.deepcopy(network).eval(), first_sample(example)
     every = {n: m for n, m in own.named_modules() if type(m) in kinds}
-    _check_globs(ignore, every)
+    require_layers(ignore, every, "factorize")
     positions, last = _positions(own, sample)
     bound = _tied(own) | {n.rpartition(".")[0] for n in held_connections(own)}
     layers, notes = [], []
@@ -96,17 +96,6 @@ def select_layers(
     read = _read_by_others(own, sample, [layer.path for layer in layers])
     notes += [f"'{path}' stays whole: another module reads its weight" for path in sorted(read)]
     return Selection(tuple(la for la in layers if la.path not in read), tuple(notes))
-
-
-def _check_globs(ignore: Sequence[str], paths: Iterable[str]) -> None:
-    known = list(paths)
-    for pattern in ignore:
-        if not any(fnmatchcase(path, pattern) for path in known):
-            some = ", ".join(known[:5]) or "none"
-            raise InputError(
-                f"ignore: '{pattern}' matches no layer to factorize; layers are {some}"
-                f"{', ...' if len(known) > 5 else ''}"
-            )
 
 
 def _whole(

@@ -88,14 +88,25 @@ class Sizing:
         Raises:
             BudgetError: They cost more than the budget, or no ranks meet it.
         """
-        if options.rank is None and options.energy is None:
-            return self._by_budget()
         rank, energy = options.rank, options.energy
         if rank is not None:
-            sizes, told = self.at(lambda b: b.at_fraction(rank)), f"rank={rank:g}"
-        else:
-            share = 1.0 if energy is None else energy
-            sizes, told = self.at(lambda b: b.at_energy(share)), f"energy={share:g}"
+            return self._within(self.at(lambda b: b.at_fraction(rank)), f"rank={rank:g}")
+        if energy is not None:
+            return self._within(self._at_energy(energy), f"energy={energy:g}")
+        return self._by_budget()
+
+    def require_reachable(self, options: LowRankOptions) -> None:
+        """What ``by_options`` refuses and shapes alone tell: no spectrum is computed.
+
+        Raises:
+            BudgetError: The rank given costs more than the budget, or rank 1 does.
+        """
+        if (rank := options.rank) is not None:
+            self._within(self.at(lambda b: b.at_fraction(rank)), f"rank={rank:g}")
+        elif self._dense > self._limit:
+            self._least()
+
+    def _within(self, sizes: Sizes, told: str) -> Sizes:
         if (cost := self.cost(sizes)) > self._limit:
             raise BudgetError(
                 f"target {self.budget.quantity}={self.budget.value:g} allows {self._limit}, "
@@ -108,19 +119,7 @@ class Sizing:
         """The highest common energy within the limit, then single ranks while one more fits."""
         if self._dense <= self._limit:
             return (None,) * len(self.blocks)
-        if not self.blocks:
-            raise BudgetError(
-                f"target {self.budget.quantity}={self.budget.value:g} allows {self._limit} of "
-                f"{self._dense}, but {no_layer(self.method)}"
-            )
-        least = self.at(lambda b: (1,) * len(b.full))
-        if (cost := self.cost(least)) > self._limit:
-            raise BudgetError(
-                f"target {self.budget.quantity}={self.budget.value:g} allows {self._limit}, but at "
-                f"least {cost} remain ({cost / self._dense:.2%} of {self._dense}) where method "
-                f"'{self.method}' gives every layer rank 1: raise the target, or let it factorize "
-                "more (embeddings, classifier, ignore)"
-            )
+        least = self._least()
         low, high = 0.0, 1.0
         best = self._at_energy(high)
         if self.cost(best) <= self._limit:
@@ -134,6 +133,27 @@ class Sizing:
             else:
                 high = middle
         return self._filled(best)
+
+    def _least(self) -> Sizes:
+        """Rank 1 for every block.
+
+        Raises:
+            BudgetError: That costs more than the budget.
+        """
+        if not self.blocks:
+            raise BudgetError(
+                f"target {self.budget.quantity}={self.budget.value:g} allows {self._limit} of "
+                f"{self._dense}, but {no_layer(self.method)}"
+            )
+        least = self.at(lambda b: (1,) * len(b.full))
+        if (cost := self.cost(least)) > self._limit:
+            raise BudgetError(
+                f"target {self.budget.quantity}={self.budget.value:g} allows {self._limit}, but at "
+                f"least {cost} remain ({cost / self._dense:.2%} of {self._dense}) where method "
+                f"'{self.method}' gives every layer rank 1: raise the target, or let it factorize "
+                "more (embeddings, classifier, ignore)"
+            )
+        return least
 
     def _at_energy(self, energy: float) -> Sizes:
         return self.at(lambda b: b.at_energy(energy))

@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from prunus.errors import InputError
-from prunus.graph import held_connections
-from prunus.method import Configured, Context, Decision
+from prunus.errors import GraphError, InputError
+from prunus.graph import Inputs, Trace, held_connections, trace
+from prunus.method import Configured, Context, Decision, require_layers
 from prunus.plan import Bits, Record, ZeroConnections
 
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
@@ -56,6 +56,10 @@ class MagnitudeWeights(Configured[MagnitudeWeightsOptions]):
         """Always: ``sparsity`` says how many weights go."""
         return True
 
+    def require_applicable(self, network: nn.Module, inputs: Inputs) -> None:
+        """Needs a linear or convolutional layer before the output layer, whatever is ignored."""
+        self._weights(network, trace(network, inputs, verify=False))
+
     def decide(self, context: Context) -> Decision:
         """Zero the smallest weights, as many as the schedule says for this round."""
         dense = context.budget.measure(context.trace, {})
@@ -64,7 +68,7 @@ class MagnitudeWeights(Configured[MagnitudeWeightsOptions]):
                 f"target {context.budget.quantity}={context.budget.value:g}: zeros are computed and "
                 "stored like other numbers, no target is met by them; leave it out and set sparsity"
             )
-        weights = self._weights(context)
+        weights = self._weights(context.network, context.trace)
         share = self.options.sparsity
         if self.options.schedule == "cubic":
             share *= 1 - (1 - context.done) ** 3
@@ -91,46 +95,47 @@ class MagnitudeWeights(Configured[MagnitudeWeightsOptions]):
         )
         return Decision(choice={}, connections=connections, notes=(note,))
 
-    def _weights(self, context: Context) -> dict[str, Tensor]:
+    def _weights(self, network: nn.Module, traced: Trace) -> dict[str, Tensor]:
         """Weights that may go, by the names that plans know them by: tied ones once.
 
         Raises:
-            InputError: There is none.
+            GraphError: The network has none.
+            InputError: A glob of ``ignore`` matches no layer, or all layers are ignored.
         """
-        network, options = context.network, self.options
-        names = {id(weight): name for name, weight in network.named_parameters()}
-        whole = _output_weights(context)
-        kinds = (*_LAYERS, nn.Embedding) if options.embeddings else _LAYERS
-        found: dict[str, Tensor] = {}
-        left_out = False
+        kinds = (*_LAYERS, nn.Embedding) if self.options.embeddings else _LAYERS
+        weights: dict[str, nn.Parameter] = {}
         for path, module in network.named_modules():
             weight = getattr(module, "weight", None)
-            if not isinstance(weight, nn.Parameter):
-                continue
-            if not isinstance(module, kinds):
-                continue
-            if id(weight) in whole:
-                continue
-            if any(fnmatchcase(path, pattern) for pattern in options.ignore):
-                left_out = True
-                continue
-            found[names[id(weight)]] = weight.detach()
-        if not found:
-            remedy = "mend option ignore" if left_out else "take a method for its channels"
-            raise InputError(
-                "method 'magnitude-weights' finds no linear or convolutional layer before the output "
-                f"layer of {type(network).__name__}; {remedy}"
-            )
-        return found
+            if isinstance(module, kinds) and isinstance(weight, nn.Parameter):
+                weights[path] = weight
+        ignore = self.options.ignore
+        require_layers(ignore, weights, "prune")
+        names = {id(weight): name for name, weight in network.named_parameters()}
+        whole = _output_weights(network, traced)
+        inner = {path: weight for path, weight in weights.items() if id(weight) not in whole}
+        kept = {
+            names[id(weight)]: weight.detach()
+            for path, weight in inner.items()
+            if not any(fnmatchcase(path, pattern) for pattern in ignore)
+        }
+        if kept:
+            return kept
+        told = (
+            "method 'magnitude-weights' finds no linear or convolutional layer before the output "
+            f"layer of {type(network).__name__}"
+        )
+        if inner:
+            raise InputError(f"{told}; mend option ignore")
+        raise GraphError(f"{told}; take a method for its channels")
 
 
-def _output_weights(context: Context) -> set[int]:
+def _output_weights(network: nn.Module, traced: Trace) -> set[int]:
     """Identities of the weights that give the output; one that is a table, too, is a language model's."""
     of: dict[bool, set[int]] = {True: set(), False: set()}
     found = set()
-    for path, module in context.network.named_modules(remove_duplicate=False):
+    for path, module in network.named_modules(remove_duplicate=False):
         weight = id(getattr(module, "weight", None))
-        if path in context.trace.output_layers:
+        if path in traced.output_layers:
             found.add(weight)
         if isinstance(module, (*_LAYERS, nn.Embedding)):
             of[isinstance(module, nn.Embedding)].add(weight)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import prunus.lowrank
 import prunus.prune  # both register their methods
 from prunus.errors import InputError
+from prunus.lowrank.base import LowRank
 from prunus.method import Budget, Method, Need, make_method, method_class
 from prunus.recipe.recipe import Recipe
 from prunus.recipe.steps import BasicStep, Deploy, Prune, Recalibrate, Repeat, Step, Student, Train
@@ -93,6 +94,7 @@ def lay_out(recipe: Recipe) -> tuple[Action, ...]:
             flat.append(_action(len(flat), path, step))
             continue
         _check_schedule(step, path)
+        _check_rounds(step, path)
         for number in range(1, step.times + 1):
             for inner_position, inner in enumerate(step.steps):
                 inner_path = f"{path}.steps[{inner_position}].{inner.step}"
@@ -169,12 +171,33 @@ def _check_schedule(step: Repeat, path: str) -> None:
     falling = all(a >= b for a, b in zip((1.0, *shares), shares, strict=False))
     if not falling or shares[-1] <= 0:
         raise InputError(f"{where} must fall from at most 1 and stay above 0")
-    for inner in step.steps:
-        if not isinstance(inner, Prune) or not inner.target:
-            continue
+    targeted = [s for s in step.steps if isinstance(s, Prune) and s.target]
+    if not targeted:
+        raise InputError(
+            f"{where} says how far every round goes, but no prune of the repeat has a target; give one "
+            "such as macs=0.5, or leave schedule out"
+        )
+    for inner in targeted:
         if (last := Budget.parse(inner.target).value) != shares[-1]:
             raise InputError(
                 f"{where} ends at {shares[-1]:g}, the target at {last:g}; make them agree"
+            )
+
+
+def _check_rounds(step: Repeat, path: str) -> None:
+    """Refuse low rank in rounds: every round but the first would make chains of chains.
+
+    Raises:
+        InputError: A method of several rounds factorizes.
+    """
+    for position, inner in enumerate(step.steps):
+        where = f"{path}.steps[{position}].prune"
+        if step.times == 1 or not isinstance(inner, Prune):
+            continue
+        if isinstance(build_method(inner, where), LowRank):
+            raise InputError(
+                f"{where}: method '{inner.method}' would factorize its own factors in {step.times} "
+                "rounds; put it before or after the repeat, or set times: 1"
             )
 
 

@@ -18,6 +18,7 @@ from prunus.recipe.actions import lay_out
 from prunus.recipe.dense import require_no_teacher, trained_first
 from prunus.recipe.engines import require_engines
 from prunus.recipe.folder import RunFolder, full_disk_told, require_out, require_resumable
+from prunus.recipe.formats import require_format
 from prunus.recipe.measure import LatencyOptions
 from prunus.recipe.prepare import (
     Baseline,
@@ -159,6 +160,8 @@ def _compare(
     train_first: TrainConfig | None,
 ) -> tuple[RunRecord, ...]:
     """Train and measure the dense network, run all cells."""
+    if train_first is not None:
+        require_format(subject, train_first, settings.device)
     runs_of = [lay_out(cell.recipe) for cell in cells]
     require_engines(subject, runs_of, settings.progress, trains=train_first is not None)
     actions = [action for run in runs_of for action in run]

@@ -13,6 +13,7 @@ from prunus.meter import measure_cost
 from prunus.plan import Record
 from prunus.progress import Progress, Silent
 from prunus.recipe.folder import load_network, open_run, require_out, save_network
+from prunus.recipe.formats import require_format
 from prunus.recipe.measure import LOOKS_FILE, environment, look
 from prunus.recipe.subject import Subject, resolve_subject
 from prunus.records import Cost, Environment, Score, Source
@@ -97,6 +98,7 @@ def train_network(  # noqa: PLR0913  # all but three are options, by keyword onl
     subject = resolve_subject(
         network, data, text=text, example_inputs=example_inputs, source=source, untrained=True
     )
+    require_format(subject, config, device)
     if out is None:
         return train_into(None, subject, config, seed, device, progress or Silent())
     identity = {

@@ -230,7 +230,7 @@ def _recalibrate(
             device=tools.device,
         )
     seconds = {"recalibrate": time.perf_counter() - begin}
-    return state.trained(network), _outcome(action, state, seconds=seconds)
+    return state.recalibrated(network), _outcome(action, state, seconds=seconds)
 
 
 def _student(action: Action, step: Student, state: State, tools: Tools) -> tuple[State, Outcome]:
@@ -280,9 +280,9 @@ def _train(
             f"{action.path}: the network from scratch had the fine-tuning's {config.epochs} epochs "
             "only; set scratch_epochs to what the dense network and the fine-tuning had together"
         )
-    outcome = _outcome(action, state, seconds={"train": found.seconds})
-    outcome = outcome.model_copy(update={"history": found.history, "notes": tuple(notes)})
-    return state.trained(network.eval()), outcome
+    after = state.trained(network.eval())
+    outcome = _outcome(action, after, seconds={"train": found.seconds})
+    return after, outcome.model_copy(update={"history": found.history, "notes": tuple(notes)})
 
 
 def _is_cut(state: State) -> bool:

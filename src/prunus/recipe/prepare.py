@@ -20,11 +20,13 @@ from prunus.progress import Progress, Silent
 from prunus.recipe.actions import Action, lay_out, searches
 from prunus.recipe.execute import trace_network
 from prunus.recipe.folder import RunFolder, open_run
+from prunus.recipe.formats import require_formats
 from prunus.recipe.measure import LOOKS_FILE, LatencyOptions, Look, accounted_cost, look, phase
-from prunus.recipe.reachable import first_misfit, require_reachable
+from prunus.recipe.reachable import first_beyond, first_misfit, require_reachable
 from prunus.recipe.recipe import Recipe
 from prunus.recipe.steps import Student
 from prunus.recipe.subject import Subject, student_of
+from prunus.recipe.teachers import Lessons
 from prunus.records import Cost, Source
 from prunus.train import Execution, TrainConfig
 from prunus.train.forward import resolve_device
@@ -111,8 +113,8 @@ def checked_trace(
 
     Raises:
         BudgetError: A target is out of reach, of the network or of a run's student.
-        InputError: A student cannot be built, or does not fit the data; nothing answers at the
-            address of a Ray cluster.
+        InputError: A student cannot be built, or does not fit the data; a training is asked for in
+            a format that a network cannot run in; nothing answers at the address of a Ray cluster.
         MissingExtraError: Ray is asked for and not installed.
     """
     if settings.compute.engine == "ray" and any(searches(a) for actions in runs for a in actions):
@@ -121,20 +123,29 @@ def checked_trace(
         if settings.compute.address is not None:
             require_cluster(settings.compute.address)
     students: dict[str, Subject] = {}
+    rows: list[tuple[Sequence[Action], Subject]] = []
     misfits: list[PrunusError | None] = []
+    lessons = Lessons(subject)
     with phase(settings.progress, "trace"):
         found = trace_network(subject.network, subject, recipe)
         for actions in runs:
             first, *rest = actions
-            theirs = subject
+            theirs, traced, dense = subject, found, None
             if not isinstance(first.step, Student):  # which is the first step, or none
                 require_reachable(actions, found)
             else:
                 key = first.step.model_dump_json()
                 theirs = students[key] = students.get(key) or student_of(first.step.source, subject)
                 if any(action.budget is not None for action in rest):
-                    require_reachable(rest, trace_network(theirs.network, theirs, recipe), found)
-            misfits.append(first_misfit(actions, theirs.network, theirs.inputs))
+                    traced, dense = trace_network(theirs.network, theirs, recipe), found
+                    require_reachable(rest, traced, dense)
+            rows.append((actions, theirs))
+            misfits.append(
+                first_misfit(actions, theirs.network, theirs.inputs)
+                or first_beyond(actions, theirs.network, traced, dense)
+                or lessons.first_error(actions, theirs)
+            )
+        require_formats(rows, subject, settings.device)
     if misfits[0] is not None and None not in misfits:  # else other rows are worth their time
         raise misfits[0]
     return found

@@ -7,7 +7,7 @@ from math import ceil
 import numpy as np
 from torch import nn
 
-from prunus.errors import BudgetError, PrunusError
+from prunus.errors import BudgetError, GraphError, PrunusError
 from prunus.graph import Choice, Inputs, Trace
 from prunus.graph.labels import IGNORED
 from prunus.method import Budget, make_method, method_class
@@ -51,13 +51,43 @@ def first_misfit(
 
     Cuts before it leave what it looks for, or take it away: then it says so itself.
     """
+    renamed = False
     for action in actions:
-        if isinstance(action.step, Prune):
-            method = make_method(action.step.method, action.step.options)
-            try:
-                method.require_applicable(network, inputs)
-            except PrunusError as error:
+        if not isinstance(action.step, Prune):
+            continue
+        method = make_method(action.step.method, action.step.options)
+        try:
+            method.require_applicable(network, inputs)
+        except GraphError as error:
+            return error
+        except PrunusError as error:
+            if not renamed:  # else its options may name what is not there yet
                 return error
+        renamed = renamed or method.edits
+    return None
+
+
+def first_beyond(
+    actions: Sequence[Action], network: nn.Module, trace: Trace, dense: Trace | None = None
+) -> PrunusError | None:
+    """Why the first cut of a run cannot meet its target, where it replaces modules; None where it may.
+
+    Arguments are those of ``require_reachable``, and the network itself.
+    """
+    for action in actions:
+        step, budget = action.step, action.budget
+        if not isinstance(step, Prune):
+            continue
+        if budget is None or not _edits(action):
+            return None
+        if dense is not None:  # a share of it is none of the student
+            limit = action.limit(budget.measure(dense, {}))
+            budget = Budget(quantity=budget.quantity, value=max(2.0, float(limit)))
+        try:
+            make_method(step.method, step.options).require_reachable(network, trace, budget)
+        except PrunusError as error:
+            return error
+        return None
     return None
 
 

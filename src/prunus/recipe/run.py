@@ -20,6 +20,7 @@ from prunus.recipe.dense import require_no_teacher, trained_first
 from prunus.recipe.engines import require_engines
 from prunus.recipe.execute import perform
 from prunus.recipe.folder import RunFolder, require_out
+from prunus.recipe.formats import require_format
 from prunus.recipe.measure import LOOKS_FILE, LatencyOptions, phase
 from prunus.recipe.prepare import (
     Baseline,
@@ -126,6 +127,8 @@ def compress(  # noqa: PLR0913  # all but three are options, by keyword only
         untrained=train_first is not None,
     )
     require_engines(subject, [actions], settings.progress, trains=train_first is not None)
+    if train_first is not None:
+        require_format(subject, train_first, device)
     found = checked_trace(subject, asked, [actions], settings)
     identity = run_identity(subject, asked, settings, train_first)
     with open_folder(out, identity, resume=resume) as folder:

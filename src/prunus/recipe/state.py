@@ -62,7 +62,7 @@ class State:
         uncut: The network before its first cut, trained as it was by then: what searches hold their
             candidates against.
         plans: That led from the origin to the network.
-        fresh: Whether its weights started fresh.
+        fresh: Whether its weights were drawn, and have not been trained yet.
         deployed: Files that an engine runs, where the network was deployed.
     """
 
@@ -81,7 +81,11 @@ class State:
         return cls(subject.network, subject, subject.data, subject.inputs, subject.network)
 
     def trained(self, network: nn.Module) -> "State":
-        """After a step that gave the network other values and no other shape."""
+        """After a training."""
+        return replace(self.recalibrated(network), fresh=False)
+
+    def recalibrated(self, network: nn.Module) -> "State":
+        """After a step that gave the network other values and no other shape, and trained no weight."""
         return replace(self, network=network, uncut=self.uncut if self.plans else network)
 
 

@@ -24,7 +24,8 @@ from prunus.train.precision import TRIAL_SAMPLES, Execution, choose_execution
 from prunus.train.result import FitResult, best_epoch
 from prunus.train.teacher import Teaching
 
-_TEXTS_SEED = 0  # one set of texts for all seeds, so that a teacher's logits on them can be kept
+TEXTS_SEED = 0
+"""One set of texts put together for all seeds, so that a teacher's logits on them can be kept."""
 
 
 def fit(  # noqa: PLR0913  # all but four are options, by keyword only
@@ -75,7 +76,7 @@ def fit(  # noqa: PLR0913  # all but four are options, by keyword only
     """
     where = resolve_device(device)
     if config.distill_texts:
-        unlabeled = composed_texts(train, config.distill_texts, seed=_TEXTS_SEED, beside=unlabeled)
+        unlabeled = composed_texts(train, config.distill_texts, seed=TEXTS_SEED, beside=unlabeled)
     others: dict[str, Split] = {} if unlabeled is None else {"unlabeled": unlabeled}
     _check({"train": train, "search": search, **others}, seed)
     _check_teacher(config, network, teacher, unlabeled)

@@ -22,13 +22,16 @@ class Reading:
     Args:
         network: Read by hooks while ``open`` is entered.
         config: Says what is read.
+        teacher: Of a student, which may have one layer of its kind alone.
     """
 
-    def __init__(self, network: nn.Module, config: TrainConfig) -> None:
+    def __init__(
+        self, network: nn.Module, config: TrainConfig, teacher: nn.Module | None = None
+    ) -> None:
         self._network = network
         self._hidden = bool(config.distill_hidden)
         self._attention = bool(config.distill_attention)
-        path = main_stack(network, "distill_hidden and distill_attention")
+        path = main_stack(network, "distill_hidden and distill_attention", teacher)
         self.layers: list[nn.Module] = list(network.get_submodule(path).children())
         self.states: list[Tensor] = []
 

@@ -146,7 +146,7 @@ class Teaching:
 
     def _read(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of both, and the loss between their layers."""
-        mine, theirs = Reading(self.student, self.config), Reading(self.teacher, self.config)
+        mine, theirs = self._readings()
         with mine.open(), self.execution.autocast(self.device):
             logits, states, attention = mine.call(inputs)
         with theirs.open(), torch.no_grad(), self.execution.autocast(self.device):
@@ -164,6 +164,10 @@ class Teaching:
             loss = loss + self.config.distill_attention * distance
         return logits, target, loss
 
+    def _readings(self) -> tuple[Reading, Reading]:
+        """Of student and teacher."""
+        return Reading(self.student, self.config, self.teacher), Reading(self.teacher, self.config)
+
     def _try(self, sample: Inputs, seed: int) -> None:
         """Compare the two once, before any training, with a projection where one is needed."""
         with modes_restored(self.student), torch.no_grad():
@@ -178,8 +182,7 @@ class Teaching:
                 self._on_logits(logits, target, None)
 
     def _draw_projection(self, sample: Inputs, seed: int) -> None:
-        mine = hidden_width(Reading(self.student, self.config), sample)
-        theirs = hidden_width(Reading(self.teacher, self.config), sample)
+        mine, theirs = (hidden_width(reading, sample) for reading in self._readings())
         if mine != theirs:
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(seed)

@@ -1,0 +1,67 @@
+"""Whether networks can be trained in the number formats and memory layouts that are asked for."""
+
+from collections.abc import Iterable, Sequence
+
+from prunus.errors import InputError
+from prunus.recipe.actions import Action
+from prunus.recipe.steps import Train
+from prunus.recipe.subject import Subject
+from prunus.train import Execution, TrainConfig
+from prunus.train.forward import resolve_device
+from prunus.train.precision import TRIAL_SAMPLES, runs_in
+
+
+def require_formats(
+    rows: Iterable[tuple[Sequence[Action], Subject]], dense: Subject, device: str
+) -> None:
+    """Refuse a format of a training that its network, or its teacher, cannot run in.
+
+    Args:
+        rows: Actions of each run, and what they begin with.
+        dense: The teacher of all.
+        device: Of the trainings.
+
+    Raises:
+        InputError: There is one; names its step.
+    """
+    seen = set()
+    for actions, own in rows:
+        trainings = [(a.path, a.step) for a in actions if isinstance(a.step, Train)]
+        for path, step in trainings:
+            for subject in (own, dense) if step.teaches else (own,):
+                format_of = (id(subject), step.precision, step.layout)
+                if format_of not in seen:
+                    seen.add(format_of)
+                    require_format(subject, step, device, f"{path}.")
+
+
+def require_format(subject: Subject, config: TrainConfig, device: str, where: str = "") -> None:
+    """Refuse a format that a network cannot be trained in, by one pass; what is ``auto`` is plain.
+
+    A network that cannot be trained at all says so itself.
+
+    Raises:
+        InputError: It cannot.
+    """
+    plain = Execution()
+    asked = Execution(
+        plain.precision if config.precision == "auto" else config.precision,
+        plain.layout if config.layout == "auto" else config.layout,
+    )
+    if asked == plain:
+        return
+    sample = next(iter(subject.data.train.batches(TRIAL_SAMPLES)))
+    place = resolve_device(device)
+
+    def runs(choice: Execution) -> bool:
+        return runs_in(subject.network, sample, choice, place)
+
+    if runs(asked) or not runs(plain):
+        return
+    wrong, right = f"precision={asked.precision}", f"precision={plain.precision}"
+    if runs(Execution(asked.precision, plain.layout)):
+        wrong, right = f"layout={asked.layout}", f"layout={plain.layout}"
+    raise InputError(
+        f"{where}{wrong}: {subject.source.model} cannot run in it on device '{device}'; set {right}, "
+        "or auto, which takes what runs"
+    )

@@ -95,6 +95,16 @@ def test_as_many_go_as_the_share_says(sparsity: float, done: float, scope: str) 
     assert zeros(decision) == sum(round(share * weights) for weights in wanted)
 
 
+@pytest.mark.parametrize("ignore", ["1", "1.weight"])
+def test_layers_that_the_recipe_ignores_keep_their_weights(ignore: str) -> None:
+    """What the option ``ignore`` of the same layer leaves, above."""
+    dense = context(three_layers())
+    found = trace(dense.network, INPUTS, verify=False, ignore=[ignore])
+    decision = MagnitudeWeights(sparsity=0.5).decide(replace(dense, trace=found))
+    assert masks(decision) == masks(MagnitudeWeights(sparsity=0.5, ignore=("1",)).decide(dense))
+    assert list(masks(decision)) == ["0.weight"]
+
+
 def test_equal_weights_go_in_the_order_of_their_places() -> None:
     net = three_layers()
     with torch.no_grad():
@@ -254,7 +264,7 @@ def test_a_table_that_is_the_output_layer_as_well_stays_whole() -> None:
     ("make", "options", "said"),
     [
         (texts.bilstm, {}, "BiLstm; take a method for its channels"),
-        (texts.textcnn, {"ignore": ("convolutions.*",)}, "TextCnn; mend option ignore"),
+        (texts.textcnn, {"ignore": ("convolutions.*",)}, "TextCnn that ignore leaves; mend it"),
         (
             texts.textcnn,
             {"ignore": ("convolutions.*", "convs.*")},

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from prunus.errors import GraphError, InputError
 from prunus.graph import Inputs, Trace, held_connections, trace
 from prunus.method import Configured, Context, Decision, require_layers
-from prunus.plan import Bits, Record, ZeroConnections
+from prunus.plan import Bits, Names, Record, ZeroConnections
 
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 
@@ -32,7 +32,7 @@ class MagnitudeWeightsOptions(Record):
     scope: Literal["global", "layer"] = "global"
     schedule: Literal["cubic", "none"] = "cubic"
     embeddings: bool = False
-    ignore: tuple[str, ...] = ()
+    ignore: Names = ()
 
 
 @final
@@ -116,7 +116,9 @@ class MagnitudeWeights(Configured[MagnitudeWeightsOptions]):
         kept = {
             names[id(weight)]: weight.detach()
             for path, weight in inner.items()
-            if not any(fnmatchcase(path, pattern) for pattern in ignore)
+            if path not in traced.ignored
+            and names[id(weight)] not in traced.ignored
+            and not any(fnmatchcase(path, pattern) for pattern in ignore)
         }
         if kept:
             return kept
@@ -125,7 +127,7 @@ class MagnitudeWeights(Configured[MagnitudeWeightsOptions]):
             f"layer of {type(network).__name__}"
         )
         if inner:
-            raise InputError(f"{told}; mend option ignore")
+            raise InputError(f"{told} that ignore leaves; mend it")
         raise GraphError(f"{told}; take a method for its channels")
 
 

@@ -213,9 +213,9 @@ class Method(ABC):
         """
 
     def require_reachable(self, network: nn.Module, trace: Trace, budget: Budget) -> None:  # noqa: B027  # may be left
-        """Refuse a target that shapes alone put out of reach, before anything is trained.
+        """Refuse a target that options and shapes put out of reach, before anything is trained.
 
-        Asked of methods that edit; what others reach is seen in the trace.
+        Least widths of groups need no such check: they are seen in the trace.
 
         Raises:
             BudgetError: It is.

@@ -19,7 +19,7 @@ from prunus.errors import BudgetError, InputError, MissingExtraError, PlanMismat
 from prunus.graph import Choice, Trace, cut, trace
 from prunus.meter import measure_cost
 from prunus.method import Budget, Context, Decision, make_method
-from prunus.plan import Bits, BoolArray, ZeroConnections
+from prunus.plan import Bits, BoolArray, NetworkShape, ZeroConnections
 from prunus.prune.front import _has_settled
 from prunus.prune.magnitude import magnitude_scores
 from prunus.records import Front, FrontPoint
@@ -356,6 +356,13 @@ def test_a_budget_below_the_cheapest_is_refused_with_its_cost(tmp_path: Path) ->
         BudgetError, match=rf"allows {least - 1}, the cheapest of the 2 .* {least}:"
     ):
         reuse(path, f"macs={least - 1}")
+    # Before anything is trained, too; not where earlier steps lead to another network.
+    method, network = make_method("genetic", {"front": str(path)}), trained_cnn()
+    budget = Budget.parse(f"macs={least - 1}")
+    with pytest.raises(BudgetError, match=rf"allows {least - 1}, the cheapest of the 2"):
+        method.require_reachable(network, traced(), budget)
+    front.model_copy(update={"source": NetworkShape(tensors={})}).save(path)
+    method.require_reachable(network, traced(), budget)
 
 
 def test_a_front_of_another_network_is_refused(saved: Path) -> None:

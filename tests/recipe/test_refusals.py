@@ -53,6 +53,15 @@ def _smallest_go(*ignore: str) -> Prune:
         ({"network": nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).to("meta")}, "the meta device"),
         ({"recipe": [Prune(method="layers", target="macs=0.5")]}, "needs a stack of like layers"),
         (
+            {
+                "recipe": [
+                    Prune(method="taylor", target="macs=0.5", options={"least_share": 0.9}),
+                    *STEPS[1:],
+                ]
+            },
+            "raise the target, or lower min_units, round_to or least_share",
+        ),
+        (
             {"recipe": [*STEPS, Prune(method="vocabulary", target="params=0.5")]},
             "finds no table that DigitsCNN looks the pieces of texts up in",
         ),

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import TypeVar, final
 
 from pydantic import Field
+from torch import nn
 
-from prunus.method import Configured, Context, Decision, OptionsT
+from prunus.graph import Trace
+from prunus.method import Budget, Configured, Context, Decision, OptionsT
 from prunus.plan import Record
-from prunus.prune.budget import LEAST_SHARE, global_choice, uniform_choice
+from prunus.prune.budget import LEAST_SHARE, global_choice, require_least_share, uniform_choice
 from prunus.prune.scores import Normalize, Scores, normalized
 
 
@@ -51,6 +53,10 @@ class UniformRanking(Configured[OptionsT]):
 
 class GlobalRanking(Configured[GlobalOptionsT]):
     """Ranks all units of the network in one list."""
+
+    def require_reachable(self, network: nn.Module, trace: Trace, budget: Budget) -> None:  # noqa: ARG002  # as in Method
+        """Needs a target that is met where every group keeps its ``least_share``."""
+        require_least_share(trace, budget, self.options.least_share)
 
     @abstractmethod
     def rank(self, context: Context) -> Ranked:

@@ -105,6 +105,16 @@ class _Stairs:
         return self.choice(rungs)
 
 
+def require_least_share(trace: Trace, budget: Budget, least_share: float) -> None:
+    """Refuse a budget that is missed where every group keeps that share of its units.
+
+    Raises:
+        BudgetError: It is.
+    """
+    scores = {group.name: np.zeros(group.units) for group in trace.cuttable}
+    _Stairs(trace, budget, scores, least_share).require_reachable()
+
+
 def ratio_choice(
     trace: Trace, budget: Budget, scores: Scores, weights: Mapping[str, float]
 ) -> Choice:

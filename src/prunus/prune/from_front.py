@@ -38,6 +38,31 @@ def require_front(path: Path, network: nn.Module) -> None:
         front.source.require(here, f"the front {path}")
 
 
+def members_within(
+    trace: Trace, budget: Budget, front: Front, path: Path
+) -> list[tuple[FrontPoint, int]]:
+    """Networks of a front that the budget allows, each with its cost.
+
+    Raises:
+        BudgetError: There is none, or none may be cut as the trace has it.
+    """
+    limit = budget.limit(budget.measure(trace, {}))
+    legal = [(p, executed) for p in front.points if (executed := _executed(trace, p)) is not None]
+    if not legal:
+        raise BudgetError(
+            f"none of the {len(front.points)} networks in {path} can be cut as ignore, min_units and "
+            "round_to have it here: give those that it was found with, or search again"
+        )
+    costs = [budget.measure(trace, executed) for _, executed in legal]
+    within = [(point, cost) for (point, _), cost in zip(legal, costs, strict=True) if cost <= limit]
+    if not within:
+        raise BudgetError(
+            f"target {budget.quantity}={budget.value:g} allows {limit}, the cheapest of the "
+            f"{len(costs)} networks in {path} costs {min(costs)}: raise the target, or search again"
+        )
+    return within
+
+
 def decide_from_front(context: Context, path: Path) -> Decision:
     """The fittest network of a saved front that the budget allows.
 
@@ -56,20 +81,8 @@ def decide_from_front(context: Context, path: Path) -> Decision:
     trace, budget = context.trace, context.budget
     front = Front.load(path)
     front.source.require(trace.shape, f"the front {path}")
+    within = members_within(trace, budget, front, path)
     limit = budget.limit(budget.measure(trace, {}))
-    legal = [(p, executed) for p in front.points if (executed := _executed(trace, p)) is not None]
-    if not legal:
-        raise BudgetError(
-            f"none of the {len(front.points)} networks in {path} can be cut as ignore, min_units and "
-            "round_to have it here: give those that it was found with, or search again"
-        )
-    costs = [budget.measure(trace, executed) for _, executed in legal]
-    within = [(point, cost) for (point, _), cost in zip(legal, costs, strict=True) if cost <= limit]
-    if not within:
-        raise BudgetError(
-            f"target {budget.quantity}={budget.value:g} allows {limit}, the cheapest of the "
-            f"{len(costs)} networks in {path} costs {min(costs)}: raise the target, or search again"
-        )
     pick, cost = min(within, key=lambda one: (one[0].fitness, one[0].macs, one[0].params))
     note = (
         f"genetic: fitness {pick.fitness:.4f} at {cost} of {limit} {budget.quantity}, from {path}; "

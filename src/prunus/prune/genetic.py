@@ -9,16 +9,16 @@ import numpy as np
 from torch import nn
 
 from prunus.candidates import Engine, Scored
-from prunus.graph import Inputs
-from prunus.method import Configured, Context, Decision, Need, search_split, train_split
+from prunus.graph import Inputs, Trace
+from prunus.method import Budget, Configured, Context, Decision, Need, search_split, train_split
 from prunus.prune.chromosome import Chromosome, Encoding, dropped_share
-from prunus.prune.from_front import decide_from_front, require_front
+from prunus.prune.from_front import decide_from_front, members_within, require_front
 from prunus.prune.front import decide_front
 from prunus.prune.genetic_options import GeneticOptions
 from prunus.prune.history import candidate_history
 from prunus.prune.importance import importance_scores
 from prunus.prune.proposals import Proposals
-from prunus.records import HistoryPoint
+from prunus.records import Front, HistoryPoint
 from prunus.search import GeneticSearch
 from prunus.search.pareto import require_pymoo
 
@@ -62,6 +62,14 @@ class Genetic(Configured[GeneticOptions]):
         """A front that is taken up must be one, and of such a network."""
         if self.options.front is not None:
             require_front(Path(self.options.front), network)
+
+    def require_reachable(self, network: nn.Module, trace: Trace, budget: Budget) -> None:  # noqa: ARG002  # as in Method
+        """A front that is taken up must hold a network within the target."""
+        if self.options.front is None:
+            return
+        front = Front.load(path := Path(self.options.front))
+        if front.source == trace.shape:  # else it is of what earlier steps lead to
+            members_within(trace, budget, front, path)
 
     def decide(self, context: Context) -> Decision:
         """Evolve chromosomes, keep the best.

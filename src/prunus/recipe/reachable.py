@@ -70,7 +70,7 @@ def first_misfit(
 def first_beyond(
     actions: Sequence[Action], network: nn.Module, trace: Trace, dense: Trace | None = None
 ) -> PrunusError | None:
-    """Why the first cut of a run cannot meet its target, where it replaces modules; None where it may.
+    """Why the first cut of a run cannot meet its target, by what its method says; None where it may.
 
     Arguments are those of ``require_reachable``, and the network itself.
     """
@@ -78,7 +78,7 @@ def first_beyond(
         step, budget = action.step, action.budget
         if not isinstance(step, Prune):
             continue
-        if budget is None or not _edits(action):
+        if budget is None:
             return None
         if dense is not None:  # a share of it is none of the student
             limit = action.limit(budget.measure(dense, {}))

@@ -302,6 +302,17 @@ def test_the_hand_written_shape_is_the_network_s(source: Source) -> None:
     assert shapes == tiny_shape(4).tensors
 
 
+SHIFT = """
+from torch import nn
+
+
+class Shift(nn.Linear):
+    def __init__(self):
+        super().__init__(3, 2)
+
+    def forward(self, x):
+        return super().forward(x.add_(1.0))
+"""
 TWINS = """
 from torch import nn
 
@@ -327,6 +338,14 @@ def test_a_source_of_another_architecture_with_the_same_tensors_is_refused(
     assert not (tmp_path / "b").exists()
     with pytest.raises(InputError, match="example_inputs: the network does not run"):
         save(tmp_path / "b", network, source=relu, example_inputs=torch.randn(4, 5))
+
+
+def test_a_network_that_changes_its_inputs_is_compared_on_the_same_ones(tmp_path: Path) -> None:
+    (tmp_path / "shift.py").write_text(SHIFT, encoding="utf-8")
+    source, inputs = Source(model=f"{tmp_path}/shift.py:Shift"), torch.randn(4, 3)
+    before = inputs.clone()
+    save(tmp_path / "a", load_source(source), source=source, example_inputs=inputs)
+    assert torch.equal(inputs, before)
 
 
 def test_a_changed_factory_file_is_warned_of_and_named_where_it_does_not_fit(

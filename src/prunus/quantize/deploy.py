@@ -199,7 +199,8 @@ def _require_runs(part: Path, record: Deployed, inputs: Inputs) -> None:
         InputError: They cannot.
     """
     try:
-        _LOADERS[record.deployment.engine](part, record, None)(inputs)
+        session = _LOADERS[record.deployment.engine](part, record, None)
+        session(copy.deepcopy(inputs))  # which the network may change
     except PrunusError as error:
         raise InputError(
             f"engine={record.deployment.engine} has written what does not run: "

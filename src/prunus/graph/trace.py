@@ -91,7 +91,8 @@ def trace(
     _settle(algebra, findings)
     groups = _groups(algebra, findings, network)
     groups = [replace(g, min_units=min_units, round_to=round_to) for g in groups]
-    groups = _ignored(groups, ignore, network)
+    named = _named(ignore, network)
+    groups = [_left_whole(group, named) for group in groups]
     algebra.atoms.frozen = True
     found = Trace(
         shape=network_shape(network),
@@ -101,7 +102,7 @@ def trace(
         atoms=algebra.atoms,
         parameters={n: tuple(p.shape) for n, p in network.named_parameters()},
         stored=_stored(network),
-        ignored=_named(ignore, network),
+        ignored=named,
     )
     return _probe(network, found) if verify else found
 
@@ -340,35 +341,31 @@ def _with_containers(tensor: str) -> list[str]:
 
 
 def _named(ignore: Sequence[str], network: nn.Module) -> frozenset[str]:
-    """Modules, parameters and buffers that globs match, or whose surroundings they match."""
-    names = [
-        *(name for name, _ in network.named_modules(remove_duplicate=False)),
-        *(name for name, _ in network.named_parameters(remove_duplicate=False)),
-        *(name for name, _ in network.named_buffers(remove_duplicate=False)),
-    ]
-    return frozenset(
-        name
-        for name in names
-        if any(fnmatch.fnmatch(w, p) for w in _with_containers(name) for p in ignore)
-    )
+    """Modules, parameters and buffers that globs match, or whose surroundings they match.
 
-
-def _ignored(groups: list[Group], ignore: Sequence[str], network: nn.Module) -> list[Group]:
-    modules = [name for name, _ in network.named_modules()]
-    tensors = [name for name, _ in network.named_parameters()]
+    Raises:
+        InputError: A glob matches no module or parameter.
+    """
+    modules = [name for name, _ in network.named_modules(remove_duplicate=False)]
+    tensors = [name for name, _ in network.named_parameters(remove_duplicate=False)]
+    buffers = [name for name, _ in network.named_buffers(remove_duplicate=False)]
     for pattern in ignore:
         if not fnmatch.filter(modules, pattern) and not fnmatch.filter(tensors, pattern):
             raise InputError(
                 f"ignore pattern '{pattern}' matches no module or parameter; names look like "
                 f"{', '.join(name for name in modules[1:4])}"
             )
+    return frozenset(
+        name
+        for name in (*modules, *tensors, *buffers)
+        if any(fnmatch.fnmatch(w, p) for w in _with_containers(name) for p in ignore)
+    )
 
-    named = _named(ignore, network)
 
-    def hit(group: Group) -> bool:
-        return any(axis.role == "out" and axis.tensor in named for axis in group.axes)
-
-    return [replace(g, refused=g.refused or IGNORED, ignored=True) if hit(g) else g for g in groups]
+def _left_whole(group: Group, named: frozenset[str]) -> Group:
+    if not any(axis.role == "out" and axis.tensor in named for axis in group.axes):
+        return group
+    return replace(group, refused=group.refused or IGNORED, ignored=True)
 
 
 def _probe(network: nn.Module, found: Trace) -> Trace:

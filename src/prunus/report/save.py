@@ -23,8 +23,9 @@ def write_report(comparison: Comparison | RunRecord, folder: Path | str) -> Path
         The path of ``report.html``.
 
     Raises:
-        InputError: It is neither a comparison nor the record of a run, the comparison is empty, its runs do not belong together, a run looked at the
-            test split more than once for a number, or the folder cannot be written.
+        InputError: It is neither a comparison nor the record of a run, the comparison is empty, its
+            runs do not belong together, a run looked at the test split more than once for a number, or
+            the folder cannot be written.
     """
     comparison, folder = _compared(comparison), Path(folder)
     texts = {

@@ -211,3 +211,23 @@ def test_inputs_without_names_are_taken_in_their_order(tmp_path: Path) -> None:
     inputs = (torch.rand(3, 4), torch.rand(3, 4))
     export(Sum(), tmp_path / "n.onnx", inputs, dynamic_batch=False)
     assert verify_export(tmp_path / "n.onnx", Sum(), inputs) < 1e-6
+
+
+class Adds(nn.Linear):
+    """Works in place on what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 2)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        return super().forward(input.add_(1.0))
+
+
+def test_a_network_that_changes_its_inputs_is_verified_on_the_same_ones(tmp_path: Path) -> None:
+    network, inputs = Adds(), torch.rand(3, 4)
+    before = inputs.clone()
+    export(network, tmp_path / "n.onnx", inputs.clone())
+    assert verify_export(tmp_path / "n.onnx", network, inputs) < 1e-6
+    assert torch.equal(inputs, before)
+    with pytest.raises(InputError, match=r"example_inputs\['input'\] is a list"):
+        verify_export(tmp_path / "n.onnx", network, {"input": [inputs]})  # type: ignore[dict-item]

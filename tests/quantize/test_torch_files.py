@@ -137,3 +137,18 @@ def test_what_deploy_is_given_is_checked_first(tmp_path: Path) -> None:
     refused("is one batch; give several", network, tmp_path / "d", static, calibration=x)
     refused(r"calibration\[0\] is a list", network, tmp_path / "d", static, calibration=[[x, 1]])
     refused(r"example_inputs\['scale'\] is a float", inputs={"input": x, "scale": 2.0})
+
+
+def test_complex_buffers_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "turns.py"
+    path.write_text(
+        "import torch\nfrom torch import nn\n\n\nclass Turns(nn.Linear):\n"
+        "    def __init__(self):\n        super().__init__(4, 2)\n"
+        "        self.register_buffer('turn', torch.full((2,), 1j))\n\n"
+        "    def forward(self, x):\n        return (super().forward(x) * self.turn).imag\n",
+        encoding="utf-8",
+    )
+    source, inputs = Source(model=f"{path}:Turns"), torch.rand(3, 4)
+    network = load_source(source).eval()
+    deploy(network, tmp_path / "d", Deployment(engine="torch"), inputs=inputs, source=source)
+    torch.testing.assert_close(load_deployed(tmp_path / "d")(inputs), network(inputs).detach())

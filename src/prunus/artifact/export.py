@@ -71,7 +71,7 @@ def export(
         require_onnx()
     free = [*([0] if dynamic_batch else []), *([1] if dynamic_length else [])]
     example_inputs = _in_order(network, example_inputs)
-    _require_tensors(example_inputs)
+    require_tensors(example_inputs)
     try:
         with _quiet():
             _write(network, path, example_inputs, free)
@@ -138,7 +138,12 @@ def _in_order(network: nn.Module, inputs: Inputs) -> Inputs:
     return {name: inputs[name] for name in (*first, *(n for n in inputs if n not in declared))}
 
 
-def _require_tensors(inputs: Inputs) -> None:
+def require_tensors(inputs: Inputs) -> None:
+    """Refuse what a file does not take.
+
+    Raises:
+        InputError: An input is no tensor.
+    """
     args, kwargs = arguments(inputs)
     for name, value in (*enumerate(args), *kwargs.items()):
         if not isinstance(value, Tensor):

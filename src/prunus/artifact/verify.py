@@ -15,9 +15,10 @@ from prunus.artifact.export import (
     first_line,
     parameter_names,
     require_onnx,
+    require_tensors,
 )
 from prunus.errors import InputError
-from prunus.graph import check_inputs, check_network
+from prunus.graph import call, check_inputs, check_network
 
 
 def verify_export(path: Path | str, network: nn.Module, example_inputs: Inputs) -> float:
@@ -46,12 +47,13 @@ def verify_export(path: Path | str, network: nn.Module, example_inputs: Inputs) 
         raise InputError(f"path={str(path)!r} does not exist; name a file written by export")
     check_network(network)
     check_inputs(example_inputs)
+    require_tensors(example_inputs)
     args, kwargs = arguments(example_inputs)
     args = tuple(tensor.cpu() for tensor in args)
     kwargs = {name: tensor.cpu() for name, tensor in kwargs.items()}
     with torch.no_grad():
         try:
-            wanted = _tensors(cpu_copy(network)(*args, **kwargs))
+            wanted = _tensors(call(cpu_copy(network), kwargs or args))
         except InputError:
             raise
         except Exception as error:  # a user's forward may raise anything

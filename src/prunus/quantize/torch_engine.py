@@ -241,7 +241,8 @@ def _fill_(network: nn.Module, folder: Path, record: Deployed, ties: Mapping[str
         tie_(network.float(), ties)
         _fill_int8_(network, load_file(folder / INT8_FILE), deployment)
         return
-    network.to(_DTYPES.get(deployment.weights, torch.float32))
+    if deployment.weights in _DTYPES:
+        network.to(_DTYPES[deployment.weights])
     fill_(network, read_weights(folder / WEIGHTS_FILE, record.files[WEIGHTS_FILE], ties), ties)
 
 

@@ -383,7 +383,7 @@ def test_a_front_is_looked_at_before_anything_is_trained(saved: Path, tmp_path: 
             method.require_applicable(other, IMAGE)
     record = tmp_path / "record.json"
     record.write_text("{}", encoding="utf-8")
-    with pytest.raises(InputError, match=r"record\.json is not a valid Front"):
+    with pytest.raises(InputError, match=r"option front: .*record\.json is not .* mode=front"):
         make_method("genetic", {"front": str(record)}).require_applicable(trained_cnn(), IMAGE)
 
 

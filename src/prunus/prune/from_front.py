@@ -15,6 +15,20 @@ from prunus.prune.magnitude import magnitude_scores
 from prunus.records import Front, FrontPoint
 
 
+def read_front(path: Path) -> Front:
+    """A front from its file.
+
+    Raises:
+        InputError: The file cannot be read, or is no front.
+    """
+    try:
+        return Front.load(path)
+    except InputError as error:
+        raise InputError(
+            f"option front: {error}; give what mode=front left, such as steps/01-prune.front.json"
+        ) from error
+
+
 def require_front(path: Path, network: nn.Module) -> None:
     """Refuse a file that is no front, or one of a network that no steps before it make of this one.
 
@@ -25,7 +39,7 @@ def require_front(path: Path, network: nn.Module) -> None:
         InputError: The file cannot be read, or is no front.
         PlanMismatchError: The front is of another network.
     """
-    front, here = Front.load(path), network_shape(network)
+    front, here = read_front(path), network_shape(network)
     stacks = tuple(f"{stack}." for stack in layer_stacks(network))
     shared = {name: size for name, size in front.source.tensors.items() if name in here.tensors}
     grown = (
@@ -79,7 +93,7 @@ def decide_from_front(context: Context, path: Path) -> Decision:
         BudgetError: No network on the front is within the budget, or can be cut as this trace has it.
     """
     trace, budget = context.trace, context.budget
-    front = Front.load(path)
+    front = read_front(path)
     front.source.require(trace.shape, f"the front {path}")
     within = members_within(trace, budget, front, path)
     limit = budget.limit(budget.measure(trace, {}))

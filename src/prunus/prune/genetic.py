@@ -12,13 +12,13 @@ from prunus.candidates import Engine, Scored
 from prunus.graph import Inputs, Trace
 from prunus.method import Budget, Configured, Context, Decision, Need, search_split, train_split
 from prunus.prune.chromosome import Chromosome, Encoding, dropped_share
-from prunus.prune.from_front import decide_from_front, members_within, require_front
+from prunus.prune.from_front import decide_from_front, members_within, read_front, require_front
 from prunus.prune.front import decide_front
 from prunus.prune.genetic_options import GeneticOptions
 from prunus.prune.history import candidate_history
 from prunus.prune.importance import importance_scores
 from prunus.prune.proposals import Proposals
-from prunus.records import Front, HistoryPoint
+from prunus.records import HistoryPoint
 from prunus.search import GeneticSearch
 from prunus.search.pareto import require_pymoo
 
@@ -67,7 +67,7 @@ class Genetic(Configured[GeneticOptions]):
         """A front that is taken up must hold a network within the target."""
         if self.options.front is None:
             return
-        front = Front.load(path := Path(self.options.front))
+        front = read_front(path := Path(self.options.front))
         if front.source == trace.shape:  # else it is of what earlier steps lead to
             members_within(trace, budget, front, path)
 

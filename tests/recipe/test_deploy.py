@@ -138,6 +138,14 @@ def test_what_cannot_be_deployed_is_told_before_a_training(
     assert "train" not in phases.seen
 
 
+def test_inputs_that_cannot_be_deployed_are_told_before_a_look(tmp_path: Path) -> None:
+    data, inputs = few_rows(), (torch.rand(4, 6),) * 2
+    with pytest.raises(InputError, match="is a tuple: to deploy"):
+        compress(Small(), [Deploy()], data, example_inputs=inputs, latency=None, out=tmp_path / "o")
+    assert data.test.evaluations == 0
+    assert not (tmp_path / "o").exists()
+
+
 NETS = """
 import torch
 from torch import nn

@@ -129,6 +129,22 @@ def kuzmin_seconds(_: Rows) -> str:
     return "\n".join(lines)
 
 
+def kuzmin_searches(rows: Rows) -> str:
+    """Searches from the dense network, timed on machines that did nothing else."""
+    head = (
+        "| network | round | method | search (s) | longest (s) | the paper's (s) | networks scored"
+    )
+    lines = [f"{head} | machine | seeds |", f"|---|--:|---{'|--:' * 4}|---|--:|"]
+    for r in rows:
+        spread = "" if r["seconds_std"] is None else f" ± {r['seconds_std']:.0f}"
+        lines.append(
+            f"| {r['network']} | {r['round']} | {r['method']} | {r['seconds_mean']:.0f}{spread} "
+            f"| {r['seconds_most']:.0f} | {r['paper_seconds']:.0f} | {r['evaluations']} "
+            f"| `{r['machine']}` ({', '.join(r['cpus'])}), {r['scored_in']} | {r['seeds']} |"
+        )
+    return "\n".join(lines)
+
+
 def kuzmin_ablation(rows: Rows) -> str:
     """Quality of winners on unseen search images, before any fine-tuning."""
     if not rows:
@@ -306,5 +322,6 @@ TABLES: dict[str, tuple[str, Callable[[Rows], str]]] = {
     "kuzmin_from_scratch": ("summary", kuzmin_from_scratch),
     "kuzmin_equal_macs": ("equal_macs", kuzmin_equal_macs),
     "kuzmin_widths": ("summary", kuzmin_widths),
+    "kuzmin_searches": ("searches", kuzmin_searches),
     "kuzmin_ablation": ("ablation", kuzmin_ablation),
 }

@@ -18,12 +18,22 @@ from typing import Any
 import numpy as np
 import paper
 import torch
-from study import DENSE, HERE, PARENTS, POPULATION, SCALES, data_of, environment_of, read, write
+from study import (
+    DENSE,
+    HERE,
+    PARENTS,
+    POPULATION,
+    SCALES,
+    compute_of,
+    data_of,
+    environment_of,
+    read,
+    write,
+)
 from torch.nn.functional import log_softmax
 
 import prunus.prune  # noqa: F401  registers the methods
-from prunus.compute import Compute
-from prunus.data import DataSplits
+from prunus.data import DataSplits, SearchSplit
 from prunus.graph import Trace, certify, cut, trace
 from prunus.method import Budget, Context, make_method
 from prunus.train import recalibrate_batch_norm_
@@ -103,23 +113,26 @@ class Bench:
         # The engine takes the search images in an order of its own; what it takes is left out here.
         self.inputs, self.labels = inputs, labels
 
+    def context(self, budget: Budget, seed: int, search: SearchSplit) -> Context:
+        """What a method decides by, on all cores."""
+        return Context(
+            network=copy.deepcopy(self.dense),
+            trace=self.trace,
+            budget=budget,
+            seed=seed,
+            train=self.data.train,
+            search=search,
+            source=DENSE[self.name],
+            compute=compute_of("cpu"),
+        )
+
     def cell(self, variant: str, seed: int) -> dict[str, Any]:
         """One variant with one seed."""
         name, choices = VARIANTS[variant]
         budget = Budget(quantity="params", value=paper.PARAMS[self.name][ROUND - 1])
         # Half of the search split is for the search, by a fixed draw; the other half judges.
         searched = self.data.search.subset(len(self.data.search) - UNSEEN, seed=0)
-        cores = torch.get_num_threads()
-        context = Context(
-            network=copy.deepcopy(self.dense),
-            trace=self.trace,
-            budget=budget,
-            seed=seed,
-            train=self.data.train,
-            search=searched,
-            source=DENSE[self.name],
-            compute=Compute(engine="processes", workers=cores, threads=1),
-        )
+        context = self.context(budget, seed, searched)
         begin = time.perf_counter()
         decision = make_method(name, choices).decide(context)
         seconds = time.perf_counter() - begin

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from prunus.compute import Compute
 from prunus.data import load_data
 from prunus.graph import cut, trace
 from prunus.meter import measure_cost
@@ -21,6 +22,7 @@ from prunus.zoo import build
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "studies" / "kuzmin2024"
+PRECISIONS = {"float32", "bfloat16", "int8", "int7"}
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModuleTyp
     monkeypatch.setattr(study, "SUMMARY", tmp_path / "summary.json")
     yield study
     for name in set(sys.modules) - before:
-        if name in ("study", "paper", "methods", "clock", "equal_macs"):
+        if (FOLDER / f"{name}.py").exists():
             del sys.modules[name]
 
 
@@ -363,6 +365,45 @@ def test_at_equal_macs_a_cut_is_of_the_dense_network_and_kernels_are_executed_al
     (cell,) = [study.read(p) for p in equal_macs.CELLS.glob("*/*-genetic-seed0.json")]
     assert len(cell["training"]) == 1 and cell["test_evaluations"] == 1
     assert rows["genetic"]["top1_by_seed"] == {"0": cell["top1"]}
+
+
+def test_searches_are_timed_from_the_dense_network_without_its_trainings(
+    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ablation
+    import searches
+
+    monkeypatch.setattr(searches, "CELLS", tmp_path / "searches")
+    monkeypatch.setattr(searches, "SUMMARY", tmp_path / "searches.json")
+    monkeypatch.setattr(ablation, "compute_of", lambda _: Compute())
+    command = ["searches.py", "run", "--network", "digits_cnn", "--seed", "0", "1"]
+    monkeypatch.setattr(sys, "argv", command)
+    searches.main()
+    paths = sorted(searches.CELLS.glob("*/*.json"))
+    assert len(paths) == 4 and not study.CELLS.exists()
+    cells = {(c["method"], c["seed"]): c for c in map(study.read, paths)}
+    # 6 networks, then 4 children in the one generation, some of them twins; as many by random search.
+    assert all(1 < cell["evaluations"] <= 10 for cell in cells.values())
+    assert all(cell["scored_in"].split()[0] in PRECISIONS for cell in cells.values())
+    assert all(0 < cell["seconds"] < 600 for cell in cells.values())
+    monkeypatch.setattr(searches, "searched", None)  # none is done twice
+    searches.main()
+    searches.write_summary()
+    rows = study.read(searches.SUMMARY)
+    both = [cells["genetic", seed]["seconds"] for seed in (0, 1)]
+    assert [(r["method"], r["seeds"], r["paper_seconds"]) for r in rows] == [
+        ("genetic", 2, 1.0),
+        ("random-search", 2, 1.0),
+    ]
+    assert rows[0]["seconds_most"] == round(max(both), 1)
+    assert rows[0]["seconds_mean"] == pytest.approx(sum(both) / 2, abs=0.1)
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import study_tables
+
+    timed = {**rows[0], "seconds_mean": 12.4, "seconds_std": 1.6, "seconds_most": 13.6}
+    line = study_tables.kuzmin_searches([timed]).splitlines()[2]
+    assert line.startswith("| digits_cnn | 2 | genetic | 12 ± 2 | 14 | 1 |")
+    assert line.endswith(f"{rows[0]['scored_in']} | 2 |")
 
 
 def test_differences_at_equal_macs_are_taken_seed_by_seed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import argparse
 import copy
 import statistics
 import time
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import paper
@@ -111,7 +111,7 @@ class Bench:
         self.environment = environment_of("cpu")
         inputs, labels = next(iter(self.data.search.batches(len(self.data.search))))
         # The engine takes the search images in an order of its own; what it takes is left out here.
-        self.inputs, self.labels = inputs, labels
+        self.inputs, self.labels = cast(torch.Tensor, inputs), labels
 
     def context(self, budget: Budget, seed: int, search: SearchSplit) -> Context:
         """What a method decides by, on all cores."""

@@ -59,6 +59,35 @@ def kuzmin_quality(rows: Rows) -> str:
     return "\n".join(lines)
 
 
+def kuzmin_brief(rows: Rows) -> str:
+    """Table 2 in short: top-1 on test, a line a round, a column a method."""
+    order = _neighbour("methods").METHODS
+    methods = [name for name in order if any(r["method"] == name for r in rows)]
+    lines = [
+        f"| network | parameters | {' | '.join(methods)} | the paper's |",
+        f"|---|{'--:|' * (len(methods) + 2)}",
+    ]
+    for dense in (r for r in rows if r["method"] == "dense"):
+        mine = [r for r in rows if r["network"] == dense["network"] and r["scale"]]
+        for number in sorted({r["round"] for r in mine}):
+            here = {r["method"]: r for r in mine if r["round"] == number}
+            first = next(iter(here.values()))
+            cells = [_brief(here[name]) if name in here else "–" for name in methods]
+            lines.append(
+                f"| {first['network']} | {first['paper_params'] / 1e6:.1f} M "
+                f"| {' | '.join(cells)} | {first['paper_top1']:.2%} |"
+            )
+    whole = [f"{r['network']} {r['top1_mean']:.2%}" for r in rows if r["method"] == "dense"]
+    told = f"Dense: {', '.join(whole)}. Without ±: one seed, with which no difference is claimed."
+    return "\n".join([*lines, "", told])
+
+
+def _brief(row: dict[str, Any]) -> str:
+    """Top-1 of a method at a round; fewer than three seeds are told."""
+    few = f" ({row['seeds']} seeds)" if 1 < row["seeds"] < SEEDS else ""
+    return _percent(row["top1_mean"], row["top1_std"]) + few
+
+
 def _processors(rows: Rows, network: str) -> str:
     """The processors of a network's cells, the most frequent first, with what ran on each where they differ."""
     seeds: dict[str, dict[str, set[int]]] = {}
@@ -318,6 +347,7 @@ def kuzmin_widths(rows: Rows) -> str:
 # Table to the record that it is drawn from (in the results of its study) and how.
 TABLES: dict[str, tuple[str, Callable[[Rows], str]]] = {
     "kuzmin_quality": ("summary", kuzmin_quality),
+    "kuzmin_brief": ("../../studies/kuzmin2024/results/summary", kuzmin_brief),
     "kuzmin_seconds": ("summary", kuzmin_seconds),
     "kuzmin_from_scratch": ("summary", kuzmin_from_scratch),
     "kuzmin_equal_macs": ("equal_macs", kuzmin_equal_macs),

@@ -287,6 +287,31 @@ def test_table_2_tells_which_processors_its_cells_are_of(
     assert "with VNNI (genetic 0/1); Some CPU without VNNI (random 2)." in table
 
 
+def test_the_front_page_has_a_line_a_round_and_tells_few_seeds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import study_tables
+
+    def row(number: int, method: str, top1: float, seeds: int) -> dict[str, Any]:
+        of = {"network": "n", "round": number, "method": method, "seeds": seeds}
+        told = {"scale": "small" if number > 1 else None, "top1_mean": top1}
+        spread = 0.01 if seeds > 1 else None
+        return {**of, **told, "top1_std": spread, "paper_params": 2.5e6, "paper_top1": 0.5}
+
+    rows = [
+        row(1, "dense", 0.95, 1),
+        row(2, "genetic", 0.9, 3),
+        row(2, "l2", 0.8, 2),
+        row(3, "genetic", 0.7, 1),
+    ]
+    table = study_tables.kuzmin_brief(rows).splitlines()
+    assert table[0] == "| network | parameters | genetic | l2 | the paper's |"
+    assert table[2] == "| n | 2.5 M | 90.00% ± 1.00% | 80.00% ± 1.00% (2 seeds) | 50.00% |"
+    assert table[3] == "| n | 2.5 M | 70.00% | – | 50.00% |"
+    assert table[5].startswith("Dense: n 95.00%.")
+
+
 def test_table_4_counts_all_rounds_before_and_stops_at_the_first_epoch_as_good(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,9 +1,8 @@
 """Parameters and buffers of a network in one safetensors file; a shared tensor is stored once."""
 
 import hashlib
-from collections.abc import Container, Mapping
+from collections.abc import Container, Hashable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from prunus.errors import InputError, PlanMismatchError
 from prunus.graph.file_size import FILE_METADATA
+from prunus.meter.params import tensor_key
 from prunus.plan import NetworkShape
 
 
@@ -169,13 +169,12 @@ def _ties(state: Mapping[str, Tensor], parameters: Container[str]) -> dict[str, 
 
     A buffer that lies in the memory of a parameter is no tie: neither can stand in the other's place.
     """
-    first: dict[tuple[Any, ...], str] = {}
+    first: dict[Hashable, str] = {}
     ties = {}
     for name, tensor in state.items():
         if tensor.numel() == 0:  # has no memory to share
             continue
-        seen = (tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
-        key = (*seen, name in parameters)
+        key = (tensor_key(tensor), name in parameters)
         if (owner := first.setdefault(key, name)) != name:
             ties[name] = owner
     return ties

@@ -433,6 +433,42 @@ def test_a_setting_that_a_set_would_pass_by_is_refused(
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(
+    ("files", "given", "said"),
+    [
+        (("a.parquet",), {"encoding": "cp1251"}, "encoding=cp1251: a parquet file has one"),
+        (("a.parquet", "b.PARQUET"), {"encoding": "cp1251"}, "encoding=cp1251: a parquet file"),
+        (("a.csv",), {"language": "ru"}, "language=ru: it says whose stop words"),
+        (("a.csv",), {"language": "ru", "lower": True}, "language=ru: it says whose stop words"),
+    ],
+)
+def test_a_setting_that_says_nothing_of_these_files_is_refused(
+    tmp_path: Path, files: tuple[str, ...], given: dict[str, Any], said: str
+) -> None:
+    """Before the files are looked for."""
+    if len(files) > 1:
+        given = {**given, "test_file": str(tmp_path / files[1])}
+    with pytest.raises(InputError) as caught:
+        load_data(f"text:{tmp_path / files[0]}", text=TextOptions.model_validate(given))
+    assert said in str(caught.value) and str(caught.value).endswith("leave it out")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"encoding": "cp1251", "test_file": "b.csv"},
+        {"encoding": "cp1251", "unlabeled_file": "b.jsonl"},
+        {"language": "ru", "stop_words": True},
+        {"language": "ru", "lemmas": True},
+    ],
+)
+def test_a_setting_that_says_something_of_one_file_is_taken(
+    tmp_path: Path, given: dict[str, Any]
+) -> None:
+    with pytest.raises(DataError, match=r"' cannot be read"):  # for it is not there
+        load_data(f"text:{tmp_path / 'a.parquet'}", text=TextOptions.model_validate(given))
+
+
 def test_settings_that_read_unlabeled_texts_are_no_mistake_beside_a_set_by_name(
     tmp_path: Path,
 ) -> None:

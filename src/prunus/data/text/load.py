@@ -226,6 +226,18 @@ def _require_used(name: str, options: TextOptions) -> None:
                 f"{setting}={getattr(options, setting)}: data '{name}' does not take it, but {takes}; "
                 "leave it out, or give a file of your own: text:FILE"
             )
+    cleaning = options.cleaning
+    if cleaning.language != "en" and not (cleaning.stop_words or cleaning.lemmas):
+        raise InputError(
+            f"language={cleaning.language}: it says whose stop words and lemmas, and neither is asked "
+            "for; give stop_words=true or lemmas=true with it, or leave it out"
+        )
+    paths = [name.removeprefix(FILE), options.test_file, options.unlabeled_file]
+    kinds = {Path(path).suffix.lower() for path in paths if path is not None}
+    if options.is_changed("encoding") and kind == FILE and kinds == {".parquet"}:
+        raise InputError(
+            f"encoding={options.encoding}: a parquet file has one of its own; leave it out"
+        )
 
 
 def _require_undivided(name: str, parts: _Parts, options: TextOptions) -> None:

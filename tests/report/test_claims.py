@@ -41,6 +41,15 @@ def test_equal_means_are_no_lead(scored):
     assert not any(row.bold for row in rows)
 
 
+def test_a_row_that_is_named_by_its_test_score_is_said_to_have_luck(scored):
+    names = ("a", "b", "c")
+    _, _, warnings = said(*(scored(name, 0, 0.8) for name in names), scored("d", 0, None))
+    (luck,) = [warning for warning in warnings if "luckiest" in warning]
+    assert "test split, where the best of 3 is in part the luckiest" in luck
+    _, _, warnings = said(scored("a", 0, 0.8), scored("a", 1, 0.9))  # nothing to choose from
+    assert not any("luckiest" in warning for warning in warnings)
+
+
 def test_seeds_that_change_nothing_are_one_measurement(scored):
     runs = [scored("a", seed, 0.9001) for seed in range(3)]
     rows, told, _ = said(*runs, *(scored("b", seed, 0.9) for seed in range(3)))

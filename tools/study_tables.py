@@ -175,21 +175,31 @@ def kuzmin_searches(rows: Rows) -> str:
 
 
 def kuzmin_ablation(rows: Rows) -> str:
-    """Quality of winners on unseen search images, before any fine-tuning."""
+    """Quality of winners on unseen search images, before any fine-tuning.
+
+    Without seconds: a variant's seeds need not have run on one kind of processor, nor on as many cores.
+    """
     if not rows:
         return "Not measured yet."
     lines = [
-        "| network | variant | KL to dense (nats) | top-1 | networks scored | search (s) | seeds |",
+        "| network | variant | KL to dense (nats) | difference, paired | top-1 | networks scored | seeds |",
         "|---|---|--:|--:|--:|--:|--:|",
     ]
+    of = {(r["network"], r["variant"]): r["kl_by_seed"] for r in rows}
     for r in rows:
         spread = "" if r["kl_std"] is None else f" ± {r['kl_std']:.3f}"
+        known = of.get((r["network"], r["against"]), {})
+        common = sorted(r["kl_by_seed"].keys() & known.keys())
+        gaps = [r["kl_by_seed"][seed] - known[seed] for seed in common]
+        less = f"{_spread(gaps, '+.3f')} to `{r['against']}`" if gaps else "–"
         lines.append(
-            f"| {r['network']} | {r['variant']} | {r['kl']:.3f}{spread} "
-            f"| {_percent(r['top1'], r['top1_std'])} | {r['evaluations']:.0f} | {r['seconds']:.0f} "
-            f"| {r['seeds']} |"
+            f"| {r['network']} | {r['variant']} | {r['kl']:.3f}{spread} | {less} "
+            f"| {_percent(r['top1'], r['top1_std'])} | {r['evaluations']:.0f} | {r['seeds']} |"
         )
-    return "\n".join(lines)
+    folder = STUDIES / "kuzmin2024" / "results" / "ablation"
+    cells = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))]
+    on = sorted({_processor(cell) for cell in cells})
+    return "\n".join([*lines, "", f"Searched on: {', '.join(on)}."])
 
 
 def _cells(pattern: str) -> Rows:

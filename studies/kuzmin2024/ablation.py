@@ -72,6 +72,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "l2": ("l2", {}),
     "taylor": ("taylor", {}),
 }
+STEPS = list(VARIANTS)[: list(VARIANTS).index("guided") + 1]
+AGAINST = {"paper": None, **dict(zip(STEPS[1:], STEPS, strict=False))}
+"""What a variant is set against: each step against the one before it; all others against ``guided``."""
 
 
 def main() -> None:
@@ -185,6 +188,8 @@ def write_summary() -> None:
         found.setdefault((row["network"], row["variant"]), []).append(row)
     for (network, variant), cells in found.items():
         line: dict[str, Any] = {"network": network, "variant": variant, "seeds": len(cells)}
+        line["against"] = AGAINST.get(variant, "guided")
+        line["kl_by_seed"] = {str(cell["seed"]): round(cell["kl"], 5) for cell in cells}
         for name in ("kl", "top1", "seconds", "evaluations", "params", "macs"):
             values = [cell[name] for cell in cells]
             line[name] = round(statistics.mean(values), 5)

@@ -312,6 +312,40 @@ def test_the_front_page_has_a_line_a_round_and_tells_few_seeds(
     assert table[5].startswith("Dense: n 95.00%.")
 
 
+def test_the_ablation_sets_each_step_against_the_one_before_seed_by_seed(
+    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ablation
+
+    monkeypatch.setattr(ablation, "CELLS", tmp_path / "kuzmin2024" / "results" / "ablation")
+    monkeypatch.setattr(ablation, "SUMMARY", tmp_path / "ablation.json")
+    ablation.CELLS.mkdir(parents=True)
+
+    def cell(variant: str, seed: int, kl: float) -> None:
+        of = {"network": "n", "variant": variant, "seed": seed, "kl": kl, "top1": 0.5}
+        cost = {"seconds": 1.0, "evaluations": 280, "params": 1, "macs": 1}
+        ran = {"environment": {"cpu": "Some CPU", "instructions": ["avx2"]}}
+        study.write(ablation.CELLS / f"{ablation._slug(variant)}-seed{seed}.json", of | cost | ran)
+
+    for seed, (before, guided) in enumerate([(2.0, 1.5), (3.0, 2.3)]):
+        cell("+ layers mixed one by one", seed, before)
+        cell("guided", seed, guided)
+    cell("l2", 1, 4.3)  # seed 0 has no partner
+    cell("paper", 0, 5.0)
+    ablation.write_summary()
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import study_tables
+
+    monkeypatch.setattr(study_tables, "STUDIES", tmp_path)
+    table = study_tables.kuzmin_ablation(study.read(ablation.SUMMARY)).splitlines()
+    assert table[2].startswith("| n | paper | 5.000 | – |")
+    assert "| 2.500 ± 0.707 | – |" in table[3]  # the step before it was not measured
+    # -0.5 and -0.7: the mean, and the deviation of the two differences.
+    assert "| -0.600 ± 0.141 to `+ layers mixed one by one` |" in table[4]
+    assert "| l2 | 4.300 | +2.000 to `guided` |" in table[5]
+    assert table[-1] == "Searched on: Some CPU without VNNI."
+
+
 def test_table_4_counts_all_rounds_before_and_stops_at_the_first_epoch_as_good(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -484,6 +484,28 @@ def test_a_target_that_asks_for_nothing_is_noted() -> None:
     assert any("target macs=1 is met as it is: nothing was cut" in note for note in record.notes)
 
 
+def test_a_network_that_was_not_cut_keeps_its_batch_norm_statistics() -> None:
+    # Of a few images they are worse than those of its whole training.
+    dense = trained_cnn()
+    before = {name: value.clone() for name, value in dense.state_dict().items()}
+
+    def statistics_after(method: str, target: str) -> tuple[bool, list[str]]:
+        steps: list[Step] = [Prune(method=method, target=target), Recalibrate(images=64)]
+        done = compress(dense, steps, few_digits(), latency=None)
+        after = done.network.state_dict()
+        same = after.keys() == before.keys() and all(
+            torch.equal(after[name], before[name])
+            for name in before
+            if after[name].shape == before[name].shape and ("running" in name or "num_" in name)
+        )
+        return same, [note for note in done.record.notes if "statistics stay" in note]
+
+    same, notes = statistics_after("l1", "macs=1")
+    assert same and len(notes) == 1 and notes[0].startswith("steps[1].recalibrate: nothing was cut")
+    assert statistics_after("l1", "macs=0.5") == (False, [])
+    assert statistics_after("scratch", "macs=1") == (False, [])  # its weights are others
+
+
 def test_a_wrong_source_ends_the_run_at_its_first_step(tmp_path: Path) -> None:
     class Squared(nn.Module):
         def __init__(self, inner: nn.Module) -> None:

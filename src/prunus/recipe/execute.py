@@ -217,6 +217,10 @@ def _budget(action: Action, tools: Tools, *, dense: bool) -> Budget:
 def _recalibrate(
     action: Action, step: Recalibrate, state: State, tools: Tools
 ) -> tuple[State, Outcome]:
+    if state.plans and not state.fresh and all(plan.is_empty for plan in state.plans):
+        # A few images tell less of the dense network's activations than its whole training did.
+        told = f"{action.path}: nothing was cut, so that batch-norm statistics stay what they were"
+        return state, _outcome(action, state, seconds={}, notes=(told,))
     network = copy.deepcopy(state.network)
     hold_connections_(network)  # hooks do not survive the copy
     begin = time.perf_counter()
@@ -294,9 +298,13 @@ def _student_source(state: State) -> Source | None:
     return state.origin.source if state.origin.is_student else None
 
 
-def _outcome(action: Action, state: State, *, seconds: dict[str, float]) -> Outcome:
+def _outcome(
+    action: Action, state: State, *, seconds: dict[str, float], notes: tuple[str, ...] = ()
+) -> Outcome:
     student = _student_source(state)
-    return Outcome(path=action.path, fresh=state.fresh, student=student, seconds=seconds)
+    return Outcome(
+        path=action.path, fresh=state.fresh, student=student, seconds=seconds, notes=notes
+    )
 
 
 def judge(action: Action, after: State, outcome: Outcome, tools: Tools) -> Outcome:

@@ -55,6 +55,24 @@ def accounting(rows: Rows) -> str:
     )
 
 
+def recalibration(rows: Rows) -> str:
+    """A line a cut: top-1 by where its batch-norm statistics come from."""
+    kinds = [(n, a) for n in sorted({r["images"] for r in rows}) for a in (False, True)]
+    names = [f"{n:,} images {'augmented' if a else 'as they are'}" for n, a in kinds]
+    lines = [
+        f"| network | MACs | as cut | {' | '.join(names)} |",
+        f"|---|{'--:|' * (len(kinds) + 2)}",
+    ]
+    for network, share in dict.fromkeys((r["network"], r["macs_share"]) for r in rows):
+        mine = [r for r in rows if (r["network"], r["macs_share"]) == (network, share)]
+        of = {(r["images"], r["augment"]): r for r in mine}
+        told = [f"{of[kind]['top1_mean']:.2%} ± {of[kind]['top1_std']:.2%}" for kind in kinds]
+        lines.append(
+            f"| {network} | {share:.0%} | {mine[0]['top1_as_cut']:.2%} | {' | '.join(told)} |"
+        )
+    return "\n".join(lines)
+
+
 def resnet56(rows: Rows) -> str:
     """The fullest scale that has cells."""
     fullest = max(rows, key=lambda r: r["finetune_epochs"] * r["train_images"])
@@ -156,6 +174,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "candidates": candidates,
     "candidates_parts": candidates_parts,
     "coverage": coverage,
+    "recalibration": recalibration,
     "resnet56": resnet56,
 }
 PLACES: dict[str, tuple[str, Callable[[Any], str]]] = {

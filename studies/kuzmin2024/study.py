@@ -156,7 +156,7 @@ class Chain:
         name, choices = method_and_options(self.method, scale)
         steps: list[Any] = [
             {"prune": {"method": name, "target": self.target(shares[-1]), "options": choices}},
-            {"recalibrate": {"images": 1024}},
+            {"recalibrate": {"images": 1024, "augment": False}},  # as in its first cells
             {"train": train},
         ]
         if len(self.rounds) > 1:

@@ -117,3 +117,26 @@ def test_too_little_is_refused() -> None:
         recalibrate_batch_norm_(Head(), SearchSplit(digits(0, 4)))  # type: ignore[arg-type]  # so
     with pytest.raises(DataError, match="the split has 1"):
         recalibrate_batch_norm_(Head(), images(1))
+
+
+def test_augmented_images_are_those_that_a_training_would_see() -> None:
+    network, split = Head(), images(20)
+    recalibrate_batch_norm_(network, split, images=20, batch_size=20, seed=3, augment=True)
+    generator = torch.Generator().manual_seed(3)
+    order = torch.randperm(20, generator=generator)
+    noise = 0.1 * torch.randn(20, 2, 3, 3, generator=generator)  # of the store's augmentation
+    channels = (values_of(split)[order] + noise).double().transpose(0, 1).reshape(2, -1)
+    assert network.norm.running_mean is not None
+    assert network.norm.running_var is not None
+    torch.testing.assert_close(network.norm.running_mean.double(), channels.mean(1))
+    torch.testing.assert_close(network.norm.running_var.double(), channels.var(1))
+
+
+def test_samples_that_cannot_be_augmented_are_taken_as_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain, asked = Head(), Head()
+    recalibrate_batch_norm_(plain, images(20), images=20, batch_size=20)
+    monkeypatch.setattr(FloatStore, "augments", property(lambda _: False))
+    recalibrate_batch_norm_(asked, images(20), images=20, batch_size=20, augment=True)
+    assert same_state(plain, asked)

@@ -230,6 +230,7 @@ def _recalibrate(
             state.data.train,
             images=step.images,
             batch_size=step.batch_size,
+            augment=step.augment,
             seed=step_seed(tools.recipe.seed, action.index),
             device=tools.device,
         )

@@ -46,11 +46,13 @@ class Recalibrate(Record):
     Attributes:
         images: Training images used.
         batch_size: Images per batch.
+        augment: Augmented as in a training; false: as they are.
     """
 
     step: Literal["recalibrate"] = "recalibrate"
     images: int = Field(default=256, ge=2)
     batch_size: int = Field(default=64, ge=2)
+    augment: bool = True
 
 
 class Train(TrainConfig):

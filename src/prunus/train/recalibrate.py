@@ -23,6 +23,7 @@ def recalibrate_batch_norm_(
     *,
     images: int = 256,
     batch_size: int = 64,
+    augment: bool = False,
     seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> None:
@@ -42,9 +43,11 @@ def recalibrate_batch_norm_(
 
     Args:
         network: Changed in place, in its running means and variances alone.
-        split: Training images; not augmented.
+        split: Training images.
         images: How many to use, rounded down to whole batches; all there are, if fewer.
         batch_size: Images per batch, at least 2.
+        augment: Augment them, as a training would: statistics of images without the crops and
+            borders that a network was trained on are others than those that its training left.
         seed: Chooses the images: the same ones for the same seed and split.
         device: ``"cpu"`` or ``"cuda"``.
 
@@ -83,7 +86,8 @@ def recalibrate_batch_norm_(
                 norm.reset_running_stats()
                 norm.momentum = None  # cumulative average (torch.nn.BatchNorm2d)
                 norm.training = True
-            for batch, _ in islice(split.batches(size, generator=generator), available // size):
+            drawn = split.batches(size, generator=generator, augment=augment and split.augments)
+            for batch, _ in islice(drawn, available // size):
                 forward_logits(network, to_place(batch, where, channels_last=False))
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):

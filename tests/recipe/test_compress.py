@@ -506,6 +506,19 @@ def test_a_network_that_was_not_cut_keeps_its_batch_norm_statistics() -> None:
     assert statistics_after("scratch", "macs=1") == (False, [])  # its weights are others
 
 
+def test_statistics_are_of_augmented_images_unless_the_step_says_otherwise() -> None:
+    def running_means(step: Recalibrate) -> dict[str, Tensor]:
+        steps: list[Step] = [Prune(method="l1", target="macs=0.5"), step]
+        done = compress(trained_cnn(), steps, few_digits(), latency=None)
+        state = done.network.state_dict()
+        return {name: value for name, value in state.items() if name.endswith("running_mean")}
+
+    asked = [Recalibrate(), Recalibrate(augment=True), Recalibrate(augment=False)]
+    default, augmented, plain = (running_means(step) for step in asked)
+    assert all(torch.equal(default[name], augmented[name]) for name in default)
+    assert not any(torch.equal(default[name], plain[name]) for name in default)
+
+
 def test_a_wrong_source_ends_the_run_at_its_first_step(tmp_path: Path) -> None:
     class Squared(nn.Module):
         def __init__(self, inner: nn.Module) -> None:

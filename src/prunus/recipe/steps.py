@@ -50,7 +50,7 @@ class Recalibrate(Record):
     """
 
     step: Literal["recalibrate"] = "recalibrate"
-    images: int = Field(default=256, ge=2)
+    images: int = Field(default=1024, ge=2)
     batch_size: int = Field(default=64, ge=2)
     augment: bool = True
 

@@ -3,8 +3,9 @@
     python benchmarks/recalibration.py      # about a quarter of an hour on one core
 
 Of each network the dense form and cuts by ``l2`` have their statistics measured anew, from as many
-training images of either kind. Judged on the search split, for a default is a decision; the
-checkpoints have seen that split in their training, augmented.
+training images of either kind; beside them stands the kind that the step ``recalibrate`` picks by the
+dense network's own statistics. Judged on the search split, for a default is a decision; the checkpoints
+have seen that split in their training.
 """
 
 import copy
@@ -18,7 +19,7 @@ import prunus.prune  # noqa: F401 - registers the methods
 from prunus.data import load_data
 from prunus.graph import cut, trace
 from prunus.method import Budget, Context, make_method
-from prunus.train import evaluate, recalibrate_batch_norm_
+from prunus.train import evaluate, recalibrate_batch_norm_, statistics_are_augmented
 from prunus.zoo import build, load_weights, normalization
 
 NETWORKS = {
@@ -46,12 +47,14 @@ def measure(name: str, weights: str) -> list[dict[str, Any]]:
     dense.eval()
     found = trace(dense, next(iter(data.train.batches(8)))[0])
     judges = data.search.subset(JUDGES, seed=0)
+    own = [statistics_are_augmented(dense, data.train, seed=seed) for seed in SEEDS]
     rows = []
     for share in SHARES:
         budget = Budget(quantity="macs", value=share)
         context = Context(dense, found, budget, 0, data.train, data.search)
         network = cut(dense, found.plan(make_method("l2").decide(context).choice))
         row: dict[str, Any] = {"network": name, "macs_share": share}
+        row["own_augmented"] = own
         row["top1_as_cut"] = evaluate(network, judges).top1
         for images in IMAGES:
             for augment in (False, True):

@@ -60,15 +60,17 @@ def recalibration(rows: Rows) -> str:
     kinds = [(n, a) for n in sorted({r["images"] for r in rows}) for a in (False, True)]
     names = [f"{n:,} images {'augmented' if a else 'as they are'}" for n, a in kinds]
     lines = [
-        f"| network | MACs | as cut | {' | '.join(names)} |",
-        f"|---|{'--:|' * (len(kinds) + 2)}",
+        f"| network | MACs | as cut | {' | '.join(names)} | picked |",
+        f"|---|{'--:|' * (len(kinds) + 2)}---|",
     ]
     for network, share in dict.fromkeys((r["network"], r["macs_share"]) for r in rows):
         mine = [r for r in rows if (r["network"], r["macs_share"]) == (network, share)]
         of = {(r["images"], r["augment"]): r for r in mine}
         told = [f"{of[kind]['top1_mean']:.2%} ± {of[kind]['top1_std']:.2%}" for kind in kinds]
+        own = mine[0]["own_augmented"]
+        picked = f"augmented by {sum(own)} of {len(own)} draws"
         lines.append(
-            f"| {network} | {share:.0%} | {mine[0]['top1_as_cut']:.2%} | {' | '.join(told)} |"
+            f"| {network} | {share:.0%} | {mine[0]['top1_as_cut']:.2%} | {' | '.join(told)} | {picked} |"
         )
     return "\n".join(lines)
 

@@ -33,7 +33,7 @@ from prunus.recipe import (
 from prunus.recipe.fresh import reinitialize_
 from prunus.recipe.summarize import _chance_notes, _finds_classes, _fronts
 from prunus.records import AT_CHANCE, Cost, FrontPoint, RunRecord, Score, Source
-from prunus.train import TrainConfig, evaluate, evaluation_of, fit
+from prunus.train import TrainConfig, evaluate, evaluation_of, fit, recalibrate_batch_norm_
 from prunus.zoo import build
 from tests.recipe.subjects import (
     FAST,
@@ -506,17 +506,20 @@ def test_a_network_that_was_not_cut_keeps_its_batch_norm_statistics() -> None:
     assert statistics_after("scratch", "macs=1") == (False, [])  # its weights are others
 
 
-def test_statistics_are_of_augmented_images_unless_the_step_says_otherwise() -> None:
+@pytest.mark.parametrize("own", [True, False])
+def test_statistics_are_of_the_images_that_the_dense_network_was_trained_on(own: bool) -> None:
+    data, dense = few_digits(), trained_cnn()
+    recalibrate_batch_norm_(dense, data.train, images=256, augment=own, seed=5)
+
     def running_means(step: Recalibrate) -> dict[str, Tensor]:
         steps: list[Step] = [Prune(method="l1", target="macs=0.5"), step]
-        done = compress(trained_cnn(), steps, few_digits(), latency=None)
-        state = done.network.state_dict()
+        state = compress(dense, steps, data, latency=None).network.state_dict()
         return {name: value for name, value in state.items() if name.endswith("running_mean")}
 
     asked = [Recalibrate(), Recalibrate(augment=True), Recalibrate(augment=False)]
-    default, augmented, plain = (running_means(step) for step in asked)
-    assert all(torch.equal(default[name], augmented[name]) for name in default)
-    assert not any(torch.equal(default[name], plain[name]) for name in default)
+    auto, augmented, plain = (running_means(step) for step in asked)
+    assert all(torch.equal(auto[name], (augmented if own else plain)[name]) for name in auto)
+    assert not any(torch.equal(augmented[name], plain[name]) for name in auto)
 
 
 def test_a_wrong_source_ends_the_run_at_its_first_step(tmp_path: Path) -> None:

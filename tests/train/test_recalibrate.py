@@ -1,10 +1,13 @@
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from prunus.data import SearchSplit, TrainSplit
 from prunus.errors import DataError, InputError
-from prunus.train import recalibrate_batch_norm_
+from prunus.train import recalibrate_batch_norm_, statistics_are_augmented
+from prunus.train.recalibrate import _distance
 from tests.train.fakes import FloatStore, digits, same_state, samples, small_cnn, train_digits
 
 
@@ -140,3 +143,30 @@ def test_samples_that_cannot_be_augmented_are_taken_as_they_are(
     monkeypatch.setattr(FloatStore, "augments", property(lambda _: False))
     recalibrate_batch_norm_(asked, images(20), images=20, batch_size=20, augment=True)
     assert same_state(plain, asked)
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_statistics_tell_which_images_a_network_was_trained_on(augment: bool) -> None:
+    network, split = small_cnn(), train_digits(0, 512)
+    recalibrate_batch_norm_(network, split, images=512, augment=augment, seed=9)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    assert statistics_are_augmented(network, split) == augment
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_the_distance_is_that_of_means_in_deviations_and_of_log_variances() -> None:
+    trained, measured = Head(), Head()
+    trained.norm.running_mean = torch.tensor([1.0, 2.0])
+    trained.norm.running_var = torch.tensor([4.0, 1.0])
+    measured.norm.running_mean = torch.tensor([2.0, 2.0])
+    measured.norm.running_var = torch.tensor([4.0, math.e])
+    # Half a deviation, squared, on one channel; a variance of e instead of 1 on the other.
+    assert _distance(trained, measured) == pytest.approx((0.25 + 1) / 2, rel=1e-4)
+    assert _distance(nn.Sequential(nn.ReLU()), nn.Sequential(nn.ReLU())) == 0
+
+
+def test_samples_without_augmentation_leave_nothing_to_tell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(FloatStore, "augments", property(lambda _: False))
+    assert not statistics_are_augmented(Head(), images(20))

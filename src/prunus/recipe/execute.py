@@ -34,7 +34,7 @@ from prunus.recipe.subject import CERTIFICATE_SAMPLES, Subject, stated, student_
 from prunus.recipe.texts import attention_shown, teacher_for, with_plan
 from prunus.recipe.words import inherit_words_
 from prunus.records import Certificate, FrontPoint, HistoryPoint, Source
-from prunus.train import evaluate, fit, recalibrate_batch_norm_
+from prunus.train import evaluate, fit, recalibrate_batch_norm_, statistics_are_augmented
 
 
 def perform(
@@ -225,12 +225,17 @@ def _recalibrate(
     hold_connections_(network)  # hooks do not survive the copy
     begin = time.perf_counter()
     with phase(tools.progress, "recalibrate"):
+        augment = step.augment
+        if augment == "auto":
+            augment = statistics_are_augmented(
+                state.uncut, state.data.train, seed=tools.recipe.seed, device=tools.device
+            )
         recalibrate_batch_norm_(
             network,
             state.data.train,
             images=step.images,
             batch_size=step.batch_size,
-            augment=step.augment,
+            augment=augment,
             seed=step_seed(tools.recipe.seed, action.index),
             device=tools.device,
         )

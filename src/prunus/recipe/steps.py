@@ -46,13 +46,14 @@ class Recalibrate(Record):
     Attributes:
         images: Training images used.
         batch_size: Images per batch.
-        augment: Augmented as in a training; false: as they are.
+        augment: Augmented as in a training; false: as they are. ``auto``: as the dense network's own
+            statistics are, which tell what it was trained on.
     """
 
     step: Literal["recalibrate"] = "recalibrate"
     images: int = Field(default=1024, ge=2)
     batch_size: int = Field(default=64, ge=2)
-    augment: bool = True
+    augment: bool | Literal["auto"] = "auto"
 
 
 class Train(TrainConfig):

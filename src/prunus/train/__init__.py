@@ -6,7 +6,7 @@ from prunus.train.fit import fit
 from prunus.train.forward import forward_logits
 from prunus.train.losses import classification_loss, distillation_loss, teacher_loss
 from prunus.train.precision import Execution
-from prunus.train.recalibrate import recalibrate_batch_norm_
+from prunus.train.recalibrate import recalibrate_batch_norm_, statistics_are_augmented
 from prunus.train.result import FitResult
 from prunus.train.schedule import lr_at
 
@@ -25,5 +25,6 @@ __all__ = [
     "lr_at",
     "predictions",
     "recalibrate_batch_norm_",
+    "statistics_are_augmented",
     "teacher_loss",
 ]

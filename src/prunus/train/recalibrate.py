@@ -1,9 +1,11 @@
 """Batch-norm statistics measured anew after a cut, without any training."""
 
+import copy
 from itertools import islice
+from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunus.data import TrainSplit
@@ -62,11 +64,7 @@ def recalibrate_batch_norm_(
     if split.role != "train":
         raise InputError(f"split is a {split.role} split; statistics are taken from train alone")
     where = resolve_device(device)
-    norms = [
-        module
-        for module in network.modules()
-        if isinstance(module, _BatchNorm) and module.running_mean is not None
-    ]
+    norms = _tracking(network)
     if not norms:
         return
     available = min(images, len(split))
@@ -92,3 +90,57 @@ def recalibrate_batch_norm_(
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
+
+
+def statistics_are_augmented(
+    network: nn.Module,
+    split: TrainSplit,
+    *,
+    images: int = 256,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> bool:
+    """Whether a trained network's batch-norm statistics are nearer to those of augmented images.
+
+    Crops with borders shift them, and nothing but the statistics tells what a network was trained on.
+    The distance of two Gaussians is that of their means in standard deviations, squared, and of the
+    logarithms of their variances; averaged over channels, then over layers.
+
+    Args:
+        network: As it was trained; not touched.
+        split: Its training images.
+        images: How many of either kind are looked at.
+        seed: Chooses them.
+        device: ``"cpu"`` or ``"cuda"``.
+    """
+    if not split.augments:
+        return False
+    found = []
+    for augment in (False, True):
+        other = copy.deepcopy(network)
+        recalibrate_batch_norm_(
+            other, split, images=images, augment=augment, seed=seed, device=device
+        )
+        found.append(_distance(network, other))
+    return found[1] < found[0]
+
+
+def _distance(trained: nn.Module, measured: nn.Module) -> float:
+    """Mean over layers; 0 where there is none."""
+    layers = []
+    for one, other in zip(_tracking(trained), _tracking(measured), strict=True):
+        (mean, var), (mean2, var2) = _moments(one), _moments(other)
+        layers.append(float(((mean2 - mean).square() / var + (var2 / var).log().square()).mean()))
+    return sum(layers) / len(layers) if layers else 0.0
+
+
+def _moments(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """Running mean, and running variance as the layer divides by it."""
+    mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    return mean.double().cpu(), var.double().cpu() + norm.eps
+
+
+def _tracking(network: nn.Module) -> list[_BatchNorm]:
+    """Batch norms that keep statistics."""
+    modules = network.modules()
+    return [m for m in modules if isinstance(m, _BatchNorm) and m.running_mean is not None]

@@ -1,6 +1,7 @@
 """What another process builds from a setup scores bit by bit as what it was made from."""
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from prunus.candidates.task import Task
 from prunus.errors import InputError
 from prunus.graph import cut, held_connections, trace
 from prunus.records import Source
-from prunus.zoo import build
+from prunus.zoo import build, load_source
 from tests.candidates.subjects import (
     bits_of,
     flags,
@@ -91,6 +92,53 @@ def test_source_and_cuts_of_it() -> None:
     assert unchanged(again, bits_of(network))
     assert held_connections(again).keys() == {"conv2.weight"}
     assert same_bits(forward(again, DIGITS), forward(network, DIGITS))
+
+
+OWN = """
+import numpy as np
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+        self.order = np.random.permutation(64).tolist()
+
+    def forward(self, x):
+        return self.layer(x.flatten(1)[:, self.order])
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "how"),
+    [
+        ("random.permutation(64)", "arange(64)", "answers differ by"),
+        ("nn.Linear(64, 10)", "nn.Linear(64, 12)", r"'layer.bias' is \[12\], not \[10\]"),
+        ("self.layer", "self.other", "'layer.bias' is absent, not"),
+        ("x.flatten(1)", "x.flatten(2)", "it does not run"),
+        ("64, 10", "64, 10", "answers differ by"),  # numpy has drawn once more
+    ],
+)
+def test_a_source_that_builds_another_network_than_it_did_is_refused(
+    old: str, new: str, how: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(OWN)
+    source = Source(model=f"{file}:Net")
+    blueprint = Blueprint.of(load_source(source), source, samples=DIGITS)
+    file.write_text(OWN.replace(old, new))
+    with pytest.raises(InputError, match=f"own.py:Net', called again, builds another .*{how}.*"):
+        blueprint.build()
+
+
+def test_a_source_that_builds_the_same_is_not_refused_for_other_rounding(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(OWN.replace("random.permutation(64)", "arange(64)"))
+    source = Source(model=f"{file}:Net")
+    blueprint = Blueprint.of(load_source(source), source, samples=DIGITS)
+    rounded = file.read_text().replace("return ", "return (1 + 1e-5) * ")
+    file.write_text(rounded)
+    assert not blueprint.build().training
 
 
 def test_tied_weights_stay_tied() -> None:

@@ -14,14 +14,51 @@ from prunus.candidates.execution import ScoringExecution
 from prunus.candidates.scorer import Images, Scorer, Tricks
 from prunus.data import Inputs
 from prunus.errors import InputError
-from prunus.graph import cut
+from prunus.graph import call, cut, relative_difference
+from prunus.graph.inputs import output_tensors
 from prunus.plan import Plan
 from prunus.records import Source
-from prunus.train.forward import resolve_device
+from prunus.train.forward import modes_restored, placed, resolve_device
 from prunus.zoo import load_source
 
 Array = npt.NDArray[np.generic]
 Arrays = Array | dict[str, Array]
+
+# Other threads and other machines round otherwise; another function differs by far more.
+_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """What a network answers to a few samples: one that is built elsewhere has to answer so, too.
+
+    Attributes:
+        samples: A small batch.
+        answers: Outputs in evaluation mode on the CPU, in float32 as a rule.
+    """
+
+    samples: Inputs
+    answers: list[Tensor]
+
+    @classmethod
+    def of(cls, network: nn.Module, samples: Inputs) -> "Probe":
+        """Ask a network, which is given back as it was."""
+        return cls(samples, _answers(network, samples))
+
+    def require(self, network: nn.Module, source: Source) -> None:
+        """Refuse a network that answers otherwise, or not at all.
+
+        Raises:
+            InputError: It does; names the source.
+        """
+        try:
+            found = _answers(network, self.samples)
+        except Exception as error:  # a user's forward may raise anything
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise _another(source, f"it does not run ({reason})") from error
+        difference = relative_difference(self.answers, found)
+        if not difference <= _TOLERANCE:
+            raise _another(source, f"answers differ by {difference:.1e} of the largest")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,18 +72,30 @@ class Blueprint:
         structure: The pickled modules without values, for a network that has no source. It travels
             between processes of one run and is never stored.
         weights: Values of all parameters and buffers, as safetensors.
+        probe: What it answers; None: nobody looks.
     """
 
     source: Source | None
     plans: tuple[Plan, ...]
     structure: bytes | None
     weights: bytes
+    probe: Probe | None = None
 
     @classmethod
     def of(
-        cls, network: nn.Module, source: Source | None = None, plans: tuple[Plan, ...] = ()
+        cls,
+        network: nn.Module,
+        source: Source | None = None,
+        plans: tuple[Plan, ...] = (),
+        samples: Inputs | None = None,
     ) -> "Blueprint":
         """Describe a network.
+
+        Args:
+            network: Not touched.
+            source: Builds the dense network by its own constructor.
+            plans: Cuts that led from there to this network.
+            samples: By which a network that the source builds is told from another.
 
         Raises:
             InputError: It has no source and cannot be sent.
@@ -56,7 +105,8 @@ class Blueprint:
             bare = source.model_copy(
                 update={"weights": None, "arguments": _untrained(source)}, deep=True
             )
-            return cls(bare, plans, None, weights)
+            probe = None if samples is None else Probe.of(network, samples)
+            return cls(bare, plans, None, weights, probe)
         hollow = copy.deepcopy(network, {id(t): _like(t, _hollow(t)) for _, t in _named(network)})
         try:
             structure = pickle.dumps(hollow)
@@ -68,16 +118,23 @@ class Blueprint:
         return cls(None, (), structure, weights)
 
     def build(self) -> nn.Module:
-        """The network, in evaluation mode."""
-        if self.source is not None:
-            network = load_source(self.source)
-            for plan in self.plans:
-                network = cut(network, plan)
-        else:
-            network = pickle.loads(self.structure or b"")
+        """The network, in evaluation mode.
+
+        Raises:
+            InputError: The source builds another one than it did: a file was edited, or something
+                beside the tensors is drawn anew.
+        """
+        if self.source is None:
+            return _filled(pickle.loads(self.structure or b""), load(self.weights))
+        network = load_source(self.source)
+        for plan in self.plans:
+            network = cut(network, plan)
         values = load(self.weights)
-        full = {id(t): _like(t, values[name]) for name, t in _named(network)}
-        return copy.deepcopy(network, full).eval()
+        _require_same_tensors(network, values, self.source)
+        network = _filled(network, values)
+        if self.probe is not None:
+            self.probe.require(network, self.source)
+        return network
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +193,39 @@ def make_scorer(setup: Setup) -> Scorer:
         batch_size=setup.batch_size,
         tricks=setup.tricks,
     )
+
+
+def _answers(network: nn.Module, samples: Inputs) -> list[Tensor]:
+    home = torch.device("cpu")
+    with (
+        modes_restored(network),
+        placed(network, home, channels_last=False),
+        torch.random.fork_rng(devices=[]),
+        torch.no_grad(),
+    ):
+        torch.default_generator.manual_seed(0)
+        return [t.detach().clone() for t in output_tensors(call(network.eval(), samples))]
+
+
+def _another(source: Source, how: str) -> InputError:
+    return InputError(
+        f"source '{source.model}', called again, builds another network than the one searched: {how}; "
+        "leave its file as it is and have it build the same each time, or use engine=serial"
+    )
+
+
+def _require_same_tensors(network: nn.Module, values: dict[str, Tensor], source: Source) -> None:
+    found = {name: list(tensor.shape) for name, tensor in _named(network)}
+    wanted = {name: list(tensor.shape) for name, tensor in values.items()}
+    name = next((n for n in (*wanted, *found) if found.get(n) != wanted.get(n)), None)
+    if name is not None:
+        there, here = (own.get(name, "absent") for own in (found, wanted))
+        raise _another(source, f"'{name}' is {there}, not {here}")
+
+
+def _filled(network: nn.Module, values: dict[str, Tensor]) -> nn.Module:
+    full = {id(t): _like(t, values[name]) for name, t in _named(network)}
+    return copy.deepcopy(network, full).eval()
 
 
 def _named(network: nn.Module) -> list[tuple[str, Tensor]]:

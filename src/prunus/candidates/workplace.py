@@ -38,6 +38,7 @@ from prunus.train.forward import (
 )
 
 _REFERENCE_BATCH = 256
+_PROBES = 4  # samples by which workers see that they have built the network that is searched
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,7 +210,8 @@ def open_workplace(
                         channels_last=False,
                     )
                     prefix = Prefix(Skeleton(network), sample)
-            blueprint = Blueprint.of(network, context.source, context.plans)
+            few = rows(images.search, 0, _PROBES)
+            blueprint = Blueprint.of(network, context.source, context.plans, few)
             setup = Setup.of(
                 blueprint, images, execution, compute.batch_size, tricks, context.device
             )

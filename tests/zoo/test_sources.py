@@ -278,6 +278,30 @@ def test_hf_weights_that_do_not_fit_are_named(bert_folder: Path, tmp_path: Path)
         load_source(Source(model=f"hf:{damaged}"))
 
 
+def test_hf_arguments_of_the_loading_alone_do_not_matter_where_nothing_is_loaded(
+    bert_folder: Path,
+) -> None:
+    """As workers and artifacts build a network whose weights they have."""
+    loading = {"ignore_mismatched_sizes": True, "revision": "main", "variant": None}
+    arguments = {"num_labels": 5, "pretrained": False, **loading}
+    network = load_source(Source(model=f"hf:{bert_folder}", arguments=arguments))
+    assert network.get_parameter("classifier.weight").shape == (5, 8)
+    wrong = {**arguments, "hiden_size": 8}
+    with pytest.raises(InputError, match="hiden_size"):
+        load_source(Source(model=f"hf:{bert_folder}", arguments=wrong))
+
+
+def test_hf_weights_come_from_the_subfolder_of_the_config(
+    bert_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(bert_folder, tmp_path / "inner")
+    source = Source(model=f"hf:{tmp_path}", arguments={"subfolder": "inner"})
+    found, wanted = (load_source(s) for s in (source, Source(model=f"hf:{bert_folder}")))
+    assert torch.equal(
+        found.get_parameter("classifier.weight"), wanted.get_parameter("classifier.weight")
+    )
+
+
 def test_hf_image_classifier_is_found_by_its_config(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTConfig(

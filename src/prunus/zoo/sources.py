@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,9 @@ _INLINE = "config"
 INLINE = f"hf:{_INLINE}"
 """A network of its arguments alone, and no folder of that name: it has no vocabulary yet."""
 _POOLER = "pooler"  # of a bare encoder: trained by few, and drawn with the classifier
+# Where a network and its weights lie: read by the library with the config, and then dropped.
+_PLACE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+_LOADING = ("variant", "key_mapping", "low_cpu_mem_usage", "device_map")  # hidden in **kwargs
 _TRAINED = ("pretrained", "weights", "checkpoint")  # arguments by which factories load weights
 
 
@@ -193,10 +197,13 @@ def _from_hugging_face(name: str, arguments: dict[str, Any]) -> nn.Module:
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **{key: arguments[key] for key in _PLACE if key in arguments},
                 **rest,
             )
         else:
-            network, told = auto.from_config(config, trust_remote_code=False, **rest), None
+            loading = {*inspect.signature(transformers.PreTrainedModel.from_pretrained).parameters}
+            kept = {k: v for k, v in rest.items() if k not in loading.union(_PLACE, _LOADING)}
+            network, told = auto.from_config(config, trust_remote_code=False, **kept), None
     if not isinstance(network, nn.Module):
         raise InputError(f"model 'hf:{name}' is no torch network: {type(network).__name__}")
     if told is not None:

@@ -130,6 +130,61 @@ def test_incomplete_and_broken_cifar_is_named(
         load_data("cifar100")
 
 
+def with_labels(source: Path, target: Path, labels: bytes) -> None:
+    """The zip with other bytes under ``labels.npy``."""
+    with zipfile.ZipFile(source) as given, zipfile.ZipFile(target, "w") as made:
+        for name in given.namelist():
+            made.writestr(name, labels if name == "labels.npy" else given.read(name))
+
+
+def in_numpy(labels: "np.ndarray[Any, Any]") -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, labels)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (b"", r"cannot be read \(No data left in file\): fetch it again"),
+        (in_numpy(np.array(["cat"] * 10_000)), r"labels of type <U3, not integers: fetch it again"),
+        (in_numpy(np.full(10_000, 0.5)), r"labels of type float64, not integers: fetch it again"),
+        (in_numpy(np.zeros(9999, int)), r"10000 images, labels of shape \[9999\]: fetch it again"),
+        (in_numpy(np.array(3)), r"10000 images, labels of shape \[\]: fetch it again"),
+    ],
+)
+def test_damaged_labels_of_cifar_are_named(
+    cifar_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    labels: bytes,
+    message: str,
+) -> None:
+    given = cifar_folder / "cifar"
+    (tmp_path / "cifar").mkdir()
+    with_labels(given / "cifar100_train_1.zip", tmp_path / "cifar" / "cifar100_train_1.zip", labels)
+    (tmp_path / "cifar" / "cifar100_test.zip").symlink_to(given / "cifar100_test.zip")
+    monkeypatch.setenv("PRUNUS_DATA", str(tmp_path))
+    with pytest.raises(DataError, match=rf"cifar100_train_1\.zip' .*{message}"):
+        load_data("cifar100")
+
+
+def test_damaged_packing_of_cifar_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cifar").mkdir()
+    damaged = tmp_path / "cifar" / "cifar100_train_1.zip"
+    with zipfile.ZipFile(damaged, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("00.webp", bytes(range(256)) * 8)
+    held = bytearray(damaged.read_bytes())
+    # Behind the local header (30 bytes) and the name (7): a block of the kind 3, of which RFC 1951
+    # says that it is an error.
+    held[37] = 0b111
+    damaged.write_bytes(held)
+    (tmp_path / "cifar" / "cifar100_test.zip").write_bytes(b"not read before train")
+    monkeypatch.setenv("PRUNUS_DATA", str(tmp_path))
+    with pytest.raises(DataError, match=r"train_1\.zip' cannot be read .*invalid block.*fetch it"):
+        load_data("cifar100")
+
+
 @pytest.mark.parametrize("place", [None, "empty"])
 def test_cifar_comes_from_the_hub_where_no_file_is(
     place: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -4,6 +4,7 @@ import importlib
 import io
 import os
 import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,12 @@ from prunus.errors import DataError, MissingExtraError
 _PARTS = 5
 _STRIPS = 100  # per zip, each of 100 images stacked top to bottom
 _SEARCH_SIZE = 5000  # but at most a fifth of train
+# Bytes that are packed wrongly are a zlib.error, or a kind of packing that is none; an empty
+# labels.npy ends too early.
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError),
+    *(KeyError, OSError, ValueError),
+)
 
 
 @dataclass(frozen=True)
@@ -126,10 +133,15 @@ def _read_zip(path: Path) -> _Labeled:
             ]
             labels = np.load(io.BytesIO(archive.read("labels.npy")), allow_pickle=False)
         images = np.concatenate([strip.reshape(-1, 32, 32, 3) for strip in strips])
-    except (zipfile.BadZipFile, KeyError, OSError, ValueError) as error:
-        raise DataError(f"'{path}' cannot be read ({error}): fetch it again") from error
-    if len(images) != len(labels):
-        raise DataError(f"'{path}' has {len(images)} images, {len(labels)} labels: fetch it again")
+    except _DAMAGE as error:
+        reason = str(error) or type(error).__name__
+        raise DataError(f"'{path}' cannot be read ({reason}): fetch it again") from error
+    if labels.shape != (len(images),):
+        raise DataError(
+            f"'{path}' has {len(images)} images, labels of shape {list(labels.shape)}: fetch it again"
+        )
+    if labels.dtype.kind not in "iu":
+        raise DataError(f"'{path}' has labels of type {labels.dtype}, not integers: fetch it again")
     return _to_tensors(images, labels)
 
 

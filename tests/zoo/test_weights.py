@@ -125,6 +125,34 @@ def test_other_networks_are_refused_untouched(
     assert same(network, build("digits_cnn", seed=2))
 
 
+@pytest.mark.parametrize(
+    ("tensor", "values", "said"),
+    [
+        ("conv1.weight", [torch.nan, torch.inf], r"values that are not finite \(2 of 144\)"),
+        ("bn2.bias", [-torch.inf], r"values that are not finite \(1 of 24\)"),
+        ("bn1.running_mean", [torch.nan], r"values that are not finite \(1 of 16\)"),
+        ("bn1.running_var", [-0.5, -0.25], r"a variance below 0 \(-0\.5\)"),
+    ],
+)
+def test_weights_that_no_network_can_compute_with_are_refused_by_name(
+    source: nn.Module, tmp_path: Path, tensor: str, values: list[float], said: str
+) -> None:
+    state: dict[str, Tensor] = dict(source.state_dict())
+    state[tensor].view(-1)[: len(values)] = torch.tensor(values)
+    save_file(state, tmp_path / "w.safetensors")
+    network = build("digits_cnn", seed=2)
+    with pytest.raises(InputError, match=rf"w\.safetensors': tensor '{tensor}' holds {said}: take"):
+        load_weights(network, tmp_path / "w.safetensors")
+    assert same(network, build("digits_cnn", seed=2))
+
+
+def test_weights_too_large_for_the_network_are_not_finite(tmp_path: Path) -> None:
+    save_file({"weight": torch.tensor([[1e300]], dtype=torch.float64)}, tmp_path / "w.safetensors")
+    network = nn.Linear(1, 1, bias=False)  # in float32, which ends at 3.4e38
+    with pytest.raises(InputError, match=r"'weight' holds values that are not finite \(1 of 1\)"):
+        load_weights(network, tmp_path / "w.safetensors")
+
+
 def test_unreadable_files_are_refused(source: nn.Module, tmp_path: Path) -> None:
     for name in ("w.safetensors", "w.pth"):
         (tmp_path / name).write_bytes(b"no weights at all")

@@ -37,6 +37,7 @@ from prunus.graph.provenance import Origin, SizeWatch, plant
 from prunus.graph.units import Group, UnitAxis
 from prunus.graph.walk import AttributeUse, Findings, Walk
 from prunus.plan import IntArray
+from prunus.sound import require_sound
 
 # The rules register themselves; naming the modules here keeps the imports from looking unused.
 RULE_MODULES = (
@@ -73,11 +74,13 @@ def trace(
         The groups in forward order, those that cannot be cut with the reason.
 
     Raises:
-        InputError: Unusable example inputs or settings, a pattern that matches nothing, or parameters
-            that share memory.
+        InputError: Unusable example inputs or settings, a pattern that matches nothing, parameters
+            that share memory, or weights that are not finite.
         GraphError: The network does not run on the example inputs.
     """
     check_network(network, values=verify)
+    if verify:
+        require_sound(network)
     _require_followed(network)
     _require_tied_by_name(network)
     inputs = check_inputs(example_inputs)

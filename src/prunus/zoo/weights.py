@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from prunus.errors import InputError
+from prunus.sound import REMEDY, fault
 
 _TORCH_SUFFIXES = (".pt", ".pth", ".th")
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -30,7 +31,7 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
 
     Raises:
         InputError: The file is missing, of another kind or unreadable, or a tensor is missing,
-            unexpected or of another shape.
+            unexpected, of another shape, or holds what no network can compute with.
     """
     file = find_weights(path)
     tensors = _read(file)
@@ -40,6 +41,7 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     ):
         tensors = {name.removeprefix(_DATA_PARALLEL): value for name, value in tensors.items()}
     _require_match(expected, tensors, file)
+    _require_sound(expected, tensors, file)
     network.load_state_dict(tensors, strict=False)
 
 
@@ -125,3 +127,11 @@ def _require_match(expected: dict[str, Tensor], found: dict[str, Tensor], file: 
     for name in found:
         if name not in expected:
             raise InputError(f"weights '{file}' have an unexpected tensor '{name}': {remedy}")
+
+
+def _require_sound(expected: dict[str, Tensor], found: dict[str, Tensor], file: Path) -> None:
+    """Refuse what is not finite in the network's own types, or a variance below 0, by name."""
+    for name, value in found.items():
+        wrong = fault(name, expected[name], value.to(expected[name].dtype))
+        if wrong:
+            raise InputError(f"weights '{file}': tensor '{name}' {wrong}: {REMEDY}")

@@ -138,6 +138,21 @@ def test_train_saves_weights_that_compress_takes(tmp_path: Path) -> None:
     assert code == 0
 
 
+def test_train_tells_the_notes_of_the_data(tmp_path: Path) -> None:
+    texts = [(f"{'good' if i % 2 else 'bad'} day number {i}", i % 2) for i in range(40)]
+    lines = [f"{text},{label}" for text, label in [*texts, texts[0], texts[1]]]
+    file, out = tmp_path / "a.csv", tmp_path / "run"
+    file.write_text("\n".join(["text,label", *lines]), encoding="utf-8")
+    code, screen, _ = run(
+        *("train", "--model", "textcnn", "--arguments", "embedding=8,hidden=8"),
+        *("--data", f"text:{file}", "--epochs", "1", "--out", out),
+    )
+    assert code == 0
+    told = "2 texts that were there twice were left out before splitting"
+    assert f"note: {told}" in screen
+    assert told in json.loads((out / "training.json").read_text(encoding="utf-8"))["notes"][0]
+
+
 def test_measure_says_what_can_be_cut() -> None:
     code, screen, _ = run("measure", "--model", "digits_cnn", "--shape", "1,8,8")
     assert code == 0

@@ -79,8 +79,7 @@ def run_compress(
     record = done.record
     show(Comparison.alone(record), where.out)
     screen = console()
-    for note in record.notes:
-        screen.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
+    _print_notes(record.notes)
     if done.artifact_path is not None:
         screen.print(f"artifact: {done.artifact_path}", soft_wrap=True, highlight=False)
     else:
@@ -136,8 +135,7 @@ def run_compare(  # noqa: PLR0913  # all that the command line holds
             compute=compute,
         )
     show(comparison, where.out)
-    for note in comparison.runs[0].notes:
-        console().print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
+    _print_notes(comparison.runs[0].notes)
     if where.out is not None:
         console().print(f"artifacts: {where.out}/cells/*/artifact", highlight=False)
     if failures(comparison):
@@ -172,12 +170,19 @@ def run_train(subject: Subject, training: Training, where: Where, *, seed: int) 
         soft_wrap=True,
         highlight=False,
     )
+    _print_notes(record.notes)
     if done.artifact_path is not None:
         weights = done.artifact_path / "model.safetensors"
         screen.print(f"artifact: {done.artifact_path}", soft_wrap=True, highlight=False)
         screen.print(f"weights for --weights: {weights}", soft_wrap=True, highlight=False)
     else:
         screen.print("nothing was saved: give --out to keep the network")
+
+
+def _print_notes(notes: tuple[str, ...]) -> None:
+    screen = console()
+    for note in notes:
+        screen.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
 
 
 def require_folder(where: Where) -> None:

@@ -14,7 +14,7 @@ from prunus.plan import Record
 from prunus.progress import Progress, Silent
 from prunus.recipe.folder import load_network, open_run, require_out, save_network
 from prunus.recipe.formats import require_format
-from prunus.recipe.measure import LOOKS_FILE, environment, look
+from prunus.recipe.measure import LOOKS_FILE, Look, environment, look
 from prunus.recipe.subject import Subject, resolve_subject
 from prunus.records import Cost, Environment, Score, Source
 from prunus.train import FitResult, TrainConfig, fit
@@ -169,7 +169,7 @@ def train_into(
         test=None if seen is None else seen.score,
         cost=measure_cost(network, subject.one),
         environment=environment(device),
-        notes=() if seen is None else seen.notes,
+        notes=_notes(subject, seen),
     )
     if folder is not None and artifact is not None and checkpoint is not None:
         source = subject.source if subject.rebuildable else None
@@ -178,6 +178,12 @@ def train_into(
         checkpoint.unlink(missing_ok=True)
     saved = artifact if subject.rebuildable else None
     return Trained(network, record, saved)
+
+
+def _notes(subject: Subject, seen: Look | None) -> tuple[str, ...]:
+    """What a reader must know of the data, and of the look at its test split."""
+    told = [subject.data.note] if subject.data.note else []
+    return (*told, *(() if seen is None else seen.notes))
 
 
 def trained_first(

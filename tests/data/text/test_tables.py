@@ -140,7 +140,7 @@ def test_missing_cells_of_json_lines_are_rows_without_text(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("written", "name"),
-    [("0.0", "0"), ("1.0", "1"), ("-1.0", "-1"), ("3.", "3"), ("0.5", "0.5"), (" ham ", "ham")]
+    [("0.0", "0"), ("-0.0", "0"), ("-0", "0"), ("1.0", "1"), ("-1.0", "-1"), ("3.", "3"), ("0.5", "0.5"), (" ham ", "ham")]
     + [(name, name) for name in ("1e2", "1_1", "007", "+1", "inf")],  # names, whatever float() says
 )
 def test_whole_numbers_are_classes_without_a_point(tmp_path: Path, written: str, name: str) -> None:
@@ -202,6 +202,15 @@ def _store(data: DataSplits, role: str) -> TokenStore:
     store = getattr(data, role).samples.store
     assert isinstance(store, TokenStore)
     return store
+
+
+def test_a_zero_with_a_sign_is_no_class_of_its_own(tmp_path: Path) -> None:
+    zeros = ("-0.0", "0.0", "0", "-0")
+    lines = [(f"some words of text {i}", zeros[i % 4] if i % 2 else "1") for i in range(40)]
+    data = load_data(f"text:{write_csv(tmp_path / 'a.csv', lines)}")
+    assert data.class_names == ("0", "1")
+    # 20 of each, 4 of them to test, then a fifth of 16 to search.
+    assert data.test.labels.bincount().tolist() == [4, 4]
 
 
 def _texts(split: Split) -> set[str]:

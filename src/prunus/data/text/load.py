@@ -394,7 +394,7 @@ def _divided(texts: _Texts, options: TextOptions, name: str) -> tuple[_Texts, _T
 
 def _class_names(parts: _Parts) -> tuple[str, ...]:
     """Names in order: whole numbers by size, others by name."""
-    names = set(parts.train.labels)
+    names = sorted(set(parts.train.labels))  # a set has an order of its own in every process
     whole = all(WHOLE_NUMBER.fullmatch(name) for name in names)
     return tuple(sorted(names, key=int if whole else None))
 

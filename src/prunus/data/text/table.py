@@ -380,7 +380,7 @@ def _text(table: _Table, cell: Any, number: int, column: int) -> str:
 
 
 def _label(table: _Table, cell: Any, number: int, column: int) -> str:
-    """The name of a class: whole numbers are written without a point."""
+    """The name of a class: whole numbers are written without a point, 0 without a sign."""
     if isinstance(cell, list | dict | bytes):
         raise DataError(
             f"'{table.name}' row {number}: column '{table.columns[column]}' holds a "
@@ -392,7 +392,10 @@ def _label(table: _Table, cell: Any, number: int, column: int) -> str:
         raise DataError(
             f"'{table.name}' row {number} has no label in column '{table.columns[column]}'; mend it"
         )
-    return text.partition(".")[0] if WHOLE_NUMBER.fullmatch(text) else text
+    if not WHOLE_NUMBER.fullmatch(text):
+        return text
+    whole = text.partition(".")[0]
+    return "0" if whole == "-0" else whole  # one number, whatever its sign
 
 
 def _check_classes(table: _Table, labels: Sequence[str]) -> None:

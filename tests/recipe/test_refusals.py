@@ -193,6 +193,27 @@ def test_a_cluster_that_is_not_there_is_told_before_the_dense_network_is_trained
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("method", ["random-search", "l1"])
+def test_a_network_that_cannot_be_sent_is_told_before_it_is_trained(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To a method that scores candidates; another needs no workers."""
+    monkeypatch.setattr("prunus.recipe.dense.fit", None)  # called by none
+    network = trained_cnn()
+    network.act = lambda x: x  # type: ignore[assignment]  # as a user may
+    searching = method == "random-search"
+    refused = pytest.raises(InputError, match="cannot be sent to other processes: .*engine=serial")
+    with refused if searching else pytest.raises(TypeError, match="NoneType"):
+        compress(
+            network,
+            [Prune(method=method, target="macs=0.5")],
+            few_digits(),
+            train_first=TrainConfig(epochs=1, lr=0.1, precision="float32", layout="contiguous"),
+            compute=Compute(engine="processes"),
+            latency=None,
+        )
+
+
 def test_what_a_student_can_reach_does_not_hang_on_the_dense_network() -> None:
     """Dense has 4810 parameters and no units to cut; the student has fewer, and units."""
     data = few_digits()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, final
 
 from prunus.candidates.dispatch import Dispatcher, Lost, require_counts
+from prunus.candidates.readable import main_is_importable, require_children
 from prunus.candidates.surroundings import surroundings
 from prunus.candidates.task import Result, Scoring, Task
 from prunus.candidates.worker import SetupT, Worker
@@ -52,11 +53,7 @@ class ProcessExecutor:
         self, make: Callable[[SetupT], Scoring], setup: SetupT, workers: int, threads: int
     ) -> None:
         require_counts(workers=workers, threads=threads)
-        if multiprocessing.current_process().daemon:
-            raise InputError(
-                "this is a daemonic process, which cannot start workers: "
-                "use the serial executor, or call from a process that is not daemonic"
-            )
+        require_children()
         try:
             packed = pickle.dumps((make, setup), protocol=pickle.HIGHEST_PROTOCOL)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
@@ -64,8 +61,14 @@ class ProcessExecutor:
                 f"argument 'make' or 'setup' cannot be sent to a worker: {error}; "
                 "use a function of a module and a setup that pickles"
             ) from error
+        needs_main = b"__main__" in packed
+        if needs_main and not main_is_importable():
+            raise InputError(
+                "argument 'make' or 'setup' uses what is defined in the main module, which was typed or "
+                "piped in and workers cannot import: define it in a file, or use the serial executor"
+            )
         path = _written(packed)
-        crew = _Processes(path, threads, needs_main=b"__main__" in packed)
+        crew = _Processes(path, threads, needs_main)
         self._release = weakref.finalize(self, _tidy, crew, path.parent)
         self._dispatcher = Dispatcher(crew, workers)
         self._workers = workers

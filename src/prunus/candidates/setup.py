@@ -11,10 +11,11 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from prunus.candidates.execution import ScoringExecution
+from prunus.candidates.readable import require_readable, unreadable
 from prunus.candidates.scorer import Images, Scorer, Tricks
-from prunus.data import Inputs
+from prunus.data import Inputs as Batch
 from prunus.errors import InputError
-from prunus.graph import call, cut, relative_difference
+from prunus.graph import Inputs, call, cut, relative_difference
 from prunus.graph.inputs import output_tensors
 from prunus.plan import Plan
 from prunus.records import Source
@@ -117,15 +118,28 @@ class Blueprint:
             ) from error
         return cls(None, (), structure, weights)
 
+    def require_readable(self, name: str, engine: str) -> None:
+        """Refuse a structure that workers of an engine cannot read; a source they build.
+
+        Raises:
+            InputError: Names the network's class, as ``name``.
+        """
+        if self.structure is not None:
+            require_readable(self.structure, name, engine)
+
     def build(self) -> nn.Module:
         """The network, in evaluation mode.
 
         Raises:
             InputError: The source builds another one than it did: a file was edited, or something
-                beside the tensors is drawn anew.
+                beside the tensors is drawn anew; or the structure cannot be read here.
         """
         if self.source is None:
-            return _filled(pickle.loads(self.structure or b""), load(self.weights))
+            try:
+                network = pickle.loads(self.structure or b"")
+            except Exception as error:  # of a machine that lacks a module, or has another one
+                raise unreadable("structure", error) from error
+            return _filled(network, load(self.weights))
         network = load_source(self.source)
         for plan in self.plans:
             network = cut(network, plan)
@@ -252,13 +266,13 @@ def _untrained(source: Source) -> dict[str, object]:
     return arguments
 
 
-def _arrays(inputs: Inputs) -> Arrays:
+def _arrays(inputs: Batch) -> Arrays:
     if isinstance(inputs, Tensor):
         return inputs.numpy()
     return {name: tensor.numpy() for name, tensor in inputs.items()}
 
 
-def _inputs(arrays: Arrays) -> Inputs:
+def _inputs(arrays: Arrays) -> Batch:
     if isinstance(arrays, dict):
         return {name: _tensor(array) for name, array in arrays.items()}
     return _tensor(arrays)

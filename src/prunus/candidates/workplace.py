@@ -16,6 +16,7 @@ from prunus.candidates.options import Scoring
 from prunus.candidates.prefix import Prefix
 from prunus.candidates.processes import ProcessExecutor
 from prunus.candidates.ray_cluster import RayExecutor
+from prunus.candidates.readable import require_children
 from prunus.candidates.scorer import CALIBRATION_BATCH, Images, Scorer, Tricks, rows
 from prunus.candidates.serial import SerialExecutor
 from prunus.candidates.setup import Blueprint, Setup, make_scorer
@@ -26,9 +27,11 @@ from prunus.candidates.trial import choose_execution
 from prunus.compute import Compute
 from prunus.data import Inputs, SearchSplit, TrainSplit, tensors_digest
 from prunus.errors import DataError, InputError
+from prunus.graph import Inputs as Example
 from prunus.graph import Trace
 from prunus.method import Context
 from prunus.plan import Plan
+from prunus.records import Source
 from prunus.train.forward import (
     forward_logits,
     modes_restored,
@@ -212,6 +215,7 @@ def open_workplace(
                     prefix = Prefix(Skeleton(network), sample)
             few = rows(images.search, 0, _PROBES)
             blueprint = Blueprint.of(network, context.source, context.plans, few)
+            blueprint.require_readable(type(network).__name__, compute.engine)
             setup = Setup.of(
                 blueprint, images, execution, compute.batch_size, tricks, context.device
             )
@@ -226,6 +230,29 @@ def open_workplace(
         executor,
         prefix if compute.memory_mb else None,
     )
+
+
+def rehearse(
+    network: nn.Module, source: Source | None, samples: Example, compute: Compute
+) -> InputError | None:
+    """What would keep workers from building a network, before anything is trained; None: nothing.
+
+    Args:
+        network: Dense, not touched.
+        source: Builds it; None where there is none.
+        samples: A few.
+        compute: Says who scores.
+    """
+    try:
+        if compute.engine == "processes":
+            require_children()
+        if compute.engine != "serial":
+            blueprint = Blueprint.of(network, source, (), samples)
+            blueprint.require_readable(type(network).__name__, compute.engine)
+            blueprint.build()
+    except InputError as error:
+        return error
+    return None
 
 
 def threads_of(compute: Compute) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from prunus.candidates.ray_cluster import require_cluster
-from prunus.candidates.workplace import threads_of
+from prunus.candidates.workplace import rehearse, threads_of
 from prunus.compute import Compute
 from prunus.errors import InputError, PrunusError
 from prunus.extras import require_installed
@@ -25,13 +25,14 @@ from prunus.recipe.measure import LOOKS_FILE, LatencyOptions, Look, accounted_co
 from prunus.recipe.reachable import first_beyond, first_misfit, require_reachable
 from prunus.recipe.recipe import Recipe
 from prunus.recipe.steps import Student
-from prunus.recipe.subject import Subject, student_of
+from prunus.recipe.subject import Subject, first_samples, student_of
 from prunus.recipe.teachers import Lessons
 from prunus.records import Cost, Source
 from prunus.train import Execution, TrainConfig
 from prunus.train.forward import resolve_device
 from prunus.train.precision import TRIAL_SAMPLES, choose_execution, runs_in
 
+_PROBES = 2  # samples by which a network that is built again is told from another
 _DECISIVE = ("precision", "layout", "batch_size")
 """What of ``Compute`` decides scores; a run may be resumed with another engine, or other workers."""
 
@@ -126,6 +127,7 @@ def checked_trace(
     rows: list[tuple[Sequence[Action], Subject]] = []
     misfits: list[PrunusError | None] = []
     lessons = Lessons(subject)
+    rehearsal = _Rehearsal(settings.compute)
     with phase(settings.progress, "trace"):
         found = trace_network(subject.network, subject, recipe)
         for actions in runs:
@@ -144,11 +146,31 @@ def checked_trace(
                 first_misfit(actions, theirs.network, theirs.inputs)
                 or first_beyond(actions, theirs.network, traced, dense)
                 or lessons.first_error(actions, theirs)
+                or rehearsal.first_error(actions, theirs)
             )
         require_formats(rows, subject, settings.device)
     if misfits[0] is not None and None not in misfits:  # else other rows are worth their time
         raise misfits[0]
     return found
+
+
+class _Rehearsal:
+    """Whether workers can build the networks that candidates are cut from; each is asked once."""
+
+    def __init__(self, compute: Compute) -> None:
+        self._compute = compute
+        self._told: dict[int, PrunusError | None] = {}
+
+    def first_error(self, actions: Sequence[Action], subject: Subject) -> PrunusError | None:
+        """What keeps a run from its searches; None: nothing, or it has none."""
+        if not any(searches(action) for action in actions):
+            return None
+        key = id(subject.network)
+        if key not in self._told:
+            source = subject.source if subject.rebuildable else None
+            few = first_samples(subject.inputs, _PROBES)
+            self._told[key] = rehearse(subject.network, source, few, self._compute)
+        return self._told[key]
 
 
 def run_identity(

@@ -262,6 +262,8 @@ class TestRay:
 
         monkeypatch.setattr(ray, "is_initialized", lambda: False)
         monkeypatch.setattr(ray, "init", absent)
+        found = "ray._private.services.canonicalize_bootstrap_address_or_die"
+        monkeypatch.setattr(found, lambda _: "127.0.0.1:1")  # one that has crashed, perhaps
         with pytest.raises(InputError, match=f"argument 'address' {message}"):
             RayExecutor(make, setup, 1, 1, address)
 

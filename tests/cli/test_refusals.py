@@ -176,7 +176,12 @@ def test_a_rate_of_a_first_training_that_is_not_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [["--threads", "100000000"], ["--engine", "processes", "--workers", "100000000"]]
+    "given",
+    [
+        ["--threads", "100000000"],
+        ["--engine", "processes", "--workers", "100000000"],
+        ["--engine", "ray", "--workers", "100000000"],
+    ],
 )
 def test_more_threads_than_a_machine_answers_with(given: list[str]) -> None:
     asked = [*COMPARE, "--method", "l1", "--target", "macs=0.5"]

@@ -173,12 +173,21 @@ def test_a_missing_package_is_told_before_the_dense_network_is_trained(
 
 
 @pytest.mark.parametrize(
-    ("address", "said"), [("here", "give 'auto' or HOST:PORT"), ("127.0.0.1:1", "nothing answers")]
+    ("address", "said"),
+    [
+        ("here", "give 'auto' or HOST:PORT"),
+        ("127.0.0.1:1", "nothing answers"),
+        ("auto", "this machine belongs to no Ray cluster"),
+    ],
 )
 def test_a_cluster_that_is_not_there_is_told_before_the_dense_network_is_trained(
     address: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    # Somebody else's may run on this machine.
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)
+    monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: None)
     monkeypatch.setattr("prunus.recipe.dense.fit", None)  # called by none
     with pytest.raises(InputError, match=rf"'address' is '{address}'.*{said}"):
         compress(

@@ -212,12 +212,13 @@ def require_cluster(address: str) -> None:
     """Refuse an address where nothing answers; Ray itself asks for minutes, with much noise.
 
     Args:
-        address: ``HOST:PORT``, or ``auto``, which Ray alone can look up.
+        address: ``HOST:PORT``, or ``auto``: the cluster that this machine belongs to.
 
     Raises:
         InputError: It is neither, or nothing answers there.
     """
     if address == "auto":
+        _require_some_cluster()
         return
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
@@ -229,6 +230,22 @@ def require_cluster(address: str) -> None:
             f"argument 'address' is '{address}', where nothing answers ({error}): run "
             "`ray start --head` there first, or leave it out to start Ray on this machine"
         ) from error
+
+
+def _require_some_cluster() -> None:
+    """Look a cluster up as ``ray.init`` will: that takes no time, and joining one takes seconds."""
+    if _import_ray().is_initialized():
+        return
+    try:
+        services = importlib.import_module("ray._private.services")
+        services.canonicalize_bootstrap_address_or_die("auto")
+    except ConnectionError as error:
+        raise InputError(
+            f"argument 'address' is 'auto', but this machine belongs to no Ray cluster ({_line(error)}): "
+            "run `ray start --head` first, or leave it out to start Ray on this machine"
+        ) from error
+    except (ImportError, AttributeError, ValueError):
+        return  # a Ray without this helper, or ray:// in RAY_ADDRESS: `ray.init` will tell
 
 
 def _require_same(ray: ModuleType, address: str | None) -> None:

@@ -269,7 +269,7 @@ def make_compute(scoring: Scoring, training: Training) -> Compute:
     values = {name: getattr(scoring, name) for name in _SCORING}
     execution = {"precision": training.precision, "layout": training.layout}
     values |= {name: value for name, value in execution.items() if value is not None}
-    if scoring.engine == "processes":
+    if scoring.engine == "processes" or (scoring.engine == "ray" and scoring.address is None):
         require_sensible("--workers", scoring.workers)
     try:
         return Compute.model_validate(values)

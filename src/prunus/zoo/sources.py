@@ -30,7 +30,15 @@ INLINE = f"hf:{_INLINE}"
 """A network of its arguments alone, and no folder of that name: it has no vocabulary yet."""
 _POOLER = "pooler"  # of a bare encoder: trained by few, and drawn with the classifier
 # Where a network and its weights lie: read by the library with the config, and then dropped.
-_PLACE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+_PLACE = (
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "proxies",
+    "revision",
+    "subfolder",
+    "token",
+)
 _LOADING = ("variant", "key_mapping", "low_cpu_mem_usage", "device_map")  # hidden in **kwargs
 _TRAINED = ("pretrained", "weights", "checkpoint")  # arguments by which factories load weights
 

@@ -1,5 +1,6 @@
 import copy
 import hashlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -292,11 +293,38 @@ def test_student_follows_its_teacher_and_not_the_labels() -> None:
     assert teacher.training
 
 
-def test_divergence_names_the_learning_rate_and_the_remedy() -> None:
-    with pytest.raises(InputError, match=r"lr=1e\+20; use a smaller lr .* grad_clip"):
+@pytest.mark.parametrize(
+    ("optimizer", "lr", "better"),
+    [
+        ("sgd", 1e20, "0.1"),  # what a fresh network is trained with where none is asked for
+        ("sgd", 0.5, "0.05"),  # a tenth
+        ("adamw", 1e20, "0.0005"),
+        ("adamw", 1e-3, "0.0001"),
+    ],
+)
+def test_divergence_names_the_learning_rate_and_a_better_one(
+    optimizer: str, lr: float, better: str
+) -> None:
+    class Diverges(nn.Module):
+        """Its answer is no number after the first step."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(64, 10)
+            self.steps = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.steps += self.training
+            found: Tensor = self.linear(x.flatten(1))
+            return found * (1 if self.steps < 2 else torch.nan)
+
+    said = (
+        rf"after 1 steps with lr={re.escape(f'{lr:g}')}; use a smaller lr \(such as {better}\) or"
+    )
+    with pytest.raises(InputError, match=rf"{said} set grad_clip"):
         fit(
-            nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)),
-            train_digits(0, 96), search_digits(96, 128), settings(lr=1e20, warmup_fraction=0), seed=0,
+            Diverges(), train_digits(0, 96), search_digits(96, 128),
+            settings(lr=lr, optimizer=optimizer, precision="float32", layout="contiguous"), seed=0,
         )  # fmt: skip
 
 

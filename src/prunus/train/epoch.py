@@ -22,6 +22,9 @@ from prunus.train.precision import Execution
 from prunus.train.schedule import lr_at, steps_per_epoch
 from prunus.train.teacher import Teaching
 
+_USUAL_LR = {"sgd": 0.1, "adamw": 5e-4}
+"""At which a fresh network is trained where none is asked for: a tenth of 1e30 is no advice."""
+
 _Placed = tuple[Tensor, Inputs, Tensor]
 
 
@@ -95,9 +98,10 @@ class EpochTrainer:
                 "finite, or too large; check the data, its normalization and the loaded weights"
             )
         lr = self.config.lr
+        usual = min(lr / 10, _USUAL_LR[self.config.optimizer])
         raise InputError(
             f"training diverged: loss is {loss} after {step} steps with lr={lr:g}; "
-            f"use a smaller lr (such as {lr / 10:g}) or set grad_clip (such as 1.0)"
+            f"use a smaller lr (such as {usual:g}) or set grad_clip (such as 1.0)"
         )
 
     def _set_lr(self, step: int) -> float:

@@ -13,7 +13,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunus.data import Cleaning, DataSplits, Split, TextOptions, TokenStore, load_data
+from prunus.data import (
+    Cleaning,
+    DataSplits,
+    Split,
+    TextOptions,
+    TextTokenizer,
+    TokenStore,
+    load_data,
+)
 from prunus.data.text.clean import clean
 from prunus.data.text.docstrings import docstrings
 from prunus.data.text.table import LabelledTexts, read_labelled, read_texts
@@ -140,7 +148,16 @@ def test_missing_cells_of_json_lines_are_rows_without_text(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("written", "name"),
-    [("0.0", "0"), ("-0.0", "0"), ("-0", "0"), ("1.0", "1"), ("-1.0", "-1"), ("3.", "3"), ("0.5", "0.5"), (" ham ", "ham")]
+    [
+        ("0.0", "0"),
+        ("-0.0", "0"),
+        ("-0", "0"),
+        ("1.0", "1"),
+        ("-1.0", "-1"),
+        ("3.", "3"),
+        ("0.5", "0.5"),
+        (" ham ", "ham"),
+    ]
     + [(name, name) for name in ("1e2", "1_1", "007", "+1", "inf")],  # names, whatever float() says
 )
 def test_whole_numbers_are_classes_without_a_point(tmp_path: Path, written: str, name: str) -> None:
@@ -226,6 +243,38 @@ def test_copies_are_told_after_cleaning_and_whatever_their_spaces(tmp_path: Path
     assert "1 texts that were there twice" in as_written.note  # the other differs in case
     lower = load_data(f"text:{path}", text=TextOptions(cleaning=Cleaning(lower=True)))
     assert "2 texts that were there twice" in lower.note
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_texts_to_test_on_that_were_seen_in_another_case_are_counted(
+    tmp_path: Path, lower: bool
+) -> None:
+    """Every training text in capitals is a test text, and one more, which is no other's."""
+    tests = [*((text.upper(), label) for text, label in rows()), ("one of its own", "pos")]
+    file, test = write_csv(tmp_path / "a.csv"), write_csv(tmp_path / "b.csv", tests)
+    pieces = TextTokenizer.train_wordpiece([text for text, _ in rows()], 120, lower=lower)
+    for tokenizer in (pieces, None) if lower else (pieces,):  # trained here, it takes case away
+        options = TextOptions(test_file=str(test))
+        data = load_data(f"text:{file}", text=options, tokenizer=tokenizer)
+        assert (len(data.test), len(data.train) + len(data.search)) == (41, 40)
+        told = "40 test texts are training or search texts but for their case"
+        assert (told in data.note) == lower
+        copies = options.model_copy(update={"deduplicate": False})
+        assert "their case" not in load_data(f"text:{file}", text=copies).note
+
+
+def test_texts_to_search_by_that_are_trained_on_in_another_case_are_counted(
+    tmp_path: Path,
+) -> None:
+    lines = [line for text, k in rows(50) for line in ((text, k), (text.upper(), k))]
+    data = load_data(f"text:{write_csv(tmp_path / 'a.csv', lines)}")
+    learnt, searched = ({t.lower() for t in _texts(part)} for part in (data.train, data.search))
+    again = sum(text.lower() in learnt for text in _texts(data.search))
+    assert searched & learnt
+    assert f"{again} search texts are training texts but for their case" in data.note
+    lower = load_data(f"text:{tmp_path / 'a.csv'}", text=TextOptions(cleaning=Cleaning(lower=True)))
+    assert "their case" not in lower.note
+    assert len(lower.train) + len(lower.search) + len(lower.test) == 100
 
 
 def test_a_test_file_may_hold_few_texts_of_one_class(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Load texts in three splits: a file of one's own, the embedded docstrings, or a shared set by name."""
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +13,13 @@ from prunus.data.roles import DataSplits, carve_search
 from prunus.data.splits import (
     Samples,
     SearchSplit,
-    Split,
     TestSplit,
     TrainSplit,
     UnlabeledSplit,
 )
 from prunus.data.stratify import stratified_draw
 from prunus.data.text.clean import clean
+from prunus.data.text.copies import other_case, text_digest, texts_of
 from prunus.data.text.docstrings import docstrings
 from prunus.data.text.options import TextOptions
 from prunus.data.text.store import TokenStore
@@ -114,7 +113,7 @@ def load_text(
         trains, searches = _searched(trains, search_size, seed)
     else:
         searches = SearchSplit(samples(search))
-    judged = [*test.texts, *_texts_of(searches)]
+    judged = [*test.texts, *texts_of(searches)]
     unlabeled = _unlabeled(name, options, tokenizer, len(names), judged)
     found = {"train": trains.labels, "search": searches.labels, "test": test.labels}
     limits = {
@@ -123,7 +122,7 @@ def load_text(
         "a smaller search_size": search_size if search is None else None,
     }
     _require_learnt(name, names, found, limits)
-    notes += _absent(names, found)
+    notes += [*_absent(names, found), *other_case(tokenizer, options, trains, searches, test.texts)]
     return DataSplits(
         name=name,
         train=trains,
@@ -298,7 +297,7 @@ def _prepared(
     kept: list[int] = []
     empty = twice = otherwise = 0
     for position, (text, label) in enumerate(zip(texts, part.labels, strict=True)):
-        digest = _digest(text)
+        digest = text_digest(text)
         if not text.strip():
             empty += 1
         elif options.deduplicate and digest in seen:
@@ -320,17 +319,14 @@ def _prepared(
     return _Texts(tuple(texts[i] for i in kept), labels), notes
 
 
-def _digest(text: str) -> str:
-    """The same for texts that differ by white space alone."""
-    return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
-
-
 def _apart(
     others: _Texts, test: Sequence[str], options: TextOptions, role: str
 ) -> tuple[_Texts, list[str]]:
     """Training or search texts without those of a test split that has a file of its own."""
-    known = {_digest(text) for text in test} if options.deduplicate else set()
-    stays = torch.tensor([_digest(text) not in known for text in others.texts], dtype=torch.bool)
+    known = {text_digest(text) for text in test} if options.deduplicate else set()
+    stays = torch.tensor(
+        [text_digest(text) not in known for text in others.texts], dtype=torch.bool
+    )
     gone = int((~stays).sum())
     if not gone:
         return others, []
@@ -399,12 +395,6 @@ def _class_names(parts: _Parts) -> tuple[str, ...]:
     return tuple(sorted(names, key=int if whole else None))
 
 
-def _texts_of(split: Split) -> list[str]:
-    store = split.samples.store
-    known = store.texts if isinstance(store, TokenStore) else ()
-    return [known[index] for index in split.samples.indices.tolist()]
-
-
 def _unlabeled(
     name: str,
     options: TextOptions,
@@ -416,8 +406,8 @@ def _unlabeled(
     if options.unlabeled_file is None:
         return None
     texts = clean(read_texts(Path(options.unlabeled_file), options), options.cleaning)
-    known = {_digest(text) for text in judged}
-    texts = [t for t in dict.fromkeys(texts) if t.strip() and _digest(t) not in known]
+    known = {text_digest(text) for text in judged}
+    texts = [t for t in dict.fromkeys(texts) if t.strip() and text_digest(t) not in known]
     if not texts:
         raise DataError(
             f"unlabeled_file='{options.unlabeled_file}' has no text that is not a test text, too; give "

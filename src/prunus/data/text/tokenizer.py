@@ -154,6 +154,12 @@ class TextTokenizer:
         return None if number is None else int(number)
 
     @property
+    def ignores_case(self) -> bool:
+        """Whether texts that differ by their case alone are split into the same pieces."""
+        before = self._pieces.normalizer
+        return before is not None and before.normalize_str("A") == before.normalize_str("a")
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the content, in hex."""
         return hashlib.sha256(self._text().encode()).hexdigest()

@@ -41,14 +41,10 @@ def other_case(
     """
     if not options.deduplicate or not tokenizer.ignores_case:
         return []
-    learnt, searched, tested = (
-        [text_digest(text.lower()) for text in texts]
-        for texts in (texts_of(train), texts_of(search), test)
-    )
-    known, seen = set(learnt), {*learnt, *searched}
+    learnt, searched = texts_of(train), texts_of(search)
     counts = {
-        "search texts are training": sum(digest in known for digest in searched),
-        "test texts are training or search": sum(digest in seen for digest in tested),
+        "search texts are training": _in_another_case(searched, learnt),
+        "test texts are training or search": _in_another_case(test, [*learnt, *searched]),
     }
     return [
         f"{count} {what} texts but for their case, which the tokenizer takes away; lower=true leaves "
@@ -56,3 +52,12 @@ def other_case(
         for what, count in counts.items()
         if count
     ]
+
+
+def _in_another_case(texts: Sequence[str], known: Sequence[str]) -> int:
+    """How many are known but for their case; not those that are known as they are."""
+    same = {text_digest(text) for text in known}
+    alike = {text_digest(text.lower()) for text in known}
+    return sum(
+        text_digest(text.lower()) in alike and text_digest(text) not in same for text in texts
+    )

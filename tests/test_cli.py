@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import signal
 import subprocess
@@ -454,7 +455,9 @@ def test_an_interrupted_run_says_how_to_go_on(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_ctrl_c_loses_nothing(weights: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_ctrl_c_or_a_time_limit_loses_nothing(weights: Path, tmp_path: Path, name: str) -> None:
+    number = getattr(signal, name)
     out = tmp_path / "run"
     command = [
         *(sys.executable, "-m", "prunus", "compress", "--model", "digits_cnn"),
@@ -467,12 +470,46 @@ def test_ctrl_c_loses_nothing(weights: Path, tmp_path: Path) -> None:
         if checkpoint.exists() or process.poll() is not None:
             break
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, log = process.communicate(timeout=60)
-    assert process.returncode == INTERRUPTED, log
+    assert process.returncode == 128 + number, log
     assert "--resume" in log
     assert checkpoint.exists()
     assert json.loads((out / "steps" / "02-recalibrate.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_signal_to_all_processes_leaves_no_files_of_workers(
+    weights: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "temporary"
+    place.mkdir()
+    command = [
+        *(sys.executable, "-m", "prunus", "compress", "--model", "digits_cnn"),
+        *("--weights", str(weights), "--data", "digits", "--method", "random-search"),
+        *("--target", "macs=0.5", "--option", "evaluations=200", "--no-latency"),
+        *("--engine", "processes", "--workers", "2"),
+    ]
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "TMPDIR": str(place)},
+    )
+
+    def left() -> list[Path]:
+        return list(place.glob("prunus-*/*"))
+
+    for _ in range(1200):
+        if left() or process.poll() is not None:
+            break
+        time.sleep(0.1)
+    assert left(), process.communicate()
+    os.killpg(process.pid, signal.SIGTERM)  # as `timeout` does; a closed terminal sends SIGHUP
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, log
+    assert not left()
 
 
 def test_values_of_pairs_are_read_as_yaml() -> None:

@@ -1,7 +1,11 @@
 """The commands and their help; what they run is imported then, as help must not pay for torch."""
 
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +17,39 @@ from prunus.errors import PrunusError
 
 INTERRUPTED = 130
 USER_ERROR = 2
+_SIGNALLED = 128  # and the number of the signal: what shells say of who was ended by one
+_ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+class _Ended(KeyboardInterrupt):
+    """Asked to end by another signal than Ctrl-C's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def _ending_tidily() -> Iterator[None]:
+    """End as by Ctrl-C where a closed terminal or a time limit asks to: folders of workers are removed.
+
+    A signal that is ignored, as by ``nohup``, or handled already stays so.
+    """
+
+    def end(number: int, _: FrameType | None) -> None:
+        raise _Ended(number)
+
+    mine = [number for number in _ENDING if signal.getsignal(number) == signal.SIG_DFL]
+    try:
+        for number in mine:
+            signal.signal(number, end)
+    except ValueError:  # handlers are the main thread's
+        mine = []
+    try:
+        yield
+    finally:
+        for number in mine:
+            signal.signal(number, signal.SIG_DFL)
 
 
 class _Commands(TyperGroup):
@@ -21,7 +58,8 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
         try:
-            return super().invoke(ctx)
+            with _ending_tidily():
+                return super().invoke(ctx)
         except PrunusError as error:
             typer.echo(f"prunus: error: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(USER_ERROR) from error
@@ -31,7 +69,8 @@ class _Commands(TyperGroup):
                 "--resume to go on",
                 err=True,
             )
-            raise typer.Exit(INTERRUPTED) from error
+            code = _SIGNALLED + error.number if isinstance(error, _Ended) else INTERRUPTED
+            raise typer.Exit(code) from error
 
 
 app = typer.Typer(

@@ -392,3 +392,14 @@ def test_a_dense_network_that_is_trained_first_has_no_teacher(tmp_path: Path) ->
     with pytest.raises(InputError, match=said):
         compare("digits_cnn", {"a": STEPS}, few_digits(), out=out, train_first=taught)
     assert not out.exists()
+
+
+def test_a_tensor_that_no_file_can_hold_is_told_before_a_training() -> None:
+    network, steps = trained_cnn(), [Prune(method="l1", target="macs=0.5")]
+    network.register_buffer("phase", torch.zeros(2, dtype=torch.complex128))
+    with pytest.raises(
+        InputError, match="'phase' is of torch.complex128, which a safetensors file"
+    ):
+        compress(network, steps, few_digits(), latency=None)
+    network.phase = torch.zeros(2, dtype=torch.complex64)
+    assert compress(network, steps, few_digits(), latency=None).record.cost.params > 0

@@ -1,9 +1,10 @@
 """Bytes on disk. One megabyte is 10^6 bytes."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from prunus.errors import InputError
@@ -50,7 +51,27 @@ def stored_tensors(network: nn.Module) -> dict[str, Tensor]:
         if key not in seen:
             seen.add(key)
             tensors[name] = tensor.detach()
+    require_storable(tensors)
     return tensors
+
+
+def require_storable(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors of a type that the file's form has no name for.
+
+    Raises:
+        InputError: There is one; found by trying, for what the form knows grows with its versions.
+    """
+    first: dict[torch.dtype, str] = {}
+    for name, tensor in tensors.items():
+        first.setdefault(tensor.dtype, name)
+    for dtype, name in first.items():
+        try:
+            safetensors.torch.save({name: torch.zeros(1).to(dtype)})
+        except KeyError as error:
+            raise InputError(
+                f"network's '{name}' is of {dtype}, which a safetensors file cannot store; keep it in "
+                "another type, such as complex64 or float64, or in the constructor's arguments"
+            ) from error
 
 
 def path_size_bytes(path: Path | str) -> int:

@@ -23,6 +23,7 @@ from prunus.data import (
 )
 from prunus.errors import InputError
 from prunus.graph import Inputs, check_network, hold_connections_
+from prunus.meter.size import require_storable
 from prunus.records import Source
 from prunus.sound import require_sound
 from prunus.train import forward_logits
@@ -342,6 +343,8 @@ def _completed(source: Source, data: DataSplits) -> Source:
 def _require_fit(subject: Subject) -> None:
     """Refuse a network that does not run on the data, texts of any length, or has too few outputs."""
     require_sound(subject.network)
+    state = subject.network.state_dict()
+    require_storable({name: value for name, value in state.items() if isinstance(value, Tensor)})
     batch = next(iter(subject.data.train.batches(min(2, len(subject.data.train)))))[0]
     model, data = subject.source.model, subject.data
     if data.tokenizer is not None and isinstance(batch, dict) and _PIECES in batch:

@@ -145,7 +145,7 @@ def test_train_tells_the_notes_of_the_data(tmp_path: Path) -> None:
     file, out = tmp_path / "a.csv", tmp_path / "run"
     file.write_text("\n".join(["text,label", *lines]), encoding="utf-8")
     code, screen, _ = run(
-        *("train", "--model", "textcnn", "--arguments", "embedding=8,hidden=8"),
+        *("train", "--model", "textcnn", "--arguments", "embedding=8", "--arguments", "hidden=8"),
         *("--data", f"text:{file}", "--epochs", "1", "--out", out),
     )
     assert code == 0

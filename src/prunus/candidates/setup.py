@@ -231,7 +231,8 @@ def _another(source: Source, how: str) -> InputError:
 def _require_same_tensors(network: nn.Module, values: dict[str, Tensor], source: Source) -> None:
     found = {name: list(tensor.shape) for name, tensor in _named(network)}
     wanted = {name: list(tensor.shape) for name, tensor in values.items()}
-    name = next((n for n in (*wanted, *found) if found.get(n) != wanted.get(n)), None)
+    names = (*sorted(wanted), *sorted(found))  # a safetensors file has them in no order of its own
+    name = next((n for n in names if found.get(n) != wanted.get(n)), None)
     if name is not None:
         there, here = (own.get(name, "absent") for own in (found, wanted))
         raise _another(source, f"'{name}' is {there}, not {here}")

@@ -447,21 +447,23 @@ def test_searches_are_timed_from_the_dense_network_without_its_trainings(
     assert all(0 < cell["seconds"] < 600 for cell in cells.values())
     monkeypatch.setattr(searches, "searched", None)  # none is done twice
     searches.main()
+    for path in paths:
+        cell = study.read(path)
+        took = {"genetic": 4.0, "random-search": 1.0}[cell["method"]] * (1 + cell["seed"])
+        study.write(path, {**cell, "seconds": took})
     searches.write_summary()
     rows = study.read(searches.SUMMARY)
-    both = [cells["genetic", seed]["seconds"] for seed in (0, 1)]
     assert [(r["method"], r["seeds"], r["paper_seconds"]) for r in rows] == [
         ("genetic", 2, 1.0),
         ("random-search", 2, 1.0),
     ]
-    assert rows[0]["seconds_most"] == round(max(both), 1)
-    assert rows[0]["seconds_mean"] == pytest.approx(sum(both) / 2, abs=0.1)
+    told = ("seconds_mean", "seconds_std", "seconds_most")
+    assert [rows[0][name] for name in told] == [6.0, 2.8, 8.0]  # of 4 and 8 seconds
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     import study_tables
 
-    timed = {**rows[0], "seconds_mean": 12.4, "seconds_std": 1.6, "seconds_most": 13.6}
-    line = study_tables.kuzmin_searches([timed]).splitlines()[2]
-    assert line.startswith("| digits_cnn | 2 | genetic | 12 ± 2 | 14 | 1 |")
+    line = study_tables.kuzmin_searches(rows).splitlines()[2]
+    assert line.startswith("| digits_cnn | 2 | genetic | 6 ± 3 | 8 | 1 |")
     assert line.endswith(f"{rows[0]['scored_in']} | 2 |")
 
 

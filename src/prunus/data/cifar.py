@@ -25,10 +25,8 @@ _STRIPS = 100  # per zip, each of 100 images stacked top to bottom
 _SEARCH_SIZE = 5000  # but at most a fifth of train
 # Bytes that are packed wrongly are a zlib.error, or a kind of packing that is none; an empty
 # labels.npy ends too early.
-_DAMAGE = (
-    *(zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError),
-    *(KeyError, OSError, ValueError),
-)
+_PACKING = (zipfile.BadZipFile, zlib.error, NotImplementedError)
+_DAMAGE = (*_PACKING, EOFError, KeyError, OSError, ValueError)
 
 
 @dataclass(frozen=True)

@@ -230,10 +230,9 @@ def _luck(rows: Sequence[Row]) -> list[str]:
     scored = sum(row.final_stage != "dense" and isinstance(row.final, Stat) for row in rows)
     if scored < 2:
         return []
-    told = (
-        f"Rows are named by their scores on the test split, where the best of {scored} is in part "
-    )
-    return [f"{told}the luckiest: expect somewhat less of it on new data."]
+    named = "Rows are named by their scores on the test split"
+    luck = f"the best of {scored} is in part the luckiest: expect somewhat less of it on new data"
+    return [f"{named}, where {luck}."]
 
 
 def _idle(rows: Sequence[Row]) -> list[str]:

@@ -103,6 +103,11 @@ def test_any_recipe_survives_yaml(steps: list[Prune | Recalibrate | Train], time
         ("- recalibrate", "- rest", ["steps[0].repeat.steps[1]", "'rest'", "recalibrate"]),
         ("- recalibrate", "- 7", ["steps[0].repeat.steps[1]", "7"]),
         ("- recalibrate", "- recalibrate: 7", ["recalibrate", "mapping"]),
+        (
+            "- recalibrate",
+            "- recalibrate: {augment: maybe}",
+            ["augment: 'maybe'", "'auto', True or False"],
+        ),
         ("- recalibrate", "- {train: {}, prune: {}}", ["one name", "train, prune"]),
         ("method: taylor, target: macs=0.5", "method: taylor, target: 0.5", ["write macs=0.5"]),
         ("schedule: [0.7, 0.5]", "schedule: fast", ["steps[0].repeat.schedule", "fast"]),

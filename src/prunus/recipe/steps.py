@@ -53,7 +53,7 @@ class Recalibrate(Record):
     step: Literal["recalibrate"] = "recalibrate"
     images: int = Field(default=1024, ge=2)
     batch_size: int = Field(default=64, ge=2)
-    augment: bool | Literal["auto"] = "auto"
+    augment: Literal["auto", True, False] = "auto"
 
 
 class Train(TrainConfig):

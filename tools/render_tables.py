@@ -75,6 +75,21 @@ def recalibration(rows: Rows) -> str:
     return "\n".join(lines)
 
 
+def turns(rows: Rows) -> str:
+    """A line a network: its median, by what ran before, over that behind itself."""
+    kinds = list(dict.fromkeys(row["before"] for row in rows))
+    lines = [
+        f"| network | {' | '.join(f'behind {kind}' for kind in kinds)} |",
+        f"|---|{'--:|' * len(kinds)}",
+    ]
+    for network in dict.fromkeys(row["network"] for row in rows):
+        of = {row["before"]: row["median_ms"] for row in rows if row["network"] == network}
+        alone = of[kinds[0]]
+        cells = [f"{alone:.1f} ms", *(f"× {of[kind] / alone:.2f}" for kind in kinds[1:])]
+        lines.append(f"| {network} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def resnet56(rows: Rows) -> str:
     """The fullest scale that has cells."""
     fullest = max(rows, key=lambda r: r["finetune_epochs"] * r["train_images"])
@@ -177,6 +192,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "candidates_parts": candidates_parts,
     "coverage": coverage,
     "recalibration": recalibration,
+    "turns": turns,
     "resnet56": resnet56,
 }
 PLACES: dict[str, tuple[str, Callable[[Any], str]]] = {

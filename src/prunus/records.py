@@ -62,7 +62,11 @@ class Cost(Record):
 
 
 class Latency(Record):
-    """Time of one forward pass, in milliseconds, over ``repeats`` runs after ``warmup`` runs."""
+    """Time of one forward pass, in milliseconds, over ``repeats`` runs after ``warmup`` runs.
+
+    ``lead``: untimed runs directly before each timed one, where several networks took turns; 0 in
+    records of before there were any, whose times are of caches and cores that the others had left.
+    """
 
     median_ms: float
     p95_ms: float
@@ -74,6 +78,7 @@ class Latency(Record):
     device: str
     engine: str = "torch"
     peak_memory_bytes: int | None = None
+    lead: int = 0
 
 
 class Score(Record):

@@ -36,6 +36,8 @@ NETWORK = Source(
 STUDENT = Source(model="bilstm", arguments={"vocab_size": 30_522})
 PRUNED = 0.67  # of the MACs: what the paper's pruned network has by its size
 HALF = 0.5
+WIDTHS = 64
+"""A multiple of what kernels for bytes take at once, so that none works on a part of its registers."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,10 @@ def subjects() -> dict[str, Callable[[], Subject]]:
         "tucker": lambda: _factorized("tucker", _dense(), "stacked-tucker", rank=ranks.rank),
         "pruning": lambda: _pruned("pruning", _dense(), PRUNED),
         "pruning by half": lambda: _pruned("pruning by half", _dense(), HALF),
+        "pruning by half in 64s": lambda: _pruned(
+            "pruning by half in 64s", _dense(), HALF, round_to=WIDTHS
+        ),
+        "layers": lambda: _fewer_layers("layers", _dense(), HALF),
         "distilled": _student,
         "distilled + tucker": lambda: _factorized(
             "distilled + tucker", _student(), "svd", rank=ranks.student_rank, embeddings=True
@@ -132,7 +138,7 @@ def _rows() -> Iterator[tuple[str, str, str, dict[str, str]]]:
             continue
         yield name, name, "torch", {}
         for engine in chains:
-            if "pruning" not in name:
+            if "pruning" not in name and name != "layers":
                 yield f"{name} + int8 embeddings ({engine})", name, engine, tables
             yield f"{name} + int8 ({engine})", name, engine, {**int8, **tables}
 
@@ -152,17 +158,28 @@ def _factorized(name: str, subject: Subject, method: str, **options: Any) -> Sub
     return replace(subject, name=name, network=network, plans=(plan,))
 
 
-def _pruned(name: str, subject: Subject, share: float) -> Subject:
+def _pruned(name: str, subject: Subject, share: float, round_to: int = 1) -> Subject:
     """Heads, feed-forward channels and hidden width to a share of the MACs; weights are random."""
-    found = _traced(subject.network)
+    found = _traced(subject.network, round_to)
     budget = Budget(quantity="macs", value=share)
     context = Context(network=subject.network, trace=found, budget=budget, seed=0)
     plan = found.plan(make_method("l1").decide(context).choice)
     return replace(subject, name=name, network=cut(subject.network, plan).eval(), plans=(plan,))
 
 
-def _traced(network: nn.Module) -> Trace:
-    return trace(network, inputs_of(network, 2))
+def _fewer_layers(name: str, subject: Subject, share: float) -> Subject:
+    """A share of the layers, spread evenly: which ones they are makes no difference to the time."""
+    budget = Budget(quantity="macs", value=1.0)  # the share of the layers decides
+    context = Context(
+        network=subject.network, trace=_traced(subject.network), budget=budget, seed=0
+    )
+    method = make_method("layers", {"share": share, "order": "every-other"})
+    plan = plan_of(subject.network, method.decide(context).edits)
+    return replace(subject, name=name, network=cut(subject.network, plan).eval(), plans=(plan,))
+
+
+def _traced(network: nn.Module, round_to: int = 1) -> Trace:
+    return trace(network, inputs_of(network, 2), round_to=round_to)
 
 
 def inputs_of(network: nn.Module, samples: int, length: int = LENGTH) -> dict[str, Tensor]:

@@ -85,6 +85,7 @@ def _size(cell: dict[str, Any]) -> dict[str, Any]:
         "seeds": 0,
         "cpu": cell["environment"]["cpu"],
         "threads": cell["latency"]["threads"],
+        "lead": cell["latency"].get("lead", 0),
         "cpu_ms": _ms(cell["latency"]),
         "fp32_same_engine_cpu_ms": _ms(cell["own_float32_latency"]),
         "fp32_eager_cpu_ms": _ms(cell["dense_latency"]),

@@ -23,6 +23,11 @@ SETTLE_SECONDS = 0.1
 """Idle threads of an engine look for work, on the cores of the next one, for a while after a run, those
 of ONNX Runtime longest."""
 
+LEAD = 1
+"""Untimed runs before each timed one, where several take turns. The first run after a pause or after
+another network is slower, up to twice, int8 by more than float32: caches hold other weights and a core
+that was idle has to wake. Requests that follow each other, which is what a server sees, do not."""
+
 
 def measure_latency(
     predict: Predict,
@@ -76,9 +81,9 @@ def measure_latencies(
 ) -> dict[str, Latency]:
     """Time several predictors round robin, so that a slow minute of the machine hits all alike.
 
-    Each round runs every candidate once; caches are therefore as cold for one as for the other. Where
-    several have threads of their own, which only PyTorch's networks share, a turn begins
-    ``SETTLE_SECONDS`` after the one before: each is timed as it runs alone, as it is deployed.
+    Each is timed as it runs alone, request after request, as it is deployed: in its turn it runs
+    ``LEAD`` times untimed, then once timed. Where several have threads of their own, which only
+    PyTorch's networks share, a turn begins ``SETTLE_SECONDS`` after the one before.
 
     Args:
         named: Name to predictor and its inputs; see `measure_latency`, also for the rest.
@@ -111,17 +116,22 @@ def measure_latencies(
         stack.enter_context(torch.inference_mode())
         stack.enter_context(_no_garbage_collection())
         apart = len(named) > 1 and set(engines.values()) != {"torch"}
-        for turn in range(warmup + repeats):
+        lead = LEAD if len(named) > 1 else 0
+        for _ in range(warmup):
+            for run in runs.values():
+                run()
+        for _ in range(repeats):
             for name, run in runs.items():
                 if apart:
                     time.sleep(SETTLE_SECONDS)
-                taken = _timed(run, place)
-                if turn >= warmup:
-                    nanoseconds[name].append(taken)
+                for _ in range(lead):
+                    run()
+                nanoseconds[name].append(_timed(run, place))
     return {
         name: _summary(
             found,
             warmup=warmup,
+            lead=lead,
             batch=batch,
             threads=used_threads,
             device=str(place),
@@ -143,7 +153,14 @@ def _timed(run: Callable[[], Any], device: torch.device) -> int:
 
 
 def _summary(
-    nanoseconds: list[int], *, warmup: int, batch: int, threads: int, device: str, engine: str
+    nanoseconds: list[int],
+    *,
+    warmup: int,
+    lead: int,
+    batch: int,
+    threads: int,
+    device: str,
+    engine: str,
 ) -> Latency:
     times_ms = np.asarray(nanoseconds, dtype=np.float64) / NANOSECONDS_PER_MILLISECOND
     q25, median, q75, p95 = np.percentile(times_ms, [25, 50, 75, 95])
@@ -153,6 +170,7 @@ def _summary(
         iqr_ms=float(q75 - q25),
         repeats=len(nanoseconds),
         warmup=warmup,
+        lead=lead,
         batch=batch,
         threads=threads,
         device=device,

@@ -10,7 +10,7 @@ from prunus.graph import trace
 from prunus.method import Context, Decision
 from prunus.prune import Random
 from prunus.recipe import Prune, Recalibrate, Repeat, Step, Train, compress
-from prunus.recipe.actions import label, lay_out, targets
+from prunus.recipe.actions import label, lay_out, require_widths, targets
 from prunus.recipe.reachable import require_reachable
 from prunus.recipe.recipe import as_recipe, make_recipe
 from prunus.zoo import build
@@ -177,6 +177,29 @@ def test_a_network_without_channels_to_cut_says_why() -> None:
     actions = lay_out(as_recipe([Prune(method="l1", target="macs=0.5")]))
     with pytest.raises(BudgetError, match=r"nothing of this network can be cut \(.+\); give"):
         require_reachable(actions, found)
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ([Prune(method="svd", options={"rank": 0.5})], "and here are svd; leave it out"),
+        ([SPARSE, TRAIN], "and here are magnitude-weights; leave it out"),
+        ([TRAIN], "and here is none; leave it out"),
+    ],
+)
+def test_widths_that_no_step_chooses_are_refused(steps: list[Step], said: str) -> None:
+    recipe = make_recipe({"steps": tuple(steps), "round_to": 8})
+    with pytest.raises(InputError, match=rf"round_to=8 \(--round-to\) .*{said}"):
+        require_widths(recipe, [lay_out(recipe)])
+    # Beside a row that chooses channels the setting is that row's.
+    require_widths(recipe, [lay_out(recipe), lay_out(as_recipe([CUT]))])
+
+
+def test_widths_are_refused_before_the_dense_network_is_looked_at() -> None:
+    data = few_digits()
+    recipe = make_recipe({"steps": (Prune(method="svd", options={"rank": 0.5}),), "min_units": 4})
+    with pytest.raises(InputError, match=r"min_units=4 \(--min-units\)"):
+        compress(build("digits_cnn"), recipe, data, latency=None)
 
 
 def test_problems_are_counted_without_what_they_cause() -> None:

@@ -155,6 +155,24 @@ def build_method(step: Prune, path: str) -> Method:
         raise InputError(f"{path}.options: {error}") from error
 
 
+def require_widths(recipe: Recipe, runs: Sequence[Sequence[Action]]) -> None:
+    """Refuse least widths and multiples where no step of any run chooses units.
+
+    Raises:
+        InputError: They are given, and mean nothing.
+    """
+    cuts = [a.step.method for run in runs for a in run if isinstance(a.step, Prune)]
+    if any(not method_class(name).edits and method_class(name).targets for name in cuts):
+        return  # what edits replaces modules; what lowers nothing zeroes weights where they are
+    for name, value in (("min_units", recipe.min_units), ("round_to", recipe.round_to)):
+        if value != 1:
+            option = f"{name}={value} (--{name.replace('_', '-')})"
+            found = f"here are {', '.join(dict.fromkeys(cuts))}" if cuts else "here is none"
+            raise InputError(
+                f"{option} is for methods that choose channels or other units, and {found}; leave it out"
+            )
+
+
 def searches(action: Action) -> bool:
     """Whether a step scores candidates: a cut by a method that decides by the search split."""
     step = action.step

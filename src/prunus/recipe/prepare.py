@@ -17,7 +17,7 @@ from prunus.extras import require_installed
 from prunus.graph import Trace
 from prunus.plan import Record
 from prunus.progress import Progress, Silent
-from prunus.recipe.actions import Action, lay_out, searches
+from prunus.recipe.actions import Action, lay_out, require_widths, searches
 from prunus.recipe.execute import trace_network
 from prunus.recipe.folder import RunFolder, open_run
 from prunus.recipe.formats import require_formats
@@ -115,9 +115,11 @@ def checked_trace(
     Raises:
         BudgetError: A target is out of reach, of the network or of a run's student.
         InputError: A student cannot be built, or does not fit the data; a training is asked for in
-            a format that a network cannot run in; nothing answers at the address of a Ray cluster.
+            a format that a network cannot run in; nothing answers at the address of a Ray cluster;
+            widths are asked for where no step chooses any.
         MissingExtraError: Ray is asked for and not installed.
     """
+    require_widths(recipe, runs)
     if settings.compute.engine == "ray" and any(searches(a) for actions in runs for a in actions):
         # Now, not after the dense network has been trained.
         require_installed("ray", "ray")

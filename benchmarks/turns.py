@@ -3,7 +3,7 @@
     python benchmarks/turns.py      # minutes, on a machine that does nothing else
 
 A BERT of base size with random weights, in PyTorch and on other engines, float32 and int8. Each is timed
-by itself, request after request; behind the three others, in turns, as the meter did before; in turns
+by itself, request after request; behind the four others, in turns, as the meter did before; in turns
 behind one or two untimed runs of its own; and by itself behind a pause.
 """
 
@@ -18,12 +18,14 @@ from typing import Any
 import torch
 from record import write_results
 
+from prunus.meter.latency import SETTLE_SECONDS
 from prunus.meter.predictor import call
 from prunus.quantize import Deployment, deploy, load_deployed
 from prunus.zoo import build
 
 LENGTH, WARMUP, REPEATS = 128, 3, 30
-SETTLE, PAUSE = 0.1, 1.0  # seconds; the first is the meter's
+PIECES = 30_000  # of the vocabulary
+PAUSE_SECONDS = 1.0
 
 Run = Callable[[], Any]
 
@@ -42,9 +44,9 @@ def main() -> None:
 def networks(folder: Path, threads: int) -> dict[str, Run]:
     """The dense network on its engines."""
     torch.manual_seed(0)
-    dense = build("bert_tiny", vocab_size=30_000, layers=12, hidden=768, num_classes=2).eval()
-    pieces, generator = 30_000, torch.Generator().manual_seed(0)
-    ids = torch.randint(5, pieces, (4, LENGTH), generator=generator)
+    dense = build("bert_tiny", vocab_size=PIECES, layers=12, hidden=768, num_classes=2).eval()
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, PIECES, (4, LENGTH), generator=generator)
     inputs = {"input_ids": ids[:1], "attention_mask": torch.ones_like(ids[:1])}
     samples = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     found: dict[str, Run] = {"float32 (torch)": partial(call, dense, inputs)}
@@ -65,7 +67,7 @@ def measure(name: str, runs: dict[str, Run]) -> list[dict[str, Any]]:
     def turn(lead: int) -> None:
         for other in others:
             other()
-        time.sleep(SETTLE)
+        time.sleep(SETTLE_SECONDS)
         for _ in range(lead):
             run()
 
@@ -74,7 +76,7 @@ def measure(name: str, runs: dict[str, Run]) -> list[dict[str, Any]]:
         "others": partial(turn, 0),
         "others, then itself": partial(turn, 1),
         "others, then itself twice": partial(turn, 2),
-        "a pause of a second": partial(time.sleep, PAUSE),
+        "a pause of a second": partial(time.sleep, PAUSE_SECONDS),
     }
     rows = []
     for what, prepare in before.items():

@@ -25,7 +25,7 @@ of ONNX Runtime longest."""
 
 LEAD = 1
 """Untimed runs before each timed one, where several take turns. The first run after a pause or after
-another network is slower, int8 by more than float32 (``benchmarks/turns.py``): caches hold other weights
+another network is slower, int8 in OpenVINO most (``benchmarks/turns.py``): caches hold other weights
 and a core that was idle has to wake. Requests that follow each other find neither."""
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prunus.errors import GraphError, InputError
-from prunus.graph import Trace, certify, trace
+from prunus.graph import Trace, certify, cut, trace
 from prunus.zoo import PadShortcut, build
 from tests.helpers import (
     FusedAttention,
@@ -457,6 +457,37 @@ def test_addbmm_is_followed_or_refused() -> None:
         return out
 
     trace(Wired(summed, a=nn.Linear(6, 4), b=nn.Linear(4, 2)), TOKENS)
+
+
+class ScaledByView(nn.Module):
+    """A scale a channel, viewed by a shape that is kept on the module, its width left open."""
+
+    def __init__(self, width: int, shape: Any) -> None:
+        super().__init__()
+        self.shape = shape
+        self.scale = nn.Parameter(torch.rand(width) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = self.shape if isinstance(self.shape, tuple) else (1, self.shape, 1, 1)
+        return x * self.scale.view(shape)
+
+
+@pytest.mark.parametrize("shape", [(1, -1, 1, 1), -1], ids=["tuple", "number"])
+def test_size_that_a_module_leaves_open_stays_open(shape: Any) -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        ScaledByView(8, shape),
+        nn.Conv2d(8, 2, 3),
+        nn.Flatten(),
+        nn.Linear(32, 2),
+    ).eval()
+    x = torch.randn(2, 3, 8, 8)
+    found = trace(network, x)
+    plan = found.plan({"0": np.arange(8) % 2 == 0})
+    small: Any = cut(network, plan)
+    assert certify(network, found, plan, x).passed
+    assert small[1].scale.shape == (4,)
+    assert small[1].shape == shape
 
 
 def test_index_buffer_used_twice_can_be_cut() -> None:

@@ -181,10 +181,11 @@ def _traced_config(config: Any, path: str, listener: Listener) -> Any:
 
 def _wrap(value: Any, origin: tuple[str, str], listener: Listener) -> Any:
     if type(value) is int:
-        return traced_int(value, origin, listener)
+        # A negative one counts dims from the end or leaves a size open: no size of its own.
+        return traced_int(value, origin, listener) if value >= 0 else value
     if type(value) in (tuple, list) and value and all(type(v) is int for v in value):
         path, name = origin
-        items = (traced_int(v, (path, f"{name}[{i}]"), listener) for i, v in enumerate(value))
+        items = (_wrap(v, (path, f"{name}[{i}]"), listener) for i, v in enumerate(value))
         return type(value)(items)
     return value
 

@@ -24,6 +24,7 @@ from torch import nn
 
 from prunus.artifact import export, verify_export
 from prunus.graph import Inputs, Trace, certify, cut, first_sample, trace
+from prunus.graph.inputs import output_tensors
 from prunus.meter import count_macs, count_params
 
 SEED = 0
@@ -48,7 +49,8 @@ def main(names: list[str]) -> None:
         )
 
 
-def measure(name: str, source: str, build: Any) -> dict[str, Any]:
+def measure(name: str, source: str, build: Any, onnx: bool = True) -> dict[str, Any]:
+    """One network's row. ``build(name)`` gives it and two samples; ``onnx`` tells whether to export."""
     torch.manual_seed(SEED)
     row: dict[str, Any] = {
         "name": name,
@@ -77,13 +79,17 @@ def measure(name: str, source: str, build: Any) -> dict[str, Any]:
         return row
     row["traced"] = True
     try:
-        _cut_and_check(row, network, given, found)
+        small = _cut_and_check(row, network, given, found)
+        if onnx:
+            _export(row, small, given)
     except Exception as error:  # noqa: BLE001
         row["reason"] = f"{type(error).__name__}: {error}"[:300]
     return row
 
 
-def _cut_and_check(row: dict[str, Any], network: nn.Module, inputs: Inputs, found: Trace) -> None:
+def _cut_and_check(
+    row: dict[str, Any], network: nn.Module, inputs: Inputs, found: Trace
+) -> nn.Module:
     refused = [g for g in found.groups if g.refused and not g.protected]
     reached = {axis.tensor for g in found.cuttable for axis in g.axes}
     sizes = {n: p.numel() for n, p in network.named_parameters()}
@@ -111,6 +117,10 @@ def _cut_and_check(row: dict[str, Any], network: nn.Module, inputs: Inputs, foun
     exact = counted.macs == cost.macs and count_params(small) == cost.params
     row["predicted_equals_counted"] = exact
     row["backward"] = _trains(small, inputs)
+    return small
+
+
+def _export(row: dict[str, Any], small: nn.Module, inputs: Inputs) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for dynamic in (True, False):
             path = Path(folder) / f"network-{dynamic}.onnx"
@@ -137,8 +147,8 @@ def _trains(network: nn.Module, inputs: Inputs) -> bool:
     """Whether a backward pass reaches finite gradients in every parameter that the forward pass uses."""
     network.train()
     output = network(**inputs) if isinstance(inputs, Mapping) else network(inputs)
-    logits = output if isinstance(output, torch.Tensor) else output.logits
-    logits.square().sum().backward()
+    loss = torch.stack([part.square().sum() for part in output_tensors(output)]).sum()
+    loss.backward()
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     network.eval()
     return bool(gradients) and all(bool(g.isfinite().all()) for g in gradients)

@@ -62,6 +62,7 @@ def test_layers_are_passed_by_and_the_config_knows() -> None:
     own = list(before.children())[2].state_dict()
     assert all(torch.equal(v, own[k]) for k, v in list(after.children())[1].state_dict().items())
     assert small.config.num_hidden_layers == 2  # type: ignore[union-attr]
+    assert small.get_submodule("bert").config is small.config
     assert network.config.num_hidden_layers == 3  # type: ignore[union-attr]
 
 

@@ -3,11 +3,12 @@
 What a module reads from its config while it runs is followed by the trace (``SetAttribute``). The
 config of the whole network is for its readers: it gets the new width, feed-forward width and head
 count where all layers agree on them. Where layers differ no single number is right, and the old one
-stays; the plan is what rebuilds the network, never the config.
+stays; the plan is what rebuilds the network, never the config. A model inside that shares the config
+(``network.bert``) gets the same: it can be saved on its own.
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from torch import nn
 
@@ -23,8 +24,8 @@ def sync_config_(network: nn.Module, dense: nn.Module) -> None:
         network: The cut network, with the dense one's config.
         dense: The network it was cut from.
     """
-    config = vars(network).get("config")
-    if config is None or not hasattr(config, "to_dict"):
+    config = own_config(network)
+    if config is None:
         return
     found = {
         **_agreed(config, _WIDTH, _embedding_widths(dense), _embedding_widths(network)),
@@ -32,9 +33,46 @@ def sync_config_(network: nn.Module, dense: nn.Module) -> None:
         **_agreed(config, HEAD_COUNTS, _head_counts(dense), _head_counts(network)),
     }
     if found:
-        own = copy.copy(config)
-        own.__dict__ = {**vars(config), **found}
-        network.__dict__["config"] = own
+        # By the dense one: a number that the network itself reads has given it a config of its own.
+        set_config_(network, found, _holders(dense))
+
+
+def own_config(network: nn.Module) -> object | None:
+    """The config of a Hugging Face network; None for others."""
+    config = vars(network).get("config")
+    return config if hasattr(config, "to_dict") else None
+
+
+def set_config_(
+    network: nn.Module, found: Mapping[str, object], holders: Iterable[str] | None = None
+) -> None:
+    """Give a network, and the models inside that share its config, new entries in copies of it.
+
+    Args:
+        network: Of Hugging Face, with a config.
+        found: The entries.
+        holders: Paths of the models; None: the network, and those that hold the very config.
+    """
+    copies: dict[int, object] = {}
+    for path in _holders(network) if holders is None else holders:
+        module = network.get_submodule(path)
+        config = vars(module)["config"]
+        if id(config) not in copies:
+            own = copy.copy(config)
+            own.__dict__ = {**vars(config), **found}
+            copies[id(config)] = own
+        module.__dict__["config"] = copies[id(config)]
+
+
+def _holders(network: nn.Module) -> list[str]:
+    """Paths of the network and of the models inside that hold the very config it does."""
+    config = own_config(network)
+    return [
+        path
+        for path, module in network.named_modules()
+        if vars(module).get("config") is config
+        and (module is network or hasattr(module, "save_pretrained"))
+    ]
 
 
 def _agreed(

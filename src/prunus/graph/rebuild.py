@@ -1,6 +1,5 @@
 """Edits that replace modules: low-rank chains, shorter stacks of layers, smaller vocabularies."""
 
-import copy
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -9,6 +8,7 @@ import torch
 from torch import nn
 
 from prunus.errors import GraphError
+from prunus.graph.config import own_config, set_config_
 from prunus.graph.connections import held_name
 from prunus.plan import Factorize, KeepLayers, KeepVocabulary, Rebuild
 
@@ -228,13 +228,10 @@ def _rank(edit: KeepVocabulary, piece: int) -> int:
 
 def _set_config_(network: nn.Module, changes: dict[str, tuple[int, int]]) -> None:
     """Give the config of a Hugging Face network new numbers where it holds the old ones."""
-    config = vars(network).get("config")
-    if config is None or not hasattr(config, "to_dict"):
-        return
-    found = {k: new for k, (old, new) in changes.items() if getattr(config, k, None) == old}
-    own = copy.copy(config)
-    own.__dict__ = {**vars(config), **found}
-    network.__dict__["config"] = own
+    config = own_config(network)
+    if config is not None:
+        new = {k: new for k, (old, new) in changes.items() if getattr(config, k, None) == old}
+        set_config_(network, new)
 
 
 def _module(network: nn.Module, path: str) -> nn.Module:

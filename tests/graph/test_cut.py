@@ -137,6 +137,15 @@ CASES: dict[str, Case] = {
         all_but(4, 3),
         {"1.normalized_shape": (3,)},
     ),
+    "RMS norm without scale": (
+        lambda: nn.Sequential(
+            nn.Linear(6, 4), nn.RMSNorm(4, elementwise_affine=False), nn.Linear(4, 2)
+        ),
+        TOKENS,
+        "0",
+        all_but(4, 3),
+        {"1.normalized_shape": (3,)},
+    ),
     "group norm": (
         lambda: pooled(nn.Sequential(nn.Conv2d(3, 6, 1), nn.GroupNorm(3, 6), nn.Conv2d(6, 2, 1))),
         IMAGES,

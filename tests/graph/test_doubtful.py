@@ -20,6 +20,7 @@ from transformers import GPT2Config, GPT2ForSequenceClassification
 from prunus.errors import CertificateError, GraphError, InputError
 from prunus.graph import certify, cut, hold_connections_, trace
 from prunus.graph.certify import masked_outputs, relative_difference
+from prunus.meter import count_macs
 from prunus.plan import Bits, BoolArray, ZeroConnections
 from tests.helpers import Wired, all_but, enliven_, images
 
@@ -302,7 +303,7 @@ def test_cells_know_their_state_after_a_cut(kind: Callable[[int, int], nn.Module
         assert cell(FLAT) is not None  # with the state that it makes itself
 
 
-@pytest.mark.parametrize("kind", [nn.GRU, nn.RNN])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 def test_what_feeds_a_recurrent_layer_can_be_cut(kind: Callable[..., nn.Module]) -> None:
     network = Wired(
         lambda n, x: n.o(n.r(n.a(x))[0]),
@@ -314,6 +315,93 @@ def test_what_feeds_a_recurrent_layer_can_be_cut(kind: Callable[..., nn.Module])
     assert [group.name for group in found.cuttable] == ["a"]
     small: Any = cut(network, found.plan({"a": all_but(8, 0)}))
     assert small.r.input_size == 7
+
+
+def test_what_feeds_two_layers_both_ways_of_an_lstm_costs_what_is_counted() -> None:
+    lstm = nn.LSTM(8, 5, num_layers=2, batch_first=True, bidirectional=True)
+    parts = {"a": nn.Linear(6, 8), "r": lstm, "o": nn.Linear(10, 3)}
+    network = Wired(lambda n, x: n.o(n.r(n.a(x))[0]), **parts).eval()
+    x = images(2, 4, 6)
+    found = trace(network, x)
+    keep = {"a": np.arange(8) % 3 > 0}
+    assert certify(network, found, found.plan(keep)).passed
+    # 4 steps: 6 to 5 features; 2 directions of 20 gates over 5 + 5, then over 10 + 5; 10 to 3.
+    assert found.macs(keep) == 4 * (6 * 5 + 2 * 20 * (5 + 5) + 2 * 20 * (10 + 5) + 10 * 3)
+    assert found.macs(keep) == count_macs(cut(network, found.plan(keep)), x[:1]).macs
+
+
+def test_a_size_in_code_is_found_where_no_output_reads_it() -> None:
+    """Its cut network equals the masked one, and costs more than was predicted."""
+
+    def wiring(n: Any, x: Tensor) -> Tensor:
+        unread = n.b(x).view(x.shape[0], -1, 2, 8)
+        unread @ unread.transpose(2, 3)
+        out: Tensor = n.o(n.a(x).relu())
+        return out
+
+    network = Wired(wiring, a=nn.Linear(6, 8), b=nn.Linear(6, 16), o=nn.Linear(8, 3)).eval()
+    found = trace(network, images(2, 6, 6))
+    assert "MACs where" in found.by_name["b"].refused
+    assert [group.name for group in found.cuttable] == ["a"]
+
+
+@pytest.mark.parametrize("cast", [True, False])
+def test_constants_in_float32_do_not_keep_float64_from_deciding(cast: bool) -> None:
+    """A sine of large numbers makes rounding large: float64 has to tell that it is no more."""
+
+    def wiring(n: Any, x: Tensor) -> Tensor:
+        angles = x[:, :1].float() * torch.arange(4, dtype=torch.float32)
+        seen = torch.cat([angles.cos(), angles.sin()], 1)
+        hidden = n.b((n.a(x) + n.t(seen.to(n.t.weight.dtype) if cast else seen)).relu())
+        out: Tensor = n.o((3e4 * hidden).sin())
+        return out
+
+    sizes = {"a": (6, 300), "t": (8, 300), "b": (300, 300), "o": (300, 3)}
+    network = Wired(wiring, **{name: nn.Linear(*size) for name, size in sizes.items()}).eval()
+    found = trace(network, images(16, 6))
+    half = {group.name: np.arange(group.units) % 2 == 0 for group in found.cuttable}
+    assert set(half) == {"a", "b"}
+    certificate = certify(network, found, found.plan(half))
+    assert certificate.eval_difference > 1e-5
+    assert certificate.eval_difference_float64 is not None
+
+
+def test_what_float64_cannot_decide_says_so() -> None:
+    class Single(torch.autograd.Function):
+        """An operation of float32 alone, as compiled kernels are."""
+
+        @staticmethod
+        def forward(_: Any, x: Tensor) -> Tensor:
+            if x.dtype != torch.float32:
+                raise TypeError("this kernel takes float32")
+            return x * 1
+
+    def wiring(n: Any, x: Tensor) -> Tensor:
+        kept: Tensor = Single.apply(x)
+        out: Tensor = n.o((3e4 * n.b(n.a(kept).relu())).sin())
+        return out
+
+    sizes = {"a": (6, 300), "b": (300, 300), "o": (300, 3)}
+    network = Wired(wiring, **{name: nn.Linear(*size) for name, size in sizes.items()}).eval()
+    found = trace(network, images(16, 6), verify=False)
+    plan = found.plan({"a": np.arange(300) % 2 == 0})
+    with pytest.raises(CertificateError, match="float64 cannot tell .* takes float32"):
+        certify(network, found, plan)
+
+
+def test_a_squeeze_that_drops_one_sample_is_named() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.AdaptiveAvgPool2d(1))
+    head = nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 3))
+    whole = Wired(lambda n, x: n.h(n.f(x).squeeze()), f=network, h=head).eval()
+    with pytest.raises(GraphError, match=r"a squeeze\(\) drops a batch of one \(flatten\(1\)"):
+        trace(whole, RGB)
+
+
+def test_what_a_masked_run_computes_otherwise_is_not_uncounted() -> None:
+    """PyTorch runs the whole layer as one operation where nothing watches its sizes."""
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    network = nn.Sequential(nn.Linear(6, 8), layer, nn.Linear(8, 3)).eval()
+    assert trace(network, images(2, 4, 6)).cost({}).uncounted == ()
 
 
 def test_unequal_parts_by_attributes_are_cut_each_by_itself() -> None:

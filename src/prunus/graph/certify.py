@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from prunus.errors import CertificateError
 from prunus.graph.cut import cut
@@ -73,7 +74,9 @@ def _certify(
         passed = all(d is None or d <= FLOAT32_LIMIT for d in single)
     if not passed and double is None:
         # Rounding alone exceeds float32's limit in a deep network: float64 decides.
-        double = _differences(network, trace, plan, given, torch.float64, train=train)
+        _require_double(network, given, single, plan)
+        with _InDouble():
+            double = _differences(network, trace, plan, given, torch.float64, train=train)
         passed = all(d is None or d <= FLOAT64_LIMIT for d in double)
     certificate = Certificate(
         passed=passed,
@@ -90,6 +93,44 @@ def _certify(
             f"for cuts of {_names(plan)}; leave these layers out with ignore"
         )
     return certificate
+
+
+class _InDouble(TorchFunctionMode):
+    """What a network makes or casts in float32 is float64: its constants, and norms that ask for it."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.Tensor.float:
+            return args[0].double()
+        args = tuple(_doubled(value) for value in args)
+        out = func(*args, **{name: _doubled(value) for name, value in (kwargs or {}).items()})
+        made = isinstance(out, torch.Tensor) and not any(isinstance(a, torch.Tensor) for a in args)
+        return out.double() if made and out.dtype == torch.float32 else out
+
+
+def _doubled(value: Any) -> Any:
+    return torch.float64 if value is torch.float32 else value
+
+
+def _require_double(
+    network: nn.Module, given: Inputs, single: tuple[float, float | None], plan: Plan
+) -> None:
+    """Refuse a difference that float64 cannot decide on.
+
+    Raises:
+        CertificateError: The dense network does not run in it.
+    """
+    dense = recast_(_without_dropout(network), torch.float64)
+    try:
+        with _InDouble():
+            call(dense, cast(given, torch.float64))
+    except Exception as error:
+        raise CertificateError(
+            f"cut and masked network disagree (float32 {single}) for cuts of {_names(plan)}, and float64 "
+            f"cannot tell whether that is rounding: the dense network does not run in it "
+            f"({first_line(error)}); leave these layers out with ignore"
+        ) from error
 
 
 def _names(plan: Plan) -> str:

@@ -27,12 +27,6 @@ def _product(a: Tensor, b: Tensor) -> int:
     return a.numel() * (b.shape[-1] if b.dim() > 1 else 1)
 
 
-def _recurrent(args: Args) -> int:
-    """One direction of one layer: input ``[.., .., features]`` meets both matrices at every step."""
-    steps = args[0].numel() // args[0].shape[-1]
-    return int(steps * (args[1].numel() + args[2].numel()))
-
-
 def _first_two(args: Args) -> int:
     return _product(args[0], args[1])
 
@@ -42,7 +36,6 @@ def _last_two(args: Args) -> int:
 
 
 _FORMULAS: dict[str, Callable[[Args], int]] = {
-    "mkldnn_rnn_layer": _recurrent,
     **dict.fromkeys(("_int_mm", "_scaled_mm", "mv", "dot", "vdot"), _first_two),
     **dict.fromkeys(
         ("addmm_", "baddbmm_", "addbmm", "addbmm_", "addmv", "addmv_"),

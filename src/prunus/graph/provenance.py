@@ -155,18 +155,24 @@ _LAYERS = (
 def plant(network: nn.Module, listener: Listener) -> None:
     """Replace whole numbers on modules by ``TracedInt``, in place (give it a copy).
 
-    Layers of ``torch.nn`` are left out: cutting sets their attributes by type. ``Unflatten`` has none
-    that tells its sizes.
+    Layers of ``torch.nn`` are left out: cutting sets their attributes by type, which is that of their
+    weights.
     """
     for path, module in network.named_modules():
         own = type(module).__module__.startswith("torch.nn.")
-        if isinstance(module, _LAYERS) or (own and not isinstance(module, nn.Unflatten)):
+        if (isinstance(module, _LAYERS) or own) and not _tells_its_size(module):
             continue
         for key, value in list(vars(module).items()):
             if key == "config" and hasattr(value, "__dict__"):
                 module.__dict__[key] = _traced_config(value, path, listener)
             elif not key.startswith("_"):
                 module.__dict__[key] = _wrap(value, (path, key), listener)
+
+
+def _tells_its_size(module: nn.Module) -> bool:
+    """Whether a layer of ``torch.nn`` has a size that none of its tensors has."""
+    bare = isinstance(module, nn.RMSNorm) and getattr(module, "weight", None) is None
+    return bare or isinstance(module, nn.Unflatten)
 
 
 def _traced_config(config: Any, path: str, listener: Listener) -> Any:

@@ -332,3 +332,29 @@ def _couple_equal(
     else:
         for factor in found:
             walk.atoms.pin(factor.ids, reason)
+
+
+@rule("mkldnn_rnn_layer")
+def recurrent(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """One direction of one LSTM layer, where a processor's library runs it whole: its features follow.
+
+    Its own units stay. Where torch runs it step by step, as GRU and RNN, the products say the same.
+    """
+    x, weight, hidden = args[0], args[1], args[2]
+    last = x.dim() - 1
+    out = func(walk.mask(x, last), *args[1:], **kwargs)
+    labels, w = walk.labels(x), walk.labels(weight)
+    walk.contracted(w, _ids(w, 1))
+    labels = _settle(walk, labels, last, walk.reason("LSTM", "reads features that cannot be cut"))
+    _couple(walk, labels, last, w, 1, walk.reason("LSTM", "reads features that cannot be cut"))
+    reason = walk.reason("LSTM", "its units and steps cannot be cut")
+    for dim in range(last):
+        labels = walk.algebra.keep_size(labels, dim, reason)
+    walk.algebra.keep_size(w, 0, reason)
+    for state in args[2:7]:
+        walk.algebra.pin_all(walk.labels(state), reason)
+    steps = x.numel() // x.shape[-1]
+    columns = _ids(w, 1)
+    walk.count("lstm", [(steps, None), (weight.shape[0], None), (weight.shape[1], columns)])
+    walk.count("lstm", [(steps * hidden.numel(), None)])
+    return out

@@ -2,6 +2,7 @@
 
 import copy
 import fnmatch
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +22,7 @@ from prunus.graph import (
     rules_view,
 )
 from prunus.graph.certify import certify, first_line
-from prunus.graph.cut import network_shape
+from prunus.graph.cut import cut, network_shape
 from prunus.graph.groups import Trace
 from prunus.graph.inputs import (
     Inputs,
@@ -36,7 +37,7 @@ from prunus.graph.labels import FIXED, IGNORED, KERNEL, LOOKUP, OUTPUT, SINGLE, 
 from prunus.graph.provenance import Origin, SizeWatch, plant
 from prunus.graph.units import Group, UnitAxis
 from prunus.graph.walk import AttributeUse, Findings, Walk
-from prunus.plan import IntArray
+from prunus.plan import BoolArray, IntArray
 from prunus.sound import require_sound
 
 # The rules register themselves; naming the modules here keeps the imports from looking unused.
@@ -190,7 +191,8 @@ def _where_it_runs(network: nn.Module, inputs: Inputs) -> str:
     told = {
         "the network runs, but what it does cannot be followed": first_sample(inputs),
         "the network runs on example_inputs, but not on their first sample alone; it cannot be traced "
-        "where the first dimension of its inputs is no batch": inputs,
+        "where the first dimension of its inputs is no batch, or where a squeeze() drops a batch of one "
+        "(flatten(1) keeps it)": inputs,
     }
     for message, given in told.items():
         try:
@@ -371,13 +373,46 @@ def _left_whole(group: Group, named: frozenset[str]) -> Group:
     return replace(group, refused=group.refused or IGNORED, ignored=True)
 
 
+def _macs(network: nn.Module, sample: Inputs) -> int:
+    """MACs of a network as it is, counted by walking it once."""
+    _, findings = _walk(network, sample)
+    return sum(t.constant * math.prod(ids.size for ids in t.dims) for t in findings.macs)
+
+
+def _without_last(found: Trace, names: Sequence[str]) -> dict[str, BoolArray]:
+    """Groups, each without its last channel."""
+    return {n: np.arange(found.by_name[n].units) < found.by_name[n].units - 1 for n in names}
+
+
+def _miscounted(
+    dense: nn.Module, trial: Trace, names: Sequence[str], sample: Inputs
+) -> dict[str, str]:
+    """Groups whose cut does not cost what is predicted, with the reason."""
+
+    def wrong(some: Sequence[str]) -> str:
+        keep = _without_last(trial, some)
+        predicted, counted = trial.macs(keep), _macs(cut(dense, trial.plan(keep)), sample)
+        if predicted == counted:
+            return ""
+        return (
+            f"probe failed: the cut network has {counted:,} MACs where {predicted:,} are predicted; a "
+            "size is written as a number in its code, perhaps where no output reads it"
+        )
+
+    together = wrong(names) if names else ""
+    if not together:
+        return {}
+    return {name: why for name in names if (why := wrong([name]))} or dict.fromkeys(names, together)
+
+
 def _probe(network: nn.Module, found: Trace) -> Trace:
     """Cut the last channel of groups; what fails its certificate is refused by name.
 
     Group ``k`` is cut in the probes that the binary digits of ``k + 1`` name: every group in some
     probe, and of any two groups one without the other, so that a coupling missed between them shows.
     That takes log2 of the number of groups; only where a probe fails are its groups cut one by one.
-    Last all are cut together, in train mode as well, where that runs.
+    Last all are cut together, in train mode as well, where that runs, and what that costs is counted:
+    what no output reads may be wrong and nobody sees it.
     """
     dense = network if not network.training else copy.deepcopy(network).eval()
     whole = found.example_inputs
@@ -386,9 +421,7 @@ def _probe(network: nn.Module, found: Trace) -> Trace:
     sample = first_sample(whole)
 
     def failure(names: Sequence[str], *, train: bool = False) -> str:
-        keep = {name: np.ones(found.by_name[name].units, dtype=bool) for name in names}
-        for kept in keep.values():
-            kept[-1] = False
+        keep = _without_last(found, names)
         try:
             certify(dense, trial, trial.plan(keep), whole if train else sample, train=train)
         except CertificateError as error:
@@ -411,5 +444,7 @@ def _probe(network: nn.Module, found: Trace) -> Trace:
     if together:
         # Each alone is right and all together are not: none can be trusted.
         refused |= dict.fromkeys(rest, together)
+    else:
+        refused |= _miscounted(dense, trial, rest, sample)
     groups = tuple(replace(g, refused=refused.get(g.name, g.refused)) for g in found.groups)
     return replace(found, groups=groups)

@@ -325,11 +325,11 @@ class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves 
         macs = fixed_macs(name, args)
         if macs is not None:
             self.count(name, [(macs, None)])
-        reason = f"operation '{name}' in '{self.path}' has no rule"
+        reason = f"operation '{name}' in '{self.path or 'the network'}' has no rule"
         for tensor in flat_tensors((args, kwargs)):
             labels = self.labels(tensor)
             if labels.factors:
-                if macs is None:
+                if macs is None and not self.masked:  # a masked run may take other kernels
                     self.findings.unknown_ops.add(name)
                 self.algebra.pin_all(labels, reason)
         return out

@@ -17,7 +17,7 @@ else
 export PRUNUS_DATA
 endif
 
-.PHONY: help demo test check style bench clean
+.PHONY: help demo test check style bench lowest clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -50,6 +50,12 @@ style: $(STAMP)  ## Format and mend what can be mended
 bench: $(STAMP)  ## Measure again what fits half an hour (BENCH=names), and draw the tables
 	for name in $(BENCH); do $(BIN)/python benchmarks/$$name.py || exit 1; done
 	$(BIN)/python tools/render_tables.py
+
+lowest:  ## Run the tests on the low ends of the ranges of pyproject.toml (.venv-lowest: gigabytes)
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install -q -r requirements.lowest -e ".[dev]"
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n $(WORKERS) -q --timeout=900 -W default \
+		-m "not bench"
 
 clean:  ## Remove caches and runs; keeps the virtual environment
 	rm -rf runs build .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

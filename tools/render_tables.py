@@ -39,10 +39,36 @@ def coverage(rows: Rows) -> str:
             f"| {sum(r['certified'] for r in mine)} | {sum(r['groups_total'] for r in mine)} "
             f"| {sum(r['groups_refused'] for r in mine)} | {parity} |"
         )
-    failed = [f"{row['name']} ({row['reason']})" for row in rows if not row["certified"]]
-    if failed:
-        lines += ["", f"Not certified: {'; '.join(failed)}."]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_not_certified(rows)])
+
+
+def coverage_libraries(rows: Rows) -> str:
+    """One line a library; without ONNX, and with the groups that were cut beside those refused."""
+    lines = [
+        "| networks | traced | certified | backward pass | predicted = counted | groups | refused |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for source in sorted({row["source"] for row in rows}):
+        mine = [row for row in rows if row["source"] == source]
+        told = ("traced", "certified", "backward", "predicted_equals_counted")
+        counts = [sum(bool(row[name]) for row in mine) for name in told]
+        counts += [sum(row[name] for row in mine) for name in ("groups_total", "groups_refused")]
+        lines.append(f"| {source}: {len(mine)} | {' | '.join(map(str, counts))} |")
+    return "\n".join([*lines, *_not_certified(rows)])
+
+
+def _not_certified(rows: Rows) -> list[str]:
+    """Why, by name: an error, or too many parameters that no group reaches."""
+    failed = [row for row in rows if not row["certified"]]
+    told = [
+        f"{row['name']} ({row['reason'] or _share(row['params_in_cuttable_groups'])})"
+        for row in failed
+    ]
+    return ["", f"Not certified: {'; '.join(told)}."] if failed else []
+
+
+def _share(share: float) -> str:
+    return f"{share:.0%} of its parameters in groups that can be cut"
 
 
 def accounting(rows: Rows) -> str:
@@ -191,6 +217,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "candidates": candidates,
     "candidates_parts": candidates_parts,
     "coverage": coverage,
+    "coverage_libraries": coverage_libraries,
     "recalibration": recalibration,
     "turns": turns,
     "resnet56": resnet56,

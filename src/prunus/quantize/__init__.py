@@ -1,6 +1,6 @@
 """Networks as engines run them: quantized or not, written, loaded and measured there."""
 
-from prunus.quantize.deploy import deploy, load_deployed, require_deployable
+from prunus.quantize.deploy import deploy, load_deployed, read_deployed, require_deployable
 from prunus.quantize.fresh import FreshRun, run_fresh
 from prunus.quantize.options import Deployment
 from prunus.quantize.parity import Parity, parity
@@ -16,6 +16,7 @@ __all__ = [
     "deploy",
     "load_deployed",
     "parity",
+    "read_deployed",
     "require_deployable",
     "run_fresh",
 ]

@@ -164,6 +164,17 @@ def load_deployed(folder: Path | str, threads: int | None = None) -> Session:
     if threads is not None and threads < 1:
         raise InputError(f"threads={threads} is below 1; leave it out for the engine's own choice")
     folder = Path(folder)
+    record = read_deployed(folder)
+    return _LOADERS[record.deployment.engine](folder, record, threads)
+
+
+def read_deployed(folder: Path) -> Deployed:
+    """The record of a deployed network, all of whose files are as they were written.
+
+    Raises:
+        InputError: There is no deployment, or its record is damaged.
+        DataError: A file was changed.
+    """
     file = folder / DEPLOYED_FILE
     if not file.is_file():
         raise InputError(f"'{folder}' holds no {DEPLOYED_FILE}; name a folder written by deploy")
@@ -173,7 +184,7 @@ def load_deployed(folder: Path | str, threads: int | None = None) -> Session:
         if not path.is_file() or file_sha256(path) != sha256:
             state = "has changed" if path.is_file() else "is missing"
             raise DataError(f"'{path}' {state} since it was deployed; deploy the network again")
-    return _LOADERS[record.deployment.engine](folder, record, threads)
+    return record
 
 
 def _check_place(folder: Path) -> None:

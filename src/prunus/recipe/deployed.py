@@ -1,6 +1,7 @@
 """The step ``deploy``: files for an engine, measured in a process that knows nothing but the files."""
 
 import copy
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,18 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from prunus.data import Inputs
-from prunus.errors import InputError
+from prunus.errors import InputError, PrunusError
 from prunus.graph import Inputs as ExampleInputs
 from prunus.meter import measure_latencies
 from prunus.meter.latency import Predict
 from prunus.quantize import (
-    DEPLOYED_FILE,
     Deployed,
     Deployment,
     FreshRun,
     deploy,
     load_deployed,
     parity,
+    read_deployed,
     run_fresh,
 )
 from prunus.recipe.actions import Action
@@ -46,6 +47,7 @@ def deploy_state(
     The test split is read once, for the look; its samples go to the other process as tensors.
     """
     with _folder(tools.steps, f"{action.name}.{asked.engine}") as folder:
+        shutil.rmtree(folder, ignore_errors=True)  # damaged: the step is not done, or to be redone
         begin = time.perf_counter()
         with phase(tools.progress, f"deploy to {asked.engine}"):
             written = _write(state.network, folder, asked, state, tools)
@@ -139,7 +141,8 @@ def _timed(
     engines = {"dense": "torch", "deployed": row.engine, "float32": row.engine}
     if row.engine != "torch":
         with _folder(tools.engines, f"{row.engine}-{weights_digest(dense)[:12]}") as place:
-            if not (place / DEPLOYED_FILE).exists():
+            if not _is_whole(place):
+                shutil.rmtree(place, ignore_errors=True)
                 _write(dense, place, Deployment(engine=row.engine), State.begin(subject), tools)
             named["float32"] = (load_deployed(place, threads=threads), theirs)
     found: dict[str, Latency] = measure_latencies(
@@ -157,6 +160,15 @@ def _timed(
             "dense_latency": found["dense"],
         }
     )
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a deployed network is there, as it was written."""
+    try:
+        read_deployed(folder)
+    except PrunusError:
+        return False
+    return True
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -11,7 +12,8 @@ from torch import nn
 
 from prunus.artifact.manifest import TOKENIZER_FILE
 from prunus.data import TextTokenizer
-from prunus.errors import InputError
+from prunus.errors import InputError, PrunusError
+from prunus.quantize import read_deployed
 from prunus.recipe.actions import Action, lay_out
 from prunus.recipe.execute import judge
 from prunus.recipe.folder import RunFolder, load_network, save_network
@@ -65,11 +67,7 @@ def resume(
     outcomes = _finished(actions, steps)
     if not outcomes:
         return begin, []
-    done = actions[: len(outcomes)]
-    try:
-        return _state(begin, done, outcomes, steps), outcomes
-    except InputError as error:
-        raise _to_be_redone(done[-1], steps, error) from error
+    return _state(begin, actions[: len(outcomes)], outcomes, steps), outcomes
 
 
 def adopt(
@@ -137,17 +135,21 @@ def _finished(actions: Sequence[Action], steps: Path) -> list[Outcome]:
         file = steps / f"{action.name}.json"
         if not file.exists():
             break
-        try:
+        with _redone_if_damaged(action, steps):
             outcomes.append(Outcome.load(file))
-        except InputError as error:
-            raise _to_be_redone(action, steps, error) from error
     return outcomes
 
 
-def _to_be_redone(action: Action, steps: Path, error: InputError) -> InputError:
-    """What can be done about a damaged file of a step: all that comes before it stays."""
-    file = steps / f"{action.name}.json"
-    return InputError(f"{error}; to do this step and those after it anew, delete {file} and resume")
+@contextmanager
+def _redone_if_damaged(action: Action, steps: Path) -> Iterator[None]:
+    """Tell what can be done about a damaged file of a step: all that comes before it stays."""
+    try:
+        yield
+    except PrunusError as error:
+        file = steps / f"{action.name}.json"
+        raise InputError(
+            f"{error}; to do this step and those after it anew, delete {file} and resume"
+        ) from error
 
 
 def _state(
@@ -157,6 +159,8 @@ def _state(
     last, folder = outcomes[-1], steps / actions[-1].name
     if last.deployed is not None:
         engine = steps / f"{actions[-1].name}.{last.deployed.engine}"
+        with _redone_if_damaged(actions[-1], steps):
+            read_deployed(engine)
         before = begin
         if len(outcomes) > 1:
             before = _state(begin, actions[:-1], outcomes[:-1], steps)
@@ -164,11 +168,13 @@ def _state(
     origin = begin.origin
     if last.student is not None:
         origin = student_of(last.student, origin)
-    network, plans = load_network(folder, origin.network)
     data, inputs = begin.data, begin.inputs
     spelled = folder / TOKENIZER_FILE
-    if spelled.exists() and data.tokenizer is not None:
-        tokenizer = TextTokenizer.read(spelled)
+    with _redone_if_damaged(actions[-1], steps):
+        network, plans = load_network(folder, origin.network)
+        known = spelled.exists() and data.tokenizer is not None
+        tokenizer = TextTokenizer.read(spelled) if known else None
+    if tokenizer is not None and data.tokenizer is not None:
         if tokenizer.digest != data.tokenizer.digest:
             data = data.with_tokenizer(tokenizer)
             inputs = first_batch(data, inputs)
@@ -183,7 +189,10 @@ def _uncut(
     whole = list(takewhile(lambda action: not isinstance(action.step, Prune), actions))
     if len(whole) == len(actions):
         return network
-    return load_network(steps / whole[-1].name, origin.network)[0] if whole else origin.network
+    if not whole:
+        return origin.network
+    with _redone_if_damaged(whole[-1], steps):
+        return load_network(steps / whole[-1].name, origin.network)[0]
 
 
 def _copy(source: Path, target: Path, name: str) -> None:

@@ -174,10 +174,9 @@ def _state(
         network, plans = load_network(folder, origin.network)
         known = spelled.exists() and data.tokenizer is not None
         tokenizer = TextTokenizer.read(spelled) if known else None
-    if tokenizer is not None and data.tokenizer is not None:
-        if tokenizer.digest != data.tokenizer.digest:
-            data = data.with_tokenizer(tokenizer)
-            inputs = first_batch(data, inputs)
+    if tokenizer is not None and tokenizer.digest != getattr(data.tokenizer, "digest", None):
+        data = data.with_tokenizer(tokenizer)
+        inputs = first_batch(data, inputs)
     uncut = _uncut(actions, network, origin, steps)
     return State(network, origin, data, inputs, uncut, plans, last.fresh)
 

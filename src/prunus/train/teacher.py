@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from prunus.data import Inputs, Split
+from prunus.data import Inputs, Split, tensors_digest
 from prunus.errors import InputError
 from prunus.train.checkpoint import teacher_digest
 from prunus.train.config import TrainConfig
@@ -27,6 +27,7 @@ from prunus.train.taught import (
 )
 
 _CACHE_BATCH = 128
+_LOGITS, _SHA256 = "logits", "sha256"  # tensor and its digest in a file of logits
 
 
 @dataclass
@@ -100,8 +101,8 @@ class Teaching:
         if store is not None:
             digest = teacher_digest(self.teacher, split, self.execution)
             file = store / f"{digest[:32]}.safetensors"
-            if file.exists():
-                return _read_logits(file)
+            if file.exists() and (kept := _read_logits(file, len(split))) is not None:
+                return kept
         with self.execution.autocast(self.device):
             logits = predictions(
                 self.teacher,
@@ -113,7 +114,8 @@ class Teaching:
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             part = file.with_name(f".{file.name}.part-{os.getpid()}")
-            save_file({"logits": logits.clone()}, part)
+            content = {_LOGITS: logits.clone()}
+            save_file(content, part, metadata={_SHA256: tensors_digest(content)})
             part.replace(file)
         return logits
 
@@ -189,10 +191,20 @@ class Teaching:
                 self.projection = nn.Linear(mine, theirs, bias=False).to(self.device)
 
 
-def _read_logits(file: Path) -> Tensor:
+def _read_logits(file: Path, samples: int) -> Tensor | None:
+    """Logits of so many samples as they were written; None where no digest was written with them."""
+    way_on = "delete the file to compute them anew"
     try:
-        return load_file(file)["logits"]
-    except (OSError, SafetensorError, KeyError) as error:
+        with safe_open(file, framework="pt") as content:  # type: ignore[no-untyped-call]
+            logits: Tensor = content.get_tensor(_LOGITS)
+            digest = (content.metadata() or {}).get(_SHA256)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"logits of a teacher in {file} cannot be read; {way_on}") from error
+    if digest is None:
+        return None
+    if digest != tensors_digest({_LOGITS: logits}) or len(logits) != samples:
         raise InputError(
-            f"logits of a teacher in {file} cannot be read; delete the file to compute them anew"
-        ) from error
+            f"logits of a teacher in {file} are not those that were written (their SHA-256 or their "
+            f"number differs); {way_on}"
+        )
+    return logits

@@ -1,5 +1,6 @@
 """The commands and their help; what they run is imported then, as help must not pay for torch."""
 
+import io
 import signal
 import sys
 from collections.abc import Iterator
@@ -54,6 +55,12 @@ def _ending_tidily() -> Iterator[None]:
 
 class _Commands(TyperGroup):
     """Ends errors of the user in one line; all others keep their traceback, for they are bugs."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run the command line; what the standard output cannot show is replaced, not fatal."""
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")
+        return super().main(*args, **options)
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""

@@ -1,13 +1,17 @@
 """Tables and reports on the terminal. No torch."""
 
 import json
+import os
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from rich.console import Console
+from rich.text import Text
 
-from prunus.errors import InputError
+from prunus.errors import InputError, StorageError
 from prunus.records import Comparison, RunRecord
 from prunus.report import rich_table, write_report
 
@@ -16,10 +20,43 @@ RECORD_FILE = "record.json"
 _PIPED_WIDTH = 120
 
 
+class _Screen(Console):
+    """The standard output; that it takes no more is told in one line."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print, as every console does.
+
+        Raises:
+            StorageError: It cannot be written, as where it goes to a full disk.
+        """
+        try:
+            super().print(*objects, **options)
+        except OSError as error:
+            _silence()
+            raise StorageError(
+                f"the output cannot be printed: {error.strerror or error}; send it elsewhere (with "
+                "--out nothing is lost)"
+            ) from error
+
+
+def _silence() -> None:
+    """Let go what was not printed: Python would try once more at its end, and fail again."""
+    with suppress(OSError, ValueError):  # a stream that is no file of the system
+        number = sys.stdout.fileno()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, number)
+        os.close(nowhere)
+
+
 def console() -> Console:
     """For results; wide enough for a table where the output is piped."""
-    found = Console()
-    return found if found.is_terminal else Console(width=max(found.width, _PIPED_WIDTH))
+    found = _Screen()
+    return found if found.is_terminal else _Screen(width=max(found.width, _PIPED_WIDTH))
+
+
+def say(line: str) -> None:
+    """Print a line as it is: brackets and colons in a path are no markup, and it is not folded."""
+    console().print(Text(line), soft_wrap=True)
 
 
 def run_report(path: Path, out: Path | None) -> None:
@@ -29,11 +66,11 @@ def run_report(path: Path, out: Path | None) -> None:
 
 
 def show(comparison: Comparison, folder: Path | None) -> None:
-    """Print the table; write the report where there is a folder for it."""
-    screen = console()
-    screen.print(rich_table(comparison))
-    if folder is not None:
-        screen.print(f"report: {write_report(comparison, folder)}", soft_wrap=True, highlight=False)
+    """Write the report where there is a folder for it; then print, which may fail, the table."""
+    report = None if folder is None else write_report(comparison, folder)
+    console().print(rich_table(comparison))
+    if report is not None:
+        say(f"report: {report}")
 
 
 def read_records(path: Path) -> tuple[Comparison, Path]:
@@ -43,23 +80,29 @@ def read_records(path: Path) -> tuple[Comparison, Path]:
         InputError: There is no such file, or it holds no records.
     """
     file = path
-    if path.is_dir():
-        found = [path / name for name in (COMPARISON_FILE, RECORD_FILE) if (path / name).is_file()]
-        if not found:
-            raise InputError(
-                f"'{path}' holds no {COMPARISON_FILE} and no {RECORD_FILE}; name the folder of a "
-                "finished run"
-            )
-        file = found[0]
     try:
+        file = _file_of(path)
         content: Any = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(
             f"'{path}' cannot be read: {error.strerror}; name a run folder or a JSON file"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter: nested without end
         raise InputError(f"'{file}' is no JSON; name a run folder or its records") from error
     return _comparison(content, file), file.parent
+
+
+def _file_of(path: Path) -> Path:
+    """The file with the records of a run folder, or the file itself."""
+    if not path.is_dir():
+        return path
+    found = [path / name for name in (COMPARISON_FILE, RECORD_FILE) if (path / name).is_file()]
+    if not found:
+        raise InputError(
+            f"'{path}' holds no {COMPARISON_FILE} and no {RECORD_FILE}; name the folder of a "
+            "finished run"
+        )
+    return found[0]
 
 
 def _comparison(content: Any, file: Path) -> Comparison:

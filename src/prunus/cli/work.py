@@ -28,7 +28,7 @@ from prunus.cli.given import (
 )
 from prunus.cli.progress import RichProgress
 from prunus.cli.rows import recipe_rows
-from prunus.cli.show import console, show
+from prunus.cli.show import say, show
 from prunus.cli.source import data_name, make_source, text_options
 from prunus.cli.training import make_train_first, make_training, require_training
 from prunus.errors import InputError
@@ -78,12 +78,11 @@ def run_compress(
         )
     record = done.record
     show(Comparison.alone(record), where.out)
-    screen = console()
     _print_notes(record.notes)
     if done.artifact_path is not None:
-        screen.print(f"artifact: {done.artifact_path}", soft_wrap=True, highlight=False)
+        say(f"artifact: {done.artifact_path}")
     else:
-        screen.print("nothing was saved: give --out to keep the network")
+        say("nothing was saved: give --out to keep the network")
 
 
 def run_compare(  # noqa: PLR0913  # all that the command line holds
@@ -137,7 +136,7 @@ def run_compare(  # noqa: PLR0913  # all that the command line holds
     show(comparison, where.out)
     _print_notes(comparison.runs[0].notes)
     if where.out is not None:
-        console().print(f"artifacts: {where.out}/cells/*/artifact", highlight=False)
+        say(f"artifacts: {where.out}/cells/*/artifact")
     if failures(comparison):
         raise typer.Exit(PARTLY)
 
@@ -159,30 +158,27 @@ def run_train(subject: Subject, training: Training, where: Where, *, seed: int) 
             device=where.device,
             progress=progress,
         )
-    record, screen = done.record, console()
+    record = done.record
     scores = f"top-1 {100 * record.fit.search_top1:.2f} % on search"
     if record.test is not None:
         name = "F1" if record.test.metric == "f1" else "top-1"
         scores += f", {name} {100 * record.test.value:.2f} % on test"
-    screen.print(
+    say(
         f"{record.source.model} on {record.data}: {scores}, {record.fit.seconds:.1f} s "
-        f"({record.fit.precision}, {record.fit.layout})",
-        soft_wrap=True,
-        highlight=False,
+        f"({record.fit.precision}, {record.fit.layout})"
     )
     _print_notes(record.notes)
     if done.artifact_path is not None:
         weights = done.artifact_path / "model.safetensors"
-        screen.print(f"artifact: {done.artifact_path}", soft_wrap=True, highlight=False)
-        screen.print(f"weights for --weights: {weights}", soft_wrap=True, highlight=False)
+        say(f"artifact: {done.artifact_path}")
+        say(f"weights for --weights: {weights}")
     else:
-        screen.print("nothing was saved: give --out to keep the network")
+        say("nothing was saved: give --out to keep the network")
 
 
 def _print_notes(notes: tuple[str, ...]) -> None:
-    screen = console()
     for note in notes:
-        screen.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
+        say(f"note: {note}")
 
 
 def require_folder(where: Where) -> None:

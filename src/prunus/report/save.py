@@ -4,6 +4,8 @@ import contextlib
 import json
 from pathlib import Path
 
+from pydantic_core import PydanticSerializationError
+
 from prunus.errors import InputError
 from prunus.plan import in_short
 from prunus.records import Comparison, RunRecord
@@ -24,16 +26,22 @@ def write_report(comparison: Comparison | RunRecord, folder: Path | str) -> Path
 
     Raises:
         InputError: It is neither a comparison nor the record of a run, the comparison is empty, its
-            runs do not belong together, a run looked at the test split more than once for a number, or
-            the folder cannot be written.
+            runs do not belong together, a run looked at the test split more than once for a number, a
+            text is no Unicode, or the folder cannot be written.
     """
     comparison, folder = _compared(comparison), Path(folder)
-    texts = {
-        "report.html": render_html(comparison),
-        "report.md": markdown_table(comparison),
-        "report.csv": csv_table(comparison),
-        "report.json": report_json(comparison),
-    }
+    try:
+        texts = {
+            "report.html": render_html(comparison),
+            "report.md": markdown_table(comparison),
+            "report.csv": csv_table(comparison),
+            "report.json": report_json(comparison),
+        }
+    except PydanticSerializationError as error:
+        raise InputError(
+            "a text in the records holds half a character (a surrogate alone), which no file can "
+            f"hold; mend it in the records ({error})"
+        ) from error
     parts = {folder / name: folder / f"{name}.part" for name in texts}
     try:
         folder.mkdir(parents=True, exist_ok=True)

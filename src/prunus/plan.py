@@ -90,12 +90,26 @@ class Record(BaseModel, metaclass=_Told):
     # Infinities and NaN survive as strings: as null they could not be read back.
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
-    def save(self, path: Path) -> None:
-        """Write the record as indented JSON, replacing the file in one step."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def save(self, path: Path, *, parents: bool = True) -> None:
+        """Write the record as indented JSON, replacing the file in one step.
+
+        Args:
+            path: The file.
+            parents: Make the folders above it where they are missing.
+
+        Raises:
+            InputError: A folder is in the place of the file.
+        """
+        if parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
-        part.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
+        try:
+            part.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            part.replace(path)
+        except IsADirectoryError as error:
+            raise InputError(
+                f"cannot write {path}: a folder is in its place; move it away"
+            ) from error
 
     @classmethod
     def load(cls, path: Path) -> Self:

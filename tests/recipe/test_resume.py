@@ -385,6 +385,7 @@ def _files_of_at_most(size: int) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("size", "writer"),
     [
+        pytest.param(0, OSError, id="number of the process"),
         pytest.param(100, OSError, id="run.json"),
         pytest.param(5000, SafetensorError, id="weights after the cut"),
         pytest.param(60_000, OSError, id="checkpoint"),

@@ -17,7 +17,13 @@ from prunus.progress import Progress, Silent
 from prunus.recipe.actions import lay_out
 from prunus.recipe.dense import require_no_teacher, trained_first
 from prunus.recipe.engines import require_engines
-from prunus.recipe.folder import RunFolder, full_disk_told, require_out, require_resumable
+from prunus.recipe.folder import (
+    RunFolder,
+    full_disk_told,
+    keep_record,
+    require_out,
+    require_resumable,
+)
 from prunus.recipe.formats import require_format
 from prunus.recipe.measure import LatencyOptions
 from prunus.recipe.prepare import (
@@ -146,7 +152,7 @@ def compare(  # noqa: PLR0913  # all but four are options, by keyword only
     comparison = Comparison(title=name, runs=runs)
     if place is not None:
         with full_disk_told(place):
-            comparison.save(place / COMPARISON_FILE)
+            keep_record(comparison, place / COMPARISON_FILE)
     return comparison
 
 

@@ -1,18 +1,28 @@
 """Train a network that is not cut: the dense network of a comparison, or one on its own."""
 
 import copy
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
 
+from prunus.artifact import is_whole
 from prunus.data import DataSplits, TextOptions
 from prunus.errors import InputError
 from prunus.graph import Inputs, hold_connections_
 from prunus.meter import measure_cost
 from prunus.plan import Record
 from prunus.progress import Progress, Silent
-from prunus.recipe.folder import load_network, open_run, require_out, save_network
+from prunus.recipe.folder import (
+    keep_record,
+    load_network,
+    open_run,
+    require_out,
+    require_there,
+    save_network,
+    with_way_on,
+)
 from prunus.recipe.formats import require_format
 from prunus.recipe.measure import LOOKS_FILE, Look, environment, look
 from prunus.recipe.subject import Subject, resolve_subject
@@ -139,8 +149,9 @@ def train_into(
     """Train the subject's network, or read it from a folder where that was done before."""
     artifact = None if folder is None else folder / "artifact"
     if folder is not None and artifact is not None and (folder / TRAINING_FILE).exists():
-        network, _ = load_network(artifact, subject.network)
-        record = TrainingRecord.load(folder / TRAINING_FILE)
+        with with_way_on(f"to train anew, delete {folder / TRAINING_FILE} and resume"):
+            network, _ = load_network(artifact, subject.network)
+            record = TrainingRecord.load(folder / TRAINING_FILE)
         return Trained(network, record, artifact if subject.rebuildable else None)
     network = copy.deepcopy(subject.network)
     hold_connections_(network)  # hooks do not survive the copy
@@ -173,8 +184,11 @@ def train_into(
     )
     if folder is not None and artifact is not None and checkpoint is not None:
         source = subject.source if subject.rebuildable else None
+        require_there(folder)
+        if not is_whole(artifact):
+            shutil.rmtree(artifact, ignore_errors=True)  # what is damaged is refused in its place
         save_network(artifact, network, (), source, subject.inputs, subject.data.tokenizer)
-        record.save(folder / TRAINING_FILE)
+        keep_record(record, folder / TRAINING_FILE)
         checkpoint.unlink(missing_ok=True)
     saved = artifact if subject.rebuildable else None
     return Trained(network, record, saved)

@@ -25,6 +25,7 @@ from prunus.plan import Plan
 from prunus.progress import phases_ended
 from prunus.recipe.actions import Action, build_method, searches
 from prunus.recipe.deployed import deploy_state
+from prunus.recipe.folder import keep_record
 from prunus.recipe.fresh import reinitialize_
 from prunus.recipe.measure import accounted_cost, look, phase, require_looks
 from prunus.recipe.recipe import Recipe
@@ -104,7 +105,7 @@ def _prune(action: Action, step: Prune, state: State, tools: Tools) -> tuple[Sta
     if decision.evaluations:
         notes.append(f"{action.path}: {decision.evaluations} evaluations of candidates")
     if decision.front is not None and tools.steps is not None:
-        decision.front.save(tools.steps / f"{action.name}.front.json")
+        keep_record(decision.front, tools.steps / f"{action.name}.front.json")
     after = replace(with_plan(state, smaller, plan), fresh=state.fresh or method.reinitialize)
     return after, Outcome(
         path=action.path,

@@ -20,6 +20,7 @@ import errno
 import importlib
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -35,9 +36,9 @@ from prunus.artifact import Manifest, read_manifest, save
 from prunus.artifact.manifest import MANIFEST_FILE, TOKENIZER_FILE, WEIGHTS_FILE, plan_file
 from prunus.artifact.weights import file_sha256, fill_, read_weights, write_weights
 from prunus.data import TextTokenizer
-from prunus.errors import InputError, StorageError
+from prunus.errors import InputError, PrunusError, StorageError
 from prunus.graph import Inputs, cut
-from prunus.plan import Plan, Record
+from prunus.plan import Plan, Record, in_short
 from prunus.records import Source
 
 RUN_FILE = "run.json"
@@ -81,9 +82,49 @@ class RunFolder:
         """Keep the threads of a candidate, as an input of the run."""
         self._update(candidate_threads=threads)
 
+    def require_there(self) -> None:
+        """Refuse to go on where it was taken away: what is saved then would lie in no run's folder.
+
+        Raises:
+            StorageError: It was moved or deleted.
+        """
+        require_there(self.path, LOCK_FILE)
+
     def _update(self, **changes: Any) -> None:
         self.file = self.file.model_copy(update=changes)
-        self.file.save(self.path / RUN_FILE)
+        keep_record(self.file, self.path / RUN_FILE)
+
+
+def require_there(folder: Path, sign: str = "") -> None:
+    """Refuse to go on without a folder that was there, or without its file ``sign``.
+
+    Raises:
+        StorageError: It was moved or deleted.
+    """
+    if not (folder / sign).exists():
+        raise StorageError(
+            f"'{folder}' was moved or deleted while it was in use: move it back and resume"
+        )
+
+
+def keep_record(record: Record, path: Path) -> None:
+    """Save a record in a folder that is there.
+
+    Raises:
+        InputError: A folder is in the place of the file.
+        StorageError: The folder was moved or deleted.
+    """
+    require_there(path.parent)
+    record.save(path, parents=False)
+
+
+@contextmanager
+def with_way_on(way_on: str) -> Iterator[None]:
+    """Tell what can be done where a file of a run is gone or damaged."""
+    try:
+        yield
+    except PrunusError as error:
+        raise InputError(f"{error}; {way_on}") from error
 
 
 def save_network(
@@ -150,23 +191,25 @@ def open_run(
     path = Path(path)
     flat = dict(_flatten(identity))
     require_usable(path, resume=resume)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"out='{path}' cannot be made: {error.strerror}; name a folder that can be written"
-        ) from error
-    with _locked(path):
-        file = path / RUN_FILE
-        if file.exists():
-            found = RunFile.load(file)
-            _require_same(path, found.identity, flat)
-        else:
-            found = RunFile(identity=flat)
-            with full_disk_told(path):
+    with full_disk_told(path):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"out='{path}' cannot be made: {error.strerror}; name a folder that can be written"
+            ) from error
+        with _locked(path):
+            _sweep(path)
+            file = path / RUN_FILE
+            if file.exists():
+                found = _run_file(path)
+                _require_same(path, found.identity, flat)
+            else:
+                found = RunFile(identity=flat)
                 found.save(file)
-        with full_disk_told(path):
-            yield RunFolder(path, found)
+            folder = RunFolder(path, found)
+            yield folder
+            folder.require_there()
 
 
 def require_out(out: Path | str | None, *, resume: bool) -> None:
@@ -186,10 +229,14 @@ def require_usable(path: Path, *, resume: bool) -> None:
 
     Raises:
         InputError: It is a file, cannot be written, holds something else, or holds a run and is not
-            to be resumed.
+            to be resumed; or records could not name it.
     """
-    if path.exists() and not path.is_dir():
-        raise InputError(f"out='{path}' is a file; name a new folder")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"out={in_short(str(path))} is not UTF-8; name a folder that is"
+        ) from error
     _require_writable(path)
     names = {entry.name for entry in path.iterdir()} - _BEGUN if path.exists() else set()
     if names and RUN_FILE not in names:
@@ -211,13 +258,33 @@ def require_resumable(path: Path, identity: Mapping[str, Any]) -> None:
     require_usable(path, resume=True)
     file = path / RUN_FILE
     if file.exists():
-        _require_same(path, RunFile.load(file).identity, dict(_flatten(identity)))
+        _require_same(path, _run_file(path).identity, dict(_flatten(identity)))
+
+
+def _run_file(path: Path) -> RunFile:
+    """What a folder is the run of; without it nothing tells whether it is the one asked for."""
+    with with_way_on(f"to begin this run anew, delete the folder {path}"):
+        return RunFile.load(path / RUN_FILE)
+
+
+def _sweep(path: Path) -> None:
+    """Take away what a killed process left half written, beside the place that it was for."""
+    places = {path: ".artifact", path / "dense": ".artifact"}
+    places |= {path / name: ".*" for name in ("engines", "teacher")}
+    for place, name in places.items():
+        for left in (*place.glob(f"{name}.part-*"), *place.glob(f"{name}.old-*")):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
 
 def _require_writable(path: Path) -> None:
     """Make the folder and a file in it, and take both away: nothing else tells for sure."""
     made: list[Path] = []
     try:
+        if path.exists() and not path.is_dir():
+            raise InputError(f"out='{path}' is a file; name a new folder")
         for folder in reversed([path, *path.parents]):
             if not folder.is_dir():
                 folder.mkdir()
@@ -308,7 +375,8 @@ def _locked(path: Path) -> Iterator[None]:
     """Hold the folder's lock. The system gives it back when the process ends, however it ends."""
     fcntl = _lock_module()
     try:
-        handle = (path / LOCK_FILE).open("a+", encoding="utf-8")
+        # Unbuffered: what a full disk has refused is not written once more when the file is closed.
+        handle = (path / LOCK_FILE).open("a+b", buffering=0)
     except OSError as error:
         raise InputError(f"out='{path}' cannot be written: {error.strerror}") from error
     with handle:
@@ -317,12 +385,11 @@ def _locked(path: Path) -> Iterator[None]:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 handle.seek(0)
-                owner = handle.read().strip() or "unknown"
+                owner = handle.read().decode(errors="replace").strip() or "unknown"
                 raise InputError(
                     f"out='{path}' is in use by process {owner}; wait for it, or name a new folder"
                 ) from error
         handle.seek(0)
         handle.truncate()
-        handle.write(str(os.getpid()))
-        handle.flush()
+        handle.write(str(os.getpid()).encode())
         yield

@@ -17,6 +17,7 @@ from prunus.graph import Inputs
 from prunus.meter import measure_cost, measure_latencies, peak_memory_bytes
 from prunus.plan import Bits, Record
 from prunus.progress import Progress
+from prunus.recipe.folder import keep_record, with_way_on
 from prunus.recipe.subject import stated
 from prunus.records import Cost, Environment, Latency, Score, Stage
 from prunus.train import answers, evaluation_of, predictions
@@ -99,9 +100,14 @@ def look_by(
     """
     lost = 0
     if journal is not None:
-        begun = dict(LookJournal.load(journal).begun) if journal.exists() else {}
+        begun: dict[str, int] = {}
+        if journal.exists():
+            with with_way_on(
+                f"to go on without the count of lost looks, delete {journal} and resume"
+            ):
+                begun |= LookJournal.load(journal).begun
         lost = begun.get(stage, 0)
-        LookJournal(begun={**begun, stage: lost + 1}).save(journal)
+        keep_record(LookJournal(begun={**begun, stage: lost + 1}), journal)
     before = data.test.evaluations
     seen, labels = logits(), data.test.labels
     require_looks(data, before, 1, f"the look at stage {stage}")

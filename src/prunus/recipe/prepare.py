@@ -19,7 +19,7 @@ from prunus.plan import Record
 from prunus.progress import Progress, Silent
 from prunus.recipe.actions import Action, lay_out, require_widths, searches
 from prunus.recipe.execute import trace_network
-from prunus.recipe.folder import RunFolder, open_run
+from prunus.recipe.folder import RunFolder, keep_record, open_run, with_way_on
 from prunus.recipe.formats import require_formats
 from prunus.recipe.measure import LOOKS_FILE, LatencyOptions, Look, accounted_cost, look, phase
 from prunus.recipe.reachable import first_beyond, first_misfit, require_reachable
@@ -274,7 +274,8 @@ def measure_dense(
     """Score and cost of the dense network; one look at the test split, also over resumptions."""
     file = None if folder is None else folder / "dense.json"
     if file is not None and file.exists():
-        return Baseline(subject, found, DenseFile.load(file))
+        with with_way_on(f"to measure the dense network anew, delete {file} and resume"):
+            return Baseline(subject, found, DenseFile.load(file))
     begin = time.perf_counter()
     before = subject.data.test.evaluations
     journal = None if folder is None else folder / LOOKS_FILE
@@ -284,5 +285,5 @@ def measure_dense(
     seconds = time.perf_counter() - begin
     measured = DenseFile(look=seen, cost=cost, seconds=seconds, evaluated_before=before)
     if file is not None:
-        measured.save(file)
+        keep_record(measured, file)
     return Baseline(subject, found, measured)

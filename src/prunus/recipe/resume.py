@@ -2,8 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -12,11 +12,16 @@ from torch import nn
 
 from prunus.artifact.manifest import TOKENIZER_FILE
 from prunus.data import TextTokenizer
-from prunus.errors import InputError, PrunusError
 from prunus.quantize import read_deployed
 from prunus.recipe.actions import Action, lay_out
 from prunus.recipe.execute import judge
-from prunus.recipe.folder import RunFolder, load_network, save_network
+from prunus.recipe.folder import (
+    RunFolder,
+    keep_record,
+    load_network,
+    save_network,
+    with_way_on,
+)
 from prunus.recipe.recipe import Recipe
 from prunus.recipe.state import Outcome, State, Tools
 from prunus.recipe.steps import Prune
@@ -39,10 +44,14 @@ class Donor:
     steps: Path
 
 
-def keep(steps: Path | None, action: Action, state: State, outcome: Outcome) -> None:
-    """Save a finished step: first the network, then the file that marks it as done."""
-    if steps is None:
-        return
+def keep(run: RunFolder, action: Action, state: State, outcome: Outcome) -> None:
+    """Save a finished step: first the network, then the file that marks it as done.
+
+    Raises:
+        StorageError: The folder of the run was moved or deleted.
+    """
+    run.require_there()
+    steps = run.path / "steps"
     origin = state.origin
     source = origin.source if origin.rebuildable else None
     # What a kill left of the step while it was saved or deployed, named as those who write it do.
@@ -52,7 +61,7 @@ def keep(steps: Path | None, action: Action, state: State, outcome: Outcome) -> 
         folder = steps / action.name
         shutil.rmtree(folder, ignore_errors=True)  # half of it, or damaged: it is done anew
         save_network(folder, state.network, state.plans, source, state.inputs, state.data.tokenizer)
-    outcome.save(steps / f"{action.name}.json")
+    keep_record(outcome, steps / f"{action.name}.json")
     (steps / f"{action.name}.ckpt").unlink(missing_ok=True)
 
 
@@ -64,6 +73,7 @@ def resume(
     if folder is None:
         return begin, []
     steps = folder.path / "steps"
+    steps.mkdir(exist_ok=True)
     outcomes = _finished(actions, steps)
     if not outcomes:
         return begin, []
@@ -103,7 +113,7 @@ def adopt(
             )
         note = f"{action.path}: computed once, with row '{donor.name}'"
         done = done.model_copy(update={"notes": (*done.notes, note)})
-        done.save(tools.steps / f"{action.name}.json")
+        keep_record(done, tools.steps / f"{action.name}.json")
         outcomes = [*outcomes, done]
     return state, outcomes
 
@@ -140,16 +150,10 @@ def _finished(actions: Sequence[Action], steps: Path) -> list[Outcome]:
     return outcomes
 
 
-@contextmanager
-def _redone_if_damaged(action: Action, steps: Path) -> Iterator[None]:
+def _redone_if_damaged(action: Action, steps: Path) -> AbstractContextManager[None]:
     """Tell what can be done about a damaged file of a step: all that comes before it stays."""
-    try:
-        yield
-    except PrunusError as error:
-        file = steps / f"{action.name}.json"
-        raise InputError(
-            f"{error}; to do this step and those after it anew, delete {file} and resume"
-        ) from error
+    file = steps / f"{action.name}.json"
+    return with_way_on(f"to do this step and those after it anew, delete {file} and resume")
 
 
 def _state(

@@ -19,7 +19,7 @@ from prunus.recipe.actions import Action, label, lay_out
 from prunus.recipe.dense import require_no_teacher, trained_first
 from prunus.recipe.engines import require_engines
 from prunus.recipe.execute import perform
-from prunus.recipe.folder import RunFolder, require_out
+from prunus.recipe.folder import RunFolder, keep_record, require_out
 from prunus.recipe.formats import require_format
 from prunus.recipe.measure import LOOKS_FILE, LatencyOptions, phase
 from prunus.recipe.prepare import (
@@ -168,7 +168,7 @@ def run_recipe(
         state, outcome = perform(action, state, tools, _checkpoint(action, folder))
         outcomes.append(outcome)
         if folder is not None:
-            keep(tools.steps, action, state, outcome)
+            keep(folder, action, state, outcome)
     file = None if folder is None else folder.path / RECORD_FILE
     artifact = None
     if folder is not None and state.origin.rebuildable:  # a student is, whatever the dense one is
@@ -191,17 +191,24 @@ def run_recipe(
     )
     with phase(settings.progress, "measure"):
         record = make_record(summary, subject, baseline.trace, state)
-    if folder is not None and artifact is None:
-        record = record.model_copy(update={"notes": (*record.notes, _NOT_SAVED)})
-    if artifact is not None:
-        _save(artifact, state, record)
-    if file is not None:
-        record.save(file)
+    if folder is not None:
+        folder.require_there()
+        if artifact is None:
+            record = record.model_copy(update={"notes": (*record.notes, _NOT_SAVED)})
+        else:
+            _save(artifact, state, record)
+        keep_record(record, folder.path / RECORD_FILE)
     return Compressed(state.network, state.plans, record, artifact)
 
 
 def _whole_record(file: Path) -> RunRecord | None:
-    """The record of a run that is done; a damaged one is made anew, for all that it tells is kept."""
+    """The record of a run that is done; a damaged one is made anew, for all that it tells is kept.
+
+    Raises:
+        InputError: A folder is in its place, and may hold anything.
+    """
+    if file.is_dir():
+        raise InputError(f"{file} is a folder; move it away and resume, to have the record anew")
     try:
         return RunRecord.load(file) if file.exists() else None
     except InputError:

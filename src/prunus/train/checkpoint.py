@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.data import SearchSplit, Split, TrainSplit, UnlabeledSplit, tensors_digest
-from prunus.errors import InputError, SettingError
+from prunus.errors import InputError, SettingError, StorageError
 from prunus.plan import NetworkShape
 from prunus.records import HistoryPoint
 from prunus.train.config import TrainConfig
@@ -48,8 +48,12 @@ class Checkpoint:
     projection: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
-        """Write the file in one step: a kill leaves the old one or the new one, never half."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Write the file in one step: a kill leaves the old one or the new one, never half.
+
+        Raises:
+            StorageError: The folder is not there, as where a run was moved away: one that is made
+                again would hold this file alone.
+        """
         part = path.with_name(path.name + ".part")
         content = {
             "format": _FORMAT,
@@ -62,11 +66,16 @@ class Checkpoint:
             "layout": self.execution.layout,
             "projection": dict(self.projection),
         }
-        with part.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        try:
+            with part.open("wb") as file:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except FileNotFoundError as error:
+            raise StorageError(
+                f"'{path.parent}' was moved or deleted while it was in use: move it back and resume"
+            ) from error
 
     @classmethod
     def load(cls, path: Path, identity: Identity) -> "Checkpoint":

@@ -124,6 +124,7 @@ class _Store:
     identity: Identity
 
     def read(self) -> Checkpoint | None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)  # here, and not while it is in use
         return Checkpoint.load(self.path, self.identity) if self.path.exists() else None
 
 

@@ -195,7 +195,7 @@ def _read_logits(file: Path, samples: int) -> Tensor | None:
     """Logits of so many samples as they were written; None where no digest was written with them."""
     way_on = "delete the file to compute them anew"
     try:
-        with safe_open(file, framework="pt") as content:  # type: ignore[no-untyped-call]
+        with safe_open(file, framework="pt") as content:
             logits: Tensor = content.get_tensor(_LOGITS)
             digest = (content.metadata() or {}).get(_SHA256)
     except (OSError, SafetensorError) as error:

@@ -15,6 +15,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from prunus.errors import CertificateError
+from prunus.graph.attributes import is_settings, with_entries
 from prunus.graph.cut import cut
 from prunus.graph.groups import Trace
 from prunus.graph.inputs import (
@@ -257,10 +258,9 @@ def _without_dropout(network: nn.Module) -> nn.Module:
     pad_plainly_(quiet)
     for module in quiet.modules():
         for name, value in list(vars(module).items()):
-            if name == "config" and hasattr(value, "__dict__"):
-                own = copy.copy(value)
-                own.__dict__ = {k: _no_drop(k, v) for k, v in vars(value).items()}
-                module.__dict__["config"] = own
+            if is_settings(value):
+                rates = {k: 0.0 for k, v in vars(value).items() if _no_drop(k, v) is not v}
+                module.__dict__[name] = with_entries(value, rates) if rates else value
             else:
                 module.__dict__[name] = _no_drop(name, value)
         if isinstance(module, nn.modules.dropout._DropoutNd):

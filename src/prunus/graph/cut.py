@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from prunus.errors import GraphError, PlanMismatchError
+from prunus.graph.attributes import read_attribute, write_attribute
 from prunus.graph.config import sync_config_
 from prunus.graph.connections import (
     held_connections,
@@ -17,7 +18,6 @@ from prunus.graph.connections import (
     register_held,
     require_fit,
 )
-from prunus.graph.provenance import read_attribute, write_attribute
 from prunus.graph.rebuild import rebuild_
 from prunus.plan import (
     BoolArray,

@@ -1,12 +1,11 @@
 """Which whole number on which module became which dimension.
 
 A module's ``view(batch, tokens, self.num_heads, self.head_dim)`` holds sizes that must follow a cut.
-During the trace, whole numbers stored on modules (and on their Hugging Face configs) are replaced by
+During the trace, whole numbers stored on modules (and in their configs) are replaced by
 ``TracedInt``, an ``int`` that remembers where it is stored; a function mode sees it arrive at ``view``
 and its like, and so ties the attribute to the labels of that dimension.
 """
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from prunus.graph.attributes import is_settings, with_entries
 from prunus.plan import IntArray
 
 Origin = tuple[str, str] | IntArray
@@ -163,9 +163,11 @@ def plant(network: nn.Module, listener: Listener) -> None:
         if (isinstance(module, _LAYERS) or own) and not _tells_its_size(module):
             continue
         for key, value in list(vars(module).items()):
-            if key == "config" and hasattr(value, "__dict__"):
-                module.__dict__[key] = _traced_config(value, path, listener)
-            elif not key.startswith("_"):
+            if key.startswith("_"):
+                continue
+            if is_settings(value):
+                module.__dict__[key] = _traced_settings(value, (path, key), listener)
+            else:
                 module.__dict__[key] = _wrap(value, (path, key), listener)
 
 
@@ -175,14 +177,16 @@ def _tells_its_size(module: nn.Module) -> bool:
     return bare or isinstance(module, nn.Unflatten)
 
 
-def _traced_config(config: Any, path: str, listener: Listener) -> Any:
-    """A copy of a shared config, the module's own, with its whole numbers traced."""
-    own = copy.copy(config)
-    own.__dict__ = {
-        name: value if name.startswith("_") else _wrap(value, (path, f"config.{name}"), listener)
-        for name, value in vars(config).items()
+def _traced_settings(settings: Any, origin: tuple[str, str], listener: Listener) -> Any:
+    """A copy of shared settings, the module's own, with its whole numbers traced."""
+    path, key = origin
+    traced = {
+        name: number
+        for name, value in vars(settings).items()
+        if not name.startswith("_")
+        and (number := _wrap(value, (path, f"{key}.{name}"), listener)) is not value
     }
-    return own
+    return with_entries(settings, traced) if traced else settings
 
 
 def _wrap(value: Any, origin: tuple[str, str], listener: Listener) -> Any:
@@ -194,39 +198,6 @@ def _wrap(value: Any, origin: tuple[str, str], listener: Listener) -> Any:
         items = (_wrap(v, (path, f"{name}[{i}]"), listener) for i, v in enumerate(value))
         return type(value)(items)
     return value
-
-
-def read_attribute(module: nn.Module, attribute: str) -> int:
-    """The number behind ``name``, ``config.name`` or ``name[i]``."""
-    holder, (name, index) = _holder(module, attribute)
-    value = getattr(holder, name)
-    return int(value if index is None else value[index])
-
-
-def write_attribute(module: nn.Module, attribute: str, value: int) -> None:
-    """Set the number behind ``name``, ``config.name`` or ``name[i]``; a config is copied first."""
-    if attribute.startswith("config."):
-        config = vars(module)["config"]
-        own = copy.copy(config)
-        own.__dict__ = dict(vars(config))
-        module.__dict__["config"] = own
-    holder, (name, index) = _holder(module, attribute)
-    if index is None:
-        holder.__dict__[name] = value
-    else:
-        items = list(getattr(holder, name))
-        items[index] = value
-        holder.__dict__[name] = type(getattr(holder, name))(items)
-
-
-def _holder(module: nn.Module, attribute: str) -> tuple[Any, tuple[str, int | None]]:
-    holder: Any = module
-    if attribute.startswith("config."):
-        holder, attribute = vars(module)["config"], attribute.removeprefix("config.")
-    if attribute.endswith("]"):
-        name, _, index = attribute[:-1].partition("[")
-        return holder, (name, int(index))
-    return holder, (attribute, None)
 
 
 class SizeWatch(TorchFunctionMode):

@@ -2,8 +2,11 @@
 
 import copy
 import logging
+import re
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,10 +16,193 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prunus.graph import certify, cut, trace
+from prunus.artifact import load, save
+from prunus.graph import Trace, certify, cut, trace
+from prunus.meter import count_macs, count_params
+from prunus.records import Source
+from tests.helpers import Wired
 
 TOKENS = torch.randn(2, 6, 16, generator=torch.Generator().manual_seed(0))
 FLAT = torch.randn(3, 16, generator=torch.Generator().manual_seed(1))
+
+Wiring = Callable[[Any, Tensor], Tensor]
+
+
+def between(wiring: Wiring, made: int, read: int, **numbers: int) -> nn.Module:
+    """``out(wiring(first(x)))``, for a wiring that reads numbers on the module."""
+    network = Wired(
+        lambda n, x: n.out(wiring(n, n.first(x))),
+        first=nn.Linear(16, made),
+        out=nn.Linear(read, 3),
+        **numbers,
+    )
+    return network.eval()
+
+
+def refusals(found: Trace) -> dict[str, str]:
+    return {g.name: g.refused for g in found.groups if g.refused and not g.protected}
+
+
+def gated(value: Tensor, gate: Tensor) -> Tensor:
+    return value * gate.sigmoid()
+
+
+def swapped(*parts: Tensor) -> Tensor:
+    """A network with other numbers in it puts other channels there."""
+    return torch.cat([part.mul(k + 1.0) for k, part in enumerate(reversed(parts))], -1)
+
+
+def shift(n: Any, h: Tensor) -> Tensor:
+    """Temporal shift: a quarter of the channels goes back, one goes on, half stays."""
+    fold = h.shape[-1] // 4
+    out = torch.zeros_like(h)
+    out[:, :-1, :fold] = h[:, 1:, :fold]
+    out[:, 1:, fold : 2 * fold] = h[:, :-1, fold : 2 * fold]
+    out[:, :, 2 * fold :] = h[:, :, 2 * fold :]
+    return out
+
+
+def rest(n: Any, h: Tensor) -> Tensor:
+    half = h.size(-1) // 2
+    return gated(h.narrow(-1, 0, half), torch.narrow(h, dim=2, start=half, length=half))
+
+
+# Network, units of its groups that can be cut.
+FOLLOWED: dict[str, tuple[nn.Module, list[int]]] = {
+    "an attribute": (
+        between(lambda n, h: gated(h[..., : n.d], h[..., n.d :]), 24, 12, d=12),
+        [12],
+    ),
+    "half of a shape": (
+        between(lambda _, h: gated(h[..., : h.shape[-1] // 2], h[..., h.shape[-1] // 2 :]), 24, 12),
+        [12],
+    ),
+    "half of an attribute": (
+        between(lambda n, h: gated(h[..., : n.d // 2], h[..., n.d // 2 :]), 24, 12, d=24),
+        [12],
+    ),
+    "thirds": (
+        between(
+            lambda n, h: gated(h[..., : n.d], h[..., n.d : 2 * n.d]) + h[..., n.d * 2 :],
+            24,
+            8,
+            d=8,
+        ),
+        [8],
+    ),
+    "unequal parts": (
+        between(lambda n, h: swapped(h[..., : n.d], h[..., n.d :]), 24, 24, d=7),
+        [24],
+    ),
+    "a sum": (
+        between(
+            lambda n, h: swapped(h[..., : n.p], h[..., n.p : n.p + n.q], h[..., n.p + n.q :]),
+            24,
+            24,
+            p=5,
+            q=8,
+        ),
+        [24],
+    ),
+    "the size of another": (
+        Wired(
+            lambda n, x: n.out(n.a(x) + n.b(x)[..., : n.a(x).shape[-1]]),
+            a=nn.Linear(16, 8),
+            b=nn.Linear(16, 24),
+            out=nn.Linear(8, 3),
+        ).eval(),
+        [8],
+    ),
+    "overlap": (
+        between(lambda n, h: swapped(h[..., : n.d], h[..., n.e :]), 24, 28, d=16, e=12),
+        [24],
+    ),
+    "up to the end by number": (
+        between(lambda n, h: gated(h[..., : n.d], h[..., n.d : 24]), 24, 12, d=12),
+        [12],
+    ),
+    "narrow": (between(rest, 24, 12), [12]),
+    "tensor_split": (between(lambda _, h: gated(*h.tensor_split(2, -1)), 24, 12), [12]),
+    "tensor_split by an attribute": (
+        between(lambda n, h: swapped(*h.tensor_split([n.d], dim=-1)), 24, 24, d=9),
+        [24],
+    ),
+    "split by sums": (
+        between(lambda n, h: swapped(*h.split([2 * n.p, n.p + n.q, n.q], -1)), 24, 24, p=4, q=6),
+        [10],
+    ),
+    "written in place": (between(shift, 16, 16), [4]),
+}
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_ends_of_ranges_follow_a_cut(name: str) -> None:
+    network, units = FOLLOWED[name]
+    found = trace(network, TOKENS)
+    assert [g.units for g in found.cuttable][: len(units)] == units
+    draw = np.random.default_rng(0)
+    for n in range(4):
+        keep = {}
+        for group in found.cuttable:
+            kept = 1 if n == 0 else int(draw.integers(1, group.units + 1))
+            keep[group.name] = np.isin(np.arange(group.units), draw.permutation(group.units)[:kept])
+        plan = found.plan(keep)
+        assert certify(network, found, plan).passed
+        small = cut(network, plan)
+        assert count_macs(small, TOKENS[:1]).macs == found.macs(plan.channels)
+        assert count_params(small) == found.params(plan.channels)
+
+
+def test_an_end_is_as_many_as_stay_before_it() -> None:
+    network = FOLLOWED["unequal parts"][0]
+    found = trace(network, TOKENS)
+    keep = np.ones(24, dtype=bool)
+    keep[[0, 3, 7, 20, 21]] = False  # two of the seven before the end, three behind it
+    small: Any = cut(network, found.plan({"first": keep}))
+    assert (small.d, small.first.out_features) == (5, 19)
+
+
+# What no plan can write down, or nothing tells the origin of.
+UNCLEAR: dict[str, nn.Module] = {
+    "plain numbers": between(lambda _, h: gated(h[..., :12], h[..., 12:]), 24, 12),
+    "steps": between(lambda _, h: gated(h[..., ::2], h[..., 1::2]), 24, 12),
+    "from the end": between(lambda n, h: gated(h[..., : -n.d], h[..., -n.d :]), 24, 12, d=12),
+    "a plain start": between(lambda n, h: h[..., 1 : n.d], 24, 11, d=12),
+    "no whole share": between(lambda _, h: h[..., : h.shape[-1] // 5], 24, 4),
+    "more than a share": between(lambda n, h: h[..., : n.d + 1], 24, 13, d=12),
+    "a split by a number": between(lambda n, h: swapped(*h.split([2 * n.d, 4], -1)), 24, 24, d=10),
+    "unequal parts by number": between(lambda _, h: swapped(*h.tensor_split([9], -1)), 24, 24),
+    "parts that are not equal": between(lambda _, h: swapped(*h.tensor_split(2, -1)), 25, 25),
+    "a narrow range by number": between(lambda n, h: h.narrow(-1, n.d, 4), 24, 4, d=12),
+}
+
+
+@pytest.mark.parametrize("name", UNCLEAR)
+def test_ends_of_unclear_origin_are_refused_with_the_remedy(name: str) -> None:
+    found = trace(UNCLEAR[name], TOKENS, verify=False)
+    said = set(refusals(found).values())
+    assert any(re.search(r"use (chunk, or an attribute|attributes) \(self\.n\)", s) for s in said)
+    for group in found.cuttable:  # what is left is sound all the same
+        keep = np.arange(group.units) < max(1, group.units // 2)
+        assert certify(UNCLEAR[name], found, found.plan({group.name: keep})).passed
+
+
+def test_a_number_that_also_cuts_what_stays_is_not_changed() -> None:
+    """The same attribute cuts the input, of which nothing may go."""
+    network = Wired(
+        lambda n, x: n.out(n.first(x)[..., : n.d] + n.second(x[..., : n.d])),
+        d=8,
+        first=nn.Linear(16, 12),
+        second=nn.Linear(8, 8),
+        out=nn.Linear(8, 3),
+    ).eval()
+    found = trace(network, TOKENS, verify=False)
+    assert "'d' of '' serves several sizes" in refusals(found).values()
+
+
+def test_a_first_channel_taken_alone_stays() -> None:
+    network = between(lambda n, h: swapped(h[..., : n.d], h[..., n.d :]), 24, 24, d=1)
+    assert [g.units for g in trace(network, TOKENS).cuttable] == [23]
 
 
 class Attention(nn.Module):
@@ -102,3 +288,37 @@ def test_settings_that_modules_share_are_the_others_still() -> None:
     assert [layer.args.heads for layer in small] == [2, 4]
     assert all(vars(layer)["args"] is shared for layer in layers)
     assert shared.heads == 4
+
+
+FILE = """
+from types import SimpleNamespace
+from torch import nn
+
+class Gate(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.args = SimpleNamespace(half=8)
+        self.a, self.b = nn.Linear(16, 16), nn.Linear(8, 3)
+
+    def forward(self, x):
+        h = self.a(x)
+        return self.b(h[..., : self.args.half] * h[..., self.args.half :].sigmoid())
+
+def factory():
+    return Gate()
+"""
+
+
+def test_an_artifact_gives_the_cut_network_back(tmp_path: Path) -> None:
+    (tmp_path / "gate.py").write_text(FILE)
+    space: dict[str, Any] = {"__name__": "gate"}
+    exec(compile(FILE, "gate.py", "exec"), space)  # noqa: S102 - the text above
+    network = space["factory"]().eval()
+    found = trace(network, FLAT)
+    plan = found.plan({"a": np.arange(8) < 3})
+    small = cut(network, plan).eval()
+    source = Source(model=f"{tmp_path / 'gate.py'}:factory")
+    save(tmp_path / "artifact", small, source=source, plans=[plan], example_inputs=FLAT)
+    back: Any = load(tmp_path / "artifact").eval()
+    assert back.args.half == 3
+    assert torch.equal(back(FLAT), small(FLAT))

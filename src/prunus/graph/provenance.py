@@ -7,17 +7,17 @@ and its like, and so ties the attribute to the labels of that dimension.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from prunus.graph.attributes import is_settings, with_entries
-from prunus.plan import IntArray
+from prunus.graph.ranges import Ranges
+from prunus.graph.traced_numbers import Listener, Origin, SizeUse, TracedInt, traced_int
 
-Origin = tuple[str, str] | IntArray
+__all__ = ["Origin", "SizeUse", "SizeWatch", "TracedInt", "plant"]
 
 # Functions whose size arguments are, in order, the sizes of the result's dims.
 _SIZED = {
@@ -32,112 +32,6 @@ _SIZED = {
     "ones",
 }
 _SIZED |= {"full", "empty", "broadcast_to", "_unsafe_view"}
-
-
-class TracedInt(int):
-    """An ``int`` that knows where it was read from.
-
-    ``origin`` is an attribute (module path, name), or the labels of the dim whose size it is.
-    """
-
-    origin: Origin
-    listener: "Listener"
-
-    __hash__ = int.__hash__
-
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, TracedInt):
-            if other.listener is self.listener:  # else a cache kept it from another trace
-                self.listener.sizes_compared(self, other)
-            return int(self) == int(other)
-        return int(self) == other
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    def __lt__(self, other: int) -> bool:
-        self._ordered(other)
-        return int(self) < int(other)
-
-    def __le__(self, other: int) -> bool:
-        self._ordered(other)
-        return int(self) <= int(other)
-
-    def __gt__(self, other: int) -> bool:
-        self._ordered(other)
-        return int(self) > int(other)
-
-    def __ge__(self, other: int) -> bool:
-        self._ordered(other)
-        return int(self) >= int(other)
-
-    def _ordered(self, other: int) -> None:
-        """The order of sizes may turn with a cut; a number on a module is often just checked."""
-        for number in (self, other):
-            if isinstance(number, TracedInt) and not isinstance(number.origin, tuple):
-                number.listener.scalar_used(number.origin)
-
-    def __float__(self) -> float:
-        self.listener.scalar_used(self.origin)
-        return float(int(self))
-
-    def __truediv__(self, other: Any) -> Any:
-        self.listener.scalar_used(self.origin)
-        return int(self) / other
-
-    def __rtruediv__(self, other: Any) -> Any:
-        self.listener.scalar_used(self.origin)
-        return other / int(self)
-
-    def __pow__(self, other: Any, modulo: None = None) -> Any:  # type: ignore[override]  # no modulo
-        self.listener.scalar_used(self.origin)
-        return int(self) ** other
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> int:
-        return int(self)
-
-    def __reduce__(self) -> tuple[type[int], tuple[int]]:
-        return int, (int(self),)
-
-
-class Listener(Protocol):
-    """Hears what becomes of traced numbers."""
-
-    def dim_labels(self, tensor: torch.Tensor, dim: int) -> IntArray | None:
-        """Labels of one dim, its own axis first; None where it carries none."""
-
-    def size_used(self, use: "SizeUse") -> None:
-        """A dim was made with a traced size."""
-
-    def size_inferred(self, tensor: torch.Tensor, dim: int) -> None:
-        """A view left the size of one dim open."""
-
-    def scalar_used(self, origin: Origin) -> None:
-        """A formula computed with a traced number."""
-
-    def sizes_compared(self, one: TracedInt, other: TracedInt) -> None:
-        """Two traced numbers were asked whether they are equal."""
-
-    def expect_split(self, sizes: list[int]) -> None:
-        """A split into these sizes follows."""
-
-
-def traced_int(value: int, origin: Origin, listener: Listener) -> TracedInt:
-    """A number that remembers its origin and tells what it is used for."""
-    number = TracedInt(value)
-    number.origin = origin
-    number.listener = listener
-    return number
-
-
-@dataclass(frozen=True)
-class SizeUse:
-    """A traced number used as the size of one dim of one tensor."""
-
-    origin: Origin
-    tensor: torch.Tensor
-    dim: int
-    fresh: bool = False
 
 
 # Layers that keep their own sizes: cutting sets those by type.
@@ -210,17 +104,18 @@ class SizeWatch(TorchFunctionMode):
     def __init__(self, listener: Listener) -> None:
         super().__init__()
         self._listener = listener
+        self._ranges = Ranges(listener)
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name in ("split", "split_with_sizes"):
-            sizes = args[1] if len(args) > 1 else kwargs.get("split_size_or_sections")
-            if isinstance(sizes, tuple | list):
-                self._listener.expect_split(list(sizes))
-        out = func(*args, **kwargs)
+        out = self._followed(func, name, args, kwargs)
+        if out is NotImplemented:
+            out = func(*args, **kwargs)
+        elif name != "__setitem__":  # whose value may be a number
+            return out
         if func == torch.Tensor.shape.__get__ or (name == "size" and isinstance(out, torch.Size)):  # type: ignore[attr-defined]
             return self._shape(args[0], out)
         if name == "size" and isinstance(out, int):
@@ -230,14 +125,18 @@ class SizeWatch(TorchFunctionMode):
             sizes = _sizes(args, kwargs)
             if -1 in sizes and len(sizes) == out.dim():
                 self._listener.size_inferred(out, sizes.index(-1))
-        numbers = [
-            number
-            for number in (*_traced(args), *_traced(kwargs.values()))
-            if self._is_mine(number)
-        ]
+        numbers = [n for n in _traced([*args, *kwargs.values()]) if self._is_mine(n)]
         if numbers:
             self._report(name, args, kwargs, out, numbers)
         return out
+
+    def _followed(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
+        """The result of a call that is followed in a way of its own; else ``NotImplemented``."""
+        if name in ("split", "split_with_sizes"):
+            sizes = args[1] if len(args) > 1 else kwargs.get("split_size_or_sections")
+            if isinstance(sizes, tuple | list):
+                self._listener.expect_split(list(sizes))
+        return self._ranges.taken(func, name, args, kwargs)
 
     def _is_mine(self, size: object) -> TypeGuard[TracedInt]:
         """Whether a number was traced here; a cache may hold one of another trace."""

@@ -7,6 +7,7 @@ import numpy as np
 from prunus.graph.labels import FIXED, Factor, Labels
 from prunus.graph.provenance import TracedInt
 from prunus.graph.walk import Walk, rule
+from prunus.plan import IntArray
 
 
 @rule(
@@ -99,6 +100,9 @@ def _take_position(walk: Walk, labels: Labels, dim: int, position: int, n: int) 
     return labels.moved({d: d - (d > dim) for d in range(n) if d != dim})
 
 
+_BY_NUMBERS = "cuts a range by numbers with no known origin; use chunk, or an attribute (self.n)"
+
+
 @rule("slice")
 def slice_(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A range of positions of a dim."""
@@ -109,16 +113,20 @@ def slice_(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
     size = args[0].shape[dim]
     first = min(max((start or 0) + (size if (start or 0) < 0 else 0), 0), size)
     picked = np.arange(first, size, step or 1)[: out.shape[dim]]
-    walk.mark(out, _take_range(walk, walk.labels(args[0]), dim, picked, size))
+    # Ends that were traced follow what stays before them (told to the walk).
+    followed = walk.split_sizes == [first, first + len(picked)]
+    walk.mark(out, _take_range(walk, walk.labels(args[0]), dim, picked, followed=followed))
     return out
 
 
-def _take_range(walk: Walk, labels: Labels, dim: int, picked: Any, size: int) -> Labels:
+def _take_range(
+    walk: Walk, labels: Labels, dim: int, picked: IntArray, *, followed: bool
+) -> Labels:
     factor = labels.on(dim)
-    if factor is None or len(picked) == size:
+    if factor is None or len(picked) == factor.ids.shape[factor.dims.index(dim)]:
         return labels
-    if len(factor.dims) == 1:
-        return walk.algebra.keep_size(labels, dim, walk.reason("slice", "cuts a range by numbers"))
+    if len(factor.dims) == 1 and not followed and not walk.masked:  # which knows no traced ends
+        return walk.algebra.keep_size(labels, dim, walk.reason("slice", _BY_NUMBERS))
     part = Factor(factor.dims, factor.ids.take(picked, axis=factor.dims.index(dim)))
     return Labels(tuple(part if f is factor else f for f in labels.factors), labels.param)
 
@@ -139,13 +147,14 @@ def split(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
             for start, size in zip(np.cumsum([0, *sizes[:-1]]), expected, strict=True):
                 if not isinstance(size, TracedInt):
                     walk.atoms.pin(
-                        factor.ids[start : start + size], walk.reason("split", "fixed size")
+                        factor.ids[start : start + size],
+                        walk.reason("split", "a number in the code; use an attribute (self.n)"),
                     )
         elif len(set(sizes)) == 1:
             rows = factor.ids.reshape(len(out), -1)
             walk.atoms.union(rows[1:], rows[:1], walk.reason("split", "into equal parts"))
         elif not walk.masked:  # which knows no traced sizes, and changes no label
-            reason = walk.reason("split", "into unequal parts")
+            reason = walk.reason("split", "into unequal parts; use attributes (self.n)")
             labels = walk.algebra.keep_size(labels, dim, reason)
     start = 0
     for part, size in zip(out, sizes, strict=True):

@@ -1,0 +1,183 @@
+"""Whole numbers that remember where they came from, through the little arithmetic done with sizes."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from prunus.plan import IntArray
+
+Origin = tuple[str, str] | IntArray
+
+
+class Followed(int):
+    """An ``int`` whose sums and whole shares tell what they were computed from."""
+
+    __hash__ = int.__hash__
+
+    @property
+    def parts(self) -> "Parts":
+        """The traced numbers (or whole shares of them) whose sum this is, in order."""
+        raise NotImplementedError
+
+    def __add__(self, other: Any) -> int:
+        return _sum(self, other) if isinstance(other, int) else NotImplemented
+
+    def __radd__(self, other: Any) -> int:
+        return _sum(other, self) if isinstance(other, int) else NotImplemented
+
+    def __mul__(self, times: Any) -> int:
+        if type(times) is int and 0 < times <= _MOST_PARTS:
+            return _sum(*[self] * times)
+        return int(self) * int(times) if isinstance(times, int) else NotImplemented
+
+    __rmul__ = __mul__
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> int:
+        return int(self)
+
+    def __reduce__(self) -> tuple[type[int], tuple[int]]:
+        return int, (int(self),)
+
+
+class ComputedInt(Followed):
+    """``2 * d``, ``a + b`` or ``n // 2`` of traced numbers: known as the end of a range, else plain."""
+
+    _parts: "Parts"
+
+    @property
+    def parts(self) -> "Parts":
+        """What it was computed from."""
+        return self._parts
+
+
+class TracedInt(Followed):
+    """An ``int`` that knows where it was read from.
+
+    ``origin`` is an attribute (module path, name), or the labels of the dim whose size it is.
+    """
+
+    origin: Origin
+    listener: "Listener"
+
+    __hash__ = int.__hash__
+
+    @property
+    def parts(self) -> "Parts":
+        """The number itself."""
+        return ((self, 1),)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, TracedInt):
+            if other.listener is self.listener:  # else a cache kept it from another trace
+                self.listener.sizes_compared(self, other)
+            return int(self) == int(other)
+        return int(self) == other
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __lt__(self, other: int) -> bool:
+        self._ordered(other)
+        return int(self) < int(other)
+
+    def __le__(self, other: int) -> bool:
+        self._ordered(other)
+        return int(self) <= int(other)
+
+    def __gt__(self, other: int) -> bool:
+        self._ordered(other)
+        return int(self) > int(other)
+
+    def __ge__(self, other: int) -> bool:
+        self._ordered(other)
+        return int(self) >= int(other)
+
+    def _ordered(self, other: int) -> None:
+        """The order of sizes may turn with a cut; a number on a module is often just checked."""
+        for number in (self, other):
+            if isinstance(number, TracedInt) and not isinstance(number.origin, tuple):
+                number.listener.scalar_used(number.origin)
+
+    def __float__(self) -> float:
+        self.listener.scalar_used(self.origin)
+        return float(int(self))
+
+    def __truediv__(self, other: Any) -> Any:
+        self.listener.scalar_used(self.origin)
+        return int(self) / other
+
+    def __rtruediv__(self, other: Any) -> Any:
+        self.listener.scalar_used(self.origin)
+        return other / int(self)
+
+    def __pow__(self, other: Any, modulo: None = None) -> Any:  # type: ignore[override]  # no modulo
+        self.listener.scalar_used(self.origin)
+        return int(self) ** other
+
+    def __floordiv__(self, shares: Any) -> int:
+        if not isinstance(shares, int):
+            return NotImplemented
+        size = int(self) // int(shares)
+        exact = type(shares) is int and 0 < shares <= _MOST_PARTS and 0 < size * shares == int(self)
+        return _computed(size, ((self, shares),)) if exact else size
+
+
+Parts = tuple[tuple[TracedInt, int], ...]
+"""Traced numbers, each with how many equal shares are made of it: the sum of one share of each."""
+_MOST_PARTS = 64  # a loop that counts up sizes is no end of a range
+
+
+def _computed(value: int, parts: Parts) -> ComputedInt:
+    number = ComputedInt(value)
+    number._parts = parts
+    return number
+
+
+def _sum(*terms: int) -> int:
+    """A sum that remembers its terms, where all of them are followed."""
+    value = sum(map(int, terms))
+    if not all(isinstance(term, Followed) or (type(term) is int and not term) for term in terms):
+        return value
+    parts = tuple(part for term in terms if isinstance(term, Followed) for part in term.parts)
+    return _computed(value, parts) if len(parts) <= _MOST_PARTS else value
+
+
+class Listener(Protocol):
+    """Hears what becomes of traced numbers."""
+
+    def dim_labels(self, tensor: torch.Tensor, dim: int) -> IntArray | None:
+        """Labels of one dim, its own axis first; None where it carries none."""
+
+    def size_used(self, use: "SizeUse") -> None:
+        """A dim was made with a traced size."""
+
+    def size_inferred(self, tensor: torch.Tensor, dim: int) -> None:
+        """A view left the size of one dim open."""
+
+    def scalar_used(self, origin: Origin) -> None:
+        """A formula computed with a traced number."""
+
+    def sizes_compared(self, one: TracedInt, other: TracedInt) -> None:
+        """Two traced numbers were asked whether they are equal."""
+
+    def expect_split(self, sizes: list[int]) -> None:
+        """A split into these sizes follows."""
+
+
+def traced_int(value: int, origin: Origin, listener: Listener) -> TracedInt:
+    """A number that remembers its origin and tells what it is used for."""
+    number = TracedInt(value)
+    number.origin = origin
+    number.listener = listener
+    return number
+
+
+@dataclass(frozen=True)
+class SizeUse:
+    """A traced number used as the size of one dim of one tensor."""
+
+    origin: Origin
+    tensor: torch.Tensor
+    dim: int
+    fresh: bool = False

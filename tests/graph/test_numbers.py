@@ -205,6 +205,29 @@ def test_a_first_channel_taken_alone_stays() -> None:
     assert [g.units for g in trace(network, TOKENS).cuttable] == [23]
 
 
+def test_a_grid_is_made_for_any_number_of_channels() -> None:
+    class Warped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 3, 1)
+            self.register_buffer("turn", torch.tensor([[[0.8, 0.2, 0.1], [-0.2, 0.8, 0.0]]]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.a(x)
+            turn = self.get_buffer("turn").expand(x.shape[0], 2, 3)
+            grid = functional.affine_grid(turn, h.size(), align_corners=False)
+            out: Tensor = self.b(functional.grid_sample(h, grid, align_corners=False))
+            return out
+
+    network, x = Warped().eval(), torch.randn(2, 3, 8, 8)
+    found = trace(network, x)
+    assert [(g.name, g.units) for g in found.cuttable] == [("a", 8)]
+    for kept in (5, 1):
+        plan = found.plan({"a": np.arange(8) < kept})
+        assert certify(network, found, plan).passed
+        assert count_macs(cut(network, plan), x[:1]).macs == found.macs(plan.channels)
+
+
 class Attention(nn.Module):
     """Reads its sizes from an object of settings, whatever it is called."""
 

@@ -132,11 +132,22 @@ class SizeWatch(TorchFunctionMode):
 
     def _followed(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
         """The result of a call that is followed in a way of its own; else ``NotImplemented``."""
+        if name == "affine_grid":
+            return self._grid(func, *args, **kwargs)
         if name in ("split", "split_with_sizes"):
             sizes = args[1] if len(args) > 1 else kwargs.get("split_size_or_sections")
             if isinstance(sizes, tuple | list):
                 self._listener.expect_split(list(sizes))
         return self._ranges.taken(func, name, args, kwargs)
+
+    def _grid(
+        self, func: Any, theta: torch.Tensor, size: Sequence[int], *rest: Any, **more: Any
+    ) -> Any:
+        """A grid is the same for any number of channels, though all sizes are looked at."""
+        for number in (*size[:1], *size[2:]):
+            if self._is_mine(number):
+                self._listener.scalar_used(number.origin)
+        return func(theta, [int(number) for number in size], *rest, **more)
 
     def _is_mine(self, size: object) -> TypeGuard[TracedInt]:
         """Whether a number was traced here; a cache may hold one of another trace."""

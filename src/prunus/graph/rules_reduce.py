@@ -320,3 +320,23 @@ def rms_norm(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
     _reduced(walk, labels, [last])
     walk.mark(out[0] if isinstance(out, tuple) else out, Labels(labels.factors))
     return out
+
+
+@rule("_weight_norm_interface")
+def weight_norm(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """``g * v / |v|`` with a norm per position of one dim, over all the others: of kept channels alone.
+
+    As with a layer norm, what stays is normalised anew where channels that are read go.
+    """
+    v, g = args[0], args[1]
+    dim = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % v.dim()
+    others = [d for d in range(v.dim()) if d != dim]
+    kept = _kept(walk, v, others)
+    out = func(_narrow(v, kept), *args[1:], **kwargs)
+    out = (_widen(out[0], v, kept), *out[1:])
+    reason = walk.reason("weight norm", "its size cannot change")
+    operands = [(walk.labels(v), tuple(v.shape)), (walk.labels(g), tuple(g.shape))]
+    labels = walk.algebra.elementwise(operands, v.shape, reason)
+    _reduced(walk, labels, others)
+    walk.mark(out[0], labels)
+    return out

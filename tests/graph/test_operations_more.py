@@ -53,3 +53,45 @@ def test_weights_with_a_norm_are_normalised_anew_over_the_channels_that_stay() -
     weight = scale * direction / direction.square().sum((1, 2), keepdim=True).sqrt()
     hidden = functional.conv1d(first(x)[:, stays].relu(), weight, second.bias)
     assert torch.allclose(small(x), network[4](hidden.relu()), atol=1e-6)
+
+
+class TokenMixer(nn.Module):
+    """Mixes tokens by convolutions of one position, over all channels or those of heads alike."""
+
+    def __init__(self, heads: int = 0) -> None:
+        super().__init__()
+        self.heads = heads
+        kind = nn.Conv2d if heads else nn.Conv1d
+        self.first, self.last = nn.Linear(16, 16), nn.Linear(16, 3)
+        self.mix, self.unmix = kind(6, 10, 1), kind(10, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x)
+        spread = hidden.unflatten(2, (self.heads, 4)) if self.heads else hidden
+        mixed = self.unmix(self.mix(spread).relu())
+        return cast("Tensor", self.last(hidden + (mixed.flatten(2) if self.heads else mixed)))
+
+
+def test_a_kernel_of_one_position_leaves_the_sizes_beside_its_channels_open() -> None:
+    for heads in (0, 4):
+        network, x = TokenMixer(heads), drawn(2, 6, 16)
+        found = proven(network, x)
+        assert units(found) == {"first": heads or 16, "mix": 10}
+        stays = np.arange(heads or 16) >= (heads or 16) // 4  # 12 channels
+        by_hand = 6 * 16 * 12 + 2 * (10 * 6) * 12 + 6 * 12 * 3
+        assert found.macs({"first": stays}) == by_hand
+
+
+def test_a_kernel_that_slides_keeps_the_size_that_it_slides_over() -> None:
+    sliding: list[dict[str, Any]] = [
+        {"kernel_size": 3, "padding": 1},
+        {"kernel_size": 1, "padding": 1},
+        {"kernel_size": 1, "stride": 2},
+    ]
+    for settings in sliding:
+        between = nn.Sequential(
+            nn.Linear(16, 16), nn.Conv1d(6, 10, **settings), nn.Upsample(16), nn.Linear(16, 3)
+        )
+        found = proven(between, drawn(2, 6, 16))
+        reason = next(g.refused for g in found.groups if g.axes[0].tensor == "0.weight")
+        assert "slides over this dimension" in reason

@@ -31,7 +31,8 @@ def convolution(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
     labels, w = walk.labels(x), walk.labels(weight)
     reason = walk.reason("convolution", "slides over this dimension")
     for dim in range(2, x.dim()):
-        labels = walk.algebra.keep_size(labels, dim, reason)
+        if not _passes(args, dim):
+            labels = walk.algebra.keep_size(labels, dim, reason)
         w = walk.algebra.keep_size(w, dim, KERNEL)
     walk.contracted(w, _ids(w, 0 if transposed else 1))
     if transposed:
@@ -47,20 +48,27 @@ def convolution(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
     if bias is not None:
         reason = walk.reason("convolution", "its outputs cannot be cut")
         _couple_vector(walk, walk.labels(bias), out_ids, reason)
-    batch = tuple(f for f in labels.factors if f.dims == (0,))
+    beside = tuple(f for f in labels.factors if 1 not in f.dims)
     channel = () if out_ids is None else (Factor((1,), out_ids),)
-    walk.mark(out, Labels(batch + channel))
+    walk.mark(out, Labels(beside + channel))
     spatial = x.shape if transposed else out.shape
     walk.count(
         "convolution",
         [
-            (int(spatial[0]), _ids(labels, 0)),
-            (_shape_but(spatial, 0, 1) * _shape_but(weight.shape, 0, 1), None),
+            *((f.ids.size, f.ids) for f in beside),
+            (_shape_but(spatial, 1, *(d for f in beside for d in f.dims)), None),
+            (_shape_but(weight.shape, 0, 1), None),
             (weight.shape[0], _ids(w, 0)),
             (weight.shape[1], _ids(w, 1)),
         ],
     )
     return out
+
+
+def _passes(args: Args, dim: int) -> bool:
+    """Whether a kernel of one position leaves spatial dim ``dim`` as it is."""
+    stride, padding, more = (int(args[k][(dim - 2) % len(args[k])]) for k in (3, 4, 7))
+    return args[1].shape[dim] == 1 and stride == 1 and padding == 0 and more == 0
 
 
 def _ids(labels: Labels, dim: int) -> IntArray | None:

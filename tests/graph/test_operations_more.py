@@ -95,3 +95,57 @@ def test_a_kernel_that_slides_keeps_the_size_that_it_slides_over() -> None:
         found = proven(between, drawn(2, 6, 16))
         reason = next(g.refused for g in found.groups if g.axes[0].tensor == "0.weight")
         assert "slides over this dimension" in reason
+
+
+class Turned(nn.Module):
+    """Attention whose queries and keys are turned by complex numbers, as in the code of Llama."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = 4
+        self.q, self.k, self.v, self.o = (nn.Linear(16, 16) for _ in range(4))
+        turns = torch.polar(torch.ones(6, 2), torch.arange(12.0).view(6, 2))
+        self.register_buffer("turns", turns, persistent=False)
+
+    def turn(self, x: Tensor) -> Tensor:
+        pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+        return torch.view_as_real(pairs * cast("Tensor", self.turns)).flatten(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            layer(x).view(*x.shape[:2], self.heads, 4).transpose(1, 2)
+            for layer in (self.q, self.k, self.v)
+        )
+        mixed = functional.scaled_dot_product_attention(self.turn(q), self.turn(k), v)
+        return cast("Tensor", self.o(mixed.transpose(1, 2).flatten(2)))
+
+
+def test_heads_go_whole_where_they_are_turned_by_complex_numbers() -> None:
+    network, x = Turned(), drawn(2, 6, 16)
+    assert units(proven(network, x)) == {"q": 4}
+
+
+class Pairs(nn.Module):
+    """Channels in pairs, each a complex number that is multiplied by a learned one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(16, 12), nn.Linear(12, 3)
+        self.factors = nn.Parameter(drawn(6, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pairs = torch.view_as_complex(self.first(x).unflatten(-1, (-1, 2)))
+        turned = torch.view_as_real(pairs * torch.view_as_complex(self.factors))
+        return cast("Tensor", self.last(turned.flatten(-2)))
+
+
+def test_both_parts_of_a_complex_number_go_together() -> None:
+    network, x = Pairs(), drawn(2, 16)
+    found = proven(network, x)
+    assert units(found) == {"first": 6}
+    small = cut(network, found.plan({"first": np.arange(6) != 1}))
+    stays = torch.arange(12) // 2 != 1
+    assert torch.equal(cast("Any", small).first.weight, network.first.weight[stays])
+    with torch.no_grad():
+        network.last.weight[:, ~stays] = 0  # nothing reads the pair that went
+    assert torch.allclose(small(x), network(x), atol=1e-6)

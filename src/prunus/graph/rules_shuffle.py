@@ -1,4 +1,4 @@
-"""Label rules of operations that deal channels out: into pixels, into other places, into gates."""
+"""Label rules of operations that deal channels out: into pixels, other places, gates, pairs."""
 
 from typing import Any
 
@@ -73,4 +73,22 @@ def glu(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         walk.atoms.union(rows[1], rows[0], reason)
         labels = _with_channel(labels, dim, rows[0])
     walk.mark(out, Labels(labels.factors))
+    return out
+
+
+@rule("view_as_complex")
+def view_as_complex(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Pairs along the last dim become one number each: a pair goes whole."""
+    out = func(*args, **kwargs)
+    last = args[0].dim() - 1
+    reason = walk.reason("view_as_complex", "a number has two parts")
+    walk.mark(out, walk.algebra.keep_size(walk.labels(args[0]), last, reason))
+    return out
+
+
+@rule("view_as_real")
+def view_as_real(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A last dim of two is added."""
+    out = func(*args, **kwargs)
+    walk.mark(out, walk.labels(args[0]))
     return out

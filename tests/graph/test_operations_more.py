@@ -149,3 +149,42 @@ def test_both_parts_of_a_complex_number_go_together() -> None:
     with torch.no_grad():
         network.last.weight[:, ~stays] = 0  # nothing reads the pair that went
     assert torch.allclose(small(x), network(x), atol=1e-6)
+
+
+class Picked(nn.Module):
+    """Channels of one or two layers are picked by one buffer that leaves some of them out."""
+
+    def __init__(self, other: str) -> None:
+        super().__init__()
+        self.other = other
+        self.a, self.b = nn.Linear(16, 8), nn.Linear(16, 8)
+        self.after_a, self.after_b = nn.Linear(8, 2), nn.Linear(8, 2)
+        self.c, self.d, self.words = nn.Linear(4, 2), nn.Linear(4, 2), nn.Embedding(9, 2)
+        self.register_buffer("at", torch.tensor([1, 3, 4, 6]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, at = self.a(x), self.b(x), cast("Tensor", self.at)
+        more = {
+            "layer": lambda: self.d(b[:, at]),
+            "input": lambda: self.d(x[:, at]),
+            "table": lambda: self.words(at).sum(0),
+            "gathered": lambda: self.d(x.gather(1, at.expand(len(x), 4))),
+            "shifted": lambda: self.d(b[:, at + 1]),
+        }[self.other]()
+        return cast("Tensor", self.c(a[:, at]) + more + self.after_a(a) + self.after_b(b))
+
+
+def test_what_one_buffer_picks_from_is_cut_at_the_same_positions() -> None:
+    network, x = Picked("layer"), drawn(2, 16)
+    found = proven(network, x)
+    assert units(found) == {"a": 4, "a#2": 4}  # those that it leaves out, those that it picks
+    small = cast("Any", cut(network, found.plan({"a": np.arange(4) > 0})))
+    assert small.at.tolist() == [0, 2, 3, 5]  # the first channel of both went
+    assert (small.a.out_features, small.b.out_features) == (7, 7)
+
+
+def test_a_buffer_that_also_picks_from_what_stays_is_not_renumbered() -> None:
+    for other in ("input", "table", "gathered", "shifted"):
+        network = Picked(other)
+        found = proven(network, drawn(2, 16))
+        assert units(found) == ({} if other == "shifted" else {"b": 8})

@@ -8,6 +8,7 @@ import torch
 from prunus.graph.inputs import flat_tensors
 from prunus.graph.labels import FIXED, LOOKUP, NONE, Factor, Labels
 from prunus.graph.walk import Reindexed, Walk, rule
+from prunus.plan import IntArray
 
 
 @rule("tril", "triu", "argmax", "argmin", "diagonal", "any", "all")
@@ -44,7 +45,7 @@ def embedding(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
     out = func(*args, **kwargs)
     weight, ids = args[0], args[1]
     table = walk.algebra.keep_size(walk.labels(weight), 0, LOOKUP)
-    walk.algebra.pin_all(walk.labels(ids), LOOKUP)
+    read_plainly(walk, ids, LOOKUP)
     column = table.on(1)
     walk.mark(out, NONE if column is None else Labels((Factor((out.dim() - 1,), column.ids),)))
     return out
@@ -65,22 +66,51 @@ def pick(walk: Walk, labels: Labels, dim: int, index: torch.Tensor) -> Labels:
     labels, ids = walk.algebra.single(labels, dim, reason)
     buffer = walk.name_of(index)
     if ids is None:
-        walk.algebra.pin_all(walk.labels(index), reason)
+        read_plainly(walk, index, reason)
         return Labels(labels.factors)
     rest = tuple(f for f in labels.factors if dim not in f.dims)
-    if buffer is None:
-        walk.atoms.pin(ids, reason)
-        return Labels(rest)
     entries = walk.labels(index).on(0)
-    if entries is None:
+    if buffer is None or entries is None:
+        read_plainly(walk, index, reason)
         walk.atoms.pin(ids, reason)
         return Labels(rest)
+    _numbers(walk, buffer, ids)
     picked = ids[index.cpu().numpy()]
     free = walk.atoms.resolve(picked) != FIXED
     walk.atoms.union(entries.ids[free], picked[free])
-    if not walk.masked:
-        walk.findings.reindexed.append(Reindexed(buffer, ids))
     return Labels((*rest, Factor((dim,), entries.ids)))
+
+
+def _numbers(walk: Walk, buffer: str, ids: IntArray) -> None:
+    """A buffer's values are positions on ``ids``; they can follow one cut, so all it picks from share it.
+
+    That goes for positions which it does not pick, too: what lies behind them gets another number.
+    """
+    if walk.masked:
+        return
+    reason = f"'{buffer}' picks positions of several sizes by number"
+    for other in (item.ids for item in walk.findings.reindexed if item.buffer == buffer):
+        if other.size == ids.size:
+            walk.atoms.union(other, ids, reason)
+        else:
+            for one in (other, ids):
+                walk.atoms.pin(one, reason)
+    walk.findings.reindexed.append(Reindexed(buffer, ids))
+
+
+def read_plainly(walk: Walk, index: torch.Tensor, reason: str) -> None:
+    """An index into what stays whole: it stays as it is."""
+    walk.algebra.pin_all(walk.labels(index), reason)
+    _keep_values(walk, index)
+
+
+def _keep_values(walk: Walk, index: torch.Tensor) -> None:
+    """Buffers that a tensor is, or was computed from, are not renumbered."""
+    starts = np.array([start for start, _ in walk.findings.owners])
+    for factor in walk.labels(index).factors:
+        for k in np.unique(np.searchsorted(starts, factor.ids.ravel(), side="right") - 1):
+            if k >= 0:
+                _numbers(walk, walk.findings.owners[k][1][0], np.zeros(1, dtype=np.int64))
 
 
 @rule("index")
@@ -96,7 +126,7 @@ def index(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     reason = LOOKUP if labels.param else walk.reason("index", "picks positions by number")
     for d in at:
         labels = walk.algebra.keep_size(labels, d, reason)
-        walk.algebra.pin_all(walk.labels(indices[d]), LOOKUP)
+        read_plainly(walk, indices[d], LOOKUP)
     contiguous = at == list(range(at[0], at[-1] + 1)) if at else True
     spread = out.dim() - (source.dim() - len(at))
     if not contiguous or any(i is not None and i.dtype == torch.bool for i in indices):
@@ -116,6 +146,7 @@ def gather(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
     source, dim, index = args[0], args[1] % args[0].dim(), args[2]
     reason = walk.reason(func.overloadpacket.__name__, "picks positions by number")
     labels = walk.algebra.keep_size(walk.labels(source), dim, reason)
+    _keep_values(walk, index)
     where = walk.algebra.keep_size(walk.labels(index), dim, reason)
     operands = [(labels, _one(source.shape, dim)), (where, _one(index.shape, dim))]
     walk.mark(out, walk.algebra.elementwise(operands, _one(out.shape, dim), reason))

@@ -1,7 +1,8 @@
 """Which networks of timm and torchvision can be cut, as those libraries build them.
 
     python benchmarks/coverage_libraries.py               # all, one to two hours on two cores
-    python benchmarks/coverage_libraries.py swin vit_b    # some, printed and not recorded
+    python benchmarks/coverage_libraries.py swin vit_b    # some, once more, and no record
+    python benchmarks/coverage_libraries.py table         # the record of those measured so far
 
 One small network of each module of a library, at its own resolution and with random weights; of
 torchvision those that give classes or masks for one input. Modules of timm whose smallest has more
@@ -16,6 +17,7 @@ import json
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -74,36 +76,51 @@ ON_BACKBONE = ("deeplabv3", "fcn", "lraspp")
 
 def main(patterns: list[str]) -> None:
     warnings.simplefilter("ignore")
-    rows = []
     networks = [
         *(("timm", name) for name in TIMM.split()),
         *(("torchvision", name) for name in TORCHVISION.split()),
     ]
-    for source, name in networks:
-        if patterns and not any(pattern in name for pattern in patterns):
-            continue
-        cell = CELLS / str(START.commit) / f"{source}-{name}.json"
-        if not cell.is_file() or patterns:
-            started = time.perf_counter()
-            row = measure(name, source, _builder(source), onnx=False)
-            seconds = time.perf_counter() - started
-            print(f"{source}:{name}: {seconds:.0f} s {row}", flush=True)
-            cell.parent.mkdir(parents=True, exist_ok=True)
-            cell.write_text(json.dumps(row), encoding="utf-8")
-        rows.append(json.loads(cell.read_text(encoding="utf-8")))
-    share = sum(row["certified"] for row in rows) / len(rows)
-    print(f"certified {share:.1%} of {len(rows)}")
-    if not patterns:
-        versions = {name: version(name) for name in ("timm", "torchvision")}
-        write_results(
-            "coverage_libraries",
-            rows,
-            seed=SEED,
-            kept_share=0.5,
-            samples=2,
-            random_halves=RANDOM_HALVES,
-            versions=versions,
-        )
+    if patterns != ["table"]:
+        for source, name in networks:
+            if not patterns or any(pattern in name for pattern in patterns):
+                _measure(source, name, again=bool(patterns))
+    if patterns in ([], ["table"]):
+        _write(networks)
+
+
+def _measure(source: str, name: str, *, again: bool) -> None:
+    cell = _cell(source, name)
+    if cell.is_file() and not again:
+        return
+    started = time.perf_counter()
+    row = measure(name, source, _builder(source), onnx=False)
+    print(f"{source}:{name}: {time.perf_counter() - started:.0f} s {row}", flush=True)
+    cell.parent.mkdir(parents=True, exist_ok=True)
+    cell.write_text(json.dumps(row), encoding="utf-8")
+
+
+def _cell(source: str, name: str) -> Path:
+    return CELLS / str(START.commit) / f"{source}-{name}.json"
+
+
+def _write(networks: list[tuple[str, str]]) -> None:
+    """Write what is measured; each row says of how many networks of its library."""
+    aim = Counter(source for source, _ in networks)
+    cells = [(source, _cell(source, name)) for source, name in networks]
+    rows = [
+        {**json.loads(cell.read_text(encoding="utf-8")), "of": aim[source]}
+        for source, cell in cells
+        if cell.is_file()
+    ]
+    write_results(
+        "coverage_libraries",
+        rows,
+        seed=SEED,
+        kept_share=0.5,
+        samples=2,
+        random_halves=RANDOM_HALVES,
+        versions={name: version(name) for name in ("timm", "torchvision")},
+    )
 
 
 def _builder(source: str) -> Callable[[str], Built]:

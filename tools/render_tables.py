@@ -53,7 +53,8 @@ def coverage_libraries(rows: Rows) -> str:
         told = ("traced", "certified", "backward", "predicted_equals_counted")
         counts = [sum(bool(row[name]) for row in mine) for name in told]
         counts += [sum(row[name] for row in mine) for name in ("groups_total", "groups_refused")]
-        lines.append(f"| {source}: {len(mine)} | {' | '.join(map(str, counts))} |")
+        aim = "" if len(mine) == mine[0]["of"] else f" (partial: the aim is {mine[0]['of']})"
+        lines.append(f"| {source}: {len(mine)}{aim} | {' | '.join(map(str, counts))} |")
     return "\n".join([*lines, *_not_certified(rows)])
 
 

@@ -166,13 +166,14 @@ def test_an_end_is_as_many_as_stay_before_it() -> None:
 UNCLEAR: dict[str, nn.Module] = {
     "plain numbers": between(lambda _, h: gated(h[..., :12], h[..., 12:]), 24, 12),
     "steps": between(lambda _, h: gated(h[..., ::2], h[..., 1::2]), 24, 12),
+    "steps up to an attribute": between(lambda n, h: h[..., : n.d : 2], 24, 6, d=12),
     "from the end": between(lambda n, h: gated(h[..., : -n.d], h[..., -n.d :]), 24, 12, d=12),
     "a plain start": between(lambda n, h: h[..., 1 : n.d], 24, 11, d=12),
     "no whole share": between(lambda _, h: h[..., : h.shape[-1] // 5], 24, 4),
     "more than a share": between(lambda n, h: h[..., : n.d + 1], 24, 13, d=12),
     "a split by a number": between(lambda n, h: swapped(*h.split([2 * n.d, 4], -1)), 24, 24, d=10),
     "unequal parts by number": between(lambda _, h: swapped(*h.tensor_split([9], -1)), 24, 24),
-    "parts that are not equal": between(lambda _, h: swapped(*h.tensor_split(2, -1)), 25, 25),
+    "parts that are not equal": between(lambda _, h: h.tensor_split(4, -1)[3], 25, 6),
     "a narrow range by number": between(lambda n, h: h.narrow(-1, n.d, 4), 24, 4, d=12),
 }
 
@@ -200,9 +201,12 @@ def test_a_number_that_also_cuts_what_stays_is_not_changed() -> None:
     assert "'d' of '' serves several sizes" in refusals(found).values()
 
 
-def test_a_first_channel_taken_alone_stays() -> None:
-    network = between(lambda n, h: swapped(h[..., : n.d], h[..., n.d :]), 24, 24, d=1)
-    assert [g.units for g in trace(network, TOKENS).cuttable] == [23]
+def test_channels_taken_one_by_one_stay() -> None:
+    """A dim of size 1 carries no labels: nothing else would tell that they are read."""
+    network = between(
+        lambda n, h: gated(h[..., : n.d], h[..., n.d : 2 * n.d]) * h[..., 2 * n.d :], 24, 22, d=1
+    )
+    assert [g.units for g in trace(network, TOKENS, verify=False).cuttable] == [22]
 
 
 def test_a_grid_is_made_for_any_number_of_channels() -> None:
@@ -311,6 +315,31 @@ def test_settings_that_modules_share_are_the_others_still() -> None:
     assert [layer.args.heads for layer in small] == [2, 4]
     assert all(vars(layer)["args"] is shared for layer in layers)
     assert shared.heads == 4
+
+
+class Writes(nn.Module):
+    """Tells the next module how many tokens there are."""
+
+    def __init__(self, state: Any) -> None:
+        super().__init__()
+        self.state, self.inner = state, nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.state.tokens = x.shape[1]
+        out: Tensor = self.inner(x)
+        return out
+
+
+class Reads(Writes):
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.inner(x.reshape(x.shape[0], self.state.tokens, -1).relu())
+        return out
+
+
+def test_what_modules_tell_one_another_by_stays_one_object() -> None:
+    state = SimpleNamespace(tokens=1)
+    found = trace(nn.Sequential(Writes(state), Reads(state)).eval(), TOKENS)
+    assert [(g.name, g.units) for g in found.cuttable] == [("0.inner", 16)]
 
 
 FILE = """

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from prunus.graph.attributes import is_settings, with_entries
+from prunus.graph.attributes import is_settings, with_entries, written_through
 from prunus.graph.ranges import Ranges
 from prunus.graph.traced_numbers import Listener, Origin, SizeUse, TracedInt, traced_int
 
@@ -52,6 +52,8 @@ def plant(network: nn.Module, listener: Listener) -> None:
     Layers of ``torch.nn`` are left out: cutting sets their attributes by type, which is that of their
     weights.
     """
+    # A model of Hugging Face writes to its config, but not while it runs.
+    states = written_through(network) - {"config"}
     for path, module in network.named_modules():
         own = type(module).__module__.startswith("torch.nn.")
         if (isinstance(module, _LAYERS) or own) and not _tells_its_size(module):
@@ -59,7 +61,7 @@ def plant(network: nn.Module, listener: Listener) -> None:
         for key, value in list(vars(module).items()):
             if key.startswith("_"):
                 continue
-            if is_settings(value):
+            if is_settings(value) and key not in states:
                 module.__dict__[key] = _traced_settings(value, (path, key), listener)
             else:
                 module.__dict__[key] = _wrap(value, (path, key), listener)

@@ -188,3 +188,92 @@ def test_a_buffer_that_also_picks_from_what_stays_is_not_renumbered() -> None:
         network = Picked(other)
         found = proven(network, drawn(2, 16))
         assert units(found) == ({} if other == "shifted" else {"b": 8})
+
+
+class Experts(nn.Module):
+    """A layer out of two for each token; how tokens come to their experts and back is given."""
+
+    def __init__(self, dispatch: str) -> None:
+        super().__init__()
+        self.dispatch = dispatch
+        self.first, self.last = nn.Linear(16, 12), nn.Linear(12, 3)
+        self.route = nn.Linear(16, 2)
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 12)) for _ in range(2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x)
+        weights, chosen = self.route(x).softmax(-1).topk(1)
+        out = torch.zeros_like(hidden)
+        for k, expert in enumerate(self.experts):
+            mask = chosen[..., 0] == k
+            if self.dispatch == "mask":
+                out[mask] = expert(hidden[mask]) * weights[mask]
+                continue
+            flat, rows = out.flatten(0, 1), torch.where(mask.flatten())[0]
+            mine = expert(hidden.flatten(0, 1)[rows]) * weights.flatten(0, 1)[rows]
+            if self.dispatch == "index_add":
+                flat.index_add_(0, rows, mine)
+            elif self.dispatch == "index_put":
+                flat.index_put_((rows,), mine, accumulate=True)
+            else:
+                flat.scatter_add_(0, rows[:, None].expand_as(mine), mine)
+        return cast("Tensor", self.last(out))
+
+
+def test_tokens_are_dealt_to_experts_and_put_back() -> None:
+    for dispatch in ("mask", "index_add", "index_put", "scatter_add"):
+        network, x = Experts(dispatch), drawn(2, 6, 16)
+        found = proven(network, x)
+        assert units(found) == {"first": 12, "experts.0.0": 8, "experts.1.0": 8}
+        # By hand, with two channels cut and one unit of the first expert: rows go where they went.
+        to_first = int((network.route(x[:1]).argmax(-1) == 0).sum())
+        experts = to_first * 2 * 10 * 7 + (6 - to_first) * 2 * 10 * 8
+        keep = {"first": np.arange(12) > 1, "experts.0.0": np.arange(8) > 0}
+        assert found.macs(keep) == 6 * 16 * 10 + 6 * 16 * 2 + experts + 6 * 10 * 3
+
+
+class Scattered(nn.Module):
+    """Positions of one layer are put over those of another, as far as an index says."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.a, self.b, self.last = nn.Linear(16, 8), nn.Linear(16, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.a(x), self.b(x)
+        at = torch.arange(6).flip(0)[None, :, None].expand_as(a)[..., : self.channels]
+        return cast("Tensor", self.last(a.scatter(1, at, b)))
+
+
+def test_both_sides_of_a_scatter_are_cut_alike_or_stay() -> None:
+    network, x = Scattered(8), drawn(2, 6, 16)
+    found = proven(network, x)
+    assert units(found) == {"a": 8}
+    small = cast("Any", cut(network, found.plan({"a": np.arange(8) != 2})))
+    assert (small.a.out_features, small.b.out_features) == (7, 7)
+    assert units(proven(Scattered(5), x)) == {}  # the index is shorter than what it picks from
+
+
+class Between(nn.Module):
+    """``last(between(first(x)))``."""
+
+    def __init__(self, first: nn.Module, between: Any, last: nn.Module) -> None:
+        super().__init__()
+        self.first, self.last, self._between = first, last, between
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast("Tensor", self.last(self._between(self.first(x))))
+
+
+def test_channels_that_a_mask_names_one_by_one_stay() -> None:
+    def blanked(h: Tensor) -> Tensor:
+        out = h.clone()
+        out[:, torch.ones(6, 8, dtype=torch.bool)] = 0.5
+        return out
+
+    network = Between(nn.Linear(16, 8), blanked, nn.Linear(8, 3))
+    refused = trace(network.eval(), drawn(2, 6, 16)).groups[0].refused
+    assert refused == "index_put in 'the network': puts values in by number"

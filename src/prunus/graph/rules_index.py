@@ -124,37 +124,94 @@ def index(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         walk.mark(out, pick(walk, labels, at[0], indices[at[0]]))
         return out
     reason = LOOKUP if labels.param else walk.reason("index", "picks positions by number")
-    for d in at:
-        labels = walk.algebra.keep_size(labels, d, reason)
-        read_plainly(walk, indices[d], LOOKUP)
-    contiguous = at == list(range(at[0], at[-1] + 1)) if at else True
-    spread = out.dim() - (source.dim() - len(at))
-    if not contiguous or any(i is not None and i.dtype == torch.bool for i in indices):
-        walk.algebra.pin_all(labels, reason)
-        return out
-    new_dim = {
-        d: (d if d < at[0] else d - len(at) + spread) for d in range(source.dim()) if d not in at
-    }
-    walk.mark(out, labels.moved(new_dim, keep_param=False))
+    walk.mark(out, _picked(walk, labels, indices, (source.dim(), out.dim()), reason)[0])
     return out
 
 
-@rule("gather", "scatter", "scatter_")
+def _picked(
+    walk: Walk, labels: Labels, indices: list[Any], ranks: tuple[int, int], reason: str
+) -> tuple[Labels, dict[int, int]]:
+    """Labels of what indices pick, and where its dims that they leave alone lie in the source.
+
+    How many rows a mask picks is up to the data: sizes and MACs behind it are those of the example.
+    """
+    dims: list[int] = []
+    d = 0
+    for one in indices:
+        mask = one is not None and one.dtype in (torch.bool, torch.uint8)
+        wide = one.dim() if mask else 1
+        if one is not None:
+            read_plainly(walk, one, reason if mask else LOOKUP)
+            dims += range(d, d + wide)
+        d += wide
+    for d in dims:
+        labels = walk.algebra.keep_size(labels, d, reason)
+    if not dims or dims != list(range(dims[0], dims[-1] + 1)):
+        walk.algebra.pin_all(labels, reason)
+        return NONE, {}
+    shift = ranks[1] - ranks[0]
+    new_dim = {d: d if d < dims[0] else d + shift for d in range(ranks[0]) if d not in dims}
+    return labels.moved(new_dim, keep_param=False), {new: old for old, new in new_dim.items()}
+
+
+@rule("index_put", "index_put_", "_index_put_impl_")
+def index_put(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Advanced indexing the other way: indexed dims stay, along all others values are coupled."""
+    target, indices, values = args[0], list(args[1]), args[2]
+    shape = tuple(target[tuple(slice(None) if i is None else i for i in indices)].shape)
+    labels = walk.labels(target)
+    out = func(*args, **kwargs)
+    reason = walk.reason("index_put", "puts values in by number")
+    ranks = (target.dim(), len(shape))
+    picked, origin = _picked(walk, labels, indices, ranks, reason)
+    put = walk.labels(values)
+    for d in range(values.dim()):
+        if d + len(shape) - values.dim() not in origin:
+            put = walk.algebra.keep_size(put, d, reason)
+    operands = [(picked, shape), (put, tuple(values.shape))]
+    walk.mark(out, walk.algebra.elementwise(operands, shape, reason).moved(origin))
+    return out
+
+
+@rule("gather", "scatter", "scatter_", "scatter_add", "scatter_add_")
+@rule("scatter_reduce", "scatter_reduce_")
 def gather(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Positions of one dim picked element by element: that dim stays, others are coupled."""
+    _keep_values(walk, args[2])
+    labels = _alike(walk, func, list(flat_tensors((args, kwargs))), args[1])
     out = func(*args, **kwargs)
-    source, dim, index = args[0], args[1] % args[0].dim(), args[2]
-    reason = walk.reason(func.overloadpacket.__name__, "picks positions by number")
-    labels = walk.algebra.keep_size(walk.labels(source), dim, reason)
-    _keep_values(walk, index)
-    where = walk.algebra.keep_size(walk.labels(index), dim, reason)
-    operands = [(labels, _one(source.shape, dim)), (where, _one(index.shape, dim))]
-    walk.mark(out, walk.algebra.elementwise(operands, _one(out.shape, dim), reason))
+    walk.mark(out, labels)
     return out
 
 
-def _one(shape: Any, dim: int) -> list[int]:
-    return [1 if d == dim else int(size) for d, size in enumerate(shape)]
+@rule("index_add", "index_add_", "index_copy", "index_copy_", "index_fill", "index_fill_")
+def index_add(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Slices put in by number: their dim stays, others are coupled."""
+    read_plainly(walk, args[2], LOOKUP)
+    tensors = [args[0], *(t for t in flat_tensors((args[3:], kwargs)) if t.dim() == args[0].dim())]
+    labels = _alike(walk, func, tensors, args[1])
+    out = func(*args, **kwargs)
+    walk.mark(out, labels)
+    return out
+
+
+def _alike(walk: Walk, func: Any, tensors: list[torch.Tensor], dim: int) -> Labels:
+    """Labels of tensors, coupled along all dims but one; where they are not equally long, dims stay."""
+    n = tensors[0].dim()
+    reason = walk.reason(func.overloadpacket.__name__, "picks positions by number")
+    open_dims = [d for d in range(n) if len({t.shape[d] for t in tensors}) == 1 and d != dim % n]
+    operands = []
+    for tensor in tensors:
+        labels = walk.labels(tensor)
+        for d in range(n):
+            if d not in open_dims:
+                labels = walk.algebra.keep_size(labels, d, reason)
+        shape = [1] * n
+        for d in open_dims:  # one position that is spread (``expand_as``) follows what it meets
+            if tensor.stride(d) or labels.on(d) is not None:
+                shape[d] = int(tensor.shape[d])
+        operands.append((labels, shape))
+    return walk.algebra.elementwise(operands, tensors[0].shape, reason)
 
 
 @rule("im2col")

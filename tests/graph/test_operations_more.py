@@ -3,6 +3,7 @@
 from typing import Any, cast
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -268,6 +269,73 @@ class Between(nn.Module):
         return cast("Tensor", self.last(self._between(self.first(x))))
 
 
+def unpooled(h: Tensor) -> Tensor:
+    pooled, at = functional.max_pool2d(h, 2, return_indices=True)
+    return functional.max_unpool2d(pooled, at, [2, 2])
+
+
+def folded(h: Tensor) -> Tensor:
+    return functional.fold(functional.unfold(h, 3, padding=1), (6, 6), 3, padding=1)
+
+
+def standardised(h: Tensor, dim: int) -> Tensor:
+    deviation, mean = torch.std_mean(h, dim, keepdim=True)
+    return (h - mean) / (deviation + 1)
+
+
+# Over tokens, of which none goes: (a function of) [batch, tokens, channels].
+OVER_TOKENS: dict[str, Any] = {
+    "unfold": lambda h: h.unfold(1, 3, 1).mean(-1),
+    "any": lambda h: h * (h > 1).any(1, keepdim=True),
+    "all": lambda h: h * (h > -1).all(1)[:, None],
+    "argmax": lambda h: h * h.argmax(1, keepdim=True),
+    "argmin": lambda h: h * h.argmin(1)[:, None],
+    "median": lambda h: h - h.median(1, keepdim=True)[0],
+    "kthvalue": lambda h: h - h.kthvalue(2, 1)[0][:, None],
+    "std_mean": lambda h: standardised(h, 1),
+    "aminmax": lambda h: h - torch.aminmax(h, dim=1, keepdim=True)[0],
+}
+# Over channels: those that stay.
+OVER_CHANNELS: dict[str, Any] = {
+    "any over channels": lambda h: h * (h > 1).any(-1, keepdim=True),
+    "std_mean over channels": lambda h: standardised(h, -1),
+    "aminmax over channels": lambda h: h - torch.aminmax(h, dim=-1)[1][..., None],
+}
+POINTWISE: dict[str, Any] = {
+    "heaviside": lambda h: torch.heaviside(h, h.exp()),
+    "sinc": torch.sinc,
+    "deg2rad": torch.deg2rad,
+    "ldexp": lambda h: torch.ldexp(h, h.round()),
+    "signbit": lambda h: h * torch.signbit(h),
+    "logical_not_": lambda h: h * (h > 0).logical_not_(),
+    "bitwise_or_": lambda h: h * (h > 1).bitwise_or_(h < -1),
+    "complex": lambda h: torch.polar(h.exp(), h).mul(torch.complex(h, h)).conj().angle(),
+}
+FOLLOWED = OVER_TOKENS | OVER_CHANNELS | POINTWISE
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_channels_beside_it_are_cut_and_certified(name: str) -> None:
+    network = Between(nn.Linear(16, 8), FOLLOWED[name], nn.Linear(8, 3))
+    assert units(proven(network, drawn(2, 6, 16), rounds=2)) == {"first": 8}
+
+
+@pytest.mark.parametrize("between", [unpooled, folded])
+def test_images_are_put_together_channel_by_channel(between: Any) -> None:
+    network = Between(nn.Conv2d(3, 8, 1), between, nn.Conv2d(8, 3, 1))
+    assert units(proven(network, drawn(2, 3, 6, 6))) == {"first": 8}
+
+
+def test_channels_of_which_one_is_told_by_number_stay() -> None:
+    for told in (
+        lambda h: h * h.argmax(-1, keepdim=True),
+        lambda h: h - h.median(-1, keepdim=True)[0],
+        lambda h: h.unfold(-1, 3, 1).mean(-1).repeat(1, 1, 2)[..., :8],
+    ):
+        network = Between(nn.Linear(16, 8), told, nn.Linear(8, 3))
+        assert units(trace(network.eval(), drawn(2, 6, 16))) == {}
+
+
 def test_channels_that_a_mask_names_one_by_one_stay() -> None:
     def blanked(h: Tensor) -> Tensor:
         out = h.clone()
@@ -277,3 +345,16 @@ def test_channels_that_a_mask_names_one_by_one_stay() -> None:
     network = Between(nn.Linear(16, 8), blanked, nn.Linear(8, 3))
     refused = trace(network.eval(), drawn(2, 6, 16)).groups[0].refused
     assert refused == "index_put in 'the network': puts values in by number"
+
+
+def test_a_sampled_code_stays_and_what_lies_around_it_is_cut() -> None:
+    def sampled(h: Tensor) -> Tensor:
+        return functional.gumbel_softmax(h, dim=-1)
+
+    network = nn.Sequential(
+        Between(nn.Linear(16, 8), torch.relu, nn.Linear(8, 5)),
+        Between(nn.Identity(), sampled, nn.Linear(5, 8)),
+        nn.ReLU(),
+        nn.Linear(8, 3),
+    )
+    assert units(proven(network, drawn(2, 16))) == {"0.first": 8, "1.last": 8}

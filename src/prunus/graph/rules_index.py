@@ -11,7 +11,7 @@ from prunus.graph.walk import Reindexed, Walk, rule
 from prunus.plan import IntArray
 
 
-@rule("tril", "triu", "argmax", "argmin", "diagonal", "any", "all")
+@rule("tril", "triu", "diagonal")
 def whole(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Operations that mix positions in ways we do not follow: labelled inputs stay whole."""
     out = func(*args, **kwargs)
@@ -36,6 +36,30 @@ def along(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         labels = walk.algebra.keep_size(labels, int(dim) % n, walk.reason(name, "mixes positions"))
     for result in flat_tensors(out):
         walk.mark(result, Labels(labels.factors))
+    return out
+
+
+_ORDER_DIM = {"argmax": (1, None), "argmin": (1, None), "kthvalue": (2, -1), "mode": (1, -1)}
+
+
+@rule("argmax", "argmin", "median", "nanmedian", "kthvalue", "mode")
+def order(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """One position of a dim, which stays, is told by number; all other dims each for itself."""
+    out = func(*args, **kwargs)
+    name, n = func.overloadpacket.__name__, args[0].dim()
+    reason = walk.reason(name, "picks positions by number")
+    at, default = _ORDER_DIM.get(name, (1, None))
+    given = args[at] if len(args) > at else kwargs.get("dim", default)
+    labels = walk.labels(args[0])
+    if given is None or not n:
+        walk.algebra.pin_all(labels, reason)
+        return out
+    dim = int(given) % n
+    labels = Labels(walk.algebra.keep_size(labels, dim, reason).factors)
+    for result in flat_tensors(out):
+        gone = result.dim() < n
+        new_dim = {d: d - (gone and d > dim) for d in range(n) if d != dim}
+        walk.mark(result, labels.moved(new_dim))
     return out
 
 
@@ -222,4 +246,48 @@ def im2col(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
     if ids is not None:
         each = out.shape[1] // ids.size
         walk.mark(out, Labels((Factor((1,), np.repeat(ids, each)),)))
+    return out
+
+
+@rule("col2im")
+def col2im(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Folded patches: rows c*k … c*k + k - 1 become channel c, and go together."""
+    out = func(*args, **kwargs)
+    channel = args[0].dim() - 2
+    reason = walk.reason("col2im", "folds")
+    labels = walk.algebra.keep_size(walk.labels(args[0]), channel + 1, reason)
+    _, ids = walk.algebra.single(labels, channel, reason)
+    if ids is not None:
+        rows = ids.reshape(out.shape[channel], -1)
+        walk.atoms.union(rows[:, 1:], rows[:, :1], reason)
+        walk.mark(out, Labels((Factor((channel,), rows[:, 0]),)))
+    return out
+
+
+@rule("unfold")
+def unfold(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Windows over one dim, which stays, their positions in a new last one."""
+    out = func(*args, **kwargs)
+    labels, n = walk.labels(args[0]), args[0].dim()
+    if n:
+        reason = walk.reason("unfold", "slides over it")
+        labels = walk.algebra.keep_size(labels, args[1] % n, reason)
+    walk.mark(out, Labels(labels.factors))
+    return out
+
+
+@rule("max_unpool2d", "max_unpool3d")
+def max_unpool(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Values go back to where they were the largest, channel by channel."""
+    out = func(*args, **kwargs)
+    name, n = func.overloadpacket.__name__, out.dim()
+    reason = walk.reason(name, "picks positions by number")
+    spatial = 3 if "3d" in name else 2
+    operands = []
+    for tensor in args[:2]:
+        labels = walk.labels(tensor)
+        for dim in range(n - spatial, n):
+            labels = walk.algebra.keep_size(labels, dim, reason)
+        operands.append((labels, [*tensor.shape[: n - spatial], *[1] * spatial]))
+    walk.mark(out, walk.algebra.elementwise(operands, out.shape, reason))
     return out

@@ -92,7 +92,9 @@ def view_as_complex(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[s
 
 @rule("view_as_real")
 def view_as_real(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A last dim of two is added."""
+    """A last dim of two is added; labels that are fixed already (an input that a buffer turns) end."""
     out = func(*args, **kwargs)
-    walk.mark(out, walk.labels(args[0]))
+    labels = walk.labels(args[0])
+    free = tuple(f for f in labels.factors if walk.atoms.resolve(f.ids).any())
+    walk.mark(out, Labels(free, labels.param))
     return out

@@ -4,13 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from prunus.graph import rules_elementwise
 from prunus.graph.labels import Factor, Labels
 from prunus.graph.walk import Walk, rule
 from prunus.plan import IntArray
-
-# It registers its rules itself; naming it here keeps the import from looking unused.
-ALSO = (rules_elementwise,)
 
 
 @rule("pixel_shuffle")

@@ -15,6 +15,7 @@ from torch import nn
 from prunus.errors import CertificateError, GraphError, InputError, PrunusError
 from prunus.graph import (
     rules_contract,
+    rules_elementwise,
     rules_index,
     rules_pointwise,
     rules_reduce,
@@ -43,6 +44,7 @@ from prunus.sound import require_sound
 # The rules register themselves; naming the modules here keeps the imports from looking unused.
 RULE_MODULES = (
     rules_contract,
+    rules_elementwise,
     rules_index,
     rules_pointwise,
     rules_reduce,

@@ -330,15 +330,25 @@ class Writes(nn.Module):
         return out
 
 
+class Counts(Writes):
+    """Writes in a way that its code does not show."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        setattr(self.state, "tokens", x.shape[1])  # noqa: B010
+        out: Tensor = self.inner(x)
+        return out
+
+
 class Reads(Writes):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.inner(x.reshape(x.shape[0], self.state.tokens, -1).relu())
         return out
 
 
-def test_what_modules_tell_one_another_by_stays_one_object() -> None:
+@pytest.mark.parametrize("writer", [Writes, Counts])
+def test_what_modules_tell_one_another_by_stays_one_object(writer: type[Writes]) -> None:
     state = SimpleNamespace(tokens=1)
-    found = trace(nn.Sequential(Writes(state), Reads(state)).eval(), TOKENS)
+    found = trace(nn.Sequential(writer(state), Reads(state)).eval(), TOKENS)
     assert [(g.name, g.units) for g in found.cuttable] == [("0.inner", 16)]
 
 

@@ -358,3 +358,30 @@ def test_a_sampled_code_stays_and_what_lies_around_it_is_cut() -> None:
         nn.Linear(8, 3),
     )
     assert units(proven(network, drawn(2, 16))) == {"0.first": 8, "1.last": 8}
+
+
+class Blurred(nn.Module):
+    """A buffer slides over each channel by itself; the number of channels is an attribute or a size."""
+
+    def __init__(self, known: str) -> None:
+        super().__init__()
+        self.known, self.channels = known, 8
+        self.first, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 3, 1)
+        self.register_buffer("kernel", drawn(8, 1, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        groups = {"attribute": self.channels, "size": h.shape[1], "written": 8}[self.known]
+        kernel = cast("Tensor", self.kernel)
+        return cast("Tensor", self.last(functional.conv2d(h, kernel, stride=2, groups=groups)))
+
+
+def test_a_number_of_groups_off_a_layer_follows_the_cut() -> None:
+    for known in ("attribute", "size"):
+        network, x = Blurred(known), drawn(2, 3, 8, 8)
+        found = proven(network, x)
+        assert units(found) == {"first": 8}
+        small = cast("Any", cut(network, found.plan({"first": np.arange(8) > 2})))
+        assert torch.equal(small.kernel, cast("Tensor", network.kernel)[3:])
+        assert small.channels == (5 if known == "attribute" else 8)
+    assert "expected weight to be at least 8" in trace(Blurred("written"), x).groups[0].refused

@@ -46,11 +46,16 @@ _LAYERS = (
 )
 
 
-def plant(network: nn.Module, listener: Listener) -> None:
+def plant(network: nn.Module, listener: Listener, *, settings: bool = True) -> None:
     """Replace whole numbers on modules by ``TracedInt``, in place (give it a copy).
 
     Layers of ``torch.nn`` are left out: cutting sets their attributes by type, which is that of their
     weights.
+
+    Args:
+        network: The copy.
+        listener: Is told what becomes of the numbers.
+        settings: Those in bundles of any name as well, not only in ``config``.
     """
     # A model of Hugging Face writes to its config, but not while it runs.
     states = written_through(network) - {"config"}
@@ -61,7 +66,8 @@ def plant(network: nn.Module, listener: Listener) -> None:
         for key, value in list(vars(module).items()):
             if key.startswith("_"):
                 continue
-            if is_settings(value) and key not in states:
+            bundled = (settings and key not in states) or key == "config"
+            if is_settings(value) and bundled:
                 module.__dict__[key] = _traced_settings(value, (path, key), listener)
             else:
                 module.__dict__[key] = _wrap(value, (path, key), listener)
@@ -178,8 +184,26 @@ class SizeWatch(TorchFunctionMode):
             for dim, size in enumerate(sizes, start=first):
                 if self._is_mine(size):
                     self._listener.size_used(SizeUse(size.origin, out, dim))
+        elif name in _CONVOLUTIONS:
+            self._report_groups(args, kwargs, out, numbers)
         elif name not in _HARMLESS:
-            for number in numbers:
+            self._report_scalars(numbers)
+
+    def _report_scalars(self, numbers: list[TracedInt]) -> None:
+        for number in numbers:
+            self._listener.scalar_used(number.origin)
+
+    def _report_groups(
+        self, args: Any, kwargs: dict[str, Any], out: torch.Tensor, numbers: list[TracedInt]
+    ) -> None:
+        """As many groups as channels are the size of a dim; any other number has to stay."""
+        groups = args[6] if len(args) > 6 else kwargs.get("groups", 1)
+        weight: torch.Tensor = args[1] if len(args) > 1 else kwargs["weight"]
+        channel = out.dim() - weight.dim() + 1
+        for number in numbers:
+            if number is groups and int(number) == out.shape[channel]:
+                self._listener.size_used(SizeUse(number.origin, out, channel))
+            else:
                 self._listener.scalar_used(number.origin)
 
     def _report_split(self, args: Any, kwargs: dict[str, Any], out: Sequence[torch.Tensor]) -> None:
@@ -193,6 +217,8 @@ class SizeWatch(TorchFunctionMode):
 
 # Functions that take the sizes of some dims of their result: the last ones, or those from one on.
 _LAST_SIZES = {"layer_norm", "rms_norm", "unflatten"}
+# Functions that may be given as many groups as there are channels.
+_CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 # Functions that make dims out of nothing.
 _FRESH = _SIZED - {"view", "reshape", "_unsafe_view"}
 # Functions that take dimension numbers or ranges: a traced number there fixes nothing.

@@ -138,17 +138,19 @@ def _depthwise_transposed(
 
 
 def _depthwise(walk: Walk, x: Labels, w: Labels, channels: int) -> tuple[Labels, IntArray | None]:
-    """A channel and the ``out / in`` filters that read it are one unit; ``groups`` follows."""
+    """A channel and the ``out / in`` filters that read it are one unit; ``groups`` follows.
+
+    Outside of a layer ``SizeWatch`` tells where its number is from; where it is written down, the cut
+    network does not run, and the probe says so.
+    """
     reason = walk.reason("depthwise convolution", "reads channels that cannot be cut")
     x, ids = walk.algebra.single(x, 1, reason)
     out_ids = _ids(w, 0)
     rows = None if out_ids is None else out_ids.reshape(channels, -1)
-    if not isinstance(walk.module, nn.modules.conv._ConvNd):
-        reason = walk.reason("depthwise convolution", "its number of groups is not on a layer")
-        ids = None
     if rows is not None and ids is not None:
         walk.atoms.union(rows, ids[:, None], reason)
-        walk.attribute(walk.path, "groups", channels, ids)
+        if isinstance(walk.module, nn.modules.conv._ConvNd):
+            walk.attribute(walk.path, "groups", channels, ids)
     elif rows is not None:
         walk.atoms.pin(rows, reason)
     if ids is None:

@@ -154,6 +154,14 @@ def _stored(network: nn.Module) -> dict[str, int]:
 
 
 def _walk(network: nn.Module, inputs: Inputs) -> tuple[Algebra, Findings]:
+    try:
+        return _walk_once(network, inputs, settings=True)
+    except GraphError:
+        # Modules may tell one another by an object that looks like settings: leave those whole.
+        return _walk_once(network, inputs, settings=False)
+
+
+def _walk_once(network: nn.Module, inputs: Inputs, *, settings: bool) -> tuple[Algebra, Findings]:
     algebra, findings = Algebra(), Findings()
     try:
         planted = copy.deepcopy(network).eval()
@@ -165,7 +173,7 @@ def _walk(network: nn.Module, inputs: Inputs) -> tuple[Algebra, Findings]:
         ) from error
     pad_plainly_(planted)
     walk = Walk(planted, algebra, findings)
-    plant(planted, walk)
+    plant(planted, walk, settings=settings)
     watch = SizeWatch(walk)
     _forget_shapes()
     try:

@@ -5,10 +5,8 @@ namespace) that they share. What a cut changes in it, it changes in a copy that 
 """
 
 import copy
-import dis
 import enum
 from collections.abc import Collection, Mapping
-from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
@@ -26,27 +24,6 @@ def is_settings(value: object) -> bool:
     return isinstance(held, dict) and not any(
         isinstance(entry, nn.Module | torch.Tensor) for entry in held.values()
     )
-
-
-def written_through(network: nn.Module) -> frozenset[str]:
-    """Names of objects that modules write to while they run (``self.state.n = ...``).
-
-    Modules may tell one another by them: copies of their own would part them.
-    """
-    found = set()
-    for kind in {kind for module in network.modules() for kind in type(module).__mro__}:
-        if kind.__module__.startswith("torch."):
-            continue
-        for name, function in vars(kind).items():
-            code = getattr(function, "__code__", None)
-            if code is not None and name != "__init__":
-                steps = pairwise(dis.get_instructions(code))
-                found |= {
-                    before.argval
-                    for before, step in steps
-                    if (before.opname, step.opname) == ("LOAD_ATTR", "STORE_ATTR")
-                }
-    return frozenset(found)
 
 
 def with_entries(settings: Any, entries: Mapping[str, object]) -> Any:

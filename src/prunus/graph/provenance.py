@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from prunus.graph.attributes import is_settings, with_entries, written_through
+from prunus.graph.attributes import is_settings, with_entries
 from prunus.graph.ranges import Ranges
 from prunus.graph.traced_numbers import Listener, Origin, SizeUse, TracedInt, traced_int
 
@@ -57,8 +57,6 @@ def plant(network: nn.Module, listener: Listener, *, settings: bool = True) -> N
         listener: Is told what becomes of the numbers.
         settings: Those in bundles of any name as well, not only in ``config``.
     """
-    # A model of Hugging Face writes to its config, but not while it runs.
-    states = written_through(network) - {"config"}
     for path, module in network.named_modules():
         own = type(module).__module__.startswith("torch.nn.")
         if (isinstance(module, _LAYERS) or own) and not _tells_its_size(module):
@@ -66,8 +64,7 @@ def plant(network: nn.Module, listener: Listener, *, settings: bool = True) -> N
         for key, value in list(vars(module).items()):
             if key.startswith("_"):
                 continue
-            bundled = (settings and key not in states) or key == "config"
-            if is_settings(value) and bundled:
+            if is_settings(value) and (settings or key == "config"):
                 module.__dict__[key] = _traced_settings(value, (path, key), listener)
             else:
                 module.__dict__[key] = _wrap(value, (path, key), listener)

@@ -389,6 +389,23 @@ def test_what_float64_cannot_decide_says_so() -> None:
         certify(network, found, plan)
 
 
+@pytest.mark.parametrize("used", [True, False])
+def test_positions_of_largest_values_are_told_by_number(used: bool) -> None:
+    """Of what is left the third is the second: experts would be given the texts of others."""
+
+    def wiring(n: Any, x: Tensor) -> Tensor:
+        value, position = n.r(x).max(1, keepdim=True)
+        out: Tensor = n.o(n.a(x) * value)
+        return out * (position + 1) if used else out
+
+    network = Wired(wiring, r=nn.Linear(6, 5), a=nn.Linear(6, 8), o=nn.Linear(8, 3)).eval()
+    found = trace(network, FLAT)
+    assert ("r" in [group.name for group in found.cuttable]) != used
+    if used:
+        assert "told by number" in found.by_name["r"].refused
+    assert "a" in [group.name for group in found.cuttable]
+
+
 def test_a_squeeze_that_drops_one_sample_is_named() -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.AdaptiveAvgPool2d(1))
     head = nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 3))

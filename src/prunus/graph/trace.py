@@ -190,6 +190,7 @@ def _walk_once(network: nn.Module, inputs: Inputs, *, settings: bool) -> tuple[A
     returned = output_tensors(output)
     if not returned:
         raise GraphError(f"the network returns a {type(output).__name__} without any tensor in it")
+    walk.read(returned)
     for tensor in returned:
         algebra.pin_all(walk.labels(tensor), OUTPUT)
     _note_numbers(findings, walk.scalars)

@@ -5,7 +5,7 @@ is given which atoms stay: it changes no label, and multiplies by zero (or leave
 whatever the plan removes, at full width. See ``certify``.
 """
 
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -101,6 +101,7 @@ class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves 
         self.findings = findings
         self.keep = keep
         self._labels: MutableMapping[torch.Tensor, Labels] = WeakIdKeyDictionary()
+        self._positions: MutableMapping[torch.Tensor, IntArray] = WeakIdKeyDictionary()
         self._stack: list[str] = [""]
         self.split_sizes: list[int] = []
         self.scalars: list[Origin] = []
@@ -210,6 +211,18 @@ class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves 
         if ids is not None and not self.masked:
             self.findings.reduced.append(ids)
 
+    def holds_positions(self, tensor: torch.Tensor, ids: IntArray) -> None:
+        """Note that a result tells positions on ``ids`` by number: right only while none of them goes."""
+        if not self.masked:
+            self._positions[tensor] = ids
+
+    def read(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Note that tensors are read: positions that they tell are used then."""
+        for tensor in tensors if self._positions else ():
+            ids = self._positions.get(tensor)
+            if ids is not None:
+                self.atoms.pin(ids, "positions on it are told by number")
+
     def count(self, op: str, dims: list[tuple[int, IntArray | None]]) -> None:
         """Note MACs: the product of sizes, labelled where ids are given."""
         if self.masked:
@@ -318,6 +331,7 @@ class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves 
     ) -> Any:
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
+        self.read(flat_tensors((args, kwargs)))
         known = RULES.get(name)
         if known is not None:
             return known(self, func, args, kwargs)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import prunus.prune  # noqa: F401  registers the methods
+from prunus.compute import Compute
 from prunus.data import DataSplits, load_data
 from prunus.graph import Choice, Trace, trace
 from prunus.method import Budget, Context, Decision, make_method, method_class, method_names
@@ -59,7 +60,11 @@ def traced(width_step: int = 1) -> Trace:
 
 def context(target: str = "macs=0.5", seed: int = 0, width_step: int = 1) -> Context:
     data, budget = splits(), Budget.parse(target)
-    return Context(network(), traced(width_step), budget, seed, data.train, data.search)
+    # Named, for ``auto`` is measured: another choice on a busy machine is another rounding.
+    compute = Compute(precision="float32", layout="contiguous")
+    return Context(
+        network(), traced(width_step), budget, seed, data.train, data.search, compute=compute
+    )
 
 
 def decide(name: str, given: Context) -> Decision:

@@ -94,7 +94,9 @@ def test_half_of_what_can_be_cut_is_cut_and_certified_or_refused_by_name(name: s
     for group in found.cuttable:
         keep = torch.arange(group.units) < max(group.min_units, group.units // 2)
         choice[group.name] = keep.numpy()
-    assert bool(choice) == (name != "bilstm")  # an LSTM couples all that it touches: refused
+    assert choice
+    if name == "bilstm":  # what LSTMs read is cut, their own units stay
+        assert list(choice) == ["embedding"]
     plan = found.plan(choice)
     assert certify(network, found, plan, inputs).passed
     assert logits(cut(network, plan).eval(), inputs).shape == (4, 2)

@@ -39,3 +39,10 @@ class MissingExtraError(PrunusError):
 
 class StorageError(PrunusError):
     """The disk that a run keeps its results on is full or fails; what it says it holds is safe."""
+
+
+def moved_away(path: object) -> StorageError:
+    """The error of a file or folder of a run that is no longer where it was."""
+    return StorageError(
+        f"'{path}' was moved or deleted while it was in use: move it back and resume"
+    )

@@ -28,7 +28,7 @@ from typing import Any, Self, final
 import numpy as np
 
 from prunus.candidates.task import Result
-from prunus.errors import InputError, PrunusError, StorageError
+from prunus.errors import InputError, PrunusError, StorageError, moved_away
 
 STORE_FILE = "candidates.sqlite"
 
@@ -177,10 +177,7 @@ class Store:
         with self._ready() as connection:
             # Without its name the file would go on in memory of the system, and end with the process.
             if not self._path.exists():
-                raise StorageError(
-                    f"'{self._path}' was moved or deleted while it was in use: move it back and "
-                    "resume"
-                )
+                raise moved_away(self._path)
             done = connection.execute(
                 f"INSERT INTO results ({_COLUMNS}) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT (key, start, stop) DO NOTHING",

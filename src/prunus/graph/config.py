@@ -7,10 +7,11 @@ stays; the plan is what rebuilds the network, never the config. A model inside t
 (``network.bert``) gets the same: it can be saved on its own.
 """
 
-import copy
 from collections.abc import Iterable, Mapping
 
 from torch import nn
+
+from prunus.graph.attributes import with_entries
 
 _WIDTH = ("hidden_size", "d_model", "n_embd", "dim", "embed_dim")
 _FEED_FORWARD = ("intermediate_size", "ffn_dim", "hidden_dim", "d_ff", "n_inner", "d_inner")
@@ -58,9 +59,7 @@ def set_config_(
         module = network.get_submodule(path)
         config = vars(module)["config"]
         if id(config) not in copies:
-            own = copy.copy(config)
-            own.__dict__ = {**vars(config), **found}
-            copies[id(config)] = own
+            copies[id(config)] = with_entries(config, found)
         module.__dict__["config"] = copies[id(config)]
 
 

@@ -15,9 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from prunus.graph.attributes import is_settings, with_entries
 from prunus.graph.ranges import Ranges
-from prunus.graph.traced_numbers import Listener, Origin, SizeUse, TracedInt, traced_int
-
-__all__ = ["Origin", "SizeUse", "SizeWatch", "TracedInt", "plant"]
+from prunus.graph.traced_numbers import Listener, SizeUse, TracedInt, traced_int
 
 # Functions whose size arguments are, in order, the sizes of the result's dims.
 _SIZED = {

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from prunus.graph.labels import FIXED, Factor, Labels
-from prunus.graph.provenance import TracedInt
+from prunus.graph.traced_numbers import TracedInt
 from prunus.graph.walk import Walk, rule
 from prunus.plan import IntArray
 

@@ -35,7 +35,8 @@ from prunus.graph.inputs import (
     pad_plainly_,
 )
 from prunus.graph.labels import FIXED, IGNORED, KERNEL, LOOKUP, OUTPUT, SINGLE, Algebra, varies
-from prunus.graph.provenance import Origin, SizeWatch, plant
+from prunus.graph.provenance import SizeWatch, plant
+from prunus.graph.traced_numbers import Origin
 from prunus.graph.units import Group, UnitAxis
 from prunus.graph.walk import AttributeUse, Findings, Walk
 from prunus.plan import BoolArray, IntArray

@@ -20,7 +20,7 @@ from prunus.graph.config import HEAD_COUNTS
 from prunus.graph.fixed_macs import fixed_macs
 from prunus.graph.inputs import flat_tensors
 from prunus.graph.labels import NONE, Algebra, Factor, Labels
-from prunus.graph.provenance import Origin, SizeUse, TracedInt
+from prunus.graph.traced_numbers import Origin, SizeUse, TracedInt
 from prunus.plan import BoolArray, IntArray
 
 Rule = Callable[["Walk", Any, tuple[Any, ...], dict[str, Any]], Any]

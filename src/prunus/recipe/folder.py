@@ -36,7 +36,7 @@ from prunus.artifact import Manifest, read_manifest, save
 from prunus.artifact.manifest import MANIFEST_FILE, TOKENIZER_FILE, WEIGHTS_FILE, plan_file
 from prunus.artifact.weights import file_sha256, fill_, read_weights, write_weights
 from prunus.data import TextTokenizer
-from prunus.errors import InputError, PrunusError, StorageError
+from prunus.errors import InputError, PrunusError, StorageError, moved_away
 from prunus.graph import Inputs, cut
 from prunus.plan import Plan, Record, in_short
 from prunus.records import Source
@@ -102,9 +102,7 @@ def require_there(folder: Path, sign: str = "") -> None:
         StorageError: It was moved or deleted.
     """
     if not (folder / sign).exists():
-        raise StorageError(
-            f"'{folder}' was moved or deleted while it was in use: move it back and resume"
-        )
+        raise moved_away(folder)
 
 
 def keep_record(record: Record, path: Path) -> None:

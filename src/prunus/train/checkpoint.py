@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.data import SearchSplit, Split, TrainSplit, UnlabeledSplit, tensors_digest
-from prunus.errors import InputError, SettingError, StorageError
+from prunus.errors import InputError, SettingError, moved_away
 from prunus.plan import NetworkShape
 from prunus.records import HistoryPoint
 from prunus.train.config import TrainConfig
@@ -73,9 +73,7 @@ class Checkpoint:
                 os.fsync(file.fileno())
             part.replace(path)
         except FileNotFoundError as error:
-            raise StorageError(
-                f"'{path.parent}' was moved or deleted while it was in use: move it back and resume"
-            ) from error
+            raise moved_away(path.parent) from error
 
     @classmethod
     def load(cls, path: Path, identity: Identity) -> "Checkpoint":

@@ -4,7 +4,7 @@
     python benchmarks/coverage_libraries.py swin vit_b    # some, once more, and no record
     python benchmarks/coverage_libraries.py table         # the record of those measured so far
 
-One small network of each module of a library, at its own resolution and with random weights; of
+One small network or a few of each module of a library, at its own resolution and with random weights; of
 torchvision those that give classes or masks for one input. Modules of timm whose smallest has more
 than 88 million parameters are left out, as are NASNet and PNASNet, whose smallest is slow. What
 *certified* means is in `coverage.py`. ONNX is not written here. A row is kept in `runs/` as soon as

@@ -305,6 +305,25 @@ def test_settings_that_have_no_copy_are_left_alone(settings: Any) -> None:
     assert (settings.heads, type(settings.heads)) == (4, int)
 
 
+class Easy(dict[str, Any]):
+    """A mapping whose entries are attributes, too, as many a file of settings is read into."""
+
+    def __init__(self, **entries: Any) -> None:
+        super().__init__(entries)
+        vars(self).update(entries)
+
+
+@pytest.mark.parametrize("name", ["config", "args"])
+def test_settings_may_be_a_mapping_and_hold_tensors(name: str) -> None:
+    settings = Easy(heads=4, width=4, weights=torch.ones(3))
+    network = Attention(name, settings).eval()
+    found = trace(network, TOKENS)
+    assert found.by_name["qkv"].units == 4 and not found.by_name["qkv"].refused
+    small: Any = cut(network, found.plan({"qkv": np.array([True, False, True, False])}))
+    assert getattr(small, name).heads == 2
+    assert vars(network)[name] is settings and settings.heads == 4
+
+
 def test_settings_that_modules_share_are_the_others_still() -> None:
     shared = SimpleNamespace(heads=4, width=4)
     layers = [Attention("args", shared, 16), Attention("args", shared)]

@@ -6,24 +6,22 @@ namespace) that they share. What a cut changes in it, it changes in a copy that 
 
 import copy
 import enum
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
-_NO_SETTINGS = (nn.Module, torch.Tensor, type, enum.Enum, ModuleType, int, float, str, Collection)
+_NO_SETTINGS = (nn.Module, torch.Tensor, type, enum.Enum, ModuleType, int, float, str)
 
 
 def is_settings(value: object) -> bool:
-    """Whether a value is a bare bundle of settings: no module, tensor, collection or function."""
+    """Whether a value is a bundle of settings: no module, tensor or function, and none with modules in it."""
     if isinstance(value, _NO_SETTINGS) or callable(value):
         return False
     held = getattr(value, "__dict__", None)
-    return isinstance(held, dict) and not any(
-        isinstance(entry, nn.Module | torch.Tensor) for entry in held.values()
-    )
+    return isinstance(held, dict) and not any(isinstance(v, nn.Module) for v in held.values())
 
 
 def with_entries(settings: Any, entries: Mapping[str, object]) -> Any:

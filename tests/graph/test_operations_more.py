@@ -330,10 +330,15 @@ def test_channels_of_which_one_is_told_by_number_stay() -> None:
     for told in (
         lambda h: h * h.argmax(-1, keepdim=True),
         lambda h: h - h.median(-1, keepdim=True)[0],
-        lambda h: h.unfold(-1, 3, 1).mean(-1).repeat(1, 1, 2)[..., :8],
     ):
         network = Between(nn.Linear(16, 8), told, nn.Linear(8, 3))
         assert units(trace(network.eval(), drawn(2, 6, 16))) == {}
+
+
+def test_channels_that_windows_slide_over_stay() -> None:
+    network = Between(nn.Linear(16, 8), lambda h: h.unfold(-1, 3, 1).mean(-1), nn.Linear(6, 3))
+    refused = trace(network.eval(), drawn(2, 6, 16)).groups[0].refused
+    assert refused == "unfold in 'the network': slides over it"
 
 
 def test_channels_that_a_mask_names_one_by_one_stay() -> None:

@@ -12,6 +12,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from prunus.graph import Trace, certify, cut, trace
 from prunus.meter import count_macs, count_params
 from prunus.plan import BoolArray
+from tests.helpers import Wired
 
 
 def proven(network: nn.Module, x: Tensor, rounds: int = 3) -> Trace:
@@ -333,6 +334,31 @@ def test_channels_of_which_one_is_told_by_number_stay() -> None:
     ):
         network = Between(nn.Linear(16, 8), told, nn.Linear(8, 3))
         assert units(trace(network.eval(), drawn(2, 6, 16))) == {}
+
+
+def test_rows_that_are_folded_into_a_channel_go_together() -> None:
+    """Four channels of 3 by 3 positions each."""
+
+    def folding(h: Tensor) -> Tensor:
+        return functional.fold(h, (4, 4), 3, padding=1)
+
+    network = Between(nn.Conv1d(3, 36, 1), folding, nn.Conv2d(4, 3, 1))
+    assert units(proven(network, drawn(2, 3, 16))) == {"first": 4}
+
+
+@pytest.mark.parametrize("way", ["index_add", "index_copy", "scatter_add"])
+def test_what_is_put_into_rows_has_their_channels(way: str) -> None:
+    at = torch.tensor([4, 0, 2])
+
+    def wiring(n: Any, x: Tensor) -> Tensor:
+        rows, values = n.a(x), n.b(x[:, :3])
+        where = at[:, None].expand_as(values) if way == "scatter_add" else at
+        out: Tensor = n.o(getattr(rows, way)(1, where, values))
+        return out
+
+    network = Wired(wiring, a=nn.Linear(16, 8), b=nn.Linear(16, 8), o=nn.Linear(8, 3))
+    (group,) = proven(network, drawn(2, 6, 16)).cuttable
+    assert {axis.tensor for axis in group.axes if axis.role == "out"} >= {"a.weight", "b.weight"}
 
 
 def test_channels_that_windows_slide_over_stay() -> None:

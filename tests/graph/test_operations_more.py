@@ -361,6 +361,16 @@ def test_what_is_put_into_rows_has_their_channels(way: str) -> None:
     assert {axis.tensor for axis in group.axes if axis.role == "out"} >= {"a.weight", "b.weight"}
 
 
+def test_what_is_put_into_rows_and_cannot_be_cut_keeps_them_whole() -> None:
+    def wiring(n: Any, x: Tensor) -> Tensor:
+        out: Tensor = n.o(n.a(x).index_add(1, torch.tensor([4, 0, 2]), x[:, :3]))
+        return out
+
+    network = Wired(wiring, a=nn.Linear(16, 16), o=nn.Linear(16, 3)).eval()
+    refused = trace(network, drawn(2, 6, 16)).by_name["a"].refused
+    assert refused == "index_add in 'the network': picks positions by number"
+
+
 def test_channels_that_windows_slide_over_stay() -> None:
     network = Between(nn.Linear(16, 8), lambda h: h.unfold(-1, 3, 1).mean(-1), nn.Linear(6, 3))
     refused = trace(network.eval(), drawn(2, 6, 16)).groups[0].refused

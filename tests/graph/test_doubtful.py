@@ -20,7 +20,6 @@ from transformers import GPT2Config, GPT2ForSequenceClassification
 from prunus.errors import CertificateError, GraphError, InputError
 from prunus.graph import certify, cut, hold_connections_, trace
 from prunus.graph.certify import masked_outputs, relative_difference
-from prunus.meter import count_macs
 from prunus.plan import Bits, BoolArray, ZeroConnections
 from tests.helpers import Wired, all_but, enliven_, images
 
@@ -281,53 +280,6 @@ def test_sizes_that_are_compared_stay_equal_or_whole() -> None:
 
     network = Wired(ordered, a=nn.Linear(6, 8), c=nn.Linear(8, 3)).eval()
     assert "number in a formula" in trace(network, FLAT).by_name["a"].refused
-
-
-@pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
-def test_cells_know_their_state_after_a_cut(kind: Callable[[int, int], nn.Module]) -> None:
-    def wiring(n: Any, x: Tensor) -> Tensor:
-        state = n.i(x)
-        made = (state, state) if isinstance(n.c, nn.LSTMCell) else state
-        for _ in range(2):  # what it makes is what it reads: of one size
-            made = n.c(x, made)
-        out: Tensor = n.o(made[0] if isinstance(made, tuple) else made)
-        return out
-
-    network = Wired(wiring, i=nn.Linear(6, 8), c=kind(6, 8), o=nn.Linear(8, 3)).eval()
-    found = trace(network, FLAT)
-    assert "c" in {axis.tensor[0] for group in found.cuttable for axis in group.axes}
-    for group in found.cuttable:
-        small = cut(network, found.plan({group.name: np.arange(group.units) < group.units // 2}))
-        cell: Any = small.get_submodule("c")
-        assert cell.hidden_size == cell.weight_hh.shape[1]
-        assert cell(FLAT) is not None  # with the state that it makes itself
-
-
-@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
-def test_what_feeds_a_recurrent_layer_can_be_cut(kind: Callable[..., nn.Module]) -> None:
-    network = Wired(
-        lambda n, x: n.o(n.r(n.a(x))[0]),
-        a=nn.Linear(6, 8),
-        r=kind(8, 5, batch_first=True),
-        o=nn.Linear(5, 3),
-    ).eval()
-    found = trace(network, images(2, 4, 6))
-    assert [group.name for group in found.cuttable] == ["a"]
-    small: Any = cut(network, found.plan({"a": all_but(8, 0)}))
-    assert small.r.input_size == 7
-
-
-def test_what_feeds_two_layers_both_ways_of_an_lstm_costs_what_is_counted() -> None:
-    lstm = nn.LSTM(8, 5, num_layers=2, batch_first=True, bidirectional=True)
-    parts = {"a": nn.Linear(6, 8), "r": lstm, "o": nn.Linear(10, 3)}
-    network = Wired(lambda n, x: n.o(n.r(n.a(x))[0]), **parts).eval()
-    x = images(2, 4, 6)
-    found = trace(network, x)
-    keep = {"a": np.arange(8) % 3 > 0}
-    assert certify(network, found, found.plan(keep)).passed
-    # 4 steps: 6 to 5 features; 2 directions of 20 gates over 5 + 5, then over 10 + 5; 10 to 3.
-    assert found.macs(keep) == 4 * (6 * 5 + 2 * 20 * (5 + 5) + 2 * 20 * (10 + 5) + 10 * 3)
-    assert found.macs(keep) == count_macs(cut(network, found.plan(keep)), x[:1]).macs
 
 
 def test_a_size_in_code_is_found_where_no_output_reads_it() -> None:

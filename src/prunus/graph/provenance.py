@@ -43,6 +43,8 @@ _LAYERS = (
     nn.Embedding,
 )
 
+_RECURRENT = nn.RNNBase | nn.RNNCellBase
+
 
 def plant(network: nn.Module, listener: Listener, *, settings: bool = True) -> None:
     """Replace whole numbers on modules by ``TracedInt``, in place (give it a copy).
@@ -59,8 +61,9 @@ def plant(network: nn.Module, listener: Listener, *, settings: bool = True) -> N
         own = type(module).__module__.startswith("torch.nn.")
         if (isinstance(module, _LAYERS) or own) and not _tells_its_size(module):
             continue
+        state = _state_size(module)
         for key, value in list(vars(module).items()):
-            if key.startswith("_"):
+            if key.startswith("_") or key != (state or key):
                 continue
             if is_settings(value) and (settings or key == "config"):
                 module.__dict__[key] = _traced_settings(value, (path, key), listener)
@@ -69,9 +72,20 @@ def plant(network: nn.Module, listener: Listener, *, settings: bool = True) -> N
 
 
 def _tells_its_size(module: nn.Module) -> bool:
-    """Whether a layer of ``torch.nn`` has a size that none of its tensors has."""
+    """Whether a layer of ``torch.nn`` makes or asks for a size that none of its tensors shows there."""
     bare = isinstance(module, nn.RMSNorm) and getattr(module, "weight", None) is None
-    return bare or isinstance(module, nn.Unflatten)
+    return bare or isinstance(module, nn.Unflatten | _RECURRENT)
+
+
+def _state_size(module: nn.Module) -> str | None:
+    """What a recurrent layer calls the size of the states of zeros that it begins with.
+
+    Projected states must stay narrower than its units (torch tells the two apart by that), so that
+    of the two sizes the narrower alone can change.
+    """
+    if not isinstance(module, _RECURRENT):
+        return None
+    return "proj_size" if getattr(module, "proj_size", 0) else "hidden_size"
 
 
 def _traced_settings(settings: Any, origin: tuple[str, str], listener: Listener) -> Any:
@@ -170,7 +184,8 @@ class SizeWatch(TorchFunctionMode):
             sizes = _sizes(args, kwargs)
             for dim, size in enumerate(sizes[-out.dim() :] if out.dim() else []):
                 if self._is_mine(size):
-                    self._listener.size_used(SizeUse(size.origin, out, dim, name in _FRESH))
+                    use = SizeUse(size.origin, out, dim, name in _FRESH, name in _ZEROS)
+                    self._listener.size_used(use)
         elif name in ("split", "split_with_sizes"):
             self._report_split(args, kwargs, out)
         elif name in _LAST_SIZES and isinstance(out, torch.Tensor):
@@ -216,6 +231,7 @@ _LAST_SIZES = {"layer_norm", "rms_norm", "unflatten"}
 _CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 # Functions that make dims out of nothing.
 _FRESH = _SIZED - {"view", "reshape", "_unsafe_view"}
+_ZEROS = {"zeros", "new_zeros"}
 # Functions that take dimension numbers or ranges: a traced number there fixes nothing.
 _HARMLESS = {
     "__getitem__",
@@ -233,7 +249,12 @@ def _sizes(args: Any, kwargs: dict[str, Any]) -> list[Any]:
     for value in [*args, *kwargs.values()]:
         if isinstance(value, tuple | list | torch.Size):
             return list(value)
-    return [value for value in args if isinstance(value, int)]
+    return [value for value in args if isinstance(value, int) or _is_number(value)]
+
+
+def _is_number(value: object) -> bool:
+    """Whether a tensor is one whole number, such as a size that was read from data."""
+    return isinstance(value, torch.Tensor) and value.dim() == 0 and not value.is_floating_point()
 
 
 def _traced(values: Any) -> Iterator[TracedInt]:

@@ -34,7 +34,7 @@ def convolution(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
         if not _passes(args, dim):
             labels = walk.algebra.keep_size(labels, dim, reason)
         w = walk.algebra.keep_size(w, dim, KERNEL)
-    walk.contracted(w, _ids(w, 0 if transposed else 1))
+    walk.contracted(w, own_ids(w, 0 if transposed else 1))
     if transposed:
         labels, out_ids = _transposed(walk, labels, w, groups, x.shape[1])
     elif groups == 1:
@@ -44,7 +44,7 @@ def convolution(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
     else:
         labels, out_ids = _grouped(walk, labels, w, groups)
     if w.param is None:
-        walk.note_mixed(_ids(labels, 1))  # kernels that are computed: none is known to be zero
+        walk.note_mixed(own_ids(labels, 1))  # kernels that are computed: none is known to be zero
     if bias is not None:
         reason = walk.reason("convolution", "its outputs cannot be cut")
         _couple_vector(walk, walk.labels(bias), out_ids, reason)
@@ -58,8 +58,8 @@ def convolution(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
             *((f.ids.size, f.ids) for f in beside),
             (_shape_but(spatial, 1, *(d for f in beside for d in f.dims)), None),
             (_shape_but(weight.shape, 0, 1), None),
-            (weight.shape[0], _ids(w, 0)),
-            (weight.shape[1], _ids(w, 1)),
+            (weight.shape[0], own_ids(w, 0)),
+            (weight.shape[1], own_ids(w, 1)),
         ],
     )
     return out
@@ -71,12 +71,13 @@ def _passes(args: Args, dim: int) -> bool:
     return args[1].shape[dim] == 1 and stride == 1 and padding == 0 and more == 0
 
 
-def _ids(labels: Labels, dim: int) -> IntArray | None:
+def own_ids(labels: Labels, dim: int) -> IntArray | None:
+    """The labels of a dim that depend on no other dim, shape ``[size]``."""
     factor = labels.on(dim)
     return factor.ids if factor is not None and len(factor.dims) == 1 else None
 
 
-def _couple(walk: Walk, a: Labels, dim_a: int, b: Labels, dim_b: int, reason: str) -> None:
+def couple(walk: Walk, a: Labels, dim_a: int, b: Labels, dim_b: int, reason: str) -> None:
     """Positions of a dim of one tensor are those of a dim of another."""
     left, right = a.on(dim_a), b.on(dim_b)
     if left is not None and right is not None:
@@ -101,8 +102,8 @@ def _couple_vector(walk: Walk, vector: Labels, ids: IntArray | None, reason: str
 def _ordinary(walk: Walk, x: Labels, w: Labels) -> tuple[Labels, IntArray | None]:
     reason = walk.reason("convolution", "reads channels that cannot be cut (network input)")
     x, _ = walk.algebra.single(x, 1, reason)
-    _couple(walk, x, 1, w, 1, reason)
-    return x, _ids(w, 0)
+    couple(walk, x, 1, w, 1, reason)
+    return x, own_ids(w, 0)
 
 
 def _transposed(
@@ -116,8 +117,8 @@ def _transposed(
         walk.algebra.pin_all(w, walk.reason("transposed convolution", "is grouped"))
         walk.algebra.pin_all(x, walk.reason("transposed convolution", "is grouped"))
         return x, None
-    _couple(walk, x, 1, w, 0, reason)
-    return x, _ids(w, 1)
+    couple(walk, x, 1, w, 0, reason)
+    return x, own_ids(w, 1)
 
 
 def _depthwise_transposed(
@@ -127,7 +128,7 @@ def _depthwise_transposed(
     reason = walk.reason("transposed convolution", "reads channels that cannot be cut")
     x, ids = walk.algebra.single(x, 1, reason)
     multiple = walk.algebra.keep_size(w, 1, walk.reason("transposed convolution", "outputs of one"))
-    rows = _ids(multiple, 0)
+    rows = own_ids(multiple, 0)
     if ids is None or rows is None or not isinstance(walk.module, nn.modules.conv._ConvNd):
         for labels in (x, w):
             walk.algebra.pin_all(labels, reason)
@@ -145,7 +146,7 @@ def _depthwise(walk: Walk, x: Labels, w: Labels, channels: int) -> tuple[Labels,
     """
     reason = walk.reason("depthwise convolution", "reads channels that cannot be cut")
     x, ids = walk.algebra.single(x, 1, reason)
-    out_ids = _ids(w, 0)
+    out_ids = own_ids(w, 0)
     rows = None if out_ids is None else out_ids.reshape(channels, -1)
     if rows is not None and ids is not None:
         walk.atoms.union(rows, ids[:, None], reason)
@@ -162,12 +163,12 @@ def _grouped(walk: Walk, x: Labels, w: Labels, groups: int) -> tuple[Labels, Int
     """All groups lose the same position, so that their number stays and they stay equal."""
     reason = walk.reason("grouped convolution", "reads channels that cannot be cut")
     x, ids = walk.algebra.single(x, 1, reason)
-    read = _ids(w, 1)
+    read = own_ids(w, 1)
     if ids is not None and read is not None:
         walk.atoms.union(ids.reshape(groups, -1), read[None, :], reason)
     else:
-        _couple(walk, x, 1, w, 1, reason)
-    out_ids = _ids(w, 0)
+        couple(walk, x, 1, w, 1, reason)
+    out_ids = own_ids(w, 0)
     if out_ids is not None:
         rows = out_ids.reshape(groups, -1)
         walk.atoms.union(rows[1:], rows[:1], reason)
@@ -179,12 +180,12 @@ def _product(walk: Walk, a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, op
     n = a.dim()
     reason = walk.reason(op, "sums over a dimension whose size cannot change")
     la, lb = walk.labels(a), walk.labels(b)
-    walk.contracted(la, _ids(la, n - 1))
-    walk.contracted(lb, _ids(lb, n - 2))
+    walk.contracted(la, own_ids(la, n - 1))
+    walk.contracted(lb, own_ids(lb, n - 2))
     la, lb = _settle(walk, la, n - 1, reason), _settle(walk, lb, n - 2, reason)
-    _couple(walk, la, n - 1, lb, n - 2, reason)
+    couple(walk, la, n - 1, lb, n - 2, reason)
     if la.param is None and lb.param is None:
-        walk.note_mixed(_ids(la, n - 1))
+        walk.note_mixed(own_ids(la, n - 1))
     factors = []
     for dim in range(n - 2):
         fa, fb = la.on(dim), lb.on(dim)
@@ -201,13 +202,13 @@ def _product(walk: Walk, a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, op
         factors.append(Factor((n - 2,), rows))
     if columns is not None:
         factors.append(Factor((n - 1,), columns))
-    inner = _ids(la, n - 1)
+    inner = own_ids(la, n - 1)
     lead = Labels(tuple(factors))
     walk.count(
         op,
         [
-            *((int(out.shape[d]), _ids(lead, d)) for d in range(n)),
-            (a.shape[-1], inner if inner is not None else _ids(lb, n - 2)),
+            *((int(out.shape[d]), own_ids(lead, d)) for d in range(n)),
+            (a.shape[-1], inner if inner is not None else own_ids(lb, n - 2)),
         ],
     )
     return lead
@@ -251,18 +252,18 @@ def linear(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
     labels, w = walk.labels(x), walk.labels(weight)
     last = x.dim() - 1
     reason = walk.reason("linear", "reads channels that cannot be cut")
-    walk.contracted(w, _ids(w, 1))
+    walk.contracted(w, own_ids(w, 1))
     labels = _settle(walk, labels, last, reason)
-    _couple(walk, labels, last, w, 1, reason)
+    couple(walk, labels, last, w, 1, reason)
     if w.param is None:
-        walk.note_mixed(_ids(labels, last))
-    out_ids = _ids(w, 0)
+        walk.note_mixed(own_ids(labels, last))
+    out_ids = own_ids(w, 0)
     if bias is not None:
         _couple_vector(walk, walk.labels(bias), out_ids, reason)
     kept = tuple(f for f in labels.factors if last not in f.dims)
     walk.mark(out, Labels(kept if out_ids is None else (*kept, Factor((last,), out_ids))))
-    rows = [(int(x.shape[d]), _ids(labels, d)) for d in range(last)]
-    walk.count("linear", [*rows, (weight.shape[0], out_ids), (weight.shape[1], _ids(w, 1))])
+    rows = [(int(x.shape[d]), own_ids(labels, d)) for d in range(last)]
+    walk.count("linear", [*rows, (weight.shape[0], out_ids), (weight.shape[1], own_ids(w, 1))])
     return out
 
 
@@ -287,9 +288,9 @@ def attention(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
     if kwargs.get("scale") is None:
         lq = walk.algebra.keep_size(lq, 3, walk.reason("attention", "scale follows the head width"))
         lk = walk.algebra.keep_size(lk, 3, walk.reason("attention", "scale follows the head width"))
-    _couple(walk, lq, 3, lk, 3, reason)
-    if _ids(lq, 3) is not None:
-        walk.note_mixed(_ids(lq, 3))
+    couple(walk, lq, 3, lk, 3, reason)
+    if own_ids(lq, 3) is not None:
+        walk.note_mixed(own_ids(lq, 3))
     for dim in (0, 1):
         _couple_equal(walk, [lq, lk, lv], [q, k, v], dim, reason)
     mask = kwargs.get("attn_mask", args[3] if "efficient" in func.overloadpacket.__name__ else None)
@@ -299,10 +300,10 @@ def attention(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
     wide = lv.on(3)
     result = Labels((*factors, *(() if wide is None else (wide,))))
     walk.mark(out if isinstance(out, torch.Tensor) else out[0], result)
-    rows = [(int(q.shape[0]), _ids(lq, 0)), (int(q.shape[1]), _ids(lq, 1))]
+    rows = [(int(q.shape[0]), own_ids(lq, 0)), (int(q.shape[1]), own_ids(lq, 1))]
     tokens = (int(q.shape[2]) * int(k.shape[2]), None)
-    walk.count("attention", [*rows, tokens, (int(q.shape[3]), _ids(lq, 3))])
-    walk.count("attention", [*rows, tokens, (int(v.shape[3]), _ids(lv, 3))])
+    walk.count("attention", [*rows, tokens, (int(q.shape[3]), own_ids(lq, 3))])
+    walk.count("attention", [*rows, tokens, (int(v.shape[3]), own_ids(lv, 3))])
     return out
 
 
@@ -315,7 +316,7 @@ def _couple_mask(walk: Walk, mask: torch.Tensor, heads: Labels, q: torch.Tensor)
         if dim != head:
             labels = walk.algebra.keep_size(labels, dim, reason)
     if head >= 0 and mask.shape[head] > 1 and q.shape[1] > 1:
-        _couple(walk, labels, head, heads, 1, reason)
+        couple(walk, labels, head, heads, 1, reason)
 
 
 def _heads(walk: Walk, labels: Labels, reason: str) -> Labels:
@@ -342,29 +343,3 @@ def _couple_equal(
     else:
         for factor in found:
             walk.atoms.pin(factor.ids, reason)
-
-
-@rule("mkldnn_rnn_layer")
-def recurrent(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
-    """One direction of one LSTM layer, where a processor's library runs it whole: its features follow.
-
-    Its own units stay. Where torch runs it step by step, as GRU and RNN, the products say the same.
-    """
-    x, weight, hidden = args[0], args[1], args[2]
-    last = x.dim() - 1
-    out = func(walk.mask(x, last), *args[1:], **kwargs)
-    labels, w = walk.labels(x), walk.labels(weight)
-    walk.contracted(w, _ids(w, 1))
-    labels = _settle(walk, labels, last, walk.reason("LSTM", "reads features that cannot be cut"))
-    _couple(walk, labels, last, w, 1, walk.reason("LSTM", "reads features that cannot be cut"))
-    reason = walk.reason("LSTM", "its units and steps cannot be cut")
-    for dim in range(last):
-        labels = walk.algebra.keep_size(labels, dim, reason)
-    walk.algebra.keep_size(w, 0, reason)
-    for state in args[2:7]:
-        walk.algebra.pin_all(walk.labels(state), reason)
-    steps = x.numel() // x.shape[-1]
-    columns = _ids(w, 1)
-    walk.count("lstm", [(steps, None), (weight.shape[0], None), (weight.shape[1], columns)])
-    walk.count("lstm", [(steps * hidden.numel(), None)])
-    return out

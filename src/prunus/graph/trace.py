@@ -18,6 +18,7 @@ from prunus.graph import (
     rules_elementwise,
     rules_index,
     rules_pointwise,
+    rules_recurrent,
     rules_reduce,
     rules_shuffle,
     rules_view,
@@ -48,6 +49,7 @@ RULE_MODULES = (
     rules_elementwise,
     rules_index,
     rules_pointwise,
+    rules_recurrent,
     rules_reduce,
     rules_shuffle,
     rules_view,
@@ -263,13 +265,11 @@ def _groups(algebra: Algebra, findings: Findings, network: nn.Module) -> list[Gr
 
 
 def _producer(axes: Sequence[UnitAxis], parameters: set[str]) -> str:
-    makers = [
-        a
-        for a in axes
-        if a.role == "out" and a.tensor in parameters and a.tensor.endswith("weight")
-    ]
-    name = (makers or list(axes))[0].tensor
-    return name.removesuffix(".weight")
+    made = [a.tensor for a in axes if a.role == "out" and a.tensor in parameters]
+    weights = [name for name in made if name.endswith("weight")]
+    of_gates = [name for name in made if name.rpartition(".")[2].startswith("weight_")]
+    name = (weights or of_gates or [axes[0].tensor])[0]
+    return name.rpartition(".")[0] or name if name in of_gates else name.removesuffix(".weight")
 
 
 def _unique_name(name: str, taken: set[str]) -> str:

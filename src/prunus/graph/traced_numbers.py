@@ -175,9 +175,10 @@ def traced_int(value: int, origin: Origin, listener: Listener) -> TracedInt:
 
 @dataclass(frozen=True)
 class SizeUse:
-    """A traced number used as the size of one dim of one tensor."""
+    """A traced number used as the size of one dim of one tensor, made out of nothing or of zeros."""
 
     origin: Origin
     tensor: torch.Tensor
     dim: int
     fresh: bool = False
+    zeros: bool = False

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from prunus.graph import certify, cut, trace
 from prunus.meter import count_macs
@@ -144,6 +144,12 @@ def packed(n: Any, x: Tensor) -> Any:
     return n.o(torch.cat([states[-2], states[-1]], dim=1))
 
 
+def packed_and_padded(n: Any, x: Tensor) -> Any:
+    rows = pack_padded_sequence(n.a(x), torch.tensor([5, 3][: x.shape[0]]), batch_first=True)
+    outputs, _ = pad_packed_sequence(n.r(rows)[0], batch_first=True)
+    return n.o(outputs.amax(dim=1))
+
+
 def lstm(**options: Any) -> nn.LSTM:
     return nn.LSTM(8, 10, batch_first=True, **options)
 
@@ -154,6 +160,7 @@ CUT: dict[str, Callable[[], nn.Module]] = {
     "states of another layer": lambda: around(lstm(), handed_on, decoder=lstm()),
     "learned states": lambda: around(lstm(), learned, state=nn.Parameter(torch.randn(1, 1, 10))),
     "packed samples": lambda: around(lstm(bidirectional=True), packed, 20),
+    "packed and padded samples": lambda: around(lstm(), packed_and_padded),
     "float64": lambda: around(lstm(), last_step).double(),
 }
 

@@ -184,7 +184,7 @@ class SizeWatch(TorchFunctionMode):
             sizes = _sizes(args, kwargs)
             for dim, size in enumerate(sizes[-out.dim() :] if out.dim() else []):
                 if self._is_mine(size):
-                    use = SizeUse(size.origin, out, dim, name in _FRESH, name in _ZEROS)
+                    use = SizeUse(size.origin, out, dim, name in _FRESH, name in _CONSTANT)
                     self._listener.size_used(use)
         elif name in ("split", "split_with_sizes"):
             self._report_split(args, kwargs, out)
@@ -231,7 +231,7 @@ _LAST_SIZES = {"layer_norm", "rms_norm", "unflatten"}
 _CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 # Functions that make dims out of nothing.
 _FRESH = _SIZED - {"view", "reshape", "_unsafe_view"}
-_ZEROS = {"zeros", "new_zeros"}
+_CONSTANT = _FRESH - {"expand", "broadcast_to"}
 # Functions that take dimension numbers or ranges: a traced number there fixes nothing.
 _HARMLESS = {
     "__getitem__",

@@ -1,11 +1,12 @@
 """Label rules of operations that compute nothing across positions, and of copies."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from prunus.graph.inputs import flat_tensors
-from prunus.graph.labels import Labels
+from prunus.graph.labels import Factor, Labels
 from prunus.graph.walk import Walk, rule
 
 _POINTWISE = [
@@ -39,7 +40,6 @@ _POINTWISE = [
     "clamp_min",
     "clamp_min_",
     "copy",
-    "copy_",
     "copysign",
     "cos",
     "cos_",
@@ -241,3 +241,31 @@ def like(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 def fresh(_: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A constant that takes only type and device from its model: no labels."""
     return func(*args, **kwargs)
+
+
+@rule("copy_")
+def written(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Values written into a part of a tensor label the dims that the part spans, where nothing else has.
+
+    Where their size is fixed, the cut network does not run, and the probe says so.
+    """
+    part, values = args[0], args[1]
+    whole = part if part._base is None else part._base
+    labels, here, given = walk.labels(whole), walk.labels(part), walk.labels(values)
+    for dim, own in _spanned(part, whole):
+        factor = given.on(dim + values.dim() - part.dim())
+        if factor is not None and len(factor.dims) == 1 and labels.on(own) is None:
+            labels = Labels((*labels.factors, Factor((own,), factor.ids)))
+            here = Labels((*here.factors, Factor((dim,), factor.ids)))
+    walk.mark(whole, labels)
+    if part is not whole:
+        walk.mark(part, here)
+    return pointwise(walk, func, args, kwargs)
+
+
+def _spanned(part: torch.Tensor, whole: torch.Tensor) -> Iterator[tuple[int, int]]:
+    """Dims of a view that go over a whole dim of what it is a view of, each with that dim."""
+    for dim, (size, stride) in enumerate(zip(part.shape, part.stride(), strict=True)):
+        for own in range(whole.dim()):
+            if size > 1 and (size, stride) == (whole.shape[own], whole.stride(own)):
+                yield dim, own

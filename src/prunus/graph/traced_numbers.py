@@ -175,10 +175,10 @@ def traced_int(value: int, origin: Origin, listener: Listener) -> TracedInt:
 
 @dataclass(frozen=True)
 class SizeUse:
-    """A traced number used as the size of one dim of one tensor, made out of nothing or of zeros."""
+    """A traced number used as the size of one dim of one tensor; of one made by it, and of a constant."""
 
     origin: Origin
     tensor: torch.Tensor
     dim: int
     fresh: bool = False
-    zeros: bool = False
+    constant: bool = False

@@ -245,8 +245,8 @@ class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves 
         """A traced number arrived at a function that made a dim of that size."""
         ids, size = self.dim_labels(use.tensor, use.dim), int(use.tensor.shape[use.dim])
         if isinstance(use.origin, tuple):
-            if ids is None and use.zeros and size > 1:
-                ids = self._state(use.tensor, use.dim)
+            if ids is None and use.constant and size > 1:
+                ids = self._constant(use.tensor, use.dim)
             self.attribute(*use.origin, size, ids if size > 1 else None)
         elif size > 1:
             self._follow(use, ids)
@@ -267,14 +267,14 @@ class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves 
         if heads.ndim > 1 and known.get("all_head_size") == heads.size:
             self.attribute(self.path, "all_head_size", heads.size, heads.reshape(-1))
 
-    def _state(self, zeros: torch.Tensor, dim: int) -> IntArray:
-        """Zeros of a size that a module names, such as a state to begin with, follow what reads them.
+    def _constant(self, made: torch.Tensor, dim: int) -> IntArray:
+        """A constant of a size that a module names follows what reads it, or is written into it.
 
-        A masked run knows no labels of them, and needs none: they are zero.
+        Such as a state to begin with. A masked run knows no labels of it, and masks where it is read.
         """
-        ids = self.atoms.new(zeros.shape[dim], weak=True)
-        known = self.labels(zeros)
-        self.mark(zeros, Labels((*known.factors, Factor((dim,), ids)), known.param))
+        ids = self.atoms.new(made.shape[dim], weak=True)
+        known = self.labels(made)
+        self.mark(made, Labels((*known.factors, Factor((dim,), ids)), known.param))
         return ids
 
     def _follow(self, use: SizeUse, ids: IntArray | None) -> None:

@@ -20,6 +20,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,8 @@ def _builder(source: str) -> Callable[[str], Built]:
         shape = (
             network.pretrained_cfg["input_size"] if source == "timm" else SHAPES.get(name, IMAGE)
         )
-        return network, {"x": torch.randn(2, *shape)}
+        first = next(iter(signature(network.forward).parameters))
+        return network, {first: torch.randn(2, *shape)}
 
     return build
 

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +25,7 @@ from prunus.graph import (
     rules_view,
 )
 from prunus.graph.certify import certify, first_line
+from prunus.graph.culprits import culprits
 from prunus.graph.cut import cut, network_shape
 from prunus.graph.groups import Trace
 from prunus.graph.inputs import (
@@ -325,25 +327,16 @@ def _without_last(found: Trace, names: Sequence[str]) -> dict[str, BoolArray]:
     return {n: np.arange(found.by_name[n].units) < found.by_name[n].units - 1 for n in names}
 
 
-def _miscounted(
-    dense: nn.Module, trial: Trace, names: Sequence[str], sample: Inputs
-) -> dict[str, str]:
-    """Groups whose cut does not cost what is predicted, with the reason."""
-
-    def wrong(some: Sequence[str]) -> str:
-        keep = _without_last(trial, some)
-        predicted, counted = trial.macs(keep), _macs(cut(dense, trial.plan(keep)), sample)
-        if predicted == counted:
-            return ""
-        return (
-            f"probe failed: the cut network has {counted:,} MACs where {predicted:,} are predicted; a "
-            "size is written as a number in its code, perhaps where no output reads it"
-        )
-
-    together = wrong(names) if names else ""
-    if not together:
-        return {}
-    return {name: why for name in names if (why := wrong([name]))} or dict.fromkeys(names, together)
+def _miscount(dense: nn.Module, trial: Trace, sample: Inputs, names: Sequence[str]) -> str:
+    """Whether groups, cut together, cost something else than predicted; empty where not."""
+    keep = _without_last(trial, names)
+    predicted, counted = trial.macs(keep), _macs(cut(dense, trial.plan(keep)), sample)
+    if predicted == counted:
+        return ""
+    return (
+        f"probe failed: the cut network has {counted:,} MACs where {predicted:,} are predicted; a "
+        "size is written as a number in its code, perhaps where no output reads it"
+    )
 
 
 def _probe(network: nn.Module, found: Trace) -> Trace:
@@ -351,7 +344,7 @@ def _probe(network: nn.Module, found: Trace) -> Trace:
 
     Group ``k`` is cut in the probes that the binary digits of ``k + 1`` name: every group in some
     probe, and of any two groups one without the other, so that a coupling missed between them shows.
-    That takes log2 of the number of groups; only where a probe fails are its groups cut one by one.
+    That takes log2 of the number of groups; only where a probe fails are its groups cut apart.
     Last all are cut together, in train mode as well, where that runs, and what that costs is counted:
     what no output reads may be wrong and nobody sees it.
     """
@@ -375,17 +368,10 @@ def _probe(network: nn.Module, found: Trace) -> Trace:
         probed = [name for k, name in enumerate(names) if (k + 1) >> digit & 1]
         if failure(probed):
             suspects |= dict.fromkeys(probed)
-    refused = {name: message for name in suspects if (message := failure([name]))}
-    rest = [g.name for g in found.cuttable if g.name not in refused]
-    together = failure(rest, train=True) if rest else ""
-    if together:  # perhaps by what runs in train mode alone, such as a second head
-        refused |= {name: message for name in rest if (message := failure([name], train=True))}
-        rest = [name for name in rest if name not in refused]
-        together = failure(rest, train=True) if len(rest) > 1 else ""
-    if together:
-        # Each alone is right and all together are not: none can be trusted.
-        refused |= dict.fromkeys(rest, together)
-    else:
-        refused |= _miscounted(dense, trial, rest, sample)
+    refused = culprits(list(suspects), failure)
+    # Then also what runs in train mode alone, such as a second head, and what it costs.
+    for wrong in (partial(failure, train=True), partial(_miscount, dense, trial, sample)):
+        rest = [name for name in names if name not in refused]
+        refused |= culprits(rest, wrong)
     groups = tuple(replace(g, refused=refused.get(g.name, g.refused)) for g in found.groups)
     return replace(found, groups=groups)

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from prunus.errors import InputError
@@ -58,6 +60,34 @@ def test_file_size_is_that_of_the_written_file(tmp_path: Path) -> None:
     assert file_size_bytes(network) == path.stat().st_size == path_size_bytes(path)
     half = nn.Linear(1000, 100, bias=False).half()
     assert 200_000 < file_size_bytes(half) < 200_200
+
+
+TYPES = [
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+    *(torch.float8_e4m3fn, torch.float8_e5m2),
+]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.text("abé_", min_size=1, max_size=3),
+            st.sampled_from(TYPES),
+            st.lists(st.integers(0, 12), max_size=3),
+        ),
+        max_size=6,
+        unique_by=lambda one: one[0],
+    )
+)
+def test_file_size_is_to_the_byte_that_of_any_types_and_shapes(
+    tensors: list[tuple[str, torch.dtype, list[int]]],
+) -> None:
+    network = nn.Module()
+    for name, dtype, shape in tensors:
+        network.register_buffer(name, torch.zeros(shape).to(dtype))
+    raw = safetensors.torch.save(network.state_dict(), metadata={"format": "pt"})
+    assert file_size_bytes(network) == len(raw)
 
 
 def test_tied_tensors_are_stored_once() -> None:

@@ -63,6 +63,20 @@ def after(context: Context, decision: Decision) -> nn.Module:
     return cut(context.network, context.trace.plan({}, decision.connections)).eval()
 
 
+@given(st.lists(st.integers(-2, 2), min_size=12, max_size=12), st.integers(1, 11))
+def test_as_in_a_stable_order_of_magnitudes(values: list[int], gone: int) -> None:
+    """Many are equal: those of them that come first go first."""
+    net = mlp((3, 4, 2))
+    with torch.no_grad():
+        net.get_parameter("0.weight").copy_(torch.tensor(values).view(4, 3))
+    decision = MagnitudeWeights(sparsity=gone / 12).decide(context(net, torch.ones(2, 3)))
+    order = sorted(range(12), key=lambda at: abs(values[at]))
+    expected = [
+        [int(3 * row + column not in order[:gone]) for column in range(3)] for row in range(4)
+    ]
+    assert masks(decision) == {"0.weight": expected}
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

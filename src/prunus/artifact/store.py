@@ -28,6 +28,7 @@ from prunus.artifact.manifest import (
     plan_file,
     read_manifest,
 )
+from prunus.artifact.place import replace_folder
 from prunus.artifact.rebuild import (
     check_source,
     find_source,
@@ -120,7 +121,7 @@ def save(
         _compare(network, loaded)
         if example_inputs is not None:
             require_same_outputs(network, loaded, example_inputs, source.model)
-        _move(part, folder)
+        replace_folder(part, folder)
     except OSError as error:
         raise InputError(
             f"folder={str(folder)!r} cannot be written: {error.strerror or error}"
@@ -250,19 +251,3 @@ def is_whole(folder: Path | str) -> bool:
         return file_sha256(folder / WEIGHTS_FILE) == manifest.weights_sha256
     except (InputError, OSError):
         return False
-
-
-def _move(part: Path, folder: Path) -> None:
-    """Put ``part`` where ``folder`` is; the old one comes back where that fails."""
-    if not folder.exists() or not any(folder.iterdir()):
-        part.replace(folder)
-        return
-    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-    shutil.rmtree(old, ignore_errors=True)  # of a killed process with the same number
-    folder.rename(old)
-    try:
-        part.rename(folder)
-    except OSError:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old)

@@ -311,7 +311,7 @@ def _reference(network: nn.Module, inputs: Inputs, device: str) -> Tensor:
     with (
         modes_restored(network),
         placed(network, where, channels_last=False),
-        torch.inference_mode(),
+        torch.no_grad(),  # what the network keeps of a forward pass may be trained on later
     ):
         network.eval()
         batches = (

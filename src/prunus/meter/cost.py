@@ -15,7 +15,7 @@ def measure_cost(network: nn.Module, example_inputs: ExampleInputs, *, size: boo
     Args:
         network: Any network with values in its parameters.
         example_inputs: One sample (batch 1) at the shape that the cost is stated for.
-        size: Whether to measure the file, for which the weights are copied once.
+        size: Whether to state the size of its file of weights.
 
     Raises:
         InputError: The network fails on the inputs, or holds what cannot be measured.

@@ -1,6 +1,7 @@
 """Bytes on disk. One megabyte is 10^6 bytes."""
 
-from collections.abc import Hashable, Mapping
+import json
+from collections.abc import Collection, Hashable, Mapping
 from pathlib import Path
 
 import safetensors.torch
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import InputError
-from prunus.graph.file_size import FILE_METADATA
+from prunus.graph.file_size import file_bytes
 from prunus.meter.params import require_shapes, tensor_key
 
 BYTES_PER_MB = 1_000_000
@@ -20,9 +21,22 @@ def file_size_bytes(network: nn.Module) -> int:
     Raises:
         InputError: The state dict holds something else than tensors with values.
     """
-    # Copies, as save refuses memory that is shared in part or laid out otherwise.
-    tensors = {name: t.contiguous().clone() for name, t in stored_tensors(network).items()}
-    return len(safetensors.torch.save(tensors, metadata=dict(FILE_METADATA)))
+    tensors = stored_tensors(network)
+    laid = _file_types({tensor.dtype for tensor in tensors.values()})
+    return file_bytes(
+        {name: tuple(tensor.shape) for name, tensor in tensors.items()},
+        {name: tensor.element_size() for name, tensor in tensors.items()},
+        {name: laid[tensor.dtype] for name, tensor in tensors.items()},
+    )
+
+
+def _file_types(dtypes: Collection[torch.dtype]) -> dict[torch.dtype, tuple[int, str]]:
+    """Where each type lies in a file and what it is called there, as a small file shows."""
+    raw = safetensors.torch.save({str(dtype): torch.zeros(1).to(dtype) for dtype in dtypes})
+    head = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    return {
+        dtype: (head[str(dtype)]["data_offsets"][0], head[str(dtype)]["dtype"]) for dtype in dtypes
+    }
 
 
 def stored_tensors(network: nn.Module) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.artifact.export import ONNX_PACKAGES, first_line
+from prunus.artifact.place import replace_folder
 from prunus.artifact.rebuild import check_source
 from prunus.artifact.weights import file_sha256
 from prunus.data import Inputs, TextTokenizer
@@ -114,8 +115,7 @@ def deploy(  # noqa: PLR0913  # all but three are options, by keyword only
         record.save(part / DEPLOYED_FILE)
         if deployment.engine == "torch":  # what reads weights past int8 layers finds none there
             _require_runs(part, record, job.inputs)
-        shutil.rmtree(folder, ignore_errors=True)
-        part.replace(folder)
+        replace_folder(part, folder)
     except OSError as error:
         raise InputError(
             f"folder={str(folder)!r} cannot be written: {error.strerror or error}"

@@ -20,10 +20,9 @@ BATCHES_FILE, LOGITS_FILE, FACTS_FILE = "batches.safetensors", "logits.safetenso
 
 
 class Facts(Record):
-    """What the other process measured: seconds to a session, and its memory at most, in bytes."""
+    """What the other process measured: seconds from files to a session."""
 
     seconds_load: float
-    peak_memory_bytes: int
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,10 @@ class FreshRun:
     Attributes:
         logits: ``[samples, classes]``, in the order of the batches.
         seconds_load: From files to a session.
-        peak_memory_bytes: Of the process.
     """
 
     logits: Tensor
     seconds_load: float
-    peak_memory_bytes: int
 
 
 def run_fresh(
@@ -69,7 +66,7 @@ def run_fresh(
             )
         facts = Facts.load(work / FACTS_FILE)
         logits = load_file(work / LOGITS_FILE)["logits"]
-    return FreshRun(logits, facts.seconds_load, facts.peak_memory_bytes)
+    return FreshRun(logits, facts.seconds_load)
 
 
 def _flat(batches: Iterable[Inputs]) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
 """The other process of ``run_fresh``: ``python -m prunus.quantize.fresh_worker FOLDER WORK [THREADS]``."""
 
-import resource
 import sys
 import time
 from pathlib import Path
@@ -19,8 +18,6 @@ from prunus.quantize.fresh import (
     unflat,
 )
 
-_KILOBYTE = 1024
-
 
 def main(arguments: list[str]) -> int:
     """Load, run, write logits and facts; 2 where the deployment cannot be used."""
@@ -37,8 +34,7 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(" ".join(str(error).split()) + "\n")
         return 2
     save_file({"logits": gathered(logits)}, work / LOGITS_FILE)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KILOBYTE
-    Facts(seconds_load=seconds, peak_memory_bytes=peak).save(work / FACTS_FILE)
+    Facts(seconds_load=seconds).save(work / FACTS_FILE)
     return 0
 
 

@@ -354,6 +354,9 @@ def test_a_network_of_texts_is_measured_on_texts_of_the_length_that_records_stat
     for length in (16, 64):
         code, screen, _ = run(*command, "--text", f"max_length={length}")
         assert code == 0 and f"a text of {length} pieces" in screen
+        told = " ".join(screen.split())
+        assert all(f"{split} texts" in told for split in ("train", "search", "test"))
+        assert told.count(f"0.0% are cut at {length}") == 3
         (line,) = (line for line in screen.splitlines() if line.strip().startswith("MACs"))
         found[length] = int(line.split()[-1].replace(",", ""))
     config: Any = build("bert_tiny", num_classes=2, vocab_size=100).config

@@ -1,6 +1,7 @@
 """What the commands measure and methods do: look, and change nothing."""
 
 import re
+from collections.abc import Iterator
 
 import torch
 from rich import box
@@ -14,10 +15,10 @@ from prunus.cli.given import Cut, Subject, Where, read_shape
 from prunus.cli.show import console
 from prunus.cli.source import data_name, make_source, text_options
 from prunus.cli.work import set_threads
+from prunus.data import DataSplits, LengthStatistics, length_statistics
 from prunus.errors import GraphError, InputError, PrunusError
 from prunus.graph import Group, Inputs, Trace, trace
 from prunus.meter import (
-    file_size_bytes,
     format_bytes,
     measure_cost,
     measure_latency,
@@ -58,7 +59,7 @@ def _measure(subject: Subject, cut: Cut, where: Where, shape: str | None) -> Non
     require_numbers(cut)
     set_threads(where)
     device = resolve_device(where.device)
-    network, inputs, one = _network(subject, shape)
+    network, inputs, one, data = _network(subject, shape)
     try:
         found = trace(
             network, inputs, ignore=cut.ignore, min_units=cut.min_units, round_to=cut.round_to
@@ -73,9 +74,11 @@ def _measure(subject: Subject, cut: Cut, where: Where, shape: str | None) -> Non
     facts.add_row("input", _described(one))
     facts.add_row("parameters", f"{cost.params:,}")
     facts.add_row("MACs (batch 1)", f"{cost.macs:,}")
-    facts.add_row("file", format_bytes(file_size_bytes(network)))
+    facts.add_row("file", format_bytes(cost.size_bytes or 0))
     if cost.uncounted:
         facts.add_row("not counted", ", ".join(cost.uncounted))
+    for row in _lengths(data):
+        facts.add_row(*row)
     if where.latency:
         placed = network.to(device)
         moved: Inputs = (
@@ -114,8 +117,26 @@ def run_methods() -> None:
     )
 
 
-def _network(subject: Subject, shape: str | None) -> tuple[nn.Module, Inputs, Inputs]:
-    """The network, a batch of real or random inputs, and the one that costs are stated for."""
+def _lengths(data: DataSplits | None) -> Iterator[tuple[str, str]]:
+    """How long the texts of each split are, a row each; none of images."""
+    if data is None or data.tokenizer is None:
+        return
+    found = length_statistics(data)
+    for name in ("train", "search", "test", "unlabeled"):
+        split: LengthStatistics | None = getattr(found, name)
+        if split is not None:
+            said = (
+                f"{split.texts:,}: median {split.median} tokens, 95 % up to {split.p95}, longest "
+                f"{split.longest}; {split.share_cut:.1%} are cut at {found.max_length}, "
+                f"{split.unknown_share:.1%} of the tokens are unknown"
+            )
+            yield f"{name} texts", said
+
+
+def _network(
+    subject: Subject, shape: str | None
+) -> tuple[nn.Module, Inputs, Inputs, DataSplits | None]:
+    """The network, a batch of real or random inputs, the one that costs are stated for, and the data."""
     source = make_source(subject)
     if (shape is None) == (subject.data is None):
         raise InputError(
@@ -130,9 +151,9 @@ def _network(subject: Subject, shape: str | None) -> tuple[nn.Module, Inputs, In
             )
         network = load_source(source)
         inputs = _random_inputs(network, read_shape(shape))
-        return network, inputs, first_samples(inputs, 1)
+        return network, inputs, first_samples(inputs, 1), None
     found = resolve_subject(source, data, text=text, untrained=True)
-    return found.network, found.inputs, found.one
+    return found.network, found.inputs, found.one, found.data
 
 
 def _described(one: Inputs) -> str:

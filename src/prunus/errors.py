@@ -46,3 +46,8 @@ def moved_away(path: object) -> StorageError:
     return StorageError(
         f"'{path}' was moved or deleted while it was in use: move it back and resume"
     )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a foreign error's message, or its kind where it has none; at most 300 characters."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -8,6 +8,7 @@ from prunus.errors import InputError
 from prunus.graph import trace
 from prunus.method import Budget, Context
 from prunus.prune import Taylor
+from prunus.prune.importance import importance_scores
 from prunus.prune.scores import FloatArray
 from tests.prune.networks import weight_of
 from tests.train.fakes import FloatStore
@@ -111,3 +112,5 @@ def test_a_diverged_network_is_refused() -> None:
     context = Context(net, found, Budget.parse("params=0.5"), seed=0, train=split())
     with pytest.raises(InputError, match="not finite in 0"):
         Taylor().rank(context)
+    with pytest.raises(InputError, match="not finite in 0"):  # and where a search is guided by it
+        importance_scores(context, "taylor")

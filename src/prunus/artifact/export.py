@@ -158,7 +158,7 @@ def cpu_copy(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network).cpu().eval()
 
 
-def first_line(error: BaseException) -> str:
+def root_cause(error: BaseException) -> str:
     """Kind and cause of an error in one line; exporters wrap theirs in pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__
@@ -181,7 +181,7 @@ def _trace(network: nn.Module, example_inputs: Inputs, free: Sequence[int]) -> E
             program = torch.export.export(deployed, args, kwargs, dynamic_shapes=shapes)
     except Exception as error:  # a user's forward may raise anything in the tracer
         remedy = "; export with dynamic_batch=False and dynamic_length=False may do" if free else ""
-        raise InputError(f"network cannot be exported: {first_line(error)}{remedy}") from error
+        raise InputError(f"network cannot be exported: {root_cause(error)}{remedy}") from error
     program.example_inputs = None  # they would be stored: a user's data has no place in the file
     return program
 
@@ -268,7 +268,7 @@ def _write_recurrent(
     except Exception as error:  # a user's forward may raise anything in the tracer
         part.unlink(missing_ok=True)
         raise InputError(
-            f"network cannot be exported to ONNX: {first_line(error)}; try format='pt2'"
+            f"network cannot be exported to ONNX: {root_cause(error)}; try format='pt2'"
         ) from error
     fixed = next((w for w in told if _fixes(w)), None)
     if fixed is not None:
@@ -293,7 +293,7 @@ def _write_onnx(program: ExportedProgram, path: Path) -> None:
         onnx_program = torch.onnx.export(program, dynamo=True, verbose=False)
     except Exception as error:  # the exporter's errors are private to it
         raise InputError(
-            f"network cannot be exported to ONNX: {first_line(error)}; try format='pt2'"
+            f"network cannot be exported to ONNX: {root_cause(error)}; try format='pt2'"
         ) from error
     if onnx_program is None:
         raise InputError("network cannot be exported to ONNX; try format='pt2'")

@@ -15,14 +15,13 @@ from prunus.graph import Inputs, call, cut, network_shape, relative_difference
 from prunus.graph.inputs import output_tensors
 from prunus.plan import Plan
 from prunus.records import Source
-from prunus.zoo import load_source
+from prunus.zoo import load_source, without_weights
 from prunus.zoo.own_code import code_sha256
 from prunus.zoo.sources import INLINE
 
 # The same operations on the same weights: room for kernels that torch picks by memory alignment.
 _TOLERANCE = 1e-6
 _CONFIG = "config.json"
-_FETCHED = ("hf:", "timm:", "torchvision:")
 
 
 def check_source(source: object) -> None:
@@ -169,11 +168,3 @@ def _factory_path(source: Source) -> Path | None:
         return Path(source.model.removeprefix("hf:")) / _CONFIG
     path, separator, _ = source.model.rpartition(":")
     return Path(path) if separator and path.endswith(".py") else None
-
-
-def without_weights(source: Source) -> Source:
-    """The same constructor, spared from fetching weights that would be overwritten."""
-    arguments = dict(source.arguments)
-    if source.model.startswith(_FETCHED):
-        arguments["pretrained"] = False
-    return source.model_copy(update={"weights": None, "arguments": arguments})

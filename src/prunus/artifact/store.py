@@ -35,7 +35,6 @@ from prunus.artifact.rebuild import (
     note_factory,
     rebuild,
     require_same_outputs,
-    without_weights,
 )
 from prunus.artifact.weights import (
     file_sha256,
@@ -51,7 +50,7 @@ from prunus.errors import InputError, PlanMismatchError
 from prunus.graph import Inputs, check_network, network_shape
 from prunus.plan import Plan
 from prunus.records import RunRecord, Source
-from prunus.zoo import load_source
+from prunus.zoo import load_source, without_weights
 
 
 @dataclass(frozen=True)

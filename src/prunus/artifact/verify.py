@@ -12,10 +12,10 @@ from prunus.artifact.export import (
     Inputs,
     arguments,
     cpu_copy,
-    first_line,
     parameter_names,
     require_onnx,
     require_tensors,
+    root_cause,
 )
 from prunus.errors import InputError
 from prunus.graph import call, check_inputs, check_network
@@ -58,7 +58,7 @@ def verify_export(path: Path | str, network: nn.Module, example_inputs: Inputs) 
             raise
         except Exception as error:  # a user's forward may raise anything
             raise InputError(
-                f"example_inputs: the network does not run on them: {first_line(error)}; give inputs "
+                f"example_inputs: the network does not run on them: {root_cause(error)}; give inputs "
                 "as for export"
             ) from error
         if path.suffix == ".onnx":
@@ -108,7 +108,7 @@ def _run_pt2(path: Path, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) ->
 
 def _failed(path: Path, error: Exception) -> str:
     return (
-        f"path={str(path)!r} cannot be run on these inputs: {first_line(error)}; "
+        f"path={str(path)!r} cannot be run on these inputs: {root_cause(error)}; "
         "export the network again"
     )
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from prunus.errors import InputError
+from prunus.errors import InputError, first_line
 
 _REMEDY = "name its source (FILE.py:FACTORY), or use engine=serial"
 
@@ -65,7 +65,7 @@ def require_readable(structure: bytes, name: str, engine: str) -> None:
 
 def unreadable(name: str, error: Exception) -> InputError:
     """Of modules that do not unpickle."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = first_line(error)
     return InputError(f"network {name} cannot be read by a worker ({reason}): {_REMEDY}")
 
 

@@ -14,13 +14,13 @@ from prunus.candidates.execution import ScoringExecution
 from prunus.candidates.readable import require_readable, unreadable
 from prunus.candidates.scorer import Images, Scorer, Tricks
 from prunus.data import Inputs as Batch
-from prunus.errors import InputError
+from prunus.errors import InputError, first_line
 from prunus.graph import Inputs, call, cut, relative_difference
 from prunus.graph.inputs import output_tensors
 from prunus.plan import Plan
 from prunus.records import Source
 from prunus.train.forward import modes_restored, placed, resolve_device
-from prunus.zoo import load_source
+from prunus.zoo import load_source, without_weights
 
 Array = npt.NDArray[np.generic]
 Arrays = Array | dict[str, Array]
@@ -55,7 +55,7 @@ class Probe:
         try:
             found = _answers(network, self.samples)
         except Exception as error:  # a user's forward may raise anything
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise _another(source, f"it does not run ({reason})") from error
         difference = relative_difference(self.answers, found)
         if not difference <= _TOLERANCE:
@@ -103,11 +103,8 @@ class Blueprint:
         """
         weights = save({n: t.detach().cpu().contiguous().clone() for n, t in _named(network)})
         if source is not None:
-            bare = source.model_copy(
-                update={"weights": None, "arguments": _untrained(source)}, deep=True
-            )
             probe = None if samples is None else Probe.of(network, samples)
-            return cls(bare, plans, None, weights, probe)
+            return cls(without_weights(source), plans, None, weights, probe)
         hollow = copy.deepcopy(network, {id(t): _like(t, _hollow(t)) for _, t in _named(network)})
         try:
             structure = pickle.dumps(hollow)
@@ -257,14 +254,6 @@ def _like(tensor: Tensor, value: Tensor) -> Tensor:
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(value, requires_grad=tensor.requires_grad)
     return value
-
-
-def _untrained(source: Source) -> dict[str, object]:
-    """Arguments that fetch no weights: they come with the blueprint."""
-    arguments = dict(source.arguments)
-    if source.model.partition(":")[0] in ("hf", "timm", "torchvision"):
-        arguments["pretrained"] = False
-    return arguments
 
 
 def _arrays(inputs: Batch) -> Arrays:

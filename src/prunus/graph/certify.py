@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from prunus.errors import CertificateError
+from prunus.errors import CertificateError, first_line
 from prunus.graph.attributes import is_settings, with_entries
 from prunus.graph.cut import cut
 from prunus.graph.groups import Trace
@@ -245,11 +245,6 @@ def _compared(output: Any) -> list[torch.Tensor]:
     """Floating outputs; of complex ones both parts."""
     found = [torch.view_as_real(t) if t.is_complex() else t for t in output_tensors(output)]
     return [t for t in found if t.is_floating_point()]
-
-
-def first_line(error: Exception) -> str:
-    """The first line of a message, or the name of the error where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def _without_dropout(network: nn.Module) -> nn.Module:

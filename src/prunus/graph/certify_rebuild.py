@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from prunus.errors import CertificateError, GraphError
+from prunus.errors import CertificateError, GraphError, first_line
 from prunus.graph.certify import FLOAT32_LIMIT, FLOAT64_LIMIT, relative_difference
 from prunus.graph.cut import cut
 from prunus.graph.inputs import (
@@ -127,7 +127,7 @@ def _difference(
     try:
         found = call(rebuilt, new)
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        reason = first_line(error)
         raise CertificateError(f"the rebuilt network does not run: {reason}") from error
     for edit in plan.rebuilds:
         if isinstance(edit, Factorize):

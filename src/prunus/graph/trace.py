@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from prunus.errors import CertificateError, GraphError, InputError, PrunusError
+from prunus.errors import CertificateError, GraphError, InputError, PrunusError, first_line
 from prunus.graph import (
     rules_contract,
     rules_elementwise,
@@ -24,7 +24,7 @@ from prunus.graph import (
     rules_shuffle,
     rules_view,
 )
-from prunus.graph.certify import certify, first_line
+from prunus.graph.certify import certify
 from prunus.graph.culprits import culprits
 from prunus.graph.cut import cut, network_shape
 from prunus.graph.groups import Trace

@@ -1,13 +1,12 @@
 """Importance of units by the name of a criterion, for methods that need one."""
 
-import copy
 from typing import Literal
 
 from prunus.errors import InputError
 from prunus.method import Context
 from prunus.prune.magnitude import magnitude_scores
 from prunus.prune.scores import FloatArray
-from prunus.prune.taylor import TaylorOptions, taylor_scores
+from prunus.prune.taylor import TaylorOptions, finite_scores
 
 Importance = Literal["l2", "taylor"]
 
@@ -18,18 +17,10 @@ def importance_scores(context: Context, criterion: Importance) -> dict[str, Floa
     ``l2``: norm of its filters; ``taylor``: first-order effect on the loss of training images.
 
     Raises:
-        InputError: Taylor without training images.
+        InputError: Taylor without training images, or gradients that are not finite.
     """
     if criterion == "l2":
         return magnitude_scores(context.network, context.trace, norm="l2", axes="out")
     if context.train is None:
         raise InputError("importance=taylor needs training data; give the context train=")
-    options = TaylorOptions()
-    return taylor_scores(
-        copy.deepcopy(context.network).to(context.device),
-        context.trace,
-        context.train.subset(min(options.images, len(context.train)), context.seed),
-        options,
-        seed=context.seed,
-        progress=context.progress,
-    )
+    return finite_scores(context, context.train, TaylorOptions())

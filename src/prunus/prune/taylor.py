@@ -58,23 +58,32 @@ class Taylor(GlobalRanking[TaylorOptions]):
         Raises:
             InputError: There is no training split, or gradients are not finite.
         """
-        split = train_split(context, self)
-        seed = context.seed
-        scores = taylor_scores(
-            copy.deepcopy(context.network).to(context.device),
-            context.trace,
-            split.subset(min(self.options.images, len(split)), seed),
-            self.options,
-            seed=seed,
-            progress=context.progress,
+        return Ranked(finite_scores(context, train_split(context, self), self.options))
+
+
+def finite_scores(
+    context: Context, split: TrainSplit, options: TaylorOptions
+) -> dict[str, FloatArray]:
+    """First-order importance of every unit of a context's network, which is not touched.
+
+    Raises:
+        InputError: Gradients are not finite.
+    """
+    scores = taylor_scores(
+        copy.deepcopy(context.network).to(context.device),
+        context.trace,
+        split.subset(min(options.images, len(split)), context.seed),
+        options,
+        seed=context.seed,
+        progress=context.progress,
+    )
+    bad = [name for name, mine in scores.items() if not np.isfinite(mine).all()]
+    if bad:
+        raise InputError(
+            f"the network's gradients are not finite in {', '.join(bad)}: it has diverged; "
+            "give trained weights"
         )
-        bad = [name for name, mine in scores.items() if not np.isfinite(mine).all()]
-        if bad:
-            raise InputError(
-                f"the network's gradients are not finite in {', '.join(bad)}: it has diverged; "
-                "give trained weights"
-            )
-        return Ranked(scores)
+    return scores
 
 
 def taylor_scores(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.artifact.export import ONNX_PACKAGES, first_line
+from prunus.artifact.export import ONNX_PACKAGES, root_cause
 from prunus.artifact.place import replace_folder
 from prunus.artifact.rebuild import check_source
 from prunus.artifact.weights import file_sha256
@@ -215,7 +215,7 @@ def _require_runs(part: Path, record: Deployed, inputs: Inputs) -> None:
     except PrunusError as error:
         raise InputError(
             f"engine={record.deployment.engine} has written what does not run: "
-            f"{first_line(error)}; exclude the layers whose weights the network reads past them, or "
+            f"{root_cause(error)}; exclude the layers whose weights the network reads past them, or "
             "use engine=onnxruntime"
         ) from error
 

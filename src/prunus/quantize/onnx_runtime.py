@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.artifact import export
-from prunus.artifact.export import first_line
+from prunus.artifact.export import root_cause
 from prunus.data import Inputs
 from prunus.errors import InputError
 from prunus.extras import require_extra
@@ -65,7 +65,7 @@ def write(job: Job, folder: Path) -> Written:
                 raise
             except Exception as error:  # its errors have no common base
                 raise InputError(
-                    f"engine=onnxruntime cannot quantize this network: {first_line(error)}; use "
+                    f"engine=onnxruntime cannot quantize this network: {root_cause(error)}; use "
                     "engine=openvino, or exclude layers"
                 ) from error
         whole.unlink()
@@ -336,7 +336,7 @@ class OnnxSession(Session):
             )
         except Exception as error:  # its errors have no common base
             raise InputError(
-                f"engine=onnxruntime cannot load '{folder}': {first_line(error)}; deploy it again"
+                f"engine=onnxruntime cannot load '{folder}': {root_cause(error)}; deploy it again"
             ) from error
         self._inputs = [node.name for node in self._session.get_inputs()]
 

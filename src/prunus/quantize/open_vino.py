@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.artifact import export
-from prunus.artifact.export import first_line
+from prunus.artifact.export import root_cause
 from prunus.errors import InputError
 from prunus.extras import require_extra
 from prunus.quantize.job import (
@@ -66,7 +66,7 @@ def write(job: Job, folder: Path) -> Written:
         raise
     except Exception as error:  # its errors have no common base
         raise InputError(
-            f"engine=openvino cannot take this network: {first_line(error)}; use "
+            f"engine=openvino cannot take this network: {root_cause(error)}; use "
             "engine=onnxruntime, or exclude layers"
         ) from error
     finally:
@@ -219,7 +219,7 @@ class OpenVinoSession(Session):
             self._request = core.compile_model(model, "CPU", settings).create_infer_request()
         except Exception as error:  # its errors have no common base
             raise InputError(
-                f"engine=openvino cannot load '{folder}': {first_line(error)}; deploy it again"
+                f"engine=openvino cannot load '{folder}': {root_cause(error)}; deploy it again"
             ) from error
 
     def _names(self) -> list[str]:

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from prunus.artifact.export import first_line
+from prunus.artifact.export import root_cause
 from prunus.errors import InputError
 from prunus.plan import Record
 from prunus.quantize.options import Deployment
@@ -96,7 +96,7 @@ class Session(ABC):
         """What to say where the engine fails."""
         return InputError(
             f"engine={self.record.deployment.engine} cannot run on these inputs: "
-            f"{first_line(error)}; give inputs of the types that deploy was given"
+            f"{root_cause(error)}; give inputs of the types that deploy was given"
         )
 
     @abstractmethod

@@ -2,7 +2,7 @@
 
 from prunus.zoo.catalog import Normalization, build, is_text, normalization, zoo_names
 from prunus.zoo.cifar_resnet import PadShortcut
-from prunus.zoo.sources import copied, is_drawn, load_source, reads_text
+from prunus.zoo.sources import copied, is_drawn, load_source, reads_text, without_weights
 from prunus.zoo.weights import find_weights, load_weights
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "load_weights",
     "normalization",
     "reads_text",
+    "without_weights",
     "zoo_names",
 ]

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from prunus.errors import InputError
+from prunus.errors import InputError, first_line
 from prunus.extras import require_extra
 from prunus.records import Source
 from prunus.zoo.catalog import build, is_text, zoo_names
@@ -27,6 +27,8 @@ from prunus.zoo.weights import load_weights
 _HF_TASKS = ("image", "text")
 _INLINE = "config"
 INLINE = f"hf:{_INLINE}"
+# Whose networks come with trained weights that are fetched.
+LIBRARIES = ("hf:", "timm:", "torchvision:")
 """A network of its arguments alone, and no folder of that name: it has no vocabulary yet."""
 _POOLER = "pooler"  # of a bare encoder: trained by few, and drawn with the classifier
 # Where a network and its weights lie: read by the library with the config, and then dropped.
@@ -101,6 +103,14 @@ def _require_zoo(model: str) -> None:
     )
 
 
+def without_weights(source: Source) -> Source:
+    """The same constructor, spared from fetching weights that would be overwritten."""
+    arguments = dict(source.arguments)
+    if source.model.startswith(LIBRARIES):
+        arguments["pretrained"] = False
+    return source.model_copy(update={"weights": None, "arguments": arguments}, deep=True)
+
+
 def is_own_file(model: str) -> bool:
     """Whether a model is named by its factory in a file: what it reads, its data alone tells."""
     return ".py:" in model or model.endswith(".py")
@@ -124,7 +134,7 @@ def is_drawn(source: Source, network: nn.Module) -> bool:
     Parameters of one value, such as a norm's, tell nothing. A factory that sets a seed of its own
     counts as one that loads its weights.
     """
-    fetched = source.model.startswith(("hf:", "timm:", "torchvision:"))
+    fetched = source.model.startswith(LIBRARIES)
     asked = {"pretrained": fetched and source.model != INLINE, **source.arguments}
     if source.weights is not None or any(asked.get(name) for name in _TRAINED):
         return False
@@ -270,7 +280,7 @@ def _told_as_input_error(name: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise InputError(
-            f"model 'hf:{name}' cannot be loaded: {_first_line(error)}; give a hub name or a "
+            f"model 'hf:{name}' cannot be loaded: {first_line(error)}; give a hub name or a "
             "folder with config.json and model.safetensors, or hf:config with model_type and sizes"
         ) from error
     except RuntimeError as error:  # of weights in other shapes than the config says
@@ -328,7 +338,7 @@ def _from_timm(name: str, arguments: dict[str, Any]) -> nn.Module:
         network = timm.create_model(name, **arguments)
     except (RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
         raise InputError(
-            f"model 'timm:{name}' cannot be built: {_first_line(error)}; see timm.list_models()"
+            f"model 'timm:{name}' cannot be built: {first_line(error)}; see timm.list_models()"
         ) from error
     return _require_module(network, f"timm:{name}")
 
@@ -349,7 +359,7 @@ def _from_torchvision(name: str, arguments: dict[str, Any]) -> nn.Module:
             network.load_state_dict(state)
     except (RuntimeError, ValueError, TypeError, AttributeError, OSError) as error:
         raise InputError(
-            f"model 'torchvision:{name}' cannot be built: {_first_line(error)}; "
+            f"model 'torchvision:{name}' cannot be built: {first_line(error)}; "
             "see torchvision.models.list_models(), or set the argument 'pretrained' to false"
         ) from error
     return network
@@ -390,7 +400,7 @@ def _made(
     except (Exception, SystemExit) as error:  # the user's own code may raise anything
         raise InputError(
             f"model '{model}': {factory_name}({', '.join(arguments)}) raised "
-            f"{type(error).__name__}: {_first_line(error)}; mend the file or the arguments"
+            f"{type(error).__name__}: {first_line(error)}; mend the file or the arguments"
         ) from error
     return _require_module(network, model)
 
@@ -411,7 +421,7 @@ def copied(network: nn.Module, model: str) -> nn.Module:
         return copy.deepcopy(network)
     except Exception as error:  # a module's own __deepcopy__ may raise anything
         raise InputError(
-            f"model '{model}' cannot be copied ({_first_line(error)}): a layer keeps a tensor that is "
+            f"model '{model}' cannot be copied ({first_line(error)}): a layer keeps a tensor that is "
             "computed from others, as the old torch.nn.utils.weight_norm and spectral_norm do; take "
             "those of torch.nn.utils.parametrizations, or remove_weight_norm before"
         ) from error
@@ -442,7 +452,7 @@ def _import_file(path: Path) -> ModuleType:
     except (Exception, SystemExit) as error:  # the user's own code may raise anything
         del sys.modules[name]
         raise InputError(
-            f"'{path}' cannot be imported: {type(error).__name__}: {_first_line(error)}; "
+            f"'{path}' cannot be imported: {type(error).__name__}: {first_line(error)}; "
             "mend the file"
         ) from error
     return module
@@ -455,7 +465,3 @@ def _require_module(network: object, model: str) -> nn.Module:
             "the factory must return a torch.nn.Module"
         )
     return network
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

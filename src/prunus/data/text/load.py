@@ -32,7 +32,7 @@ from prunus.data.text.table import (
     read_texts,
 )
 from prunus.data.text.tokenizer import TextTokenizer
-from prunus.errors import DataError, InputError
+from prunus.errors import DataError, InputError, first_line
 from prunus.extras import require_extra
 
 FILE, HUB = "text:", "hfdata:"
@@ -468,7 +468,7 @@ def _hub(name: str, options: TextOptions) -> _Parts:
     try:
         found = datasets.load_dataset(name)
     except Exception as error:  # the library raises many kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise DataError(
             f"data set '{name}' cannot be loaded: {reason}; check its name, or give text:FILE"
         ) from error

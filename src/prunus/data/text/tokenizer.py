@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self, final
 
-from prunus.errors import DataError, InputError
+from prunus.errors import DataError, InputError, first_line
 from prunus.extras import require_extra
 from prunus.plan import BoolArray
 
@@ -79,7 +79,7 @@ class TextTokenizer:
             found = transformers.AutoTokenizer.from_pretrained(name)
             return cls(found.backend_tokenizer.to_str())
         except Exception as error:  # the library raises many kinds
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise DataError(
                 f"no tokenizer of '{name}': {reason}; give a folder with tokenizer.json or vocab.txt"
             ) from error

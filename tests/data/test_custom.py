@@ -38,6 +38,17 @@ def test_a_search_set_of_its_own_leaves_train_whole() -> None:
     assert len(from_datasets(train, test, search=search, search_size=4).search) == 4
 
 
+def test_the_seed_draws_from_a_search_set_of_its_own() -> None:
+    train, test, search = rows(10), rows(4, 100), rows(8, 200)
+
+    def drawn(seed: int) -> list[float]:
+        data = from_datasets(train, test, search=search, search_size=4, seed=seed)
+        return values(data.search)
+
+    assert drawn(0) == drawn(0)
+    assert len({tuple(drawn(seed)) for seed in range(6)}) > 1
+
+
 def test_options_are_used() -> None:
     options = CustomOptions(name="mine", num_classes=5, augmented_train=rows(10, start=50))
     data = from_datasets(rows(10), rows(4, 100), search_size=2, options=options)

@@ -111,6 +111,11 @@ def test_val_beside_test_is_the_search_split(folder: Path) -> None:
     assert float(first(data.search)[0].min()) >= 199.9
     few = load_data(name, mean=mean, std=std, image_size=SIDE, search_size=4)
     assert len(few.search) == 4
+    drawn = {
+        str(load_data(name, image_size=SIDE, search_size=4, seed=seed).search.samples.indices)
+        for seed in range(6)
+    }
+    assert len(drawn) > 1  # of four images of each class two, by the seed
 
 
 def test_unreadable_images_are_named(folder: Path) -> None:
@@ -251,14 +256,38 @@ def test_height_and_width_may_differ(tmp_path: Path) -> None:
     assert inputs[0, 0].max() <= 150.1
 
 
-def test_augmented_crops_of_any_shape_are_stretched_by_a_third_at_most(tmp_path: Path) -> None:
-    ramps = np.zeros((256, 256, 3), np.uint8)
-    ramps[:, :, 0] = np.arange(256)
-    ramps[:, :, 1] = np.arange(256)[:, None]
+def ramps(folder: Path, count: int) -> str:
+    """Data of photos whose red is the column and whose green is the row of each of 256 x 256 pixels."""
+    pixels = np.zeros((256, 256, 3), np.uint8)
+    pixels[:, :, 0] = np.arange(256)
+    pixels[:, :, 1] = np.arange(256)[:, None]
     for part in ("train", "test"):
-        for i in range(40):
-            save(tmp_path / part / "one" / f"{i:02d}.png", ramps)
-    name, mean, std = f"imagefolder:{tmp_path}", [0.0] * 3, [1 / 255] * 3
+        for i in range(count):
+            save(folder / part / "one" / f"{i:02d}.png", pixels)
+    return f"imagefolder:{folder}"
+
+
+def test_augmented_crops_are_of_8_to_100_percent_of_the_area_and_half_are_mirrored(
+    tmp_path: Path,
+) -> None:
+    data = load_data(ramps(tmp_path, 40), mean=[0.0] * 3, std=[1 / 255] * 3, image_size=8)
+    store, generator = data.test.samples.store, torch.Generator().manual_seed(0)
+    drawn = [store.read(torch.arange(40), generator)[0] for _ in range(5)]
+    inputs = torch.cat([one for one in drawn if isinstance(one, Tensor)])
+    across = (inputs[:, 0, 4, 6] - inputs[:, 0, 4, 1]) / 5  # pixels of the photo in one
+    down = (inputs[:, 1, 6, 4] - inputs[:, 1, 1, 4]) / 5
+    shares = across.abs() * down * 64 / 256**2
+    assert 0.07 < float(shares.min()) < 0.15
+    assert 0.85 < float(shares.max()) < 1.03
+    # Areas are even from 0.08 to 1, less those that do not fit: above m, the lesser side of the shape
+    # over the greater, whose logarithm is even from 3/4 to 1. E m = 0.869, E m^2 = 0.760.
+    expected = (0.760 - 0.08**2) / 2 / (0.869 - 0.08)
+    assert float(shares.mean()) == pytest.approx(expected, abs=4 * 0.24 / 200**0.5)
+    assert abs(int((across < 0).sum()) - 100) < 4 * 50**0.5  # four standard deviations
+
+
+def test_augmented_crops_of_any_shape_are_stretched_by_a_third_at_most(tmp_path: Path) -> None:
+    name, mean, std = ramps(tmp_path, 40), [0.0] * 3, [1 / 255] * 3
     data = load_data(name, mean=mean, std=std, image_size=(8, 16))
     generator = torch.Generator().manual_seed(0)
     inputs, _ = next(data.train.batches(32, generator=generator, augment=True))

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
+from torch.nn import functional
 
 from prunus.data import Split, load_data
 from prunus.errors import DataError, InputError, MissingExtraError
@@ -22,6 +23,14 @@ def whole(split: Split) -> Tensor:
     inputs, _ = next(split.batches(len(split)))
     assert isinstance(inputs, Tensor)
     return inputs
+
+
+def augmented(split: Split, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Positions of all samples in some order, and their augmented inputs."""
+    batches = split.placed_batches(len(split), generator=generator, augment=True)
+    positions, inputs, _ = next(batches)
+    assert isinstance(inputs, Tensor)
+    return positions, inputs
 
 
 def rows(x: Tensor) -> set[bytes]:
@@ -48,6 +57,23 @@ def test_digits_are_the_pixels_of_scikit_learn() -> None:
     restored = {tuple(image.flatten().int().tolist()) for image in (mine * 16).round()}
     expected = {tuple(int(v) for v in image.flatten()) for image in load_digits().images}
     assert restored == expected
+
+
+def test_constants_of_digits_are_the_mean_and_deviation_of_their_pixels() -> None:
+    data = load_data("digits")
+    pixels = torch.cat([whole(data.train), whole(data.search), whole(data.test)])
+    assert float(pixels.mean()) == pytest.approx(0, abs=2e-3)
+    assert float(pixels.std()) == pytest.approx(1, abs=2e-3)
+
+
+def test_augmented_digits_are_shifted_by_a_pixel_at_most_and_never_mirrored() -> None:
+    data = load_data("digits", mean=[0.0], std=[1.0])
+    padded = functional.pad(whole(data.train), (1, 1, 1, 1))
+    crops = torch.stack([padded[..., i : i + 8, j : j + 8] for i in range(3) for j in range(3)])
+    positions, inputs = augmented(data.train, torch.Generator().manual_seed(0))
+    found = (crops[:, positions] == inputs).flatten(2).all(dim=2)
+    assert bool(found.any(dim=0).all())
+    assert bool(found.any(dim=1).all())  # none of the nine shifts is missing
 
 
 def test_the_seed_moves_search_and_never_test() -> None:
@@ -185,27 +211,88 @@ def test_damaged_packing_of_cifar_is_named(tmp_path: Path, monkeypatch: pytest.M
         load_data("cifar100")
 
 
-@pytest.mark.parametrize("place", [None, "empty"])
-def test_cifar_comes_from_the_hub_where_no_file_is(
-    place: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("PRUNUS_DATA", raising=False)
-    if place is not None:
-        monkeypatch.setenv("PRUNUS_DATA", str(tmp_path))
+def hub_of(
+    images: list[np.ndarray[Any, Any]],
+    labels: dict[str, list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> list[tuple[str, str]]:
+    """A hub whose every table holds these images; what it is asked for is kept."""
     asked: list[tuple[str, str]] = []
 
     def load_dataset(name: str, split: str) -> dict[str, list[Any]]:
         asked.append((name, split))
-        gray = [np.full((32, 32, 3), i, np.uint8) for i in range(40)]
-        return {"img": [Image.fromarray(g) for g in gray], "label": [i % 10 for i in range(40)]}
+        return {"img": [Image.fromarray(image) for image in images], **labels}
 
     fake = ModuleType("datasets")
     fake.load_dataset = load_dataset  # type: ignore[attr-defined]  # a stand-in for the package
     monkeypatch.setitem(sys.modules, "datasets", fake)
+    monkeypatch.delenv("PRUNUS_DATA", raising=False)
+    return asked
+
+
+GRAY = [np.full((32, 32, 3), i, np.uint8) for i in range(40)]
+
+
+@pytest.mark.parametrize("place", [None, "empty"])
+def test_cifar_comes_from_the_hub_where_no_file_is(
+    place: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = hub_of(GRAY, {"label": [i % 10 for i in range(40)]}, monkeypatch)
+    if place is not None:
+        monkeypatch.setenv("PRUNUS_DATA", str(tmp_path))
     data = load_data("cifar10", mean=[0.0] * 3, std=[1.0] * 3)
     assert asked == [("uoft-cs/cifar10", "train"), ("uoft-cs/cifar10", "test")]
     assert (len(data.train), len(data.search), len(data.test), data.note) == (32, 8, 40, "")
     assert (whole(data.test)[:, 0, 0, 0] * 255).round().tolist() == list(range(40))
+
+
+def test_classes_of_cifar100_are_the_hundred_fine_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    coarse = [i % 20 for i in range(40)]
+    asked = hub_of(GRAY, {"coarse_label": coarse, "fine_label": list(range(40))}, monkeypatch)
+    data = load_data("cifar100")
+    assert asked == [("uoft-cs/cifar100", "train"), ("uoft-cs/cifar100", "test")]
+    assert data.test.labels.tolist() == list(range(40))
+
+
+# Mean and deviation of the 50,000 training images, by channel, as everybody rounds them.
+@pytest.mark.parametrize(
+    ("name", "label", "mean", "std"),
+    [
+        ("cifar10", "label", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+        ("cifar100", "fine_label", (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    ],
+)
+def test_constants_of_cifar_are_those_of_its_training_images(
+    name: str,
+    label: str,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hub_of(GRAY, {label: [i % 10 for i in range(40)]}, monkeypatch)
+    black, gray = whole(load_data(name).test)[[0, 39], :, 0, 0].double()
+    torch.testing.assert_close(black, -torch.tensor(mean).double() / torch.tensor(std))
+    torch.testing.assert_close(gray - black, 39 / 255 / torch.tensor(std).double())
+
+
+def test_augmented_cifar_is_shifted_by_up_to_four_pixels_and_mirrored_by_half(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[:, :, 0] = np.arange(32)
+    pixels[:, :, 1] = np.arange(32)[:, None]
+    hub_of([pixels] * 40, {"label": [i % 10 for i in range(40)]}, monkeypatch)
+    data = load_data("cifar10", mean=[0.0] * 3, std=[1 / 255] * 3)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.cat([augmented(data.train, generator)[1] for _ in range(20)])
+    across, down = images[:, 0, 16].round().int(), images[:, 1, :, 16].round().int()
+    mirrored = across[:, 17] < across[:, 16]
+    # Column 16 of a mirrored image is column 15 of the shifted one.
+    shifts = across[:, 16] - torch.where(mirrored, 15, 16)
+    every = set(range(-4, 5))
+    assert set(down[:, 16].sub(16).tolist()) == every
+    assert {*shifts[mirrored].tolist()} == {*shifts[~mirrored].tolist()} == every
+    assert abs(int(mirrored.sum()) - 320) < 4 * 640**0.5 / 2  # four standard deviations
 
 
 def test_an_absent_hub_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Texts put together from training texts."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -7,14 +8,16 @@ import torch
 
 from prunus.data import (
     DataSplits,
+    Samples,
     TextOptions,
     TokenStore,
+    TrainSplit,
     UnlabeledSplit,
     composed_texts,
     load_data,
 )
 from prunus.errors import InputError
-from tests.data.text.makers import write_csv
+from tests.data.text.makers import token_store, write_csv
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +56,29 @@ def test_a_seed_decides_which(data: DataSplits) -> None:
     first, again, other = (_texts(composed_texts(data.train, 12, seed=s)) for s in (1, 1, 2))
     assert first == again
     assert first != other
+
+
+def test_a_tenth_of_the_words_is_of_other_texts() -> None:
+    """Texts are of 20 words each, so that no two of them fit; those without a new word are left out."""
+    own = [" ".join(f"{i}x{j}" for j in range(20)) for i in range(40)]
+    samples = Samples("a", token_store(own), torch.arange(40), 2)
+    found = _texts(composed_texts(TrainSplit(samples), 200, seed=0))
+    homes = [Counter(word.partition("x")[0] for word in text.split()) for text in found]
+    strange = sum(20 - max(home.values()) for home in homes) / (20 * 200)
+    # Four standard deviations of 4000 coins are 0.019.
+    assert strange == pytest.approx(0.1 * 39 / 40 / (1 - 0.9**20), abs=0.019)
+
+
+def test_one_to_three_texts_follow_each_other_two_most_often() -> None:
+    """Of one word each beside a long one, which leaves room: words that are drawn count the texts."""
+    own = [*map(str, range(400)), " ".join(["long"] * 3)]
+    samples = Samples("a", token_store(own), torch.arange(401), 2)
+    found = _texts(composed_texts(TrainSplit(samples), 400, seed=0))
+    lengths = Counter(len(text.split()) for text in found if "long" not in text)
+    # A text alone is a training text, so that pairs and triples are left: two to one.
+    assert set(lengths) == {2, 3}
+    total = sum(lengths.values())
+    assert lengths[2] == pytest.approx(2 / 3 * total, abs=4 * (total * 2 / 9) ** 0.5)
 
 
 def test_labels_are_unknown_and_other_texts_come_first(data: DataSplits) -> None:

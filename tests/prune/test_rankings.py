@@ -88,6 +88,45 @@ def test_a_group_without_batch_norm_is_ranked_by_relative_l2_norm() -> None:
     assert ranked.notes == ("no batch norm, ranked by relative L2 norm: b",)
 
 
+def scaled_layers() -> nn.Sequential:
+    """Two convolutions of 4 channels; scales of the first are a tenth of those of the second."""
+    network = nn.Sequential(
+        *(nn.Conv2d(2, 4, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU()),
+        *(nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU()),
+        nn.Conv2d(4, 1, 1, bias=False),
+    )
+    scales = torch.arange(1.0, 5.0)
+    network.load_state_dict({"1.weight": scales / 10, "4.weight": scales}, strict=False)
+    return network.eval()
+
+
+def test_bn_scale_has_one_threshold_for_all_layers_unless_told_otherwise() -> None:
+    # With a and b channels 2 a + 2 a + a b + 2 b + b parameters: 44; 0.7 of it is 30.
+    found = trace(scaled_layers(), torch.randn(2, 2, 3, 3))
+    context = Context(scaled_layers(), found, Budget.parse("params=0.7"), 0)
+    assert context.trace.params({}) == 44
+    kept = {
+        how: {name: int(keep.sum()) for name, keep in method.decide(context).choice.items()}
+        for how, method in (("none", BnScale()), ("mean", BnScale(normalize="mean")))
+    }
+    # The scales of 0.1 to 0.4 go first: 2 and 4 channels cost 28. Relative to their layers' means
+    # both layers are alike: 3 and 3 cost 30.
+    assert kept == {"none": {"0": 2, "3": 4}, "mean": {"0": 3, "3": 3}}
+
+
+def test_mean_scale_is_that_of_all_units_whatever_their_layer() -> None:
+    network = nn.Sequential(
+        *(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2), nn.ReLU()),
+        *(nn.Conv2d(2, 4, 1), nn.BatchNorm2d(4), nn.ReLU()),
+        *(nn.Conv2d(4, 2, 1, bias=False), nn.ReLU(), nn.Conv2d(2, 1, 1)),
+    )
+    with torch.no_grad():
+        network.get_parameter("1.weight").copy_(torch.tensor([0.2, 0.6]))
+        network.get_parameter("6.weight").copy_(torch.eye(2, 4).reshape(2, 4, 1, 1))
+    # (0.2 + 0.6 + 4 * 1) / 6; both units of the layer without a batch norm have its mean norm.
+    assert BnScale().rank(on(network)).scores["6"].tolist() == pytest.approx([0.8, 0.8])
+
+
 def test_bn_scale_of_a_unit_of_several_channels_is_their_mean() -> None:
     """Channels of a group go together: their scales do not add up to a more important unit."""
     network = nn.Sequential(

@@ -77,6 +77,61 @@ def test_a_unit_as_a_whole_squares_the_sum_of_its_terms() -> None:
     assert everything == pytest.approx(both.tolist(), rel=1e-5)
 
 
+def test_biases_are_slices_of_a_unit_where_all_count() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2, bias=False))
+    for name, parameter in network().named_parameters():
+        net.get_parameter(name).data = parameter.data
+    # With biases of 1 and one image: g b of the bias of unit k is dL/d(before)_k.
+    x = INPUTS[:1].double().numpy()[0]
+    W, V = (weight_of(net, name).numpy() for name in ("0.weight", "2.weight"))
+    net.get_parameter("0.bias").data.fill_(1.0)
+    before = W @ x + 1
+    z = V @ np.maximum(before, 0)
+    slope = np.exp(z) / np.exp(z).sum() - np.eye(2)[0]
+    back = (V.T @ slope) * (before > 0)
+    filters, biases = (back[:, None] * x * W).sum(axis=1), back
+    columns = (slope[:, None] * np.maximum(before, 0) * V).sum(axis=0)
+    one = TrainSplit(Samples("points", FloatStore(INPUTS[:1], LABELS[:1]), torch.arange(1), 2))
+    context = Context(net, trace(net, INPUTS), Budget.parse("params=0.5"), seed=0, train=one)
+    found = Taylor(combine="unit", axes="all").rank(context).scores["0"]
+    assert found.tolist() == pytest.approx(((filters + biases + columns) ** 2).tolist(), rel=1e-5)
+
+
+def seeded_scores(net: nn.Module, seed: int, **options: object) -> list[float]:
+    context = Context(net, trace(net, INPUTS), Budget.parse("params=0.5"), seed, train=split())
+    ranked: list[float] = Taylor(**options).rank(context).scores["0"].tolist()
+    return ranked
+
+
+def which(found: list[float], expected: list[FloatArray]) -> int:
+    (number,) = (
+        k for k, one in enumerate(expected) if found == pytest.approx(one.tolist(), rel=1e-5)
+    )
+    return number
+
+
+def test_the_seed_draws_the_images_by_class() -> None:
+    net = network()
+    first, _ = first_order_terms(net)
+    pairs = [[0, 1], [0, 2], [3, 1], [3, 2]]  # one image of each class
+    expected = [(first[pair].mean(axis=0) ** 2).sum(axis=1) for pair in pairs]
+    drawn = [which(seeded_scores(net, seed, images=2), expected) for seed in range(8)]
+    assert drawn[0] == which(seeded_scores(net, 0, images=2), expected)
+    assert len(set(drawn)) > 1
+
+
+def test_the_seed_draws_which_images_share_a_gradient() -> None:
+    net = network()
+    first, _ = first_order_terms(net)
+    ways = [([0, 1], [2, 3]), ([0, 2], [1, 3]), ([0, 3], [1, 2])]
+    expected = [
+        np.mean([(first[batch].mean(axis=0) ** 2).sum(axis=1) for batch in way], axis=0)
+        for way in ways
+    ]
+    drawn = [which(seeded_scores(net, seed, batch_size=2), expected) for seed in range(8)]
+    assert len(set(drawn)) > 1
+
+
 def test_frozen_parameters_and_a_caller_without_gradients_make_no_difference() -> None:
     net = network()
     expected = scores(net)

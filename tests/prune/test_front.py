@@ -20,8 +20,12 @@ from prunus.graph import Choice, Trace, cut, trace
 from prunus.meter import measure_cost
 from prunus.method import Budget, Context, Decision, make_method
 from prunus.plan import Bits, BoolArray, NetworkShape, ZeroConnections
-from prunus.prune.front import _has_settled
+from prunus.prune import uniform_choice
+from prunus.prune.chromosome import Encoding
+from prunus.prune.front import COST_STEP, _Costs, _has_settled
+from prunus.prune.genetic_options import GeneticOptions
 from prunus.prune.magnitude import magnitude_scores
+from prunus.prune.proposals import Proposals
 from prunus.records import Front, FrontPoint
 from prunus.train import recalibrate_batch_norm_
 from prunus.zoo import build
@@ -98,6 +102,41 @@ def require_no_better(points: list[tuple[float, ...]]) -> None:
         for b in points:
             assert not (all(x <= y for x, y in zip(a, b, strict=True)) and a != b), (a, b)
     assert len(set(points)) == len(points)
+
+
+# -- where it is looked for -----------------------------------------------------------------------
+
+
+def costs_of(target: str) -> tuple[_Costs, Proposals]:
+    given = context(target)
+    proposals = Proposals(
+        encoding=Encoding(given.network, given.trace),
+        trace=given.trace,
+        options=GeneticOptions(mode="front").settled(),
+        scores=None,
+        generator=np.random.default_rng(0),
+    )
+    return _Costs(given, proposals), proposals
+
+
+def test_the_first_population_is_spread_evenly_over_the_logarithm_of_the_cost() -> None:
+    costs, _ = costs_of("macs=0.0625")
+    found = costs.spread(4)
+    assert found[0] == Budget.parse("macs=0.0625")
+    # From a sixteenth to the whole in four steps: each doubles the cost.
+    assert [one.value for one in found[1:]] == pytest.approx([1 / 8, 1 / 4, 1 / 2], rel=1e-3)
+    assert {one.quantity for one in found} == {"macs"}
+
+
+def test_the_cost_of_a_child_is_drawn_around_the_geometric_mean_of_its_parents() -> None:
+    costs, proposals = costs_of("macs=0.0625")
+    quarter, ones = Budget.parse("macs=0.25"), {g.name: np.ones(g.units) for g in traced().cuttable}
+    whole = proposals.encoding.full()
+    small = proposals.encoding.with_neurons(whole, uniform_choice(traced(), quarter, ones))
+    share = traced().macs(proposals.encoding.neurons(small)) / traced().macs({})
+    logs = np.log([costs.between(small, whole).value for _ in range(400)])
+    assert np.mean(logs) == pytest.approx(np.log(share) / 2, abs=4 * COST_STEP / 400**0.5)
+    assert np.std(logs) == pytest.approx(COST_STEP, rel=0.15)
 
 
 # -- what is on it --------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prunus.data import SearchSplit
+from prunus.data import SearchSplit, Split
 from prunus.errors import BudgetError, GraphError, InputError
 from prunus.graph import certify_rebuild, cut, plan_of, trace
 from prunus.meter import count_macs, count_params, file_size_bytes
@@ -343,6 +343,26 @@ def test_losses_are_of_the_search_split_and_modes_are_left_alone() -> None:
     assert network.training
     with pytest.raises(InputError, match="search data"):
         Layers(keep=2).decide(texts.context(network.eval(), torch.ones(2, 4), search=None))
+
+
+def test_losses_are_on_as_many_search_samples_as_asked_for_drawn_by_the_seed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[tuple[str, list[int]]] = []
+
+    def spied(network: nn.Module, split: Split, **options: Any) -> Evaluation:
+        seen.append((split.role, split.samples.indices.tolist()))
+        return evaluate(network, split, **options)
+
+    monkeypatch.setattr("prunus.prune.layers.evaluate", spied)
+    context = stacked(Stacked([3] * 3))
+    for seed in (0, 0, 1):
+        Layers(keep=2, images=16).decide(replace(context, seed=seed))
+    roles, drawn = zip(*seen, strict=True)
+    assert set(roles) == {"search"}
+    assert [len(one) for one in drawn] == [16] * 9  # without each of three layers
+    assert drawn[0] == drawn[2] == drawn[3] == drawn[5]
+    assert drawn[6] == drawn[8] != drawn[0]
 
 
 @pytest.mark.parametrize(

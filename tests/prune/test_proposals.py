@@ -20,6 +20,7 @@ from prunus.prune.proposals import Proposals
 from prunus.prune.scores import FloatArray, normalized
 from prunus.zoo import build
 from tests.helpers import images
+from tests.prune.networks import mlp
 
 SEEDS = st.integers(0, 10**6)
 HALF = Budget.parse("macs=0.5")
@@ -191,6 +192,14 @@ def test_cold_sampling_takes_the_most_important_units_in_random_shares() -> None
     assert len(widths) > 3
 
 
+def test_without_jitter_sampled_shares_are_the_uniform_ones() -> None:
+    even = proposals(temperature=0, jitter=1e-4)
+    uniform = counts(even.initial(HALF, 0))[0]
+    for number in range(2, 8):  # what the budget has left may go to another group
+        widths = counts(even.initial(HALF, number))[0]
+        assert max(abs(a - b) for a, b in zip(widths, uniform, strict=True)) <= 1
+
+
 def test_warm_sampling_prefers_important_units_and_hot_sampling_does_not() -> None:
     """Mean rank of what is kept, 0 the most important, 1 the least: 1/2 where all are alike."""
 
@@ -304,6 +313,28 @@ def test_moves_change_widths_and_swaps_alone_do_not() -> None:
 
     assert widths(0.0) == {tuple(counts(parent)[0])}
     assert len(widths(0.5)) > 6
+
+
+def test_a_move_changes_three_groups_on_average() -> None:
+    # Twelve layers of 64 units, half of them kept: a factor of exp(2 z) is almost never 1.
+    deep = mlp((8, *[64] * 12, 2))
+    found = trace(deep, images(2, 8))
+    made = Proposals(
+        encoding=Encoding(deep, found),
+        trace=found,
+        options=GeneticOptions(moves=2.0).settled(),
+        scores=None,
+        generator=np.random.default_rng(0),
+    )
+    assert len(found.cuttable) == 12
+    half = {g.name: np.arange(g.units) % 2 == 0 for g in found.cuttable}
+    parent = made.encoding.with_neurons(made.encoding.full(), half)
+    changed = [
+        sum(int(layer.neurons.sum()) != 32 for layer in made._moved(parent) if layer.neurons.size)
+        for _ in range(100)
+    ]
+    # Of 100 draws of 12 coins, each 3 of 12 heads: four standard deviations of their mean.
+    assert np.mean(changed) == pytest.approx(3, abs=4 * (12 * 0.25 * 0.75 / 100) ** 0.5)
 
 
 def test_important_neurons_come_in_and_unimportant_ones_go_out() -> None:

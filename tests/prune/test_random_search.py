@@ -135,6 +135,20 @@ def test_the_first_proposal_is_the_uniform_l2_choice() -> None:
     assert all((choice[name] == uniform[name]).all() for name in uniform)
 
 
+def test_without_jitter_all_widths_are_the_uniform_ones_and_with_much_they_are_many() -> None:
+    data = splits()
+    given = Context(trained_cnn(), traced(), Budget.parse("macs=0.4"), 0, data.train, data.search)
+
+    def profiles(jitter: float) -> list[list[int]]:
+        made = RandomSearch(evaluations=8, jitter=jitter)._propose(given)
+        return [[int(keep.sum()) for keep in one.choice.values()] for one in made]
+
+    uniform, *others = profiles(1e-4)
+    for widths in others:  # what the budget has left may go to another group
+        assert max(abs(a - b) for a, b in zip(widths, uniform, strict=True)) <= 1
+    assert len({tuple(widths) for widths in profiles(1.0)}) > 4
+
+
 def test_more_evaluations_continue_the_same_sequence(long: Decision) -> None:
     assert [p.values for p in search(4).history] == [p.values for p in long.history[:4]]
 

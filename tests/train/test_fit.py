@@ -94,6 +94,18 @@ def test_resumed_training_ends_with_the_same_weights(
     assert same_state(again, straight)
 
 
+def test_seconds_of_a_resumed_training_are_those_of_all_its_lives(tmp_path: Path) -> None:
+    path, config = tmp_path / "training.pt", settings()
+    train, search = train_digits(0, 64), search_digits(64, 96)
+    with pytest.raises(KeyboardInterrupt):  # in the third of four epochs of two steps
+        fit(small_cnn(), train, search, config, seed=0, checkpoint=path, progress=Steps(stop_at=5))
+    content = torch.load(path, weights_only=True)
+    content["history"][-1]["seconds"] = 1000.0
+    torch.save(content, path)
+    result = fit(small_cnn(), train, search, config, seed=0, checkpoint=path)
+    assert 1000 < result.history[2].seconds < result.seconds < 1100
+
+
 def digest_of_a_training(seed: int) -> str:
     network = small_cnn(dropout=0.3)
     fit(network, train_digits(0, 100), search_digits(100, 150), settings(epochs=2), seed=seed)
@@ -224,6 +236,32 @@ def test_held_connections_of_a_copy_stay_zero(before: int) -> None:
     assert weight[::2].all()
     assert weight._backward_hooks is not None
     assert len(weight._backward_hooks) == 1
+
+
+class Masks(nn.Module):
+    """Keeps what dropout leaves of 64 ones in every training step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 10)
+        self.seen: list[list[float]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.seen.append(nn.functional.dropout(torch.ones(64), 0.5).tolist())
+        out: Tensor = self.head(x.flatten(1))
+        return out
+
+
+def test_dropout_is_drawn_anew_in_every_step_of_every_epoch_by_the_seed() -> None:
+    def masks(seed: int) -> list[list[float]]:
+        network, config = Masks(), settings(epochs=3)
+        fit(network, train_digits(0, 64), search_digits(64, 96), config, seed=seed)
+        return network.seen
+
+    first, again, other = masks(0), masks(0), masks(1)
+    assert first == again
+    assert len({tuple(mask) for mask in (*first, *other)}) == 2 * 3 * 2
 
 
 def test_last_batch_of_one_sample_is_skipped() -> None:

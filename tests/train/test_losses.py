@@ -34,6 +34,16 @@ def test_distillation_by_hand() -> None:
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_labels_are_smoothed_beside_a_teacher_too() -> None:
+    # Student and teacher agree on (3/4, 1/4), so that the labels alone cost; e = 0.2 as above.
+    logits = torch.tensor([[LN3, 0.0]])
+    hard = 0.8 * math.log(4 / 3) + 0.1 * (math.log(4 / 3) + math.log(4))
+    loss = distillation_loss(
+        logits, logits, torch.tensor([0]), alpha=0.9, temperature=2.0, label_smoothing=0.2
+    )
+    assert loss.item() == pytest.approx(0.1 * hard, rel=1e-5)
+
+
 def test_squared_differences_of_logits_by_hand() -> None:
     # (1 + 4) and (9 + 0), mean over two samples: 7; temperature and labels play no part.
     student = torch.tensor([[1.0, 2.0], [3.0, 1.0]])

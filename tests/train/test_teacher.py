@@ -228,6 +228,41 @@ def test_without_labels_the_teacher_alone_counts() -> None:
     torch.testing.assert_close(found, expected)
 
 
+def smoothed_loss(logits: Tensor, labels: Tensor, share: float) -> Tensor:
+    """Szegedy et al., written out."""
+    logs = logits.log_softmax(1)
+    right = logs.gather(1, labels.unsqueeze(1)).squeeze(1)
+    return -((1 - share) * right + share * logs.mean(1)).mean()
+
+
+def test_labels_are_smoothed_beside_a_teacher() -> None:
+    student, teacher = mlp(0), sure_teacher()
+    (inputs, labels) = next(iter(points(6, 0).batches(6)))
+    config = taught(distill_alpha=0.7, distill_temperature=3.0, label_smoothing=0.3)
+    found = teaching(student, teacher, config).loss(inputs, labels, torch.arange(6), "train")
+    soft = soft_loss(student(inputs), teacher(inputs), 3.0)
+    expected = 0.7 * soft + 0.3 * smoothed_loss(student(inputs), labels, 0.3)
+    torch.testing.assert_close(found, expected)
+
+
+def test_labels_are_smoothed_where_layers_alone_are_taught() -> None:
+    student, labels = StackNet(4, 2, seed=0), torch.tensor([0, 1])
+    config = taught(distill_alpha=0, distill_hidden=1.0, label_smoothing=0.3)
+    twin = StackNet(4, 2, seed=0)  # whose hidden states are the same
+    found = teaching(student, twin, config).loss(TEXT_SAMPLE, labels, torch.arange(2), "train")
+    torch.testing.assert_close(found, smoothed_loss(student(**TEXT_SAMPLE).logits, labels, 0.3))
+
+
+def test_labels_are_smoothed_without_a_teacher() -> None:
+    # One batch; the learning rate is too small to move anything.
+    train, student, steps = points(30, 0), mlp(0), Steps()
+    config = taught(distill_alpha=0, label_smoothing=0.3, lr=1e-30, epochs=1)
+    fit(student, train, searched(20, 2), config, seed=0, progress=steps)
+    inputs, labels = next(iter(train.batches(30)))
+    expected = smoothed_loss(student(inputs), labels, 0.3).item()
+    assert steps.losses == pytest.approx([expected], rel=1e-5)
+
+
 def test_an_epoch_passes_over_both_kinds_of_samples() -> None:
     # One batch of each; the learning rate is too small to move anything.
     train, more, student, teacher = points(30, 0), unlabeled(20, 1), mlp(0), sure_teacher()

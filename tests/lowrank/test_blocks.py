@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from prunus.errors import InputError
 from prunus.graph import cut, plan_of
 from prunus.lowrank.blocks import Block, EmbeddingBlock, LinearBlock
-from prunus.lowrank.layers import Layer
+from prunus.lowrank.layers import Layer, select_layers
 from prunus.lowrank.spectrum import DAMPING, Spectrum, root_of, spectrum
 from prunus.lowrank.tucker_blocks import ConvBlock, StackBlock
+from prunus.meter import count_macs
 
 pytest.importorskip("tensorly")
 
@@ -219,6 +220,9 @@ def test_a_matrix_weighed_by_inputs_is_nearer_on_them(seed: int, rank: int, kind
         on_inputs = float((x @ gone.T).square().sum() / len(x))
         error[name] = on_inputs + damping * float(gone.square().sum())
     assert error["seen"] <= error["plain"] * (1 + 1e-9)
+    # Eckart and Young: what is left of W L is the tail of its singular values.
+    tail = torch.linalg.svdvals(weight @ root_of(moment)).square()[rank:].sum()
+    assert error["seen"] == pytest.approx(float(tail), rel=1e-6)
 
 
 @given(seeds, st.integers(1, 4))
@@ -246,6 +250,13 @@ def test_frequent_pieces_are_nearer_in_a_table_that_is_weighed() -> None:
         gone = plain.layers[0].weight - tensors["0.0.weight"] @ tensors["0.1.weight"].T
         error[name] = float(gone[:2].square().sum())
     assert error["seen"] < error["plain"]
+
+
+def test_pieces_that_were_never_seen_count_as_often_as_if_all_were_alike() -> None:
+    """Rows (1, 0) and (0, 2), the first alone seen: shares 1 + 1/2 and 1/2 make 1.5 and 0.5 * 4."""
+    table = nn.Embedding(2, 2, _weight=torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+    block = EmbeddingBlock((Layer("0", table, 1, 1),), {"0": torch.tensor([1.0, 0.0])})
+    torch.testing.assert_close(block.spectrum.energies, torch.tensor([2.0, 1.5]).double())
 
 
 def test_damping_keeps_directions_that_were_never_seen() -> None:
@@ -279,6 +290,18 @@ def test_parameters_and_macs_by_formula(kind: str) -> None:
     shapes = {n: tuple(p.shape) for n, p in smaller.named_parameters()}
     assert shapes == dict(block.shapes(ranks))
     assert set(block.tensors(ranks)) == {n for n in shapes if n.endswith("weight")}
+
+
+def test_macs_of_a_convolution_with_a_stride_are_those_that_are_counted() -> None:
+    # 9 x 8 pixels come in, 5 x 4 go out: the first part runs on the former, the others on the latter.
+    network, _, x = made("conv")
+    (layer,) = select_layers(network, x, (nn.Conv2d,), ignore=(), classifier=True).layers
+    assert (layer.inputs, layer.outputs) == (9 * 8, 5 * 4)
+    block = ConvBlock((layer,), {})
+    expected = 9 * 8 * (2 * 5) + 5 * 4 * (9 * 6 + 7 * 3)
+    assert block.macs((2, 3)) == expected
+    assert count_macs(rebuilt(network, block, (2, 3)), x[:1]).macs == expected
+    assert block.dense_macs == count_macs(network, x[:1]).macs == 5 * 4 * 7 * 5 * 9
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -27,6 +27,18 @@ def test_fewer_macs_are_faster_idle_or_slower(run_of, latency_of, mine, kind):
     assert (pace and pace.kind) == kind
 
 
+def test_the_larger_of_both_spreads_decides(run_of, latency_of):
+    """0.4 ms less than 10 ms: within the spread of 0.5 ms, whichever of the two has it."""
+    for mine, dense in ((0.1, 0.5), (0.5, 0.1)):
+        run = run_of(
+            latency=latency_of(9.6, iqr_ms=mine), dense_latency=latency_of(10.0, iqr_ms=dense)
+        )
+        pace = pace_of([run], HALF)
+        assert pace is not None
+        assert pace.kind == "idle"
+        assert noise([run]) == pytest.approx(0.05)
+
+
 def test_a_network_that_became_slower_is_not_said_to_have_become_faster(run_of, latency_of):
     run = run_of(latency=latency_of(25.0), dense_latency=latency_of(10.0))
     comparison = Comparison(title="t", runs=(run,))

@@ -133,6 +133,17 @@ def test_bold_only_outside_the_spread(comparison, run_of):
     assert not any(row.bold for row in comparison_rows(alone))
 
 
+def test_the_shortest_total_time_is_bold(run_of):
+    runs = [
+        run_of(method, seed, seconds={"search": seconds + seed})
+        for method, seconds in (("quick", 100.0), ("slow", 300.0))
+        for seed in range(3)
+    ]
+    rows = comparison_rows(Comparison(title="t", runs=tuple(runs)))
+    assert "seconds_total" in one(rows, "quick").bold
+    assert "seconds_total" not in one(rows, "slow").bold
+
+
 def test_targets_do_not_compete(comparison, run_of):
     runs = [run for run in comparison.runs if run.method == "genetic"]
     runs += [run_of("geometry", seed, target={"macs": 0.25}) for seed in range(3)]

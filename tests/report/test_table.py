@@ -71,6 +71,26 @@ def test_effective_macs_only_where_they_differ(comparison, run_of):
     assert rows[1][heads.index("Effective MACs")] == "10.0 M"
 
 
+def test_engines_are_compared_with_the_dense_network_on_them_and_in_pytorch(
+    run_of, latency_of, deployed_of
+):
+    # 5 ms, where the dense network takes 20 ms on the same engine and 50 ms in PyTorch.
+    latency, dense = latency_of(5.0, engine="onnxruntime"), latency_of(50.0)
+    own = latency_of(20.0, engine="onnxruntime")
+    row = deployed_of(latency, dense).model_copy(update={"own_float32_latency": own})
+    runs = (run_of(latency=latency, dense_latency=dense, deployed=row), run_of("random"))
+    heads, rows = markdown_cells(markdown_table(Comparison(title="t", runs=runs)))
+    told = dict(zip(heads, rows[-2], strict=True))
+    assert told["Dense, float32, same engine"] == "20.0 ms"
+    assert told["Faster than that"] == "4.00×"
+    assert told["Faster than dense in PyTorch"] == "10.00×"
+    assert told["Latency / dense"] == "0.10"
+    plain = dict(zip(heads, rows[-1], strict=True))
+    assert plain["Dense, float32, same engine"] == plain["Faster than that"] == "–"
+    heads, _ = markdown_cells(markdown_table(Comparison(title="t", runs=runs[1:])))
+    assert not any("Faster" in head for head in heads)
+
+
 def test_markdown_escapes_hostile_names(run_of):
     text = markdown_table(Comparison(title="<b>|*", runs=(run_of("<script>|`x`"),)))
     assert "<" not in text

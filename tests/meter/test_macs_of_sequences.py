@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from prunus.meter import count_macs
+from prunus.meter.contractions import RULES
 from tests.meter.wrappers import NeedsValues, UnderInferenceMode
 
 
@@ -60,6 +61,13 @@ def test_grouped_queries_count_at_the_heads_of_the_queries(fused: bool) -> None:
     query, key = torch.zeros(1, 6, 7, 8), torch.zeros(1, 2, 5, 8)
     counted = count_macs(Attention(6, 2, fused=fused), (query, key, key))
     assert counted.macs == 6 * 7 * 5 * (8 + 8)
+
+
+def test_values_may_be_wider_than_queries_on_back_ends_that_take_them() -> None:
+    query, key, value = (torch.zeros(2, 4, *shape) for shape in ((7, 6), (5, 6), (5, 9)))
+    rule = RULES["aten::_scaled_dot_product_efficient_attention"]
+    (found,) = rule((query, key, value), None)
+    assert found.macs == 2 * 4 * 7 * 5 * (6 + 9)
 
 
 @pytest.mark.parametrize("wrap", [None, NeedsValues, UnderInferenceMode])

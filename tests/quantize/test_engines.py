@@ -245,6 +245,9 @@ def test_parity_by_hand() -> None:
     assert found.relative_difference == pytest.approx(2 / 4)
     assert found.agreement == 0.5  # the second sample is in another class
     assert found.samples == 2
+    # The same, however all signs are.
+    negative = parity(Fixed(), lambda _: -other - 3, [-own - 3])
+    assert negative.relative_difference == pytest.approx(2 / 7)
     with pytest.raises(InputError, match="batches is empty"):
         parity(Fixed(), lambda _: other, [])
     nothing = torch.full_like(own, torch.nan)

@@ -19,6 +19,7 @@ from prunus.method import Context, Decision, Method
 from prunus.plan import Bits, ZeroConnections
 from prunus.prune import L1
 from prunus.recipe import (
+    LatencyOptions,
     Prune,
     Recalibrate,
     Repeat,
@@ -30,6 +31,7 @@ from prunus.recipe import (
     make_recipe,
     train_network,
 )
+from prunus.recipe.execute import step_seed
 from prunus.recipe.fresh import reinitialize_
 from prunus.recipe.summarize import _chance_notes, _finds_classes, _fronts
 from prunus.records import AT_CHANCE, Cost, FrontPoint, RunRecord, Score, Source
@@ -520,6 +522,25 @@ def test_statistics_are_of_the_images_that_the_dense_network_was_trained_on(own:
     auto, augmented, plain = (running_means(step) for step in asked)
     assert all(torch.equal(auto[name], (augmented if own else plain)[name]) for name in auto)
     assert not any(torch.equal(augmented[name], plain[name]) for name in auto)
+
+
+def test_a_recalibration_takes_the_images_and_batches_asked_for_and_draws_by_its_place() -> None:
+    step = Recalibrate(images=96, batch_size=32, augment=False)
+    done = compress(trained_cnn(), [STEPS[0], step], few_digits(), seed=3, latency=None)
+    alone = compress(trained_cnn(), STEPS[:1], few_digits(), seed=3, latency=None).network
+    train = few_digits().train
+    recalibrate_batch_norm_(alone, train, images=96, batch_size=32, seed=step_seed(3, 1))
+    assert same_state(done.network, alone)
+
+
+def test_latencies_are_measured_as_asked_for() -> None:
+    threads = torch.get_num_threads() + 1
+    asked = LatencyOptions(repeats=31, warmup=2, batch=3, threads=threads)
+    record = compress(trained_cnn(), STEPS[:1], few_digits(), latency=asked).record
+    for found in (record.dense_latency, record.latency):
+        assert found is not None
+        measured = (found.repeats, found.warmup, found.batch, found.threads)
+        assert measured == (31, 2, 3, threads)
 
 
 def test_a_wrong_source_ends_the_run_at_its_first_step(tmp_path: Path) -> None:

@@ -49,6 +49,17 @@ def test_rounding_of_a_row_by_hand() -> None:
     torch.testing.assert_close(nearest(weight, 2)[0], torch.tensor([-2.0, 1.0, 1.0]))
 
 
+def test_damping_is_a_hundredth_of_the_mean_power() -> None:
+    """An error of 0.4 in the first column moves the second by 0.4 * 2.4 / (2 + d), d = 0.01 * 7 / 3.
+
+    That is 0.4745; without damping 0.48, with ten times as much 0.4299. The rows tell them apart.
+    """
+    moments = torch.tensor([[4.0, 2.4, 0.0], [2.4, 2.0, 0.0], [0.0, 0.0, 1.0]])
+    weight = torch.tensor([[1.4, 0.0265, 2.0], [1.4, 0.0225, 2.0]])
+    found = made(weight, moments, levels=2)  # steps of 1
+    assert found.tolist() == [[1.0, 1.0, 2.0], [1.0, 0.0, 2.0]]
+
+
 def test_independent_inputs_are_rounded_to_the_nearest() -> None:
     weight = torch.randn(20, 300, generator=torch.Generator().manual_seed(0))
     power = torch.rand(300, generator=torch.Generator().manual_seed(1)) + 0.1

@@ -37,6 +37,10 @@ class MissingExtraError(PrunusError):
     """An optional package is not installed; the message holds the command that installs it."""
 
 
+class TemporaryFolderError(InputError):
+    """The folder for temporary files takes no more, or was emptied while it was used."""
+
+
 class StorageError(PrunusError):
     """The disk that a run keeps its results on is full or fails; what it says it holds is safe."""
 

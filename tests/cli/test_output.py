@@ -38,18 +38,21 @@ def full() -> Iterator[int]:
 
 
 def _process(
-    *command: str | Path, stdout: int = subprocess.PIPE, variables: Mapping[str, str] = {}
+    *command: str | Path,
+    stdout: int = subprocess.PIPE,
+    stderr: int = subprocess.PIPE,
+    variables: Mapping[str, str] = {},
 ) -> tuple[int, str, str]:
     """As a shell runs it."""
     done = subprocess.run(
         [sys.executable, "-m", "prunus", *command],
         stdout=stdout,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         env={**os.environ, **variables},
         timeout=300,
         check=False,
     )
-    return done.returncode, (done.stdout or b"").decode(), done.stderr.decode()
+    return done.returncode, (done.stdout or b"").decode(), (done.stderr or b"").decode()
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="a device of Linux")
@@ -104,3 +107,26 @@ def test_records_that_nest_without_end_or_hold_half_a_character(
     half.write_text(json.dumps({**content, "data": "\ud800"}), encoding="utf-8")
     ends(["report", str(half)], "half a character")
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="a device of Linux")
+@pytest.mark.parametrize("command", [["--help"], ["--version"], ["compress", "--help"]])
+def test_help_that_cannot_be_printed_ends_in_one_line(command: list[str], full: int) -> None:
+    code, _, log = _process(*command, stdout=full)
+    said = (
+        "prunus: error: the output cannot be printed: No space left on device; send it elsewhere\n"
+    )
+    assert (code, log) == (USER_ERROR, said)
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="a device of Linux")
+def test_a_log_that_takes_no_more_costs_nothing(full: int, tmp_path: Path) -> None:
+    code, _, _ = _process("compress", "--model", "nix", stderr=full)
+    assert code == USER_ERROR
+    command = "compress --model digits_cnn --data digits --train-epochs 1 --method l1 --epochs 1"
+    out = tmp_path / "run"
+    code, screen, _ = _process(
+        *command.split(), "--target", "macs=0.5", "--no-latency", "--out", out, stderr=full
+    )
+    assert code == 0
+    assert str(out / "report.html") in screen and (out / "report.html").is_file()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from prunus.compute import Compute
 from prunus.errors import BudgetError, InputError, MissingExtraError, PrunusError
 from prunus.graph import held_connections, trace
+from prunus.progress import Silent
 from prunus.recipe import (
     Deploy,
     Prune,
@@ -403,3 +404,20 @@ def test_a_tensor_that_no_file_can_hold_is_told_before_a_training() -> None:
         compress(network, steps, few_digits(), latency=None)
     network.phase = torch.zeros(2, dtype=torch.complex64)
     assert compress(network, steps, few_digits(), latency=None).record.cost.params > 0
+
+
+def test_a_network_that_is_frozen_whole_is_not_searched_before_it_is_trained() -> None:
+    network = trained_cnn()
+    network.requires_grad_(False)
+    phases: list[str] = []
+
+    class Watching(Silent):
+        def start(self, phase: str, total: int) -> None:
+            phases.append(phase)
+
+    steps: list[Step] = [Prune(method="l1", target="macs=0.5"), Train(epochs=1, lr=0.1)]
+    with pytest.raises(
+        InputError, match=r"steps\[1\]: .* has no parameter that requires a gradient"
+    ):
+        compress(network, steps, few_digits(), latency=None, progress=Watching())
+    assert "certify and cut" not in phases

@@ -16,7 +16,7 @@ from torch import nn
 
 from prunus.artifact import load
 from prunus.data import TextOptions
-from prunus.errors import InputError, StorageError
+from prunus.errors import InputError, StorageError, TemporaryFolderError
 from prunus.recipe import Prune, Recalibrate, Repeat, Step, Train, compare, compress, train_network
 from prunus.recipe.folder import open_run, require_usable
 from prunus.recipe.measure import look
@@ -474,3 +474,9 @@ def test_what_a_kill_left_of_a_step_is_taken_away(tmp_path: Path) -> None:
         "02-recalibrate",
         "03-train",
     ]
+
+
+def test_a_full_folder_for_temporary_files_is_not_taken_for_the_run_s(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(TemporaryFolderError), open_run(tmp_path / "run", {"seed": "0"}):
+        raise TemporaryFolderError("folder '/tmp' does not take it: set TMPDIR") from full

@@ -22,7 +22,7 @@ from prunus.candidates.readable import main_is_importable, require_children
 from prunus.candidates.surroundings import surroundings
 from prunus.candidates.task import Result, Scoring, Task
 from prunus.candidates.worker import SetupT, Worker
-from prunus.errors import InputError
+from prunus.errors import InputError, TemporaryFolderError
 
 _WATCH_SECONDS = 1.0  # How often a worker looks whether its parent is still there.
 
@@ -178,8 +178,10 @@ class _Processes:
             name = {s.value: s.name for s in signal.Signals}.get(-code, f"signal {-code}")
             cause = " (most likely out of memory)" if name == "SIGKILL" else ""
             return Lost(f"killed by {name}{cause}")
-        remedy = "; is there a call outside if __name__ == '__main__': in the main script?"
-        return Lost(f"with exit code {code}{remedy if self._needs_main else ''}", hopeless=True)
+        remedy = "what it printed says why; with fewer workers each has more memory"
+        if self._needs_main:
+            remedy = "is there a call outside if __name__ == '__main__': in the main script?"
+        return Lost(f"with exit code {code}; {remedy}", hopeless=True)
 
 
 def _hang_up(line: _Line) -> int:
@@ -201,7 +203,7 @@ def _written(packed: bytes) -> Path:
             shutil.rmtree(folder, ignore_errors=True)
             raise
     except OSError as error:
-        raise InputError(
+        raise TemporaryFolderError(
             f"folder '{tempfile.gettempdir()}' does not take the setup of {len(packed)} bytes for "
             f"the workers ({error}): set TMPDIR to a folder with space"
         ) from error
@@ -236,6 +238,11 @@ def _make_from_file(path: Path) -> Scoring:
         raise InputError(
             f"argument 'make' or 'setup' cannot be read by a worker: {error}; "
             "define what they use in a module that can be imported"
+        ) from error
+    except OSError as error:
+        raise TemporaryFolderError(
+            f"folder '{path.parent}' was emptied before a worker had read it ({error.strerror}): set "
+            "TMPDIR to a folder that nobody cleans up"
         ) from error
     scoring: Scoring = make(setup)
     return scoring

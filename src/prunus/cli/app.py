@@ -1,5 +1,6 @@
 """The commands and their help; what they run is imported then, as help must not pay for torch."""
 
+import errno
 import io
 import signal
 import sys
@@ -14,6 +15,7 @@ from typer.core import TyperGroup
 
 from prunus.cli import options as o
 from prunus.cli.given import Cut, Scoring, Subject, Training, Where
+from prunus.cli.streams import silence
 from prunus.errors import PrunusError
 
 INTERRUPTED = 130
@@ -53,6 +55,14 @@ def _ending_tidily() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
+def _tell(line: str) -> None:
+    """Say something on the standard error; where that takes no more, the exit code tells."""
+    try:
+        typer.echo(line, err=True)
+    except OSError:
+        silence(sys.stderr)
+
+
 class _Commands(TyperGroup):
     """Ends errors of the user in one line; all others keep their traceback, for they are bugs."""
 
@@ -60,7 +70,17 @@ class _Commands(TyperGroup):
         """Run the command line; what the standard output cannot show is replaced, not fatal."""
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")
-        return super().main(*args, **options)
+        try:
+            return super().main(*args, **options)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or error.filename is not None:
+                raise
+            # What typer itself prints: help, the version.
+            silence(sys.stdout)
+            _tell(
+                f"prunus: error: the output cannot be printed: {error.strerror}; send it elsewhere"
+            )
+            sys.exit(USER_ERROR)
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
@@ -68,13 +88,12 @@ class _Commands(TyperGroup):
             with _ending_tidily():
                 return super().invoke(ctx)
         except PrunusError as error:
-            typer.echo(f"prunus: error: {' '.join(str(error).split())}", err=True)
+            _tell(f"prunus: error: {' '.join(str(error).split())}")
             raise typer.Exit(USER_ERROR) from error
         except KeyboardInterrupt as error:
-            typer.echo(
+            _tell(
                 "\nprunus: interrupted; with --out nothing is lost: run the same command with "
-                "--resume to go on",
-                err=True,
+                "--resume to go on"
             )
             code = _SIGNALLED + error.number if isinstance(error, _Ended) else INTERRUPTED
             raise typer.Exit(code) from error

@@ -1,5 +1,6 @@
 """Progress bars with ETA in a terminal, plain lines elsewhere."""
 
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from rich.progress import (
 )
 from rich.table import Column
 from rich.text import Text
+
+from prunus.cli.streams import silence
 
 _LINES_OF = frozenset({"compare"})  # phases whose every step is worth a line in a log
 _MOST_COUNTED = 9999  # of more steps the share is shown, not the number
@@ -74,6 +77,7 @@ class RichProgress:
             disable=not console.is_terminal,
         )
         self._phases: list[_Phase] = []
+        self._silent = False
 
     def __enter__(self) -> Self:
         """Show the bars."""
@@ -116,8 +120,14 @@ class RichProgress:
             self._line(f"{ended.name}: {self._seconds(ended)}{', ' if values else ''}{values}")
 
     def _line(self, text: str) -> None:
-        if not self._console.is_terminal:
+        """A line where there is no terminal; a log that takes no more costs no run."""
+        if self._console.is_terminal or self._silent:
+            return
+        try:
             self._console.print(text, highlight=False, markup=False)
+        except OSError:
+            self._silent = True
+            silence(sys.stderr)
 
     @staticmethod
     def _seconds(phase: _Phase) -> str:

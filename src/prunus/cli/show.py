@@ -1,9 +1,7 @@
 """Tables and reports on the terminal. No torch."""
 
 import json
-import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
+from prunus.cli.streams import silence
 from prunus.errors import InputError, StorageError
 from prunus.records import Comparison, RunRecord
 from prunus.report import rich_table, write_report
@@ -32,20 +31,11 @@ class _Screen(Console):
         try:
             super().print(*objects, **options)
         except OSError as error:
-            _silence()
+            silence(sys.stdout)
             raise StorageError(
                 f"the output cannot be printed: {error.strerror or error}; send it elsewhere (with "
                 "--out nothing is lost)"
             ) from error
-
-
-def _silence() -> None:
-    """Let go what was not printed: Python would try once more at its end, and fail again."""
-    with suppress(OSError, ValueError):  # a stream that is no file of the system
-        number = sys.stdout.fileno()
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, number)
-        os.close(nowhere)
 
 
 def console() -> Console:

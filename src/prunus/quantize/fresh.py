@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from prunus.data import Inputs
-from prunus.errors import InputError
+from prunus.errors import InputError, TemporaryFolderError, first_line
 from prunus.plan import Record
 
 IMAGES = "input"  # name of inputs that are no dictionary
@@ -55,7 +56,7 @@ def run_fresh(
     """
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
-        save_file(_flat(batches), work / BATCHES_FILE)
+        _keep(_flat(batches), work / BATCHES_FILE)
         command = [sys.executable, "-m", "prunus.quantize.fresh_worker", str(folder), place]
         command += [] if threads is None else [str(threads)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -67,6 +68,17 @@ def run_fresh(
         facts = Facts.load(work / FACTS_FILE)
         logits = load_file(work / LOGITS_FILE)["logits"]
     return FreshRun(logits, facts.seconds_load)
+
+
+def _keep(batches: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(batches, path)
+    except (OSError, SafetensorError) as error:
+        size = sum(tensor.nbytes for tensor in batches.values())
+        raise TemporaryFolderError(
+            f"folder '{tempfile.gettempdir()}' does not take {size} bytes of samples that a process of "
+            f"its own is to run on ({first_line(error)}): set TMPDIR to a folder with space"
+        ) from error
 
 
 def _flat(batches: Iterable[Inputs]) -> dict[str, Tensor]:

@@ -36,7 +36,13 @@ from prunus.artifact import Manifest, read_manifest, save
 from prunus.artifact.manifest import MANIFEST_FILE, TOKENIZER_FILE, WEIGHTS_FILE, plan_file
 from prunus.artifact.weights import file_sha256, fill_, read_weights, write_weights
 from prunus.data import TextTokenizer
-from prunus.errors import InputError, PrunusError, StorageError, moved_away
+from prunus.errors import (
+    InputError,
+    PrunusError,
+    StorageError,
+    TemporaryFolderError,
+    moved_away,
+)
 from prunus.graph import Inputs, cut
 from prunus.plan import Plan, Record, in_short
 from prunus.records import Source
@@ -355,8 +361,11 @@ def full_disk_told(path: Path) -> Iterator[None]:
 
 
 def _disk_error(error: BaseException | None) -> int | None:
-    """The system's number for what a disk has said, however deep it lies; None for all else."""
-    while error is not None:
+    """The system's number for what a disk has said, however deep it lies; None for all else.
+
+    The folder for temporary files may be on another disk, and its own message says so.
+    """
+    while error is not None and not isinstance(error, TemporaryFolderError):
         number = error.errno if isinstance(error, OSError) else None
         if isinstance(error, SafetensorError):  # names it in its text alone
             found = _RUST_ERROR.search(str(error))

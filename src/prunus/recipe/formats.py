@@ -41,8 +41,13 @@ def require_format(subject: Subject, config: TrainConfig, device: str, where: st
     A network that cannot be trained at all says so itself.
 
     Raises:
-        InputError: It cannot.
+        InputError: It cannot, or has nothing to train.
     """
+    if not any(parameter.requires_grad for parameter in subject.network.parameters()):
+        raise InputError(
+            f"{where.rstrip('.') or 'training'}: {subject.source.model} has no parameter that requires a "
+            "gradient; unfreeze some (requires_grad_)"
+        )
     plain = Execution()
     asked = Execution(
         plain.precision if config.precision == "auto" else config.precision,

@@ -482,3 +482,23 @@ def test_a_train_split_without_a_class_that_nothing_is_tested_on_is_told(tmp_pat
     options = TextOptions(test_file=str(test), train_size=4)
     data = load_data(f"text:{write_csv(tmp_path / 'a.csv', lines)}", text=options)
     assert "the train split has no text of class 'rare'" in data.note
+
+
+@pytest.mark.parametrize("missing", ["nan", "NaN"])
+def test_a_missing_label_among_numbers_is_no_class(missing: str, tmp_path: Path) -> None:
+    lines = [(f"some words of text {i}", ("0", "1", missing)[i % 3]) for i in range(30)]
+    file = write_csv(tmp_path / "a.csv", lines)
+    with pytest.raises(
+        DataError, match=f"whole numbers and '{missing}', which marks a missing one"
+    ):
+        load_data(f"text:{file}")
+    lines = [(f"some words of text {i}", ("gran", missing)[i % 2]) for i in range(30)]
+    named = load_data(f"text:{write_csv(tmp_path / 'b.csv', lines)}").class_names
+    assert set(named or ()) == {"gran", missing}
+
+
+def test_whole_numbers_of_any_length_are_classes_by_size(tmp_path: Path) -> None:
+    long = "1" * 5000  # more digits than int reads
+    lines = [(f"some words of text {i}", (long, "9")[i % 2]) for i in range(30)]
+    data = load_data(f"text:{write_csv(tmp_path / 'a.csv', lines)}")
+    assert data.class_names == ("9", long)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -391,8 +392,16 @@ def _divided(texts: _Texts, options: TextOptions, name: str) -> tuple[_Texts, _T
 def _class_names(parts: _Parts) -> tuple[str, ...]:
     """Names in order: whole numbers by size, others by name."""
     names = sorted(set(parts.train.labels))  # a set has an order of its own in every process
-    whole = all(WHOLE_NUMBER.fullmatch(name) for name in names)
-    return tuple(sorted(names, key=int if whole else None))
+    missing = [name for name in names if name.lower() == "nan"]
+    numbers = [name for name in names if name not in missing]
+    whole = all(WHOLE_NUMBER.fullmatch(name) for name in numbers)
+    if missing and numbers and whole:
+        raise DataError(
+            f"labels are whole numbers and '{missing[0]}', which marks a missing one: leave those rows "
+            "out, or give every class a name"
+        )
+    # Of any length, which int does not read.
+    return tuple(sorted(names, key=Decimal if whole and not missing else None))
 
 
 def _unlabeled(

@@ -417,7 +417,7 @@ def test_a_network_that_is_frozen_whole_is_not_searched_before_it_is_trained() -
 
     steps: list[Step] = [Prune(method="l1", target="macs=0.5"), Train(epochs=1, lr=0.1)]
     with pytest.raises(
-        InputError, match=r"steps\[1\]: .* has no parameter that requires a gradient"
+        InputError, match=r"steps\[1\]\.train: .* has no parameter that requires a gradient"
     ):
         compress(network, steps, few_digits(), latency=None, progress=Watching())
     assert "certify and cut" not in phases

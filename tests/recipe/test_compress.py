@@ -563,3 +563,16 @@ def test_a_wrong_source_ends_the_run_at_its_first_step(tmp_path: Path) -> None:
             source=Source(model="digits_cnn"),
             out=tmp_path / "run",
         )
+
+
+def test_a_sample_that_is_not_finite_is_noted() -> None:
+    train, test = (
+        (torch.rand(60, 1, 8, 8), torch.arange(60) % 3),
+        (torch.rand(9, 1, 8, 8), torch.arange(9) % 3),
+    )
+    test[0][4, 0, 0, 0] = float("nan")
+    data = from_datasets(TensorDataset(*train), TensorDataset(*test))
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+    steps = [Prune(method="l1", target="macs=0.7")]
+    notes = compress(network, steps, data, latency=None).record.notes
+    assert any("loss on the test split is nan" in note for note in notes)

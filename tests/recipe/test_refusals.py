@@ -421,3 +421,14 @@ def test_a_network_that_is_frozen_whole_is_not_searched_before_it_is_trained() -
     ):
         compress(network, steps, few_digits(), latency=None, progress=Watching())
     assert "certify and cut" not in phases
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_a_run_without_gradients_is_refused_first(off: Callable[[], Any]) -> None:
+    with off(), pytest.raises(InputError, match="gradients are switched off here"):
+        compress(trained_cnn(), STEPS, few_digits(), latency=None)
+    network, inputs = trained_cnn(), torch.rand(2, 1, 8, 8)
+    with torch.no_grad():
+        assert trace(network, inputs).cuttable
+    with torch.inference_mode(), pytest.raises(InputError, match="watched inside"):
+        trace(network, inputs)

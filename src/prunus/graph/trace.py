@@ -86,6 +86,11 @@ def trace(
             that share memory, or weights that are not finite.
         GraphError: The network does not run on the example inputs.
     """
+    if torch.is_inference_mode_enabled():
+        raise InputError(
+            "nothing can be watched inside torch.inference_mode(): call this outside of it, or use "
+            "torch.no_grad()"
+        )
     check_network(network, values=verify)
     if verify:
         require_sound(network)

@@ -156,8 +156,13 @@ def resolve_subject(
         untrained: Allow a zoo network without weights, as it will be trained first.
 
     Raises:
-        InputError: Something is missing, or network and data do not fit.
+        InputError: Something is missing, network and data do not fit, or gradients are switched off.
     """
+    if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+        raise InputError(
+            "gradients are switched off here, by torch.no_grad() or torch.inference_mode(): call this "
+            "outside of it"
+        )
     if network is not None and not isinstance(network, Source | str):
         check_network(network, "give a torch.nn.Module, or the name of a network")
     named = _as_source(network) if not isinstance(network, nn.Module) else source

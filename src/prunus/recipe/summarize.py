@@ -1,5 +1,6 @@
 """From the outcomes of a run's steps to its record."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,6 +72,7 @@ def make_record(summary: Summary, subject: Subject, dense: Trace, state: State) 
         notes.append(
             f"the test split had been evaluated {summary.evaluated_before} times before this run"
         )
+    notes += _finite_notes(summary.dense_look.score)
     notes += _chance_notes(summary.dense_look.score, subject.data)
     notes += [note for seen in looks for note in seen.notes]
     notes += [note for outcome in summary.outcomes for note in outcome.notes]
@@ -128,6 +130,14 @@ def _fronts(outcomes: Sequence[Outcome]) -> tuple[FrontPoint, ...]:
     )
 
 
+def _finite_notes(dense: Score) -> list[str]:
+    """A note where a single sample has spoiled a mean."""
+    if dense.loss is None or math.isfinite(dense.loss):
+        return []
+    said = f"the dense network's loss on the test split is {dense.loss}: some outputs are not finite"
+    return [f"{said}; look for samples that hold NaN or infinite values"]
+
+
 def _chance_notes(dense: Score, data: DataSplits) -> list[str]:
     """A note where the dense network tells the classes no better than a guess would.
 
@@ -139,7 +149,7 @@ def _chance_notes(dense: Score, data: DataSplits) -> list[str]:
     if dense.top1 is None or dense.top1 > share or _finds_classes(dense, counts):
         return []
     guess = f"always the most frequent class would be right for {share:.2%} of the test split"
-    remedy = "train it first (--train-epochs), or give its weights"
+    remedy = "train it, or train it longer (--train-epochs), or give its weights"
     return [f"{AT_CHANCE} a guess: top-1 {dense.top1:.2%}, and {guess}; {remedy}"]
 
 

@@ -134,7 +134,9 @@ def _finite_notes(dense: Score) -> list[str]:
     """A note where a single sample has spoiled a mean."""
     if dense.loss is None or math.isfinite(dense.loss):
         return []
-    said = f"the dense network's loss on the test split is {dense.loss}: some outputs are not finite"
+    said = (
+        f"the dense network's loss on the test split is {dense.loss}: some outputs are not finite"
+    )
     return [f"{said}; look for samples that hold NaN or infinite values"]
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,9 @@ from prunus.meter import measure_latencies
 from prunus.progress import Silent
 from prunus.quantize import deploy
 from prunus.recipe import Deploy, LatencyOptions, Step, Train, compress
-from prunus.records import Source
+from prunus.recipe.state import State
+from prunus.recipe.subject import resolve_subject
+from prunus.records import DeployedRow, Latency, Source
 from prunus.zoo import load_source
 from tests.recipe.subjects import Killer
 
@@ -95,6 +98,35 @@ def test_a_deployed_network_is_timed_on_as_many_samples_as_its_record_says(
     assert row is not None
     assert row.latency is not None
     assert row.latency.batch == batch
+
+
+class Other(Small):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.b(torch.sigmoid(self.a(x)))
+        return logits
+
+
+def test_dense_networks_that_hold_the_same_tensors_are_not_taken_for_each_other_in_an_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has a folder of its own among those that runs share."""
+    places: list[str] = []
+    took = Latency(
+        median_ms=1, p95_ms=1, iqr_ms=0, repeats=1, warmup=1, batch=1, threads=1, device="cpu"
+    )
+    here = prunus.recipe.deployed
+    monkeypatch.setattr(here, "_write", lambda _, place, *__: places.append(place.name))
+    monkeypatch.setattr(here, "load_deployed", lambda *_, **__: None)
+    monkeypatch.setattr(here, "measure_latencies", lambda named, **_: dict.fromkeys(named, took))
+    row = DeployedRow(engine="onnxruntime", weights="int8", embeddings="float32", size_bytes=1)
+    for network in (Small(), Other(), Other()):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.fill_(0.5)
+        subject = resolve_subject(network.eval(), few_rows())
+        tools: Any = SimpleNamespace(subject=subject, engines=tmp_path)
+        here._timed(row, tmp_path, State.begin(subject), tools, LatencyOptions())
+    assert places[0] != places[1] == places[2]
 
 
 class Phases(Silent):

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,6 +66,26 @@ def test_weights_elsewhere_leave_a_network_its_own_pieces(
     monkeypatch.setenv("PRUNUS_DATA", str(tmp_path / "data"))
     named = Source(model=f"hf:{folder}", weights="finetuned.safetensors")
     assert pieces_of(named, file) == newer.digest
+
+
+def test_a_folder_of_transformers_that_was_moved_is_the_same_network(
+    file: Path, other: TextTokenizer, tmp_path: Path
+) -> None:
+    found: list[dict[str, Any]] = []
+    folder = trained(tmp_path / "one" / "bert", other)
+    for place in (folder, tmp_path / "two" / "bert", tmp_path / "two" / "bert"):
+        if place != folder and not place.exists():
+            shutil.move(folder.parent, place.parent)
+        if len(found) == 2:
+            config = place / "config.json"
+            text = config.read_text(encoding="utf-8")
+            assert text.count('"gelu"') == 1
+            config.write_text(text.replace('"gelu"', '"relu"'), encoding="utf-8")
+        source = Source(model=f"hf:{place}")
+        found.append(resolve_subject(source, f"text:{file}", text=texts.OPTIONS).identity)
+    assert found[0] == found[1]
+    (changed,) = [name for name in found[0] if found[0][name] != found[2][name]]
+    assert changed.startswith("network form")
 
 
 def test_a_size_of_the_vocabulary_beside_own_pieces_is_told_and_not_recorded(

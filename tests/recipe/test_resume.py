@@ -208,6 +208,57 @@ def test_another_run_is_refused_naming_what_changed(
     assert said in str(caught.value)
 
 
+def _activated_by(activation: nn.Module) -> nn.Module:
+    """The same weights with every activation."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 24), activation, nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 10)
+    ).eval()
+
+
+def test_another_network_with_the_same_tensors_is_another_run(tmp_path: Path) -> None:
+    out, steps = tmp_path / "run", (Prune(method="l1", target="macs=0.6"),)
+    first = compress(_activated_by(nn.ReLU()), steps, few_digits(), out=out, latency=None)
+    with pytest.raises(
+        InputError, match=r"network form \(.*dropout.*\) was .* and is .*; give the"
+    ):
+        compress(_activated_by(nn.Sigmoid()), steps, few_digits(), out=out, resume=True)
+    same = _activated_by(nn.ReLU()).train()
+    assert compress(same, steps, few_digits(), out=out, resume=True).record == first.record
+
+
+class Notes(nn.Module):
+    """Notes the size of its last input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = _activated_by(nn.ReLU())
+        self.last: tuple[int, ...] = ()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.last = tuple(x.shape)
+        logits: torch.Tensor = self.inner(x)
+        return logits
+
+
+def test_what_a_network_notes_of_its_inputs_keeps_no_run_from_its_end(tmp_path: Path) -> None:
+    config = TrainConfig(epochs=1, lr=0.1, batch_size=32, precision="float32", layout="contiguous")
+
+    def run() -> Comparison:
+        given = [Prune(method="l1", target="macs=0.6")]
+        return compare(
+            Notes(),
+            {"l1": given},
+            few_digits(),
+            out=tmp_path / "c",
+            resume=True,
+            train_first=config,
+            latency=None,
+        )
+
+    assert run().runs == run().runs
+
+
 def test_inputs_of_other_sizes_and_longer_texts_are_another_run(tmp_path: Path) -> None:
     """Costs are stated for one of them."""
     out = tmp_path / "run"

@@ -66,6 +66,18 @@ def test_what_a_network_computes_beside_its_tensors_belongs_to_it(
     assert form_digest(made(changed=False)) == form_digest(made(changed=False).train())
 
 
+def test_a_function_belongs_to_the_network_that_holds_it() -> None:
+    def made(activation: object) -> nn.Module:
+        network = nn.Sequential(nn.Linear(2, 2))
+        network.activation = activation  # type: ignore[assignment]
+        return network
+
+    functions = (nn.functional.relu, torch.sigmoid, torch.tanh)
+    digests = [form_digest(made(function)) for function in functions]
+    assert len(set(digests)) == len(functions)
+    assert digests == [form_digest(made(function)) for function in functions]
+
+
 def test_heads_of_a_config_belong_to_a_teacher() -> None:
     class Configured(nn.Module):
         def __init__(self, heads: int, place: str) -> None:

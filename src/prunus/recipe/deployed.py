@@ -32,7 +32,6 @@ from prunus.quantize import (
 from prunus.recipe.actions import Action
 from prunus.recipe.measure import LatencyOptions, Timed, look_by, phase, samples_in
 from prunus.recipe.state import Outcome, State, Tools
-from prunus.recipe.subject import weights_digest
 from prunus.records import DeployedRow, Latency
 
 _BATCH = 32
@@ -140,7 +139,7 @@ def _timed(
     }
     engines = {"dense": "torch", "deployed": row.engine, "float32": row.engine}
     if row.engine != "torch":
-        with _folder(tools.engines, f"{row.engine}-{weights_digest(dense)[:12]}") as place:
+        with _folder(tools.engines, f"{row.engine}-{subject.digest[:12]}") as place:
             if not _is_whole(place):
                 shutil.rmtree(place, ignore_errors=True)
                 _write(dense, place, Deployment(engine=row.engine), State.begin(subject), tools)

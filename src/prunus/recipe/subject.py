@@ -27,6 +27,7 @@ from prunus.meter.size import require_storable
 from prunus.records import Source
 from prunus.sound import require_sound
 from prunus.train import forward_logits
+from prunus.train.checkpoint import form_digest
 from prunus.zoo import (
     copied,
     find_weights,
@@ -56,6 +57,8 @@ class Subject:
         rebuildable: Whether ``source`` builds it again, so that an artifact can be written.
         data: In three splits.
         inputs: Real training inputs (at most 16 samples), or the caller's example.
+        form: Digest of what the network computes beside its tensors, before it has run: some note
+            sizes of their last input.
         is_student: Whether it takes the place of a dense network that teaches it.
         search_seen: Whether its weights may have been trained on the search split: not where they
             were drawn here, and are trained in this run.
@@ -66,6 +69,7 @@ class Subject:
     rebuildable: bool
     data: DataSplits
     inputs: Inputs
+    form: str
     search_seen: bool
     is_student: bool = False
 
@@ -73,6 +77,11 @@ class Subject:
     def one(self) -> Inputs:
         """One sample: what costs are stated for."""
         return stated(self.inputs, 1, self.data)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the network in hex: of its form, too, as ReLU and sigmoid hold the same tensors."""
+        return hashlib.sha256(f"{weights_digest(self.network)} {self.form}".encode()).hexdigest()
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -89,6 +98,7 @@ class Subject:
         return {
             "source": source,
             "weights": weights_digest(self.network),
+            "network form (its modules, their strides, dropout and other settings)": self.form,
             "data": self.data.name,
             "data samples": data_digest(self.data),
             "longest text": self.data.max_length,
@@ -186,7 +196,15 @@ def resolve_subject(
     inputs = example_inputs
     if inputs is None:
         inputs = next(iter(splits.train.batches(min(CERTIFICATE_SAMPLES, len(splits.train)))))[0]
-    subject = Subject(dense, where, named is not None, splits, inputs, search_seen=not drawn_here)
+    subject = Subject(
+        network=dense,
+        source=where,
+        rebuildable=named is not None,
+        data=splits,
+        inputs=inputs,
+        form=form_digest(dense),
+        search_seen=not drawn_here,
+    )
     _require_fit(subject)
     if source is not None and isinstance(network, nn.Module):
         require_source(source, dense, inputs)
@@ -208,6 +226,7 @@ def student_of(source: Source, dense: Subject) -> Subject:
         rebuildable=True,
         data=dense.data,
         inputs=dense.inputs,
+        form=form_digest(network),
         search_seen=not is_drawn(where, network),
         is_student=True,
     )

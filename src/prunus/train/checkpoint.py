@@ -8,6 +8,7 @@ import re
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
@@ -24,7 +25,8 @@ _FORMAT = "prunus-training-1"
 _NAMED_FROZEN = 3
 _DIGEST_BATCH = 1024
 _BROKEN = (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError)
-_OF_A_PLACE = ("_name_or_path", "transformers_version")  # of a config: no part of a network
+# Of a config or a network of transformers: no part of what it computes.
+_OF_A_PLACE = ("_name_or_path", "name_or_path", "transformers_version")
 _OWN_FILE = re.compile(r"prunus_source_(.+)_[0-9a-f]{8}")  # as prunus.zoo.sources names its module
 _KEYS = ("identity", "network", "optimizer", "best", "history", "precision", "layout")
 
@@ -155,24 +157,37 @@ def teacher_digest(teacher: nn.Module, split: Split, execution: Execution) -> st
 def form_digest(network: nn.Module) -> str:
     """SHA-256 of what decides a network's outputs beside its tensors, in hex.
 
-    Strides, rates of dropout, head counts and the like: the plain values on its modules, and its config.
-    Where a user's file lies is no part of it: a project that was moved resumes.
+    Strides, rates of dropout, head counts and the like: the plain values on its modules and the names
+    of functions there, and its config. Where a user's file or a folder of transformers lies is no part
+    of it: a project that was moved resumes.
     """
     lines = []
     for path, module in network.named_modules():
         plain = sorted(
-            (name, repr(value))
+            (name, told)
             for name, value in vars(module).items()
-            if name != "training" and not name.startswith("_") and _is_plain(value)
+            if name not in ("training", *_OF_A_PLACE) and not name.startswith("_")
+            if (told := _told(value)) is not None
         )
-        own = _OWN_FILE.fullmatch(type(module).__module__)
-        home = type(module).__module__ if own is None else own[1]
-        lines.append(f"{path} {home}.{type(module).__qualname__} {plain}")
+        lines.append(f"{path} {_full_name(type(module))} {plain}")
     to_dict = getattr(getattr(network, "config", None), "to_dict", None)
     if to_dict is not None:
-        told = {k: v for k, v in to_dict().items() if k not in _OF_A_PLACE}
-        lines.append(json.dumps(told, sort_keys=True, default=lambda value: type(value).__name__))
+        config = {k: v for k, v in to_dict().items() if k not in _OF_A_PLACE}
+        lines.append(json.dumps(config, sort_keys=True, default=lambda value: type(value).__name__))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _told(value: object) -> str | None:
+    """A plain value or a function, such as an activation, as text; None: it is neither."""
+    if isinstance(value, FunctionType | BuiltinFunctionType):
+        return _full_name(value)
+    return repr(value) if _is_plain(value) else None
+
+
+def _full_name(value: type | FunctionType | BuiltinFunctionType) -> str:
+    """Module and name; the module of a user's file is named by the file, wherever that lies."""
+    own = _OWN_FILE.fullmatch(value.__module__ or "")
+    return f"{value.__module__ if own is None else own[1]}.{value.__qualname__}"
 
 
 def _is_plain(value: object) -> bool:

@@ -1,20 +1,34 @@
 """Several methods and seeds: one dense measurement, cells that stand alone, null baselines shown."""
 
 import json
+from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 
 import pytest
 
+from prunus.cli.build import method_steps
+from prunus.cli.given import Cut, Subject, Training
 from prunus.errors import BudgetError, InputError, PrunusError
 from prunus.method import Context, Decision, Method, method_class, method_names
 from prunus.prune import L1
-from prunus.recipe import COMPARISON_FILE, Prune, Train, compare, compress, standard_steps
+from prunus.recipe import (
+    COMPARISON_FILE,
+    Prune,
+    Recalibrate,
+    Step,
+    Train,
+    compare,
+    compress,
+    standard_steps,
+)
+from prunus.recipe.comparison import Cell
 from prunus.recipe.folder import RUN_FILE, RunFile, open_run
 from prunus.recipe.recipe import Recipe
-from prunus.records import Comparison
+from prunus.records import Comparison, RunRecord
 from prunus.report import NULL_BASELINES, comparison_rows, write_report
 from prunus.train import Execution, TrainConfig
+from tests.recipe import texts
 from tests.recipe.subjects import Killed, Killer, few_digits, trained_cnn
 
 SHORT = Train(epochs=1, lr=0.02, batch_size=32, precision="float32", layout="contiguous")
@@ -40,6 +54,34 @@ def test_a_cell_is_what_compress_makes() -> None:
     alone = compress(trained_cnn(), steps, few_digits(), seed=1, latency=None)
     assert found.runs[0].plans == alone.record.plans
     assert found.runs[0].scores == alone.record.scores
+
+
+@pytest.mark.parametrize("reads_texts", [False, True])
+def test_a_methods_name_means_the_same_in_python_and_on_the_command_line(
+    reads_texts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On texts nothing is recalibrated; else on as many images as the step takes by itself."""
+    seen: list[tuple[Step, ...]] = []
+
+    def noted(cells: Sequence[Cell], *_: object, **__: object) -> tuple[RunRecord, ...]:
+        seen.extend(cell.recipe.steps for cell in cells)
+        return ()
+
+    monkeypatch.setattr("prunus.recipe.comparison._compare", noted)
+    cut = Prune(method="l1", target="macs=0.5")
+    first = TrainConfig(epochs=1, lr=0.1)
+    if reads_texts:
+        data = f"text:{texts.write(tmp_path)}"
+        compare(texts.NETWORK, ["l1"], data, "macs=0.5", text=texts.OPTIONS, train_first=first)
+    else:
+        compare("digits_cnn", ["l1"], few_digits(), "macs=0.5", train_first=first)
+        compare(trained_cnn(), ["l1"], few_digits(), "macs=0.5")
+    subject = Subject("bert_tiny" if reads_texts else "digits_cnn", (), None, None)
+    training = Training(None, None, None, 0.0, None, None, None)
+    said = method_steps(("l1",), Cut("macs=0.5", (), (), 1, 1), training, subject)
+    seen.append(said["l1"])
+    expected = (cut,) if reads_texts else (cut, Recalibrate(images=1024))
+    assert seen == [expected] * len(seen)
 
 
 @pytest.mark.parametrize("kept", [False, True])

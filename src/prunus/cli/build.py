@@ -28,6 +28,7 @@ from prunus.recipe import (
     TextSuite,
     available_engines,
     make_recipe,
+    standard_steps,
 )
 
 DEFAULT_METHODS = (
@@ -82,9 +83,7 @@ def own_recipe(method: str | None, cut: Cut, training: Training, subject: Subjec
 def _steps(
     method: str, target: str, options: Mapping[str, Any], training: Training, *, text: bool
 ) -> list[Any]:
-    prune = {"prune": {"method": method, "target": target, "options": dict(options)}}
-    # Networks for texts normalize without statistics of batches.
-    steps: list[Any] = [prune] if text else [prune, {"recalibrate": {}}]
+    steps: list[Any] = list(standard_steps(method, target, options=options, text=text))
     return steps if training.epochs is None else [*steps, make_finetune(training, text=text)]
 
 

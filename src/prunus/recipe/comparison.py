@@ -44,6 +44,7 @@ from prunus.recipe.subject import Subject, resolve_subject
 from prunus.records import Comparison, RunRecord, Source
 from prunus.train import TrainConfig
 from prunus.train.forward import resolve_device
+from prunus.zoo import reads_text
 
 COMPARISON_FILE = "comparison.json"
 
@@ -71,15 +72,17 @@ def standard_steps(
     target: str,
     *,
     options: Mapping[str, Any] | None = None,
-    images: int = 256,
+    text: bool = False,
     finetune: Train | None = None,
 ) -> tuple[Step, ...]:
-    """Prune, recalibrate, and fine-tune where that is asked for: what a method's bare name means."""
-    first: tuple[Step, ...] = (
-        Prune(method=method, target=target, options=dict(options or {})),
-        Recalibrate(images=images),
-    )
-    return first if finetune is None else (*first, finetune)
+    """Prune, recalibrate, and fine-tune where that is asked for: what a method's bare name means.
+
+    Networks for texts are not recalibrated: they normalize without statistics of batches.
+    """
+    steps: list[Step] = [Prune(method=method, target=target, options=dict(options or {}))]
+    if not text:
+        steps.append(Recalibrate())
+    return tuple(steps) if finetune is None else (*steps, finetune)
 
 
 def compare(  # noqa: PLR0913  # all but four are options, by keyword only
@@ -135,7 +138,18 @@ def compare(  # noqa: PLR0913  # all but four are options, by keyword only
     """
     require_out(out, resume=resume)
     settings = Settings(device, progress or Silent(), latency, compute)
-    cells = make_cells(methods, target, seeds, finetune, options or {}, trace_options)
+    built_by = source if isinstance(network, nn.Module) else network
+    if isinstance(built_by, str):
+        built_by = Source(model=built_by)
+    cells = make_cells(
+        methods,
+        target,
+        seeds,
+        finetune,
+        options or {},
+        trace_options,
+        text=isinstance(built_by, Source) and reads_text(built_by),
+    )
     require_no_teacher(train_first)
     resolve_device(device)
     subject = resolve_subject(
@@ -199,8 +213,10 @@ def make_cells(
     finetune: Train | None,
     options: Mapping[str, Mapping[str, Any]],
     trace_options: TraceOptions,
+    *,
+    text: bool = False,
 ) -> list[Cell]:
-    """Every method with every seed, checked.
+    """Every method with every seed, checked. ``text``: whether the network is known to read texts.
 
     Raises:
         InputError: A method, a target, an option or a seed cannot be used.
@@ -217,7 +233,7 @@ def make_cells(
         if not target:
             raise InputError("target is missing; write one such as macs=0.5")
         own = options.get(name, {})
-        named[name] = standard_steps(name, target, options=own, finetune=finetune)
+        named[name] = standard_steps(name, target, options=own, text=text, finetune=finetune)
     shared = {
         "ignore": trace_options.ignore,
         "min_units": trace_options.min_units,

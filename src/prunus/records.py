@@ -272,7 +272,10 @@ class Environment(Record):
 
 
 class RunRecord(Record):
-    """One method on one network, data set, budget and seed: all a report needs."""
+    """One method on one network, data set, budget and seed: all a report needs.
+
+    ``null``: whether all its cuts are of null baselines; None in records of before, whose ``method`` tells.
+    """
 
     version: Literal[1] = 1
     method: str
@@ -280,6 +283,7 @@ class RunRecord(Record):
     data: str
     seed: int
     target: dict[str, float]
+    null: bool | None = None
     recipe: dict[str, Any]
     dense_cost: Cost
     cost: Cost

@@ -10,7 +10,7 @@ import pytest
 from prunus.cli.build import method_steps
 from prunus.cli.given import Cut, Subject, Training
 from prunus.errors import BudgetError, InputError, PrunusError
-from prunus.method import Context, Decision, Method, method_class, method_names
+from prunus.method import Context, Decision, Method
 from prunus.prune import L1
 from prunus.recipe import (
     COMPARISON_FILE,
@@ -26,7 +26,7 @@ from prunus.recipe.comparison import Cell
 from prunus.recipe.folder import RUN_FILE, RunFile, open_run
 from prunus.recipe.recipe import Recipe
 from prunus.records import Comparison, RunRecord
-from prunus.report import NULL_BASELINES, comparison_rows, write_report
+from prunus.report import comparison_rows, write_report
 from prunus.train import Execution, TrainConfig
 from tests.recipe import texts
 from tests.recipe.subjects import Killed, Killer, few_digits, trained_cnn
@@ -107,11 +107,13 @@ def test_all_rows_are_trained_in_one_format(
 
 
 def test_null_baselines_are_shown_as_such() -> None:
-    null = {name for name in method_names() if method_class(name).null}
-    assert null <= NULL_BASELINES, "the report does not know these null baselines"
-    found = compare(trained_cnn(), ["random", "l1"], few_digits(), "macs=0.5", latency=None)
+    """By the methods that their rows cut with, whatever the rows are called."""
+    chance = Prune(method="random", target="macs=0.7")
+    norms = Prune(method="l1", target="macs=0.5")
+    rows = {"mine": [chance], "random": [norms], "both": [chance, norms]}
+    found = compare(trained_cnn(), rows, few_digits(), latency=None)
     kinds = {row.method: row.kind for row in comparison_rows(found)}
-    assert kinds == {"dense": "dense", "random": "null", "l1": "method"}
+    assert kinds == {"dense": "dense", "mine": "null", "random": "method", "both": "method"}
 
 
 def test_own_steps_are_a_row_of_their_own() -> None:

@@ -81,6 +81,19 @@ def test_dense_row_is_one_network_and_not_nine_samples(comparison):
     assert dense.values["top1_after_cut"] == Missing()
 
 
+def test_a_record_tells_a_null_baseline_and_the_name_where_it_is_of_before(run_of):
+    runs = (
+        run_of("mine", null=True),
+        run_of("random", null=False),
+        run_of("l1"),
+        *(run_of(name) for name in ("scratch", "random-search")),
+    )
+    assert runs[-1].null is None  # as where a file does not hold it
+    rows = comparison_rows(Comparison(title="t", runs=runs))
+    kinds = ["dense", "null", "method", "method", "null", "null"]
+    assert [row.kind for row in rows] == kinds
+
+
 def test_dense_row_for_every_engine(run_of, latency_of):
     onnx = {"engine": "onnxruntime"}
     runs = [run_of(seed=seed) for seed in range(3)]

@@ -11,6 +11,7 @@ from torch import Tensor
 from prunus.data import DataSplits
 from prunus.graph import Choice, Trace
 from prunus.meter import measure_cost
+from prunus.method import method_class
 from prunus.plan import BoolArray
 from prunus.recipe.actions import lay_out, targets
 from prunus.recipe.measure import (
@@ -23,7 +24,7 @@ from prunus.recipe.measure import (
 )
 from prunus.recipe.recipe import Recipe
 from prunus.recipe.state import Outcome, State
-from prunus.recipe.steps import Student
+from prunus.recipe.steps import Prune, Student
 from prunus.recipe.subject import Subject, stated
 from prunus.records import (
     AT_CHANCE,
@@ -96,6 +97,7 @@ def make_record(summary: Summary, subject: Subject, dense: Trace, state: State) 
         notes.append(f"MACs and latency are of texts of {subject.data.max_length} pieces")
     return RunRecord(
         method=summary.name,
+        null=_is_null(summary.recipe),
         source=subject.source,
         data=subject.data.name,
         seed=summary.recipe.seed,
@@ -153,6 +155,13 @@ def _chance_notes(dense: Score, data: DataSplits) -> list[str]:
     guess = f"always the most frequent class would be right for {share:.2%} of the test split"
     remedy = "train it, or train it longer (--train-epochs), or give its weights"
     return [f"{AT_CHANCE} a guess: top-1 {dense.top1:.2%}, and {guess}; {remedy}"]
+
+
+def _is_null(recipe: Recipe) -> bool:
+    """Whether a recipe cuts by null baselines alone, whatever its row is called."""
+    steps = [action.step for action in lay_out(recipe)]
+    methods = [method_class(step.method) for step in steps if isinstance(step, Prune)]
+    return bool(methods) and all(method.null for method in methods)
 
 
 def _finds_classes(dense: Score, counts: Tensor) -> bool:

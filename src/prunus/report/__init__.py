@@ -3,7 +3,7 @@
 from prunus.report.check import check_comparison
 from prunus.report.html import render_html
 from prunus.report.plots import figures
-from prunus.report.rows import NULL_BASELINES, CertificateSummary, Row, comparison_rows
+from prunus.report.rows import CertificateSummary, Row, comparison_rows
 from prunus.report.save import report_json, write_report
 from prunus.report.spread import MIN_SEEDS, Missing, Stat, Value, clear_winner, summarize
 from prunus.report.summary import report_warnings, summary_sentences
@@ -11,7 +11,6 @@ from prunus.report.table import csv_table, json_rows, markdown_table, rich_table
 
 __all__ = [
     "MIN_SEEDS",
-    "NULL_BASELINES",
     "CertificateSummary",
     "Missing",
     "Row",

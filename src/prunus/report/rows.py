@@ -24,8 +24,8 @@ from prunus.report.spread import (
     summarize_fixed,
 )
 
-NULL_BASELINES = frozenset({"random", "uniform", "scratch", "random-search"})
-"""What every other method has to beat: chance, fresh weights, and a search that breeds nothing."""
+_NULL_NAMES = frozenset({"random", "scratch", "random-search"})
+"""Null baselines of records made before they said so: what every other method has to beat."""
 
 Kind = Literal["dense", "method", "null"]
 
@@ -136,7 +136,7 @@ def _method_row(
     row = Row(
         method=method,
         target=target,
-        kind="null" if method in NULL_BASELINES else "method",
+        kind="null" if all(map(_is_null, runs)) else "method",
         seeds=tuple(run.seed for run in runs),
         values=values,
         final=summarize([s.value for run in runs if (s := run.score(stage)) is not None]),
@@ -147,6 +147,10 @@ def _method_row(
         pace=pace_of(runs, values["macs_fold"]),
     )
     return replace(row, warnings=tuple(_warnings(row)))
+
+
+def _is_null(run: RunRecord) -> bool:
+    return run.method in _NULL_NAMES if run.null is None else run.null
 
 
 def _set_bold(columns: Sequence[Column], rows: Sequence[Row]) -> list[Row]:

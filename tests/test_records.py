@@ -1,6 +1,8 @@
 """Records of runs: what they refuse, and that nothing is lost in their files."""
 
 import math
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,36 @@ def test_environment_names_the_machine_and_versions() -> None:
     assert here.cores >= 1
     assert here.cpu
     assert (here.commit is None) == (here.dirty is None)
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_the_commit_is_of_the_repository_that_holds_the_package(
+    installed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of one whose .venv it is installed in, which git ignores."""
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+
+    def git(*arguments: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        done = subprocess.run(
+            ["git", *who, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    file = tmp_path / (".venv" if installed else "src") / "prunus" / "records.py"
+    file.parent.mkdir(parents=True)
+    file.write_text("", encoding="utf-8")
+    (tmp_path / ".gitignore").write_text(".venv\n", encoding="utf-8")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "First")
+    monkeypatch.setattr("prunus.records.__file__", str(file))
+    here = Environment.capture(threads=1)
+    if installed:
+        assert (here.commit, here.dirty) == (None, None)
+    else:
+        assert (here.commit, here.dirty) == (git("rev-parse", "HEAD"), False)
 
 
 @pytest.mark.skipif(

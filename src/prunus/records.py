@@ -225,6 +225,7 @@ class Environment(Record):
     Attributes:
         instructions: Vector and matrix instructions of the processor that decide how fast networks run,
             by the names of ``/proc/cpuinfo``; empty where that file is missing.
+        commit: Of the repository that Prunus runs from; None where it is installed.
     """
 
     python: str
@@ -256,7 +257,10 @@ class Environment(Record):
                 versions[name] = metadata.version(name)
             except metadata.PackageNotFoundError:
                 continue
-        commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "-uno")
+        commit, status = None, _git("status", "--porcelain", "-uno")
+        # Installed below somebody's repository, as in its .venv, Prunus is no part of that.
+        if _git("ls-files", "--error-unmatch", Path(__file__).name) is not None:
+            commit = _git("rev-parse", "HEAD")
         return cls(
             python=sys.version.split()[0],
             platform=platform.platform(),
@@ -279,11 +283,11 @@ class RunRecord(Record):
 
     version: Literal[1] = 1
     method: str
+    null: bool | None = None
     source: Source
     data: str
     seed: int
     target: dict[str, float]
-    null: bool | None = None
     recipe: dict[str, Any]
     dense_cost: Cost
     cost: Cost

@@ -317,7 +317,7 @@ def test_a_missing_extra_names_its_command(
 ) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     command = _replace(_replace(good, "--weights", None), "--model", "timm:resnet10t")
-    ends(command, "pip install prunus[zoo]")
+    ends(command, "pip install 'prunus[zoo]'")
 
 
 def test_comparisons_that_cannot_run(good: list[str]) -> None:

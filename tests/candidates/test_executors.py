@@ -240,7 +240,7 @@ class TestRay:
         self, setup: FakeSetup, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "ray", None)
-        message = r"^ray is not installed: pip install prunus\[ray\]$"
+        message = r"^ray is not installed: pip install 'prunus\[ray\]'$"
         with pytest.raises(MissingExtraError, match=message):
             RayExecutor(make, setup, 1, 1)
 

@@ -306,7 +306,10 @@ def test_an_absent_hub_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match=r"hub \(ConnectionError\): connect .*set PRUNUS_DATA"):
         load_data("cifar10")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(MissingExtraError, match=r"pip install prunus\[text\]"):
+    with pytest.raises(
+        MissingExtraError,
+        match=r"PRUNUS_DATA/cifar, and datasets is not installed: pip install 'prunus\[text\]'$",
+    ):
         load_data("cifar10")
 
 

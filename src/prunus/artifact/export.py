@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.jit._trace import TracerWarning
 
-from prunus.errors import InputError, MissingExtraError
+from prunus.errors import InputError
+from prunus.extras import require_extra
 from prunus.graph import check_inputs, check_network
 
 Inputs = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
@@ -106,13 +107,8 @@ def require_onnx() -> None:
     Raises:
         MissingExtraError: Holds the command that installs them.
     """
-    try:
-        for package in ONNX_PACKAGES:
-            import_module(package)
-    except ImportError as error:
-        raise MissingExtraError(
-            f"format='onnx' needs the package {error.name}: pip install 'prunus[onnx]'"
-        ) from error
+    for package in ONNX_PACKAGES:
+        require_extra(package, "onnx")
 
 
 def arguments(inputs: Inputs) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:

@@ -17,7 +17,8 @@ from prunus.candidates.dispatch import Dispatcher, Lost, require_counts
 from prunus.candidates.surroundings import replaced
 from prunus.candidates.task import Result, Scoring, Task
 from prunus.candidates.worker import Failure, SetupT, Worker
-from prunus.errors import InputError, MissingExtraError
+from prunus.errors import InputError
+from prunus.extras import require_extra
 
 _CONNECT_SECONDS = 10.0
 _PATIENCE = "RAY_gcs_server_port_wait_time_s"
@@ -59,7 +60,7 @@ class RayExecutor:
         address: str | None = None,
     ) -> None:
         require_counts(workers=workers, threads=threads)
-        self._ray = _import_ray()
+        self._ray = require_extra("ray", "ray")
         self._mine = not self._ray.is_initialized()
         if not self._mine:
             _require_same(self._ray, address)
@@ -169,13 +170,6 @@ class _Actors:
             return Lost(f"says Ray: {_line(error)}")
 
 
-def _import_ray() -> ModuleType:
-    try:
-        return importlib.import_module("ray")
-    except ImportError as error:
-        raise MissingExtraError("ray is not installed: pip install prunus[ray]") from error
-
-
 def _start(ray: ModuleType, processors: int) -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
     with ExitStack() as stack:
@@ -234,7 +228,7 @@ def require_cluster(address: str) -> None:
 
 def _require_some_cluster() -> None:
     """Look a cluster up as ``ray.init`` will: that takes no time, and joining one takes seconds."""
-    if _import_ray().is_initialized():
+    if require_extra("ray", "ray").is_initialized():
         return
     try:
         services = importlib.import_module("ray._private.services")

@@ -185,7 +185,7 @@ Engine = Annotated[
     str,
     typer.Option(
         help="serial: in this process; processes: in --workers processes; ray: on a Ray cluster "
-        "(pip install prunus\\[ray]). The result is the same; --resume may change it.",
+        "(pip install 'prunus\\[ray]'). The result is the same; --resume may change it.",
         rich_help_panel=_SEARCH,
     ),
 ]

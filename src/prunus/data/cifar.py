@@ -1,6 +1,5 @@
 """CIFAR-10 and CIFAR-100: from zips of WebP strips in ``$PRUNUS_DATA/cifar``, else from the hub."""
 
-import importlib
 import io
 import os
 import zipfile
@@ -19,6 +18,7 @@ from prunus.data.roles import DataSplits, three_splits
 from prunus.data.splits import Samples
 from prunus.data.stores import Normalizer, TensorStore
 from prunus.errors import DataError, MissingExtraError
+from prunus.extras import require_extra
 
 _PARTS = 5
 _STRIPS = 100  # per zip, each of 100 images stacked top to bottom
@@ -145,12 +145,10 @@ def _read_zip(path: Path) -> _Labeled:
 
 def _from_hub(cifar: _Cifar) -> tuple[_Labeled, _Labeled, str]:
     try:
-        # An optional extra, needed on this path alone.
-        datasets = importlib.import_module("datasets")
-    except ImportError as error:
+        datasets = require_extra("datasets", "text")  # needed on this path alone
+    except MissingExtraError as error:
         raise MissingExtraError(
-            f"{cifar.name} is not in $PRUNUS_DATA/cifar, and datasets is not installed: "
-            "pip install prunus[text]"
+            f"{cifar.name} is not in $PRUNUS_DATA/cifar, and {error}"
         ) from error
     try:
         train = datasets.load_dataset(cifar.hub_name, split="train")

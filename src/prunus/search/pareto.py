@@ -1,11 +1,9 @@
 """Pareto fronts: who is on them, what they are worth, who survives. By pymoo (extra ``front``)."""
 
-import importlib
-
 import numpy as np
 import numpy.typing as npt
 
-from prunus.errors import MissingExtraError
+from prunus.extras import require_extra
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -17,10 +15,7 @@ def require_pymoo() -> None:
     Raises:
         MissingExtraError: It is not installed.
     """
-    try:
-        importlib.import_module("pymoo")
-    except ImportError as error:
-        raise MissingExtraError("pymoo is not installed: pip install 'prunus[front]'") from error
+    require_extra("pymoo", "front")
 
 
 def fronts(values: FloatArray) -> list[IntArray]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from prunus.records import Certificate, Comparison, Environment
+from prunus.report.check import target_text
 from prunus.report.columns import Column
 from prunus.report.formats import DASH, format_difference, printable
 from prunus.report.rows import Row
@@ -49,7 +50,7 @@ def certificate_section(comparison: Comparison) -> str:
     lines = [
         "<tr>"
         f'<th scope="row">{_text(run.method)}</th>'
-        f"<td>{_text(_target(run.target))}</td>"
+        f"<td>{_text(target_text(run.target) or DASH)}</td>"
         f'<td class="number">{run.seed}</td>' + _certificate_cells(proof) + "</tr>"
         for run in comparison.runs
         for proof in run.certificates
@@ -200,7 +201,3 @@ def _head(name: str, *, number: bool = False) -> str:
 
 def _text(value: str) -> str:
     return escape(printable(value))
-
-
-def _target(target: dict[str, float]) -> str:
-    return ", ".join(f"{name}={value:g}" for name, value in sorted(target.items())) or DASH

@@ -1,5 +1,6 @@
 """Executors lose nothing, repeat nothing and leave nothing behind, whoever dies."""
 
+import logging
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -243,6 +245,42 @@ class TestRay:
         message = r"^ray is not installed: pip install 'prunus\[ray\]'$"
         with pytest.raises(MissingExtraError, match=message):
             RayExecutor(make, setup, 1, 1)
+
+    @pytest.mark.parametrize("starts", [True, False])
+    def test_ray_logs_after_close_as_it_did_before(
+        self,
+        setup: FakeSetup,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        starts: bool,
+    ) -> None:
+        caplog.set_level(logging.INFO, logger="ray")
+        levels = []
+
+        def init(**_: Any) -> None:
+            levels.append(logging.getLogger("ray").level)
+            if not starts:
+                raise RuntimeError("no room")
+
+        fake = ModuleType("ray")
+        machine = {"Alive": True, "Resources": {"CPU": 1.0}}
+        fake.__dict__.update(
+            is_initialized=lambda: False,
+            init=init,
+            shutdown=lambda: None,
+            nodes=lambda: [machine],
+            put=lambda held: held,
+            remote=lambda **_: lambda kind: kind,
+            exceptions=SimpleNamespace(RayError=RuntimeError),
+        )
+        monkeypatch.setitem(sys.modules, "ray", fake)
+        if starts:
+            RayExecutor(make, setup, 1, 1).close()
+        else:
+            with pytest.raises(InputError, match=r"cannot start on this machine .no room."):
+                RayExecutor(make, setup, 1, 1)
+        assert levels == [logging.ERROR]
+        assert logging.getLogger("ray").level == logging.INFO
 
     @pytest.mark.parametrize(
         ("address", "message"),

@@ -22,6 +22,7 @@ from prunus.extras import require_extra
 
 _CONNECT_SECONDS = 10.0
 _PATIENCE = "RAY_gcs_server_port_wait_time_s"
+_LOGGER = logging.getLogger("ray")
 _QUIET = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.ERROR}
 
 
@@ -62,13 +63,16 @@ class RayExecutor:
         require_counts(workers=workers, threads=threads)
         self._ray = require_extra("ray", "ray")
         self._mine = not self._ray.is_initialized()
-        if not self._mine:
-            _require_same(self._ray, address)
-        elif address is None:
-            _start(self._ray, processors=workers * threads)
-        else:
-            _join(self._ray, address)
+        self._level = _LOGGER.level
+        if self._mine:
+            _LOGGER.setLevel(logging.ERROR)
         try:
+            if not self._mine:
+                _require_same(self._ray, address)
+            elif address is None:
+                _start(self._ray, processors=workers * threads)
+            else:
+                _join(self._ray, address)
             _require_processors(self._ray, threads)
             crew = _Actors(self._ray, make, setup, threads)
         except BaseException:
@@ -104,6 +108,7 @@ class RayExecutor:
     def _end_ray(self) -> None:
         if self._mine:
             self._ray.shutdown()
+            _LOGGER.setLevel(self._level)
 
 
 @final
@@ -171,7 +176,6 @@ class _Actors:
 
 
 def _start(ray: ModuleType, processors: int) -> None:
-    logging.getLogger("ray").setLevel(logging.ERROR)
     with ExitStack() as stack:
         # The workers' environment is that of the cluster's start.
         path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
@@ -188,7 +192,6 @@ def _start(ray: ModuleType, processors: int) -> None:
 
 def _join(ray: ModuleType, address: str) -> None:
     require_cluster(address)
-    logging.getLogger("ray").setLevel(logging.ERROR)
     # One attempt, of a minute, and not twenty, at a cluster that has crashed and is still named.
     patience = os.environ.get(_PATIENCE, "1")
     try:

@@ -248,6 +248,28 @@ def test_child_of_one_chromosome_without_mutation_is_the_chromosome(
     assert all(map(same, rows(made.child(parent, parent, HALF)), rows(parent)))
 
 
+@pytest.mark.parametrize(
+    ("mode", "mutation", "rate"), [("guided", 0.6, 0.76), ("guided", 0.0, 0.0), ("paper", 0.6, 0.6)]
+)
+def test_children_are_mutated_at_the_rate_that_the_options_tell(
+    mode: str, mutation: float, rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At ``crossover=0.6``: 0.6 + (1 - 0.6)(1 - 0.6) = 0.76 where a single parent's child always is."""
+    mutated: list[Chromosome] = []
+
+    def noted(_: Proposals, made: Chromosome) -> Chromosome:
+        mutated.append(made)
+        return made
+
+    monkeypatch.setattr(Proposals, "_mutated", noted)
+    monkeypatch.setattr(Proposals, "fitted", lambda _, made, __: made)
+    made = proposals(mode=mode, mutation=mutation, crossover=0.6)
+    parents = one_width(made, 1), one_width(made, 2)
+    for _ in range(2000):
+        made.child(*parents, HALF)
+    assert len(mutated) / 2000 == pytest.approx(rate, abs=0.05)  # five standard deviations
+
+
 def test_uniform_mixing_takes_every_layer_from_either_by_a_fair_coin() -> None:
     made = proposals(mode="paper", mixing="uniform", crossover=1.0, mutation=0)
     a, b = one_width(made, 1), one_width(made, 2)

@@ -22,7 +22,8 @@ class GeneticOptions(Record):
     generations, or the hypervolume of a ``front`` (1: of all that the first population spans) has
     not grown by more; None: never.
     ``crossover``: Probability that a child has two parents' genes (``paper``: p_c is the break point).
-    ``mutation``: p_mut, probability that a child is mutated.
+    ``mutation``: p_mut, probability that a child is mutated. With ``uniform`` mixing a child of a
+    single parent always is, unless p_mut is 0: the rate is p_mut + (1 - p_c)(1 - p_mut), 0.76 by default.
     ``swaps``: Share of the kept genes of a layer that a mutation swaps for dropped ones.
     ``moves``: Standard deviation of the logarithm of a layer's share in a ratio move; 0: no moves.
     ``jitter``: The same of the initial population's layers.
@@ -33,7 +34,8 @@ class GeneticOptions(Record):
     ``connections``: Share of the connections (kernels) that stay, in each round anew; 1: neurons
     alone are encoded.
     ``fitness``: As for ``Scoring``. ``images``: Of the search split. ``recalibration_images``: Of
-    the training split, for batch-norm statistics. ``halving``: Drop candidates on the way.
+    the training split, for batch-norm statistics. ``halving``: Drop candidates on the way;
+    not used by ``front``.
     ``objectives``: Of mode ``front``, beside quality and what the target limits.
     ``front``: File of a front found before: its fittest network within the target, without a search.
     """

@@ -6,11 +6,13 @@ from itertools import cycle
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from prunus.cli.build import method_steps
 from prunus.cli.given import Cut, Subject, Training
 from prunus.errors import BudgetError, InputError, PrunusError
 from prunus.method import Context, Decision, Method
+from prunus.plan import Plan
 from prunus.prune import L1
 from prunus.recipe import (
     COMPARISON_FILE,
@@ -23,7 +25,7 @@ from prunus.recipe import (
     standard_steps,
 )
 from prunus.recipe.comparison import Cell
-from prunus.recipe.folder import RUN_FILE, RunFile, open_run
+from prunus.recipe.folder import RUN_FILE, RunFile, load_network, open_run
 from prunus.recipe.recipe import Recipe
 from prunus.records import Comparison, RunRecord
 from prunus.report import comparison_rows, write_report
@@ -314,3 +316,21 @@ def test_a_cell_folder_in_use_fails_alone(tmp_path: Path) -> None:
         found = go(["l1", "l2"])
     assert [run.method for run in found.runs] == ["l2"]
     assert any("l1 (seed 0) failed" in n and "is in use by" in n for n in found.runs[0].notes)
+
+
+def test_of_steps_that_rows_share_the_last_network_alone_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+
+    def noted(folder: Path, dense: nn.Module) -> tuple[nn.Module, tuple[Plan, ...]]:
+        loaded.append(folder.name)
+        return load_network(folder, dense)
+
+    monkeypatch.setattr("prunus.recipe.resume.load_network", noted)
+    shared: list[Step] = [Prune(method="l1", target="macs=0.5"), Recalibrate(images=64)]
+    rows = {"short": shared, "long": [*shared, SHORT]}
+    found = compare(trained_cnn(), rows, few_digits(), out=tmp_path / "c", latency=None)
+    assert loaded == ["02-recalibrate"]
+    alone = compress(trained_cnn(), rows["long"], few_digits(), latency=None)
+    assert found.runs[1].scores == alone.record.scores

@@ -104,10 +104,11 @@ def adopt(
         action = actions[position]
         done = Outcome.load(donor.steps / f"{action.name}.json")
         _copy(donor.steps, tools.steps, action.name)
-        state = _state(begin, actions[: position + 1], [*outcomes, done], donor.steps)
-        if theirs[position].stage != action.stage or (done.judged is None) == _judges(
-            action, tools
-        ):
+        anew = theirs[position].stage != action.stage
+        anew = anew or (done.judged is None) == _judges(action, tools)
+        if anew or position == common - 1:  # the others' networks are not looked at
+            state = _state(begin, actions[: position + 1], [*outcomes, done], donor.steps)
+        if anew:
             done = judge(
                 action, state, done.model_copy(update={"look": None, "judged": None}), tools
             )

@@ -59,7 +59,7 @@ def test_quantiles_of_known_times(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.threads == torch.get_num_threads()
 
 
-def test_a_network_runs_in_eval_and_inference_mode_and_gets_its_modes_back() -> None:
+def test_a_network_runs_in_eval_mode_without_gradients_and_gets_its_modes_back() -> None:
     seen = []
 
     class Spy(nn.Module):
@@ -68,13 +68,13 @@ def test_a_network_runs_in_eval_and_inference_mode_and_gets_its_modes_back() -> 
             self.frozen = nn.Linear(1, 1).eval()
 
         def forward(self, x: Tensor, *, scale: float) -> Tensor:
-            seen.append((self.training, torch.is_inference_mode_enabled(), gc.isenabled(), scale))
+            seen.append((self.training, torch.is_grad_enabled(), gc.isenabled(), scale))
             return x * scale
 
     network = Spy()
     assert gc.isenabled()
     measure_latency(network, {"x": torch.zeros(1), "scale": 2.0}, batch=1, warmup=2, repeats=3)
-    assert seen == [(False, True, False, 2.0)] * 5
+    assert seen == [(False, False, False, 2.0)] * 5
     assert network.training
     assert not network.frozen.training
     assert gc.isenabled()

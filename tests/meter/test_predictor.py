@@ -1,6 +1,7 @@
 """A network as a predictor: logits out, modes and gradients left alone."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import InputError
-from prunus.meter import Predictor, as_predictor
+from prunus.meter import Predictor, as_predictor, measure_latency, peak_memory_bytes
+from tests.helpers import KeptTable
 
 
 class Returns(nn.Module):
@@ -55,3 +57,21 @@ def test_device_is_that_of_the_parameters() -> None:
 def test_an_output_without_logits_is_refused() -> None:
     with pytest.raises(InputError, match="NoneType"):
         as_predictor(Returns(lambda y: {"hidden": y}))(torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda network, x: as_predictor(network)(x),
+        lambda network, x: measure_latency(network, x, batch=2, warmup=0, repeats=1),
+        peak_memory_bytes,
+    ],
+    ids=["predictor", "latency", "memory"],
+)
+def test_a_network_that_was_measured_can_be_trained(measure: Callable[..., object]) -> None:
+    network, x = KeptTable(3, 1), torch.tensor([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]])
+    measure(network, x)
+    torch.autograd.backward(network(x).sum())
+    # d/dw of 1 * (w x_0 + b) + 2 * (w x_1 + b)
+    assert network.head.weight.grad is not None
+    assert network.head.weight.grad.tolist() == [[21.0, 42.0, 63.0]]

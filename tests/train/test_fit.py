@@ -18,6 +18,7 @@ from prunus.progress import Silent
 from prunus.records import HistoryPoint
 from prunus.train import Execution, FitResult, evaluate, fit, lr_at
 from prunus.train.result import best_epoch
+from tests.helpers import KeptTable
 from tests.train.fakes import (
     Steps,
     digits,
@@ -262,6 +263,19 @@ def test_dropout_is_drawn_anew_in_every_step_of_every_epoch_by_the_seed() -> Non
     first, again, other = masks(0), masks(0), masks(1)
     assert first == again
     assert len({tuple(mask) for mask in (*first, *other)}) == 2 * 3 * 2
+
+
+def test_a_table_that_an_evaluation_made_is_trained_on() -> None:
+    train, search = train_digits(0, 64), search_digits(64, 164)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = KeptTable(64, 10)
+    twin = copy.deepcopy(network)
+    twin(torch.zeros(100, 64))  # has the whole table from the start
+    for one in (network, twin):
+        fit(one, train, search, settings(epochs=2), seed=0)
+    assert len(network.table) == 100  # of the evaluation, whose batches are larger
+    assert same_state(network, twin)
 
 
 def test_last_batch_of_one_sample_is_skipped() -> None:

@@ -8,6 +8,7 @@ from prunus.data import SearchSplit, TrainSplit
 from prunus.errors import DataError, InputError
 from prunus.train import recalibrate_batch_norm_, statistics_are_augmented
 from prunus.train.recalibrate import _distance
+from tests.helpers import KeptTable
 from tests.train.fakes import FloatStore, digits, same_state, samples, small_cnn, train_digits
 
 
@@ -109,6 +110,13 @@ def test_momentum_comes_back_after_a_failure() -> None:
     with pytest.raises(RuntimeError):
         recalibrate_batch_norm_(network, images(4))
     assert [m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)] == [0.2]
+
+
+def test_a_table_that_is_kept_can_be_trained_on() -> None:
+    network = nn.Sequential(nn.BatchNorm2d(2), KeptTable(18, 1))
+    recalibrate_batch_norm_(network, images(4))
+    torch.autograd.backward(network(values_of(images(4))).sum())
+    assert all(parameter.grad is not None for parameter in network.parameters())
 
 
 def test_too_little_is_refused() -> None:

@@ -113,7 +113,7 @@ def measure_latencies(
                 runs[name] = partial(call, predict, inputs)
             else:
                 runs[name] = partial(predict, inputs)
-        stack.enter_context(torch.inference_mode())
+        stack.enter_context(torch.no_grad())  # see NetworkPredictor
         stack.enter_context(_no_garbage_collection())
         apart = len(named) > 1 and set(engines.values()) != {"torch"}
         lead = LEAD if len(named) > 1 else 0

@@ -50,7 +50,7 @@ def peak_memory_bytes(predict: Predict, inputs: Any, device: str | torch.device 
 
 
 def _peak(predict: Predict, inputs: Any, place: torch.device) -> int:
-    with torch.inference_mode():
+    with torch.no_grad():  # see NetworkPredictor
         predict(inputs)
         if place.type == "cuda":
             return _cuda_peak(predict, inputs, place)

@@ -29,6 +29,9 @@ class Predictor(Protocol):
 class NetworkPredictor:
     """A network as a `Predictor`: called in eval mode, without gradients, its modes given back.
 
+    Tensors that it keeps on a call, such as tables of positions, can be trained on afterwards: they
+    are no inference tensors.
+
     Outputs that are no tensor are read at ``logits`` (Hugging Face) or at their first entry.
     """
 
@@ -48,7 +51,7 @@ class NetworkPredictor:
         Raises:
             InputError: The output holds no tensor of logits.
         """
-        with eval_mode(self.network), torch.inference_mode():
+        with eval_mode(self.network), torch.no_grad():
             return logits_in(call(self.network, inputs))
 
 

@@ -156,7 +156,7 @@ def _run(
     with (
         modes_restored(module),
         placed(module, where, channels_last=channels_last),
-        torch.inference_mode(),
+        torch.no_grad(),  # not inference mode: what the network keeps is trained on
     ):
         module.eval()
         return _gather(

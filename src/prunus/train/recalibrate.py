@@ -77,7 +77,7 @@ def recalibrate_batch_norm_(
         with (
             modes_restored(network),
             placed(network, where, channels_last=False),
-            torch.inference_mode(),
+            torch.no_grad(),  # not inference mode: what the network keeps is trained on
         ):
             network.eval()
             for norm in norms:

@@ -1,6 +1,8 @@
 """Batch-norm statistics measured anew after a cut, without any training."""
 
 import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import cast
 
@@ -17,6 +19,9 @@ from prunus.train.forward import (
     resolve_device,
     to_place,
 )
+
+_COUNT = "num_batches_tracked"
+_STATISTICS = ("running_mean", "running_var", _COUNT)
 
 
 def recalibrate_batch_norm_(
@@ -40,8 +45,8 @@ def recalibrate_batch_norm_(
     The statistics are plain averages over batches of equal size, ``mean = (1/B) sum_b mean_b`` and
     ``var = (1/B) sum_b var_b`` with the unbiased variance of each batch: no image weighs more than
     another, so a last smaller batch is left out. Only batch norms are in training mode; dropout and
-    all else behave as in evaluation. Momenta, training flags, device and weights are given back
-    unchanged. A network without batch norm that tracks statistics is left alone.
+    all else behave as in evaluation. Momenta, counts of batches, training flags, device and weights
+    are given back unchanged; after an error the statistics, too. A network without batch norm that tracks statistics is left alone.
 
     Args:
         network: Changed in place, in its running means and variances alone.
@@ -72,24 +77,41 @@ def recalibrate_batch_norm_(
         raise DataError(f"recalibration needs at least 2 images; the split has {len(split)}")
     size = min(batch_size, available)
     generator = torch.Generator().manual_seed(seed)
+    with (
+        _averaging(norms),
+        modes_restored(network),
+        placed(network, where, channels_last=False),
+        torch.no_grad(),  # not inference mode: what the network keeps is trained on
+    ):
+        network.eval()
+        for norm in norms:
+            norm.training = True
+        drawn = split.batches(size, generator=generator, augment=augment and split.augments)
+        for batch, _ in islice(drawn, available // size):
+            forward_logits(network, to_place(batch, where, channels_last=False))
+
+
+@contextmanager
+def _averaging(norms: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Statistics begin anew inside, as plain averages; an error gives the old ones back.
+
+    The count of batches, by which a norm averages, is that of its training again afterwards.
+    """
     momenta = [norm.momentum for norm in norms]
+    before = [{name: held.clone() for name, held in norm.named_buffers()} for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative average (torch.nn.BatchNorm2d)
+    given_back: Sequence[str] = _STATISTICS
     try:
-        with (
-            modes_restored(network),
-            placed(network, where, channels_last=False),
-            torch.no_grad(),  # not inference mode: what the network keeps is trained on
-        ):
-            network.eval()
-            for norm in norms:
-                norm.reset_running_stats()
-                norm.momentum = None  # cumulative average (torch.nn.BatchNorm2d)
-                norm.training = True
-            drawn = split.batches(size, generator=generator, augment=augment and split.augments)
-            for batch, _ in islice(drawn, available // size):
-                forward_logits(network, to_place(batch, where, channels_last=False))
+        yield
+        given_back = (_COUNT,)
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, momentum, old in zip(norms, momenta, before, strict=True):
             norm.momentum = momentum
+            for name in given_back:
+                if name in old:
+                    norm.get_buffer(name).copy_(old[name])
 
 
 def statistics_are_augmented(

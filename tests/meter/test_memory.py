@@ -1,5 +1,7 @@
 """Peak memory of one forward pass against what must be alive at once."""
 
+import os
+
 import pytest
 import torch
 from torch import nn
@@ -49,6 +51,17 @@ def test_an_engine_whose_memory_is_hidden_is_refused() -> None:
         peak_memory_bytes(lambda _: [1.0], None)
     with pytest.raises(InputError, match="meta"):
         peak_memory_bytes(nn.Identity(), torch.zeros(1), "meta")
+
+
+@pytest.mark.parametrize("level", [None, "2"])
+def test_the_environment_is_left_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, level: str | None
+) -> None:
+    monkeypatch.delenv("KINETO_LOG_LEVEL", raising=False)
+    if level is not None:
+        monkeypatch.setenv("KINETO_LOG_LEVEL", level)
+    peak_memory_bytes(nn.Identity(), torch.zeros(1))
+    assert os.environ.get("KINETO_LOG_LEVEL") == level
 
 
 @pytest.mark.gpu

@@ -3,7 +3,8 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from prunus.errors import InputError
 from prunus.meter.predictor import NetworkPredictor, call, eval_mode
 
 Predict = Callable[[Any], Any]
+
+_LOG_LEVEL = "KINETO_LOG_LEVEL"
 
 
 def peak_memory_bytes(predict: Predict, inputs: Any, device: str | torch.device = "cpu") -> int:
@@ -69,9 +72,10 @@ def _cuda_peak(predict: Predict, inputs: Any, place: torch.device) -> int:
 
 
 def _cpu_peak(predict: Predict, inputs: Any) -> int:
-    # Read when the profiler first runs; it writes its own log to stderr otherwise.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with (
+        _quiet_profiler(),
+        profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler,
+    ):
         # Held until the profiler stops: the output is alive at the end of the pass.
         output = predict(inputs)
     del output
@@ -83,6 +87,22 @@ def _cpu_peak(predict: Predict, inputs: Any) -> int:
     events = [event for event in trace["traceEvents"] if event.get("name") == "[memory]"]
     events.sort(key=lambda event: (event["ts"], event["args"]["Ev Idx"]))
     return _most_alive(event["args"] for event in events)
+
+
+@contextmanager
+def _quiet_profiler() -> Iterator[None]:
+    """Keep the profiler from writing its log to stderr, unless a level is set for it.
+
+    It reads the variable when it first runs in a process; other tools may profile there later.
+    """
+    if _LOG_LEVEL in os.environ:
+        yield
+        return
+    os.environ[_LOG_LEVEL] = "99"
+    try:
+        yield
+    finally:
+        os.environ.pop(_LOG_LEVEL, None)
 
 
 def _most_alive(events: Iterable[Mapping[str, int]]) -> int:

@@ -30,6 +30,7 @@ from prunus.data import (
     load_data,
 )
 from prunus.data import folder as image_folders
+from prunus.data.custom import _taken
 from prunus.errors import DataError, InputError
 from tests.data.test_splits import samples, text_samples
 
@@ -224,3 +225,24 @@ def test_a_search_split_is_not_drawn_from_samples_that_are_there_twice() -> None
         from_datasets(joined, test)
     data = from_datasets(twice, test, search=Subset(whole, range(40, 50)))
     assert (len(data.train), len(data.search)) == (50, 10)
+
+
+class Counted(int):
+    """An end of a part that counts how often it is compared with a place."""
+
+    comparisons = 0
+
+    def __gt__(self, place: int) -> bool:
+        Counted.comparisons += 1
+        return int(self) > place
+
+    __hash__ = int.__hash__
+
+
+def test_a_place_is_looked_up_among_many_parts_by_halving() -> None:
+    joined: ConcatDataset[Pair] = ConcatDataset([pairs(4) for _ in range(255)])
+    joined.cumulative_sizes = [Counted(end) for end in joined.cumulative_sizes]
+    Counted.comparisons = 0
+    taken = _taken(joined)
+    assert [[*places] for places in taken.values()] == [[0, 1, 2, 3]] * 255
+    assert 0 < Counted.comparisons <= 8 * 1020  # 2^8 = 256 gaps between and beside 255 ends

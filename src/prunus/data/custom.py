@@ -2,6 +2,7 @@
 
 import itertools
 import operator
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -190,13 +191,17 @@ def _taken(dataset: SizedDataset, places: Sequence[Any] | None = None) -> dict[i
         return _taken(whole.dataset, [kept[place] for place in taken])  # type: ignore[arg-type]
     if not isinstance(whole, ConcatDataset):
         return {id(whole): taken}
-    found: dict[int, _Places] = {}
-    for end, part in zip(whole.cumulative_sizes, whole.datasets, strict=True):
-        begin = end - len(part)  # type: ignore[arg-type]
-        inside = [place - begin for place in taken if begin <= place < end]  # type: ignore[operator]
-        for leaf, more in _taken(part, inside).items():  # type: ignore[arg-type]
-            found[leaf] = [*found[leaf], *more] if leaf in found else more
-    return found
+    ends = whole.cumulative_sizes
+    inside: list[list[int]] = [[] for _ in ends]
+    for place in taken:
+        if isinstance(place, int) and 0 <= place < size:
+            part = bisect_right(ends, place)
+            inside[part].append(place - (ends[part - 1] if part else 0))
+    found: dict[int, list[int | str]] = {}
+    for dataset_of_part, some in zip(whole.datasets, inside, strict=True):
+        for leaf, more in _taken(dataset_of_part, some).items():  # type: ignore[arg-type]
+            found.setdefault(leaf, []).extend(more)
+    return {**found}
 
 
 def _place(index: object, size: int) -> int | str:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ from prunus.train.captured import nothing_drawn
 from tests.train.fakes import search_digits, settings, small_cnn, train_digits
 
 
-@pytest.mark.parametrize("draw", [lambda: torch.rand(1), random.random])
+@pytest.mark.parametrize("draw", [lambda: torch.rand(1), random.random, np.random.rand])
 def test_choices_that_the_host_draws_are_no_part_of_a_graph(draw: Callable[[], object]) -> None:
     """A replay would repeat the one choice that was made at the capture."""
     before, plain = torch.get_rng_state(), random.getstate()

@@ -1,8 +1,6 @@
 """Samples from a data set of the user's own."""
 
-import random
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol, final
 
@@ -13,6 +11,7 @@ from torch.utils.data import default_collate
 
 from prunus.data.stores import Inputs, SampleStore
 from prunus.errors import DataError, InputError
+from prunus.seeding import seeded
 
 
 class SizedDataset(Protocol):
@@ -70,7 +69,7 @@ class DatasetStore(SampleStore):
                 _class(label, f"label {index}") for index, label in enumerate(self._given_labels)
             ]
             return torch.tensor(given, dtype=torch.int64)
-        with _seeded(0):
+        with seeded(0):
             found = [self._split(self._dataset, index)[1] for index in range(len(self._dataset))]
         return torch.tensor(found, dtype=torch.int64)
 
@@ -86,7 +85,7 @@ class DatasetStore(SampleStore):
         seed = 0
         if augment is not None:
             seed = int(torch.randint(2**32, (), generator=augment))
-        with _seeded(seed):
+        with seeded(seed):
             samples = [self._split(dataset, index) for index in indices.tolist()]
         try:
             inputs = default_collate([sample for sample, _ in samples])
@@ -158,18 +157,3 @@ def _size(dataset: SizedDataset, what: str) -> int:
         raise InputError(
             f"{what} ({type(dataset).__name__}) has no length: give a map-style data set"
         ) from error
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed torch, NumPy and Python inside, and restore their global states afterwards."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002  (user transforms draw from the global state)
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)  # noqa: NPY002

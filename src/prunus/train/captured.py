@@ -1,11 +1,12 @@
 """Forward and backward of a batch as one CUDA graph, launched at once."""
 
-import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+from prunus.seeding import host_states, random_states_kept
 
 _WARM_UP = 3  # passes before a capture: libraries load and allocate at their first ones
 MIN_STEPS = 20
@@ -95,15 +96,11 @@ def nothing_drawn() -> Iterator[None]:
     be repeated with every replay.
 
     Raises:
-        RuntimeError: Some were drawn, from PyTorch's or Python's global generator.
+        RuntimeError: Some were drawn, from the global generator of PyTorch, NumPy or Python.
     """
-    before, plain = torch.get_rng_state(), random.getstate()
-    drawn = False
-    try:
+    with random_states_kept():
+        before = host_states()
         yield
-    finally:
-        drawn = not torch.equal(torch.get_rng_state(), before) or random.getstate() != plain
-        torch.set_rng_state(before)
-        random.setstate(plain)
+        drawn = host_states() != before
     if drawn:
         raise RuntimeError("the host draws random numbers, which no graph repeats")

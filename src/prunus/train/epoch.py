@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from prunus.data import Inputs, TrainSplit, UnlabeledSplit
 from prunus.errors import InputError
 from prunus.progress import Progress
+from prunus.seeding import random_states_kept, seed_globally_
 from prunus.train.captured import MIN_STEPS, CapturedLoss
 from prunus.train.config import TrainConfig
 from prunus.train.forward import forward_logits, to_place
@@ -32,7 +33,8 @@ _Placed = tuple[Tensor, Inputs, Tensor]
 class EpochTrainer:
     """Trains epoch after epoch. Network and teacher must already be on ``device``.
 
-    Every epoch seeds its data order and its dropout anew from ``(seed, epoch)``: to resume a
+    Every epoch seeds its data order, its dropout and what else is drawn from the global generators
+    of torch, NumPy and Python anew from ``(seed, epoch)``: to resume a
     training, weights and optimizer state are enough.
     """
 
@@ -72,7 +74,7 @@ class EpochTrainer:
             InputError: The loss is no longer finite.
         """
         generator = torch.Generator().manual_seed(_derived_seed(self.seed, epoch, 0))
-        _seed_dropout(_derived_seed(self.seed, epoch, 1), self.device)
+        seed_globally_(_derived_seed(self.seed, epoch, 1), _cuda(self.device))
         self.network.train()
         step = first = (epoch - 1) * self.steps
         total = lr = 0.0
@@ -196,11 +198,15 @@ class EpochTrainer:
 
 
 @contextmanager
-def deterministic(device: torch.device) -> Iterator[None]:
-    """Give the global random state back at the end; on CUDA hold cuDNN to repeatable kernels."""
+def deterministic(device: torch.device, seed: int) -> Iterator[None]:
+    """Seed the global random states, and give them back at the end; hold cuDNN to repeatable kernels.
+
+    What is drawn before the first epoch, as by a teacher, is the same in a training that is resumed.
+    """
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
-    with torch.random.fork_rng(devices=[device.index] if device.type == "cuda" else []):
+    with random_states_kept(_cuda(device)):
+        seed_globally_(_derived_seed(seed, 0, 1), _cuda(device))
         if device.type == "cuda":
             cudnn.deterministic, cudnn.benchmark = True, False
         try:
@@ -210,12 +216,10 @@ def deterministic(device: torch.device) -> Iterator[None]:
 
 
 def _derived_seed(seed: int, epoch: int, stream: int) -> int:
-    """Independent seeds for every epoch and use."""
+    """Independent seeds for every epoch, counted from 1, and use; epoch 0 is what comes before."""
     return int(np.random.SeedSequence([seed, epoch, stream]).generate_state(1, np.uint64)[0])
 
 
-def _seed_dropout(seed: int, device: torch.device) -> None:
-    """Seed the global generators of the devices in use alone, whose state is given back."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.default_generators[device.index].manual_seed(seed)
+def _cuda(device: torch.device) -> list[int]:
+    """Index of a CUDA device; none for the CPU."""
+    return [device.index] if device.type == "cuda" else []

@@ -47,8 +47,9 @@ def fit(  # noqa: PLR0913  # all but four are options, by keyword only
 
     Same seed, data and starting weights give the same weights bit for bit, in another process too,
     on a CPU with the same number of threads once ``precision`` and ``layout`` are pinned; on CUDA
-    up to the operations that PyTorch lists as nondeterministic. The global random state, training
-    flags, device and layout are given back; a killed run resumes at its last epoch and ends with
+    up to the operations that PyTorch lists as nondeterministic. That holds for what the network draws
+    from the global generators of torch, NumPy and Python, too. Their states, training flags, device
+    and layout are given back; a killed run resumes at its last epoch and ends with
     the weights of an uninterrupted one.
 
     Args:
@@ -57,7 +58,7 @@ def fit(  # noqa: PLR0913  # all but four are options, by keyword only
         train: Weights are trained on it; a last batch of one sample is skipped.
         search: Evaluated after each epoch; chooses the epoch for ``select="best"``.
         config: All settings.
-        seed: Of data order, augmentation and dropout; at least 0.
+        seed: Of data order, augmentation, dropout and the global generators; at least 0.
         teacher: Of a distillation; used in eval mode, never changed.
         unlabeled: More samples, on which the teacher alone counts; an epoch passes over them, too.
         checkpoint: File kept at the end of every epoch. If it exists, training resumes from it,
@@ -94,7 +95,7 @@ def fit(  # noqa: PLR0913  # all but four are options, by keyword only
             if module is not None:
                 stack.enter_context(modes_restored(module))
                 stack.enter_context(placed(module, where, channels_last=execution.channels_last))
-        stack.enter_context(deterministic(where))
+        stack.enter_context(deterministic(where, seed))
         teaching = None
         if teacher is not None:
             teaching = Teaching(network, teacher, config, execution, where)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from prunus.data import Inputs
 from prunus.records import processor_line
+from prunus.seeding import random_states_kept
 from prunus.train.config import Layout, Precision, TrainConfig
 from prunus.train.forward import forward_logits, placed, to_place
 from prunus.train.losses import classification_loss
@@ -152,7 +153,7 @@ def _seconds(
     trial = copy.deepcopy(network).train()
     times = []
     with (
-        torch.random.fork_rng(devices=devices),
+        random_states_kept(devices),
         placed(trial, device, channels_last=choice.channels_last),
     ):
         batch = to_place(inputs, device, channels_last=choice.channels_last)

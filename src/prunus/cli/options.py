@@ -117,8 +117,8 @@ LearningRate = Annotated[
     float | None,
     typer.Option(
         "--lr",
-        help="Peak learning rate. After a cut 0.02, for texts 1e-4; prunus train: 0.1, for texts "
-        "5e-4 (hf: 5e-5).",
+        help="Peak learning rate. By default, after a cut: sgd 0.02, adamw 5e-4 (texts 1e-4); prunus "
+        "train: sgd 0.1 (texts of hf: 0.01), adamw 1e-3 (texts 5e-4, hf: 5e-5).",
         rich_help_panel=_TRAIN,
     ),
 ]
@@ -159,7 +159,8 @@ TrainLearningRate = Annotated[
     float | None,
     typer.Option(
         "--train-lr",
-        help="Its peak learning rate; 0.1 by default, for texts 5e-4 (hf: 5e-5).",
+        help="Its peak learning rate; by default sgd 0.1 (texts of hf: 0.01), adamw 1e-3 (texts 5e-4, "
+        "hf: 5e-5).",
         rich_help_panel=_TRAIN,
     ),
 ]

@@ -1,7 +1,7 @@
 """The trainings that the command line asks for: of the dense network, and after the cut."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -13,9 +13,31 @@ from prunus.plan import complaint
 from prunus.recipe import Train
 from prunus.train import TrainConfig
 
-_IMAGE_LR, _IMAGE_FIRST_LR = 0.02, 0.1  # SGD, after a cut and from scratch
 _BATCH = 128
-_TEXT_LR, _TEXT_FIRST_LR, _PRETRAINED_LR = 1e-4, 5e-4, 5e-5  # AdamW
+
+
+@dataclass(frozen=True)
+class _Rates:
+    """Peak learning rates where none is given.
+
+    Attributes:
+        after: After a cut.
+        first: Of a whole network, such as one with fresh weights.
+        pretrained: Of a whole network of Hugging Face, whose weights are trained on.
+    """
+
+    after: float
+    first: float
+    pretrained: float
+
+
+_RATES = {
+    ("sgd", "images"): _Rates(after=0.02, first=0.1, pretrained=0.1),
+    ("sgd", "texts"): _Rates(after=0.02, first=0.1, pretrained=0.01),
+    # Above those of texts: in few epochs convolutions with batch norms learn little at these.
+    ("adamw", "images"): _Rates(after=5e-4, first=1e-3, pretrained=5e-5),
+    ("adamw", "texts"): _Rates(after=1e-4, first=5e-4, pretrained=5e-5),
+}
 AFTER = {
     "epochs": "--epochs",
     "lr": "--lr",
@@ -78,15 +100,16 @@ def make_finetune(training: Training, *, text: bool) -> Train:
 
     Args:
         training: As given.
-        text: Whether the network reads texts: that decides what is not given.
+        text: Whether the network reads texts: that, and the optimizer, decides what is not given.
 
     Raises:
         InputError: A value cannot be used; names the option.
     """
+    rates = _rates(training, text=text)
     values: dict[str, Any] = {
         **_manner(training, text=text),
         "epochs": training.epochs,
-        "lr": _given(training.lr, _TEXT_LR if text else _IMAGE_LR),
+        "lr": _given(training.lr, rates.after),
         "batch_size": _given(training.batch_size, _BATCH),
         "distill_alpha": training.distill,
     }
@@ -95,15 +118,25 @@ def make_finetune(training: Training, *, text: bool) -> Train:
     elif training.train_epochs is not None and training.epochs is not None:
         values["scratch_epochs"] = training.train_epochs + training.epochs
     if training.train_epochs is not None:
-        values["scratch_lr"] = _given(training.train_lr, _first_lr(text=text, pretrained=False))
+        values["scratch_lr"] = _given(training.train_lr, rates.first)
     return _train(values, AFTER)
+
+
+def _optimizer(training: Training, *, text: bool) -> str:
+    if training.optimizer is not None:
+        return training.optimizer
+    return "adamw" if text else "sgd"
+
+
+def _rates(training: Training, *, text: bool) -> _Rates:
+    """Those of optimizer and task. An optimizer that is not known is for the step to refuse."""
+    task = "texts" if text else "images"
+    return _RATES.get((_optimizer(training, text=text), task), _RATES["sgd", task])
 
 
 def _manner(training: Training, *, text: bool) -> dict[str, Any]:
     """Optimizer and schedule: BERT's for texts."""
-    optimizer = training.optimizer
-    if optimizer is None:
-        optimizer = "adamw" if text else "sgd"
+    optimizer = _optimizer(training, text=text)
     manner: dict[str, Any] = {"optimizer": optimizer}
     execution = {"precision": training.precision, "layout": training.layout}
     manner |= {name: value for name, value in execution.items() if value is not None}
@@ -118,12 +151,6 @@ def _manner(training: Training, *, text: bool) -> dict[str, Any]:
 def _given(value: _Number | None, default: _Number) -> _Number:
     """What was given, be it 0, which is for the step to refuse."""
     return default if value is None else value
-
-
-def _first_lr(*, text: bool, pretrained: bool) -> float:
-    if not text:
-        return _IMAGE_FIRST_LR
-    return _PRETRAINED_LR if pretrained else _TEXT_FIRST_LR
 
 
 def _train(values: Mapping[str, Any], options: Mapping[str, str]) -> Train:
@@ -180,11 +207,12 @@ def _whole(
 ) -> TrainConfig:
     """A training of the network as it is given, not of one that was cut."""
     text = reads_text(subject)
+    rates = _rates(training, text=text)
     pretrained = (subject.model or "").startswith("hf:")
     values = {
         **_manner(training, text=text),
         "epochs": epochs,
-        "lr": _given(lr, _first_lr(text=text, pretrained=pretrained)),
+        "lr": _given(lr, rates.pretrained if pretrained else rates.first),
         "batch_size": _given(training.batch_size, _BATCH),
     }
     return _train(values, options).config(fresh=False)

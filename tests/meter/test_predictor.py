@@ -55,7 +55,7 @@ def test_device_is_that_of_the_parameters() -> None:
 
 
 def test_an_output_without_logits_is_refused() -> None:
-    with pytest.raises(InputError, match="NoneType"):
+    with pytest.raises(InputError, match="network returned dict"):
         as_predictor(Returns(lambda y: {"hidden": y}))(torch.zeros(1, 3))
 
 

@@ -8,8 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import InputError
-from prunus.train import forward_logits
+from prunus.meter import as_predictor
+from prunus.train import evaluate, fit, forward_logits
 from prunus.train.forward import modes_restored, placed, resolve_device, to_place
+from tests.train.fakes import (
+    inputs_of,
+    same_state,
+    search_digits,
+    settings,
+    small_cnn,
+    train_digits,
+)
 
 
 class Keywords(nn.Module):
@@ -22,6 +31,28 @@ class Keywords(nn.Module):
 def test_mapping_is_passed_by_name_and_logits_are_read_from_the_output() -> None:
     a, b = torch.ones(2, 3), torch.full((2, 3), 4.0)
     assert torch.equal(forward_logits(Keywords(), {"b": b, "a": a}), torch.full((2, 3), -3.0))
+
+
+class WithAuxiliary(nn.Module):
+    """Logits first, those of an auxiliary head after, as networks of torchvision in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = small_cnn()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.inner(x), x.flatten(1)
+
+
+def test_a_network_that_returns_a_tuple_is_trained_and_judged_as_it_is_measured() -> None:
+    plain, network = small_cnn(), WithAuxiliary()
+    train, search = train_digits(0, 64), search_digits(64, 96)
+    for one in (plain, network):
+        fit(one, train, search, settings(epochs=1), seed=0)
+    assert same_state(network.inner, plain)
+    assert evaluate(network, search) == evaluate(plain, search)
+    images, _ = inputs_of(search), network.eval()
+    assert torch.equal(as_predictor(network)(images), forward_logits(network, images))
 
 
 @pytest.mark.parametrize("network", [nn.Flatten(0), nn.Identity()], ids=["1-D", "3-D"])

@@ -1,4 +1,4 @@
-"""Example inputs: a tensor, a tuple of positional or a dict of keyword arguments."""
+"""What networks take (a tensor, a tuple of positional or a dict of keyword arguments) and return."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
@@ -90,9 +90,14 @@ def pad_plainly_(network: nn.Module) -> None:
 
 
 def first_sample(inputs: Inputs) -> Inputs:
-    """The first sample of a batch, its batch dim kept; what is no batch passes as it is."""
+    """The first sample of a batch, its batch dim kept; see ``first_samples``."""
+    return first_samples(inputs, 1)
+
+
+def first_samples(inputs: Inputs, n: int) -> Inputs:
+    """The first ``n`` samples of a batch; what is no batch, such as a time or a scale, passes as it is."""
     size = batch_size(inputs)
-    return _each(inputs, lambda t: t[:1] if t.dim() and t.shape[0] == size else t)
+    return _each(inputs, lambda t: t[:n] if t.dim() and t.shape[0] == size else t)
 
 
 def batch_size(inputs: Inputs) -> int:
@@ -149,6 +154,30 @@ def output_tensors(output: Any) -> list[torch.Tensor]:
     """
     found: list[torch.Tensor] = []
     _gather(output, found, {})
+    return found
+
+
+def logits_in(output: Any) -> torch.Tensor:
+    """Logits in what a network returned, of any shape.
+
+    A tensor is taken as it is, a mapping or an object at ``logits`` (Hugging Face), any other tuple or
+    list at its first entry: outputs beside the logits, such as those of auxiliary heads, come after.
+
+    Raises:
+        InputError: There is no tensor.
+    """
+    found = output
+    if isinstance(output, Mapping):
+        found = output.get("logits")
+    elif not isinstance(output, torch.Tensor):
+        found = getattr(output, "logits", None)
+        if found is None and isinstance(output, tuple | list) and output:
+            found = output[0]
+    if not isinstance(found, torch.Tensor):
+        raise InputError(
+            f"network returned {type(output).__name__}: it must return logits, as a tensor, "
+            "as the first entry of a tuple, or under the name 'logits'"
+        )
     return found
 
 

@@ -1,5 +1,6 @@
 """What a network costs: MACs, parameters, bytes, time and memory, one measure a file."""
 
+from prunus.graph.inputs import logits_in
 from prunus.meter.cost import measure_cost
 from prunus.meter.latency import measure_latencies, measure_latency
 from prunus.meter.macs import MacCount, count_macs
@@ -11,7 +12,6 @@ from prunus.meter.predictor import (
     Predictor,
     as_predictor,
     eval_mode,
-    logits_in,
 )
 from prunus.meter.size import BYTES_PER_MB, file_size_bytes, format_bytes, path_size_bytes
 from prunus.meter.sparse import sparse_bytes

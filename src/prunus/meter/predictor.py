@@ -7,7 +7,7 @@ from typing import Any, Protocol, final, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from prunus.errors import InputError
+from prunus.graph.inputs import logits_in
 
 ExampleInputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 """One tensor, positional arguments, or keyword arguments of a network."""
@@ -32,7 +32,8 @@ class NetworkPredictor:
     Tensors that it keeps on a call, such as tables of positions, can be trained on afterwards: they
     are no inference tensors.
 
-    Outputs that are no tensor are read at ``logits`` (Hugging Face) or at their first entry.
+    Outputs that are no tensor are read at ``logits`` (Hugging Face) or at their first entry, as in
+    ``prunus.train``.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -53,24 +54,6 @@ class NetworkPredictor:
         """
         with eval_mode(self.network), torch.no_grad():
             return logits_in(call(self.network, inputs))
-
-
-def logits_in(output: Any) -> Tensor:
-    """Logits in what a network returned.
-
-    Raises:
-        InputError: The output holds no tensor of logits.
-    """
-    if isinstance(output, Mapping):
-        output = output.get("logits")
-    elif isinstance(output, tuple | list) and output:
-        output = output[0]
-    if not isinstance(output, Tensor):
-        raise InputError(
-            f"network returned {type(output).__name__}: it must return logits, as a tensor, "
-            "as the first entry of a tuple, or under the name 'logits'"
-        )
-    return output
 
 
 def as_predictor(network: nn.Module) -> NetworkPredictor:

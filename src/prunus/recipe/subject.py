@@ -23,6 +23,7 @@ from prunus.data import (
 )
 from prunus.errors import InputError
 from prunus.graph import Inputs, check_network, hold_connections_
+from prunus.graph.inputs import first_samples as first_samples  # noqa: PLC0414  # others read it here
 from prunus.meter.size import require_storable
 from prunus.records import Source
 from prunus.sound import require_sound
@@ -250,19 +251,6 @@ def data_digest(data: DataSplits) -> str:
     for split in splits if data.unlabeled is None else [*splits, data.unlabeled]:
         total.update(f"{split.role}{len(split)}{split.digest}".encode())
     return total.hexdigest()
-
-
-def first_samples(inputs: Inputs, n: int) -> Inputs:
-    """The first ``n`` samples of a batch."""
-
-    def head(value: Any) -> Any:
-        return value[:n] if isinstance(value, Tensor) and value.ndim else value
-
-    if isinstance(inputs, Tensor):
-        return inputs[:n]
-    if isinstance(inputs, tuple | list):
-        return tuple(head(value) for value in inputs)
-    return {name: head(value) for name, value in inputs.items()}
 
 
 def stated(inputs: Inputs, samples: int, data: DataSplits) -> Inputs:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from prunus.data import Inputs
 from prunus.errors import InputError
+from prunus.graph.inputs import logits_in
 
 _VECTOR = 16
 """Numbers of float32 in the widest registers of a CPU."""
@@ -17,8 +18,8 @@ _VECTOR = 16
 def forward_logits(network: nn.Module, inputs: Inputs) -> Tensor:
     """Logits ``[samples, classes]`` of a batch.
 
-    A dictionary is passed as keyword arguments; an output object is read at its ``logits``, as the
-    models of Hugging Face return it.
+    A dictionary is passed as keyword arguments; outputs that are no tensor are read at ``logits``
+    (Hugging Face) or at their first entry, as in ``prunus.meter``.
 
     Raises:
         InputError: The output holds no logits of two dimensions.
@@ -27,17 +28,15 @@ def forward_logits(network: nn.Module, inputs: Inputs) -> Tensor:
 
 
 def logits_of(output: Any) -> Tensor:
-    """Logits ``[samples, classes]`` in what a network returned.
+    """Logits ``[samples, classes]`` in what a network returned; see ``logits_in``.
 
     Raises:
         InputError: It holds no logits of two dimensions.
     """
-    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        got = list(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
+    logits = logits_in(output)
+    if logits.ndim != 2:
         raise InputError(
-            f"network returned {got}: it must return logits [samples, classes], as a tensor or as "
-            "the attribute 'logits' of its output"
+            f"network returned {list(logits.shape)}: it must return logits [samples, classes]"
         )
     return logits
 

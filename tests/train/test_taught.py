@@ -56,6 +56,11 @@ def test_layers_are_matched_in_order_and_the_last_with_the_last(
     assert found[-1] == teacher - 1
 
 
+def test_an_unknown_way_to_match_layers_is_refused() -> None:
+    with pytest.raises(InputError, match=r"how='first' must be 'uniform' or 'last'"):
+        matched_layers(2, 6, "first")
+
+
 def test_hidden_loss_by_hand() -> None:
     # One text of two tokens, width 2, two layers compared with layers 0 and 2 of the teacher.
     mine = [torch.tensor([[[1.0, 2.0], [0.0, 0.0]]]), torch.tensor([[[3.0, 0.0], [0.0, 1.0]]])]

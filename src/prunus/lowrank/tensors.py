@@ -23,7 +23,16 @@ def require_tensorly() -> None:
 
 
 def mode_spectrum(tensor: Tensor, mode: int, full: int) -> Spectrum:
-    """Left singular vectors of a mode's unfolding (De Lathauwer et al. 2000, HOSVD)."""
+    """Left singular vectors of a mode's unfolding.
+
+    Source: De Lathauwer, De Moor and Vandewalle, "A Multilinear Singular Value Decomposition", SIAM
+    Journal on Matrix Analysis and Applications 2000 (HOSVD).
+
+    Args:
+        tensor: float64, of any order.
+        mode: Which dimension.
+        full: How many directions are kept, at most the size of the mode.
+    """
     unfolded = tensor.movedim(mode, 0).flatten(1)
     return spectrum(unfolded @ unfolded.T, full)
 

@@ -25,6 +25,12 @@ def fronts(values: FloatArray) -> list[IntArray]:
 
     Args:
         values: Lower is better, ``[n, objectives]``.
+
+    Returns:
+        Positions of rows, ascending: one array ``[m]`` a front.
+
+    Raises:
+        MissingExtraError: pymoo is not installed.
     """
     require_pymoo()
     from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting  # noqa: PLC0415
@@ -34,7 +40,17 @@ def fronts(values: FloatArray) -> list[IntArray]:
 
 
 def nondominated(values: FloatArray) -> IntArray:
-    """Rows that no other dominates, ascending; of equal rows the first only."""
+    """Rows that no other dominates, ascending; of equal rows the first only.
+
+    Args:
+        values: Lower is better, ``[n, objectives]``.
+
+    Returns:
+        Positions of rows, ``[m]``.
+
+    Raises:
+        MissingExtraError: pymoo is not installed.
+    """
     if not len(values):
         return np.empty(0, dtype=np.int64)
     first = fronts(values)[0]
@@ -49,6 +65,12 @@ def crowding(values: FloatArray) -> FloatArray:
 
     Source: Deb et al., "A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II", IEEE TEC
     2002, section III-B.
+
+    Args:
+        values: Of one front; lower is better, ``[n, objectives]``.
+
+    Raises:
+        MissingExtraError: pymoo is not installed.
     """
     require_pymoo()
     from pymoo.operators.survival.rank_and_crowding.metrics import (  # noqa: PLC0415
@@ -64,6 +86,9 @@ def hypervolume(values: FloatArray, reference: FloatArray) -> float:
     Args:
         values: Lower is better, ``[n, objectives]``; rows beyond the reference add nothing.
         reference: ``[objectives]``.
+
+    Raises:
+        MissingExtraError: pymoo is not installed.
     """
     require_pymoo()
     from pymoo.indicators.hv import HV  # noqa: PLC0415

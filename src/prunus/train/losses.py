@@ -67,6 +67,12 @@ def teacher_loss(
     classes (Tang et al., "Distilling Task-Specific Knowledge from BERT into Simple Neural Networks",
     2019, eq. 3, https://arxiv.org/abs/1903.12136).
 
+    Args:
+        logits: The student's, ``[samples, classes]``.
+        teacher_logits: The teacher's, same shape.
+        temperature: ``T`` > 0; of ``kl`` alone.
+        kind: ``kl`` or ``mse``.
+
     Raises:
         InputError: Student and teacher do not return the same shape.
     """

@@ -80,18 +80,35 @@ def matched_layers(student: int, teacher: int, how: str) -> list[int]:
     """Which of the teacher's layers each of the student's is compared with.
 
     ``uniform`` is TinyBERT's mapping (Jiao et al., EMNLP 2020, section 4.1): layer m of M learns from
-    layer m * N / M of N, rounded up.
+    layer m * N / M of N, rounded up. ``last`` compares with the last layers.
+
+    Args:
+        student: How many layers it has.
+        teacher: How many layers it has.
+        how: ``uniform`` or ``last``.
+
+    Returns:
+        Positions of the teacher's layers from 0, one for each of the student's.
+
+    Raises:
+        InputError: ``how`` is neither.
 
     >>> matched_layers(2, 6, "uniform"), matched_layers(2, 6, "last")
     ([2, 5], [4, 5])
     """
     if how == "last":
         return [max(0, teacher - student + m) for m in range(student)]
-    return [-(-(m + 1) * teacher // student) - 1 for m in range(student)]
+    if how == "uniform":
+        return [-(-(m + 1) * teacher // student) - 1 for m in range(student)]
+    raise InputError(f"how={how!r} must be 'uniform' or 'last'")
 
 
 def hidden_width(reading: Reading, inputs: Inputs) -> int:
     """Width of the hidden states.
+
+    Args:
+        reading: Of the network, which is run once without gradients.
+        inputs: A batch of texts, or ``[batch, length, ...]``.
 
     Raises:
         InputError: They are no ``[batch, length, width]``.
@@ -113,6 +130,13 @@ def hidden_loss(
     """Mean squared distance of hidden states over layers, widths and the tokens of the texts.
 
     TinyBERT, eq. 8, with one projection for all layers; padding does not count.
+
+    Args:
+        mine: The student's, ``[batch, length, width]`` a layer.
+        theirs: The teacher's, ``[batch, length, teacher's width]`` a layer; no gradient goes there.
+        at: Position in ``theirs`` for each of ``mine``; see ``matched_layers``.
+        project: From the student's width to the teacher's.
+        mask: 1 for tokens, 0 for padding, ``[batch, length]``.
     """
     weight = mask.unsqueeze(2)
     total = mine[0].new_zeros(())
@@ -126,6 +150,12 @@ def attention_loss(mine: list[Tensor], theirs: list[Tensor], at: list[int], mask
     """Mean squared difference of attention probabilities over layers, heads and pairs of tokens.
 
     TinyBERT, eq. 7, on probabilities. Padding does not count.
+
+    Args:
+        mine: The student's, ``[batch, heads, length, length]`` a layer.
+        theirs: The teacher's, likewise; no gradient goes there.
+        at: Position in ``theirs`` for each of ``mine``; see ``matched_layers``.
+        mask: 1 for tokens, 0 for padding, ``[batch, length]``.
 
     Raises:
         InputError: The numbers of heads differ.
@@ -149,7 +179,12 @@ def _is_of(states: Tensor, inputs: Inputs) -> bool:
 
 
 def text_weights(inputs: Inputs, states: Tensor) -> Tensor:
-    """1 for the tokens of texts, 0 for padding: ``[batch, length]``."""
+    """1 for the tokens of texts, 0 for padding: ``[batch, length]``, in the type of the states.
+
+    Args:
+        inputs: Of a network; without an ``attention_mask`` nothing is padding.
+        states: Hidden states of these inputs, ``[batch, length, width]``.
+    """
     if isinstance(inputs, dict) and "attention_mask" in inputs:
         return inputs["attention_mask"].to(states.dtype)
     return torch.ones(states.shape[:2], dtype=states.dtype, device=states.device)

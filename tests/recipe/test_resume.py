@@ -223,6 +223,10 @@ def test_another_network_with_the_same_tensors_is_another_run(tmp_path: Path) ->
         InputError, match=r"network form \(.*dropout.*\) was .* and is .*; give the"
     ):
         compress(_activated_by(nn.Sigmoid()), steps, few_digits(), out=out, resume=True)
+    frozen = _activated_by(nn.ReLU())
+    frozen.get_parameter("1.weight").requires_grad_(False)
+    with pytest.raises(InputError, match=r"frozen parameters was none and is 1\.weight; give the"):
+        compress(frozen, steps, few_digits(), out=out, resume=True)
     same = _activated_by(nn.ReLU()).train()
     assert compress(same, steps, few_digits(), out=out, resume=True).record == first.record
 

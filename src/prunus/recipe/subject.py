@@ -28,7 +28,7 @@ from prunus.meter.size import require_storable
 from prunus.records import Source
 from prunus.sound import require_sound
 from prunus.train import forward_logits
-from prunus.train.checkpoint import form_digest
+from prunus.train.checkpoint import form_digest, frozen_parameters
 from prunus.zoo import (
     copied,
     find_weights,
@@ -100,6 +100,7 @@ class Subject:
             "source": source,
             "weights": weights_digest(self.network),
             "network form (its modules, their strides, dropout and other settings)": self.form,
+            "frozen parameters": frozen_parameters(self.network),
             "data": self.data.name,
             "data samples": data_digest(self.data),
             "longest text": self.data.max_length,

@@ -136,7 +136,7 @@ def training_identity(
         "network shape": shape.digest,
         "starting weights": tensors_digest(_tensors(network)),
         "network form": form_digest(network),
-        "frozen parameters": _frozen(network),
+        "frozen parameters": frozen_parameters(network),
         "teacher weights": "none" if teacher is None else tensors_digest(_tensors(teacher)),
         "teacher form": "none" if teacher is None else form_digest(teacher),
         "unlabeled samples": 0 if unlabeled is None else len(unlabeled),
@@ -208,7 +208,7 @@ def _tensors(network: nn.Module) -> dict[str, Tensor]:
     return {k: v for k, v in network.state_dict().items() if isinstance(v, Tensor)}
 
 
-def _frozen(network: nn.Module) -> str:
+def frozen_parameters(network: nn.Module) -> str:
     """Which parameters are not trained, in a few words: names of the first, a digest of all."""
     names = sorted(name for name, p in network.named_parameters() if not p.requires_grad)
     if len(names) <= _NAMED_FROZEN:

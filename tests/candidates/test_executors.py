@@ -305,6 +305,25 @@ class TestRay:
         with pytest.raises(InputError, match=f"argument 'address' {message}"):
             RayExecutor(make, setup, 1, 1, address)
 
+    def test_ray_does_not_keep_the_signal_that_ends_a_run(
+        self, setup: FakeSetup, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ray = pytest.importorskip("ray")
+        before = signal.getsignal(signal.SIGTERM)
+
+        def takes_it(**_: object) -> None:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            raise RuntimeError("no further in this test")
+
+        monkeypatch.setattr(ray, "is_initialized", lambda: False)
+        monkeypatch.setattr(ray, "init", takes_it)
+        try:
+            with pytest.raises(InputError, match="no further"):
+                RayExecutor(make, setup, 1, 1)
+            assert signal.getsignal(signal.SIGTERM) == before
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
     @pytest.mark.slow
     def test_more_threads_than_a_machine_has_are_refused(
         self, ray_cluster: Any, setup: FakeSetup

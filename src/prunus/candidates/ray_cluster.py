@@ -5,10 +5,12 @@ import itertools
 import logging
 import os
 import pickle
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, final
@@ -181,6 +183,7 @@ def _start(ray: ModuleType, processors: int) -> None:
         path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
         stack.enter_context(replaced(os.environ, "PYTHONPATH", path))
         stack.enter_context(replaced(os.environ, "RAY_USAGE_STATS_ENABLED", "0"))
+        stack.enter_context(_handler_kept())
         # "local", since without an address Ray would join whatever runs here already.
         try:
             ray.init(address="local", num_cpus=processors, include_dashboard=False, **_QUIET)
@@ -190,12 +193,24 @@ def _start(ray: ModuleType, processors: int) -> None:
             ) from error
 
 
+@contextmanager
+def _handler_kept() -> Iterator[None]:
+    """Ray takes SIGTERM for itself and ends the process without tidying up: give it back."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        # Handlers are the main thread's; one that was not set in Python cannot be set again.
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
 def _join(ray: ModuleType, address: str) -> None:
     require_cluster(address)
     # One attempt, of a minute, and not twenty, at a cluster that has crashed and is still named.
     patience = os.environ.get(_PATIENCE, "1")
     try:
-        with replaced(os.environ, _PATIENCE, patience):
+        with replaced(os.environ, _PATIENCE, patience), _handler_kept():
             ray.init(address=address, **_QUIET)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise InputError(

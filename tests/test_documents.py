@@ -24,6 +24,9 @@ def test_the_readmes_example_runs_and_meets_its_budget() -> None:
     record = scope["result"].record  # type: ignore[attr-defined]
     assert 0.49 * record.dense_cost.macs <= record.cost.macs <= 0.5 * record.dense_cost.macs
     assert all(certificate.passed for certificate in record.certificates)
+    values = {score.stage: score.value for score in record.scores}
+    assert values["dense"] > 0.9  # a network that was trained: one of ten classes by chance is 0.1
+    assert values["after_training"] > values["after_recalibration"] > values["after_cut"]
     assert len(example.strip().splitlines()) <= 12
 
 
@@ -103,6 +106,56 @@ def test_what_kills_did_is_told_from_their_records(monkeypatch: pytest.MonkeyPat
     told = render_tables.candidate_kills([once, {**twice, "same_as_alone": False, "forgotten": 4}])
     assert told.startswith("2 searches, 3 kills by SIGKILL: 1 end with the plan")
     assert "0 were computed again and 4 forgotten, 2 were lost in flight" in told
+
+
+def test_an_architecture_that_is_not_installed_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import render_tables
+
+    known = {"source": "lib", "groups_total": 5, "groups_refused": 1}
+    good = {**known, "name": "A", "traced": True, "certified": True, "onnx_max_difference": 1e-7}
+    worse = {**good, "name": "B", "onnx_max_difference": 1e-3}
+    bad = {**good, "name": "C", "certified": False, "onnx_max_difference": None}
+    bad |= {"reason": "", "params_in_cuttable_groups": 0.4}
+    absent = {**known, "name": "D", "traced": False, "certified": False}
+    absent |= {"onnx_max_difference": None, "groups_total": 0, "groups_refused": 0}
+    absent |= {"reason": "AttributeError: module lib has no attribute DConfig"}
+    table = render_tables.coverage([good, worse, bad, absent])
+    assert "| lib: 3 | 3 | 2 | 15 | 3 | 1 |" in table
+    assert "Not certified: C (40% of its parameters in groups that can be cut)." in table
+    assert "the installed library lacks it: D (lib)." in table
+    brief = render_tables.coverage_brief([good, worse, bad, absent])
+    assert brief == "Certified: 2 of 3 of lib, 1 with ONNX parity within 1e-4."
+    brief = render_tables.coverage_brief([{**good, "of": 4, "onnx_max_difference": None}])
+    assert brief == "Certified: 1 of 1 of lib (partial: the aim is 4)."
+
+
+def test_the_short_table_of_candidates_is_of_searches_in_processes_beside_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import render_tables
+
+    row = {"network": "n", "mode": "search", "engine": "processes", "peer": "tp-float32"}
+    row |= {"candidates_per_s": 3.388, "ratio": 10.14, "ratio_min": 10.06, "ratio_max": 10.22}
+    row |= {"regret_pt": 0.25}
+    others = [{**row, "mode": "full"}, {**row, "engine": "serial"}, {**row, "peer": "masks"}]
+    (line,) = render_tables.candidates_brief([*others, row]).splitlines()[2:]
+    assert line == "| n | 3.39 | 10.1 (10.1 to 10.2) | 0.25 pt |"
+
+
+def test_the_short_table_of_genetic_pruning_says_which_drops_to_compare(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import study_tables
+
+    dense = {"network": "resnet18", "method": "dense", "scale": None, "round": 1}
+    dense |= {"top1_mean": 0.9, "paper_top1": 0.7}
+    told = study_tables.kuzmin_brief([dense]).splitlines()[-1]
+    assert "resnet18 90.00% (the paper's 70.00%): compare drops, not levels." in told
 
 
 def test_every_method_has_a_card() -> None:

@@ -24,16 +24,17 @@ ALL_NETWORKS = ("resnet56", "vgg16_bn", "resnet18")  # of benchmarks/candidates.
 Rows = list[dict[str, Any]]
 
 
+_ABSENT = "has no attribute"  # of the library: its release lacks the architecture
+
+
 def coverage(rows: Rows) -> str:
     """One line a source, then what was not certified."""
     lines = [
         "| networks | traced | certified | groups | refused | ONNX parity within 1e-4 |",
         "|---|--:|--:|--:|--:|--:|",
     ]
-    for source in sorted({row["source"] for row in rows}):
-        mine = [row for row in rows if row["source"] == source]
-        measured = [row["onnx_max_difference"] for row in mine]
-        parity = sum(found is not None and found <= 1e-4 for found in measured)
+    for source, mine in _by_source(rows):
+        parity = sum(_exports(row) for row in mine)
         lines.append(
             f"| {source}: {len(mine)} | {sum(r['traced'] for r in mine)} "
             f"| {sum(r['certified'] for r in mine)} | {sum(r['groups_total'] for r in mine)} "
@@ -48,24 +49,58 @@ def coverage_libraries(rows: Rows) -> str:
         "| networks | traced | certified | backward pass | predicted = counted | groups | refused |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
-    for source in sorted({row["source"] for row in rows}):
-        mine = [row for row in rows if row["source"] == source]
+    for source, mine in _by_source(rows):
         told = ("traced", "certified", "backward", "predicted_equals_counted")
         counts = [sum(bool(row[name]) for row in mine) for name in told]
         counts += [sum(row[name] for row in mine) for name in ("groups_total", "groups_refused")]
-        aim = "" if len(mine) == mine[0]["of"] else f" (partial: the aim is {mine[0]['of']})"
-        lines.append(f"| {source}: {len(mine)}{aim} | {' | '.join(map(str, counts))} |")
+        lines.append(f"| {source}: {len(mine)}{_partial(mine)} | {' | '.join(map(str, counts))} |")
     return "\n".join([*lines, *_not_certified(rows)])
 
 
+def coverage_brief(rows: Rows) -> str:
+    """How many of every source's networks are certified, in a line."""
+    told = []
+    for source, mine in _by_source(rows):
+        line = f"{sum(r['certified'] for r in mine)} of {len(mine)} of {source}{_partial(mine)}"
+        if parity := sum(_exports(row) for row in mine):
+            line += f", {parity} with ONNX parity within 1e-4"
+        told.append(line)
+    return f"Certified: {'; '.join(told)}."
+
+
+def _by_source(rows: Rows) -> list[tuple[str, Rows]]:
+    """Networks that the installed libraries have, by where they come from."""
+    present = [row for row in rows if not _absent(row)]
+    sources = sorted({row["source"] for row in present})
+    return [(source, [r for r in present if r["source"] == source]) for source in sources]
+
+
+def _absent(row: dict[str, Any]) -> bool:
+    return not row["traced"] and f"module {row['source']} {_ABSENT}" in row["reason"]
+
+
+def _exports(row: dict[str, Any]) -> bool:
+    found: float | None = row["onnx_max_difference"]
+    return found is not None and found <= 1e-4
+
+
+def _partial(mine: Rows) -> str:
+    aim = mine[0].get("of", len(mine))
+    return "" if len(mine) == aim else f" (partial: the aim is {aim})"
+
+
 def _not_certified(rows: Rows) -> list[str]:
-    """Why, by name: an error, or too many parameters that no group reaches."""
-    failed = [row for row in rows if not row["certified"]]
+    """Why, by name: an error, or too many parameters that no group reaches; then what is not installed."""
+    failed = [row for row in rows if not row["certified"] and not _absent(row)]
     told = [
         f"{row['name']} ({row['reason'] or _share(row['params_in_cuttable_groups'])})"
         for row in failed
     ]
-    return ["", f"Not certified: {'; '.join(told)}."] if failed else []
+    lines = ["", f"Not certified: {'; '.join(told)}."] if failed else []
+    absent = [f"{row['name']} ({row['source']})" for row in rows if _absent(row)]
+    if absent:
+        lines += ["", f"Not measured, as the installed library lacks it: {', '.join(absent)}."]
+    return lines
 
 
 def _share(share: float) -> str:
@@ -185,6 +220,22 @@ def candidates(rows: Rows) -> str:
     return "\n".join(lines)
 
 
+def candidates_brief(rows: Rows) -> str:
+    """A line a network: a whole search in processes, beside Torch-Pruning in float32."""
+    lines = [
+        "| network | plans/s on two cores | × Torch-Pruning in float32 | top-1 below its choice (regret) |",
+        "|---|--:|--:|--:|",
+    ]
+    shown = ("search", "processes", "tp-float32")
+    lines += [
+        f"| {row['network']} | {row['candidates_per_s']:.2f} | {row['ratio']:.1f} "
+        f"({row['ratio_min']:.1f} to {row['ratio_max']:.1f}) | {row['regret_pt']:.2f} pt |"
+        for row in rows
+        if (row["mode"], row["engine"], row["peer"]) == shown
+    ]
+    return "\n".join(lines)
+
+
 def candidate_kills(rows: Rows) -> str:
     """What became of searches that were killed, in a sentence."""
     kills = sum(len(row["killed_after_results"]) for row in rows)
@@ -225,6 +276,9 @@ TABLES: dict[str, Callable[[Rows], str]] = {
 }
 PLACES: dict[str, tuple[str, Callable[[Any], str]]] = {
     **{name: (name, draw) for name, draw in TABLES.items()},
+    "candidates_brief": ("candidates", candidates_brief),
+    "coverage_brief": ("coverage", coverage_brief),
+    "coverage_libraries_brief": ("coverage_libraries", coverage_brief),
     "candidate_kills": ("candidates/kills", candidate_kills),
     "candidates_avx2": ("candidates_avx2", candidates),
     "candidates_amx": ("candidates_amx", candidates),

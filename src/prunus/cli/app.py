@@ -225,9 +225,9 @@ def compare(  # noqa: PLR0913, PLR0917  # one parameter an option
     min_units: o.MinUnits = 1,
     round_to: o.RoundTo = 1,
     seeds: o.Seeds = "0",
-    epochs: o.Epochs = None,
+    epochs: o.SuiteEpochs = None,
     lr: o.LearningRate = None,
-    batch_size: o.BatchSize = None,
+    batch_size: o.SuiteBatchSize = None,
     distill: o.Distill = 0.0,
     train_epochs: o.TrainEpochs = None,
     train_lr: o.TrainLearningRate = None,
@@ -284,16 +284,16 @@ def train(  # noqa: PLR0913, PLR0917  # one parameter an option
     text: o.TextSettings = None,
     image_size: o.ImageSize = None,
     epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 30,
-    lr: o.LearningRate = None,
+    lr: o.TrainingLearningRate = None,
     batch_size: o.BatchSize = None,
-    optimizer: o.Optimizer = None,
-    precision: o.Precision = None,
+    optimizer: o.TrainingOptimizer = None,
+    precision: o.TrainingPrecision = None,
     layout: o.Layout = None,
     seed: Annotated[int, typer.Option(min=0, help="Of data order.", rich_help_panel="Run")] = 0,
-    out: o.Out = None,
+    out: o.TrainingOut = None,
     resume: o.Resume = False,
     device: o.Device = "cpu",
-    threads: o.Threads = None,
+    threads: o.OwnThreads = None,
 ) -> None:
     """Train a network from scratch, or on from weights, and save it as an artifact."""
     from prunus.cli.work import run_train
@@ -322,7 +322,7 @@ def measure(  # noqa: PLR0913, PLR0917  # one parameter an option
     min_units: o.MinUnits = 1,
     round_to: o.RoundTo = 1,
     device: o.Device = "cpu",
-    threads: o.Threads = None,
+    threads: o.OwnThreads = None,
     latency: o.Latency = True,
 ) -> None:
     """Measure a network, and list what can be cut from it. Nothing is changed."""

@@ -109,7 +109,14 @@ RoundTo = Annotated[
 Epochs = Annotated[
     int | None,
     typer.Option(
-        help="Epochs of fine-tuning after the cut; none by default, 1 in the rows of --suite text.",
+        help="Epochs of fine-tuning after the cut; none by default.", rich_help_panel=_TRAIN
+    ),
+]
+SuiteEpochs = Annotated[
+    int | None,
+    typer.Option(
+        help="Epochs of fine-tuning after the cut; none by default, 1 in the rows of --suite text, "
+        "whose students have 6.",
         rich_help_panel=_TRAIN,
     ),
 ]
@@ -117,8 +124,7 @@ LearningRate = Annotated[
     float | None,
     typer.Option(
         "--lr",
-        help="Peak learning rate. By default, after a cut: sgd 0.02, adamw 5e-4 (texts 1e-4); prunus "
-        "train: sgd 0.1 (texts of hf: 0.01), adamw 1e-3 (texts 5e-4, hf: 5e-5).",
+        help="Peak learning rate after the cut; by default sgd 0.02, adamw 5e-4 (texts 1e-4).",
         rich_help_panel=_TRAIN,
     ),
 ]
@@ -138,6 +144,10 @@ Layout = Annotated[
     ),
 ]
 BatchSize = Annotated[
+    int | None,
+    typer.Option(help="Samples per step; 128 by default.", rich_help_panel=_TRAIN),
+]
+SuiteBatchSize = Annotated[
     int | None,
     typer.Option(
         help="Samples per step; 128 by default, 32 in the rows of --suite text.",
@@ -185,8 +195,9 @@ Resume = Annotated[
 Engine = Annotated[
     str,
     typer.Option(
-        help="serial: in this process; processes: in --workers processes; ray: on a Ray cluster "
-        "(pip install 'prunus\\[ray]'). The result is the same; --resume may change it.",
+        help="Where candidates of a search are scored (not the runtime of the step deploy). serial: in "
+        "this process; processes: in --workers processes; ray: on a Ray cluster (extra ray; README "
+        "tells how to install it). The result is the same; --resume may change it.",
         rich_help_panel=_SEARCH,
     ),
 ]
@@ -219,6 +230,36 @@ Threads = Annotated[
 ]
 Latency = Annotated[
     bool, typer.Option("--latency/--no-latency", help="Measure latency.", rich_help_panel=_RUN)
+]
+# Of the commands that cut nothing.
+TrainingLearningRate = Annotated[
+    float | None,
+    typer.Option(
+        "--lr",
+        help="Peak learning rate; 0.1 by default, for texts 5e-4 (hf: 5e-5).",
+        rich_help_panel=_TRAIN,
+    ),
+]
+TrainingOptimizer = Annotated[
+    str | None,
+    typer.Option(
+        help="sgd or adamw; by default adamw for networks that read texts.", rich_help_panel=_TRAIN
+    ),
+]
+TrainingPrecision = Annotated[
+    str | None,
+    typer.Option(
+        help="float32 or bfloat16; by default what a short trial finds faster: give it where a run "
+        "must be repeatable.",
+        rich_help_panel=_TRAIN,
+    ),
+]
+TrainingOut = Annotated[
+    Path | None,
+    typer.Option(help="Run folder: run.json, training.json, the artifact.", rich_help_panel=_RUN),
+]
+OwnThreads = Annotated[
+    int | None, typer.Option(help="CPU threads of PyTorch.", rich_help_panel=_RUN)
 ]
 Method = Annotated[str | None, typer.Option(help="See prunus methods.", rich_help_panel=_CUT)]
 MethodOption = Annotated[

@@ -62,7 +62,7 @@ def test_frequent_pieces_stay_and_those_that_any_text_is_spelled_with() -> None:
         make_method("vocabulary").decide(
             context_of(Case("vocabulary", "textcnn", "macs=0.5"), network)
         )
-    with pytest.raises(BudgetError, match="with special pieces and characters alone"):
+    with pytest.raises(BudgetError, match="with special tokens and characters alone"):
         make_method("vocabulary").decide(
             context_of(Case("vocabulary", "textcnn", "params=0.05"), network)
         )

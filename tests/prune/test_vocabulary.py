@@ -53,7 +53,7 @@ def test_pieces_of_the_texts_and_those_that_spell_any_text_stay(name: str) -> No
     assert kept(decision) == KEPT
     assert decision.choice == {}
     (note,) = decision.notes
-    assert "9 of 40 pieces stay; they are 100.00% of the pieces that the texts hold" in note
+    assert "9 of 40 tokens stay; they are 100.00% of the tokens that the texts hold" in note
 
 
 def test_a_table_may_be_called_by_the_name_of_its_argument() -> None:
@@ -148,7 +148,7 @@ def test_what_pads_is_no_text() -> None:
     decision = Vocabulary(min_count=4).decide(context)
     # Each text is seen twice: 6 of 10, 4 of 11, 6 each of 2 and 3; 2 each of 12 and 30 go of 26.
     assert kept(decision) == [0, 1, 2, 3, 4, 10, 11]
-    assert f"{22 / 26:.2%} of the pieces" in decision.notes[0]
+    assert f"{22 / 26:.2%} of the tokens" in decision.notes[0]
     assert kept(Vocabulary().decide(context)) == KEPT
 
 
@@ -237,7 +237,7 @@ def test_a_table_that_is_ignored_is_not_cut_and_one_beside_what_is_ignored_is() 
 
 def test_texts_of_another_tokenizer_are_refused() -> None:
     foreign = TrainSplit(texts.samples([(2, 10, 55, 3)]))
-    with pytest.raises(InputError, match=r"piece 55, .* 40 rows; .*own tokenizer"):
+    with pytest.raises(InputError, match=r"token 55, .* 40 rows; .*own tokenizer"):
         Vocabulary().decide(given("textcnn", train=foreign))
 
 

@@ -96,7 +96,7 @@ def test_a_size_of_the_vocabulary_beside_own_pieces_is_told_and_not_recorded(
     size = pieces.vocab_size
     assert size < 64
     source = Source(model=f"hf:{trained(tmp_path / 'bert', pieces)}")
-    said = f"vocab_size=160 is not used: the network brings its own tokenizer of {size} pieces"
+    said = f"vocab_size=160 is not used: the network brings its own tokenizer of {size} tokens"
     data = resolve_subject(source, f"text:{file}", text=texts.OPTIONS).data
     assert said in data.note
     assert data.text == texts.OPTIONS.model_copy(update={"vocab_size": size})

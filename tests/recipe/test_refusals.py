@@ -64,7 +64,7 @@ def _smallest_go(*ignore: str) -> Prune:
         ),
         (
             {"recipe": [*STEPS, Prune(method="vocabulary", target="params=0.5")]},
-            "finds no table that DigitsCNN looks the pieces of texts up in",
+            "finds no table that DigitsCNN looks the tokens of texts up in",
         ),
         (
             {"recipe": [Prune(method="svd", target="params=0.5", options={"ignore": ("fc*",)})]},

@@ -101,7 +101,7 @@ class SampleStore(ABC):
             InputError: The samples are no texts.
         """
         raise InputError(
-            f"samples of {type(self).__name__} are no texts: {tokenizer.vocab_size} pieces cannot "
+            f"samples of {type(self).__name__} are no texts: {tokenizer.vocab_size} tokens cannot "
             "spell them; load texts with load_data"
         )
 

@@ -1,4 +1,4 @@
-"""Pieces of the vocabulary that the data does not need go, with their rows of the embedding tables."""
+"""Tokens of the vocabulary that the data does not need go, with their rows of the embedding tables."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar, final
@@ -17,11 +17,11 @@ _MASK = "attention_mask"
 
 
 class VocabularyOptions(Record):
-    """What stays, beside the pieces that any text can be spelled with.
+    """What stays, beside the tokens that any text can be spelled with.
 
     Attributes:
-        min_count: Pieces that occur at least so often in the training and search texts.
-        keep_top: Pieces that stay in all, the most frequent ones of these; those that any text can be
+        min_count: Tokens that occur at least so often in the training and search texts.
+        keep_top: Tokens that stay in all, the most frequent ones of these; those that any text can be
             spelled with stay even where they are more.
     """
 
@@ -31,16 +31,16 @@ class VocabularyOptions(Record):
 
 @final
 class Vocabulary(Configured[VocabularyOptions]):
-    """Keeps the pieces that the training and search texts hold, and special pieces and characters.
+    """Keeps the tokens that the training and search texts hold, and special tokens and characters.
 
-    Texts whose pieces are all kept have the same logits; others are spelled by smaller pieces. With a
-    target the most frequent pieces stay, as many as it allows.
+    Texts whose tokens are all kept have the same logits; others are spelled by smaller tokens. With a
+    target the most frequent tokens stay, as many as it allows.
 
     Source: Abdaoui et al., "Load What You Need: Smaller Versions of Multilingual BERT", SustaiNLP 2020.
     """
 
     name = "vocabulary"
-    summary = "pieces of the vocabulary that the data does not hold go (Abdaoui et al. 2020)"
+    summary = "tokens of the vocabulary that the data does not hold go (Abdaoui et al. 2020)"
     needs = frozenset({Need.TRAIN, Need.SEARCH})
     edits: ClassVar[bool] = True
     targets = frozenset({"params", "size"})
@@ -52,11 +52,11 @@ class Vocabulary(Configured[VocabularyOptions]):
         return True
 
     def require_applicable(self, network: nn.Module, inputs: Inputs) -> None:
-        """Needs a table of pieces that no other layer shares."""
+        """Needs a table of tokens that no other layer shares."""
         _tables(network, inputs)
 
     def decide(self, context: Context) -> Decision:
-        """Count pieces, keep the most frequent ones."""
+        """Count tokens, keep the most frequent ones."""
         tables = _tables(context.network, context.trace.example_inputs)
         _require_free(context, tables)
         size = len(context.network.get_parameter(tables[0]))
@@ -74,8 +74,8 @@ class Vocabulary(Configured[VocabularyOptions]):
             order = order[: max(0, self.options.keep_top - int(always.sum()))]
         keep = _within_budget(context, tables, always, order)
         share = counts[keep].sum() / max(1, counts.sum())
-        note = f"vocabulary: {int(keep.sum())} of {size} pieces stay; they are {share:.2%} of the "
-        note += "pieces that the texts hold"
+        note = f"vocabulary: {int(keep.sum())} of {size} tokens stay; they are {share:.2%} of the "
+        note += "tokens that the texts hold"
         edit = KeepVocabulary(tables=tables, keep=Bits.pack(keep))
         edits = () if bool(keep.all()) else (edit,)
         return Decision(choice={}, edits=edits, notes=(note,))
@@ -104,7 +104,7 @@ def _tables(network: nn.Module, inputs: Inputs) -> tuple[str, ...]:
     tables = word_tables(network, inputs)
     if not tables:
         raise GraphError(
-            f"method 'vocabulary' finds no table that {type(network).__name__} looks the pieces of "
+            f"method 'vocabulary' finds no table that {type(network).__name__} looks the tokens of "
             "texts up in; it is for networks that take input_ids"
         )
     weights = {id(network.get_parameter(name)) for name in tables}
@@ -113,16 +113,16 @@ def _tables(network: nn.Module, inputs: Inputs) -> tuple[str, ...]:
         if shares and not isinstance(module, nn.Embedding):
             raise GraphError(
                 f"method 'vocabulary' cannot trim {type(network).__name__}: its output layer has the "
-                "weights of the table of pieces, so that logits would go, too; give it a classifier"
+                "weights of the table of tokens, so that logits would go, too; give it a classifier"
             )
     return tables
 
 
 def _counted(inputs: Any, size: int) -> IntArray:
-    """How often each piece occurs in texts, what pads them apart: int64 ``[size]``.
+    """How often each token occurs in texts, what pads them apart: int64 ``[size]``.
 
     Raises:
-        InputError: A text holds a piece that the table has no row for.
+        InputError: A text holds a token that the table has no row for.
     """
     ids = inputs[_PIECES].flatten()
     mask = inputs.get(_MASK)
@@ -131,14 +131,14 @@ def _counted(inputs: Any, size: int) -> IntArray:
     found = np.bincount(ids.numpy(), minlength=size)
     if len(found) > size:
         raise InputError(
-            f"method 'vocabulary': the texts hold piece {len(found) - 1}, the network's table has "
+            f"method 'vocabulary': the texts hold token {len(found) - 1}, the network's table has "
             f"{size} rows; load the texts with the network's own tokenizer"
         )
     return found
 
 
 def _special(network: nn.Module, tables: tuple[str, ...]) -> list[int]:
-    """Pieces that tables and configs know by number: padding, beginnings, ends."""
+    """Tokens that tables and configs know by number: padding, beginnings, ends."""
     found = [
         getattr(network.get_submodule(t.rpartition(".")[0]), "padding_idx", None) for t in tables
     ]
@@ -148,7 +148,7 @@ def _special(network: nn.Module, tables: tuple[str, ...]) -> list[int]:
 
 
 def _special_names(config: Any) -> Iterator[str]:
-    """Of the numbers of pieces that a config holds."""
+    """Of the numbers of tokens that a config holds."""
     yield from (name for name in dir(config) if name.endswith("_token_id"))
 
 
@@ -175,7 +175,7 @@ def _within_budget(
             return whole
         raise BudgetError(
             f"target macs={budget.value:g}: rows of a table cost no MACs, so that {dense} are left "
-            "however few pieces stay; give a target on params or size"
+            "however few tokens stay; give a target on params or size"
         )
     widths = sum(network.get_parameter(name).shape[1] for name in tables)
     if budget.quantity == "size":
@@ -185,7 +185,7 @@ def _within_budget(
     if most < 0:
         least = dense - (len(whole) - int(always.sum())) * widths
         raise BudgetError(
-            f"target {budget.quantity}={budget.value:g} allows {limit}; with special pieces and "
+            f"target {budget.quantity}={budget.value:g} allows {limit}; with special tokens and "
             f"characters alone {least} of {dense} are left; ask for that or more"
         )
     return kept(min(len(order), int(most)))

@@ -94,7 +94,7 @@ def make_record(summary: Summary, subject: Subject, dense: Trace, state: State) 
     if deployed is not None:
         cost = cost.model_copy(update={"size_bytes": deployed.size_bytes})
     if subject.data.max_length is not None:
-        notes.append(f"MACs and latency are of texts of {subject.data.max_length} pieces")
+        notes.append(f"MACs and latency are of texts of {subject.data.max_length} tokens")
     return RunRecord(
         method=summary.name,
         null=_is_null(summary.recipe),

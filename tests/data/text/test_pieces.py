@@ -71,8 +71,8 @@ def test_lines_of_a_vocabulary_end_at_line_feeds_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pieces", "message"),
     [
-        (["a", "b"], r"has no piece \[PAD\]; name a vocabulary"),
-        ([*SPECIAL, "a", "a"], "piece 'a' twice, .*line 7"),
+        (["a", "b"], r"has no token \[PAD\]; name a vocabulary"),
+        ([*SPECIAL, "a", "a"], "token 'a' twice, .*line 7"),
     ],
 )
 def test_a_broken_vocabulary_is_refused(tmp_path: Path, pieces: list[str], message: str) -> None:

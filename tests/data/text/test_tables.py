@@ -462,7 +462,7 @@ def test_texts_that_are_cut_off_are_counted(tmp_path: Path) -> None:
     store = data.train.samples.store
     assert isinstance(store, TokenStore)
     longer = sum("k" in text for text in store.texts) / len(store.texts)
-    assert data.note == f"{longer:.1%} of the training texts are cut off after max_length=8 pieces"
+    assert data.note == f"{longer:.1%} of the training texts are cut off after max_length=8 tokens"
     fits = TextOptions.model_validate({**options, "max_length": 13})
     assert load_data(f"text:{path}", text=fits).note == ""
 

@@ -162,7 +162,7 @@ def test_special_pieces_and_other_kinds_of_vocabularies_cannot_be_trimmed() -> N
     tokenizer = TextTokenizer.train_wordpiece(TRAINED, 80)
     keep = np.ones(tokenizer.vocab_size, dtype=bool)
     keep[2] = False
-    with pytest.raises(InputError, match=r"piece \[CLS\] is special and must stay"):
+    with pytest.raises(InputError, match=r"token \[CLS\] is special and must stay"):
         tokenizer.trimmed(keep)
     with pytest.raises(InputError, match="keep has 3 flags"):
         tokenizer.trimmed(np.ones(3, dtype=bool))

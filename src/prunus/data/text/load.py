@@ -192,7 +192,7 @@ def _not_trained(tokenizer: TextTokenizer, options: TextOptions) -> list[str]:
     if asked == size or not options.is_changed("vocab_size"):
         return []
     return [
-        f"vocab_size={asked} is not used: the network brings its own tokenizer of {size} pieces"
+        f"vocab_size={asked} is not used: the network brings its own tokenizer of {size} tokens"
     ]
 
 
@@ -207,7 +207,7 @@ def _cut_off(train: TrainSplit, max_length: int) -> list[str]:
     if not longer:
         return []
     share = longer / len(indices)
-    return [f"{share:.1%} of the training texts are cut off after max_length={max_length} pieces"]
+    return [f"{share:.1%} of the training texts are cut off after max_length={max_length} tokens"]
 
 
 def _require_used(name: str, options: TextOptions) -> None:

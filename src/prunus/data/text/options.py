@@ -43,8 +43,8 @@ class TextOptions(Record):
         test_file: Texts to report on.
         unlabeled_file: Texts without labels, for a teacher.
         train_size: Train on so many of the training texts, drawn evenly from every class.
-        max_length: Most pieces of a text, the special ones included; the rest is cut off.
-        vocab_size: Pieces of a vocabulary that is trained here; in a record those of the network's
+        max_length: Most tokens of a text, the special ones included; the rest is cut off.
+        vocab_size: Tokens of a vocabulary that is trained here; in a record those of the network's
             tokenizer, where it brought one.
         cleaning: Before all else.
     """

@@ -101,12 +101,12 @@ class TextTokenizer:
         for number, piece in enumerate(lines):
             if vocabulary.setdefault(piece, number) != number:
                 raise DataError(
-                    f"'{path}' has the piece '{piece}' twice, again in line {number + 1}; name a "
-                    "vocab.txt with each piece once"
+                    f"'{path}' has the token '{piece}' twice, again in line {number + 1}; name a "
+                    "vocab.txt with each token once"
                 )
         missing = [piece for piece in SPECIAL[:4] if piece not in vocabulary]
         if missing:
-            raise DataError(f"'{path}' has no piece {missing[0]}; name a vocabulary of BERT's form")
+            raise DataError(f"'{path}' has no token {missing[0]}; name a vocabulary of BERT's form")
         return cls(_bert(vocabulary, lower=lower).to_str())
 
     @classmethod
@@ -211,7 +211,7 @@ class TextTokenizer:
                 "BERT has; leave the vocabulary whole"
             )
         if len(keep) != self.vocab_size:
-            raise InputError(f"keep has {len(keep)} flags for {self.vocab_size} pieces")
+            raise InputError(f"keep has {len(keep)} flags for {self.vocab_size} tokens")
         new = {int(old): number for number, old in enumerate(keep.nonzero()[0])}
         added = self._content.get("added_tokens", [])
         padding = self._content["padding"]
@@ -219,7 +219,7 @@ class TextTokenizer:
         if padding is not None and int(padding["pad_id"]) not in new:
             lost.append(padding["pad_token"])
         if lost:
-            raise InputError(f"piece {lost[0]} is special and must stay")
+            raise InputError(f"token {lost[0]} is special and must stay")
         content = json.loads(self._text())
         content["model"]["vocab"] = {
             piece: new[number] for piece, number in model["vocab"].items() if number in new

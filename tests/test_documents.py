@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,7 +115,7 @@ def test_an_architecture_that_is_not_installed_is_no_failure(
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     import render_tables
 
-    known = {"source": "lib", "groups_total": 5, "groups_refused": 1}
+    known: dict[str, Any] = {"source": "lib", "groups_total": 5, "groups_refused": 1}
     good = {**known, "name": "A", "traced": True, "certified": True, "onnx_max_difference": 1e-7}
     worse = {**good, "name": "B", "onnx_max_difference": 1e-3}
     bad = {**good, "name": "C", "certified": False, "onnx_max_difference": None}
@@ -138,7 +139,12 @@ def test_the_short_table_of_candidates_is_of_searches_in_processes_beside_float3
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     import render_tables
 
-    row = {"network": "n", "mode": "search", "engine": "processes", "peer": "tp-float32"}
+    row: dict[str, Any] = {
+        "network": "n",
+        "mode": "search",
+        "engine": "processes",
+        "peer": "tp-float32",
+    }
     row |= {"candidates_per_s": 3.388, "ratio": 10.14, "ratio_min": 10.06, "ratio_max": 10.22}
     row |= {"regret_pt": 0.25}
     others = [{**row, "mode": "full"}, {**row, "engine": "serial"}, {**row, "peer": "masks"}]
@@ -152,7 +158,7 @@ def test_the_short_table_of_genetic_pruning_says_which_drops_to_compare(
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     import study_tables
 
-    dense = {"network": "resnet18", "method": "dense", "scale": None, "round": 1}
+    dense: dict[str, Any] = {"network": "resnet18", "method": "dense", "scale": None, "round": 1}
     dense |= {"top1_mean": 0.9, "paper_top1": 0.7}
     told = study_tables.kuzmin_brief([dense]).splitlines()[-1]
     assert "resnet18 90.00% (the paper's 70.00%): compare drops, not levels." in told
@@ -231,3 +237,49 @@ def test_differences_to_the_better_peer_are_taken_seed_by_seed(
     assert found["ours"]["less_best_peer_mean"] == pytest.approx(0.2)
     assert found["ours"]["less_best_peer_std"] == pytest.approx(0.1)
     assert found["b"]["less_best_peer_mean"] == 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_page_installs_from_an_index_that_lacks_prunus_or_calls_tokens_pieces(
+    page: Path,
+) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert "pip install prunus" not in text and "prunus[" not in text
+    assert not re.search(r"\bpieces?\b", text, re.IGNORECASE)
+
+
+def test_the_list_of_methods_holds_all_of_them() -> None:
+    import prunus.prune  # noqa: F401 - registers the methods
+    from prunus.method import method_names
+
+    text = (ROOT / "docs" / "choosing-a-method.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"\]\(methods/([\w-]+)\.md\)", text.partition("## Methods")[2]))
+    assert set(method_names()) <= listed
+
+
+@pytest.mark.parametrize("reason", ["cannot change", "merges two dimensions", "head width"])
+def test_the_most_frequent_reasons_have_a_remedy(reason: str) -> None:
+    page = (ROOT / "docs" / "getting-started.md").read_text(encoding="utf-8")
+    rules = "".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / "src/prunus/graph").glob("rules_*.py")
+    )
+    assert reason in rules  # as the code says it
+    assert any(reason in line for line in page.splitlines() if line.startswith("| "))
+
+
+@pytest.mark.parametrize("model", ["bert_tiny", "bilstm"])
+def test_the_classes_of_new_texts_are_read_as_the_page_says(model: str) -> None:
+    from types import SimpleNamespace
+
+    import torch
+
+    from prunus.zoo import build
+
+    (block,) = _blocks(ROOT / "docs" / "text.md", "python")
+    lines = [line for line in block.splitlines() if line.startswith(("said =", "same ="))]
+    network = build(model, vocab_size=9, num_classes=3).eval()
+    ids = torch.ones(2, 4, dtype=torch.int64)
+    scope: dict[str, Any] = {"cell": "", "prunus": SimpleNamespace(load=lambda _: network)}
+    scope["tokens"] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    exec("\n".join(lines), scope)  # noqa: S102 - our own page
+    assert scope["same"].shape == (2,)

@@ -236,7 +236,8 @@ TrainingLearningRate = Annotated[
     float | None,
     typer.Option(
         "--lr",
-        help="Peak learning rate; 0.1 by default, for texts 5e-4 (hf: 5e-5).",
+        help="Peak learning rate; by default sgd 0.1 (texts of hf: 0.01), adamw 1e-3 (texts 5e-4, hf: "
+        "5e-5).",
         rich_help_panel=_TRAIN,
     ),
 ]

@@ -10,7 +10,7 @@ than 88 million parameters are left out, as are NASNet and PNASNet, whose smalle
 *certified* means is in `coverage.py`. ONNX is not written here. A row is kept in `runs/` as soon as
 it is measured: a run that was stopped goes on at the same commit.
 
-Wants `pip install prunus[zoo]` and a PyTorch that torchvision was built for.
+Wants the extra `zoo` and a PyTorch that torchvision was built for.
 """
 
 import json

@@ -12,7 +12,7 @@ class Compute(Record):
 
     Attributes:
         engine: ``serial``: in this process; ``processes``: in worker processes on this machine;
-            ``ray``: on a Ray cluster (extra ``prunus[ray]``).
+            ``ray``: on a Ray cluster (extra ``ray``).
         workers: How many candidates are scored at a time; 1 for ``serial``.
         threads: CPU threads of each candidate; by default all of torch's threads shared among the
             workers of this machine. The number decides rounding: it is the same everywhere.

@@ -39,4 +39,6 @@ def require_installed(package: str, extra: str) -> None:
 
 def _missing(package: str, extra: str) -> MissingExtraError:
     name = package.partition(".")[0]  # a module of it cannot be installed alone
-    return MissingExtraError(f"{name} is not installed: pip install 'prunus[{extra}]'")
+    return MissingExtraError(
+        f"{name} is not installed: pip install 'prunus[{extra}]', or '.[{extra}]' in its folder"
+    )

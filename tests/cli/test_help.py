@@ -16,9 +16,9 @@ def _help(command: str, option: str) -> str:
 
 def test_a_training_is_told_of_its_own_rate_and_folder_and_of_no_cut() -> None:
     told = " ".join(given.help or "" for given in COMMANDS["train"].params)
-    for foreign in ("--suite", "fter a cut", "after the cut", "prunus train", "workers", "scoring"):
+    for foreign in ("--suite", " a cut", "after the cut", "prunus train", "workers", "scoring"):
         assert foreign not in told
-    assert _help("train", "lr").startswith("Peak learning rate; 0.1 by default")
+    assert _help("train", "lr").startswith("Peak learning rate; by default sgd 0.1")
     assert "training.json" in _help("train", "out") and "report" not in _help("train", "out")
 
 

@@ -19,7 +19,7 @@ def asked(optimizer: str | None, lr: float | None = None) -> Training:
     [
         (IMAGES, None, 0.02, 0.1, 0.1),  # sgd
         (IMAGES, "sgd", 0.02, 0.1, 0.1),
-        (IMAGES, "adamw", 5e-4, 1e-3, 1e-3),
+        (IMAGES, "adamw", 5e-4, 2e-3, 2e-3),
         (TEXTS, None, 1e-4, 5e-4, 5e-4),  # adamw
         (TEXTS, "adamw", 1e-4, 5e-4, 5e-4),
         (TEXTS, "sgd", 0.02, 0.1, 0.1),

@@ -169,7 +169,7 @@ TrainLearningRate = Annotated[
     float | None,
     typer.Option(
         "--train-lr",
-        help="Its peak learning rate; by default sgd 0.1 (texts of hf: 0.01), adamw 1e-3 (texts 5e-4, "
+        help="Its peak learning rate; by default sgd 0.1 (texts of hf: 0.01), adamw 2e-3 (texts 5e-4, "
         "hf: 5e-5).",
         rich_help_panel=_TRAIN,
     ),
@@ -236,7 +236,7 @@ TrainingLearningRate = Annotated[
     float | None,
     typer.Option(
         "--lr",
-        help="Peak learning rate; by default sgd 0.1 (texts of hf: 0.01), adamw 1e-3 (texts 5e-4, hf: "
+        help="Peak learning rate; by default sgd 0.1 (texts of hf: 0.01), adamw 2e-3 (texts 5e-4, hf: "
         "5e-5).",
         rich_help_panel=_TRAIN,
     ),

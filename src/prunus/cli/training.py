@@ -35,7 +35,7 @@ _RATES = {
     ("sgd", "images"): _Rates(after=0.02, first=0.1, pretrained=0.1),
     ("sgd", "texts"): _Rates(after=0.02, first=0.1, pretrained=0.01),
     # Above those of texts: in few epochs convolutions with batch norms learn little at these.
-    ("adamw", "images"): _Rates(after=5e-4, first=1e-3, pretrained=5e-5),
+    ("adamw", "images"): _Rates(after=5e-4, first=2e-3, pretrained=5e-5),
     ("adamw", "texts"): _Rates(after=1e-4, first=5e-4, pretrained=5e-5),
 }
 AFTER = {

@@ -353,7 +353,7 @@ def test_a_network_of_texts_is_measured_on_texts_of_the_length_that_records_stat
     found = {}
     for length in (16, 64):
         code, screen, _ = run(*command, "--text", f"max_length={length}")
-        assert code == 0 and f"a text of {length} pieces" in screen
+        assert code == 0 and f"a text of {length} tokens" in screen
         told = " ".join(screen.split())
         assert all(f"{split} texts" in told for split in ("train", "search", "test"))
         assert told.count(f"0.0% are cut at {length}") == 3

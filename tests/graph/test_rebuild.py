@@ -100,7 +100,7 @@ def test_padding_and_special_pieces_are_renumbered_wherever_they_are_kept() -> N
             "shares a factor of 'classifier', which has none",
         ),
         (KeepLayers(stack="bert.encoder.layer", keep=keep(5, [0])), "no stack of 5 layers"),
-        (KeepVocabulary(tables=("classifier.weight",), keep=keep(9, [0])), "no table of 9 pieces"),
+        (KeepVocabulary(tables=("classifier.weight",), keep=keep(9, [0])), "no table of 9 tokens"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(edit: Any, said: str) -> None:

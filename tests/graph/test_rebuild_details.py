@@ -95,7 +95,7 @@ REFUSED: dict[str, tuple[Rebuild, str]] = {
     "an owner that is not there": (linear(last="8"), "has no module '8'"),
     "no table": (
         KeepVocabulary(tables=("3.weight",), keep=Bits.pack([True] * 5)),
-        r"'3\.weight' is no table of 5 pieces",
+        r"'3\.weight' is no table of 5 tokens",
     ),
 }
 

@@ -122,7 +122,7 @@ def test_a_trained_student_of_other_pieces_is_refused(
 ) -> None:
     teacher = resolve_subject(texts.NETWORK, f"text:{file}", text=texts.OPTIONS, untrained=True)
     folder = trained(tmp_path / "other", other)
-    with pytest.raises(InputError, match="was trained on other pieces of texts than 'text:"):
+    with pytest.raises(InputError, match="was trained on other tokens than 'text:"):
         student_of(Student(model=f"hf:{folder}").source, teacher)
     assert teacher.data.tokenizer is not None
     same = trained(tmp_path / "same", teacher.data.tokenizer)

@@ -91,7 +91,7 @@ def test_a_network_of_ones_own_file_is_given_the_pieces_beside_its_weights(
     assert fresh.data.tokenizer.digest != own.digest
     # As a student of a teacher with other pieces, too.
     assert student_of(Student(model=model, weights=str(weights)).source, found).is_student
-    with pytest.raises(InputError, match="was trained on other pieces of texts than 'text:"):
+    with pytest.raises(InputError, match="was trained on other tokens than 'text:"):
         student_of(Student(model=model, weights=str(weights)).source, fresh)
     (weights.parent / "tokenizer.json").unlink()
     with pytest.raises(InputError, match=r"of '.*nets\.py:make' have no tokenizer\.json beside"):
@@ -176,7 +176,7 @@ def test_padding_is_kept_where_its_name_alone_does_not_tell_it(tmp_path: Path) -
 def test_a_network_that_pads_with_another_piece_is_refused(file: Path) -> None:
     pytest.importorskip("transformers")
     arguments = {**SMALL, "max_position_embeddings": 16, "pad_token_id": 3}
-    with pytest.raises(InputError, match="has pad_token_id=3 .* padded with piece 0; build it"):
+    with pytest.raises(InputError, match="has pad_token_id=3 .* padded with token 0; build it"):
         resolved(Source(model="hf:config", arguments=arguments), file)
 
 
@@ -190,7 +190,7 @@ def test_texts_longer_than_a_network_takes_are_refused_before_the_training(
     first = next(iter(data.train.batches(2)))[0]
     assert isinstance(first, dict)
     assert first["input_ids"].shape[1] <= 13  # those run
-    said = r"takes at most 13 pieces .* max_length=16; give --text max_length=13 \(or fewer\)"
+    said = r"takes at most 13 tokens, .* max_length=16; give --text max_length=13 \(or fewer\)"
     with pytest.raises(InputError, match=said) as caught:
         train_network(source, config, data, out=tmp_path / "run", progress=steps)
     assert "\n" not in str(caught.value)

@@ -18,6 +18,7 @@ from prunus.cli.work import set_threads
 from prunus.data import DataSplits, LengthStatistics, length_statistics
 from prunus.errors import GraphError, InputError, PrunusError
 from prunus.graph import Group, Inputs, Trace, trace
+from prunus.graph.inputs import first_samples
 from prunus.meter import (
     format_bytes,
     measure_cost,
@@ -26,7 +27,6 @@ from prunus.meter import (
 )
 from prunus.method import method_class, method_names
 from prunus.recipe import resolve_subject
-from prunus.recipe.subject import first_samples
 from prunus.train.forward import resolve_device
 from prunus.zoo import load_source
 
@@ -157,11 +157,11 @@ def _network(
 
 
 def _described(one: Inputs) -> str:
-    """The shape of an input: pieces of a text, or sizes without the sample's."""
+    """The shape of an input: tokens of a text, or sizes without the sample's."""
     if isinstance(one, Tensor):
         return " x ".join(map(str, one.shape[1:]))
     ids = dict(one)["input_ids"]
-    return f"a text of {ids.shape[1]} pieces"
+    return f"a text of {ids.shape[1]} tokens"
 
 
 def _random_inputs(network: nn.Module, shape: tuple[int, ...]) -> Inputs:

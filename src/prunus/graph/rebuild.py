@@ -169,7 +169,7 @@ def _keep_rows_(network: nn.Module, edit: KeepVocabulary) -> None:
         weight = getattr(table, leaf, None)
         if not isinstance(weight, nn.Parameter) or len(weight) != edit.keep.size:
             raise GraphError(
-                f"'{name}' is no table of {edit.keep.size} pieces; use the network of the plan"
+                f"'{name}' is no table of {edit.keep.size} tokens; use the network of the plan"
             )
         rows = weight.detach().index_select(0, torch.from_numpy(at).to(weight.device))
         smaller = nn.Parameter(rows.clone(), requires_grad=weight.requires_grad)

@@ -15,6 +15,7 @@ from prunus.compute import Compute
 from prunus.errors import InputError, PrunusError
 from prunus.extras import require_installed
 from prunus.graph import Trace
+from prunus.graph.inputs import first_samples
 from prunus.plan import Record
 from prunus.progress import Progress, Silent
 from prunus.recipe.actions import Action, lay_out, require_widths, searches
@@ -25,7 +26,7 @@ from prunus.recipe.measure import LOOKS_FILE, LatencyOptions, Look, accounted_co
 from prunus.recipe.reachable import first_beyond, first_misfit, require_reachable
 from prunus.recipe.recipe import Recipe
 from prunus.recipe.steps import Student
-from prunus.recipe.subject import Subject, first_samples, student_of
+from prunus.recipe.subject import Subject, student_of
 from prunus.recipe.teachers import Lessons
 from prunus.records import Cost, Source
 from prunus.train import Execution, TrainConfig

@@ -23,7 +23,7 @@ from prunus.data import (
 )
 from prunus.errors import InputError
 from prunus.graph import Inputs, check_network, hold_connections_
-from prunus.graph.inputs import first_samples as first_samples  # noqa: PLC0414  # others read it here
+from prunus.graph.inputs import first_samples
 from prunus.meter.size import require_storable
 from prunus.records import Source
 from prunus.sound import require_sound
@@ -324,7 +324,7 @@ def _require_pieces(source: Source, data: DataSplits) -> None:
     own = _own_tokenizer(source)
     if own is not None and own.digest != data.tokenizer.digest:
         raise InputError(
-            f"student '{source.model}' was trained on other pieces of texts than '{data.name}' is "
+            f"student '{source.model}' was trained on other tokens than '{data.name}' is "
             "split into: give one with the tokenizer of its teacher, or fresh weights (hf:config "
             "with model_type and sizes, or a network of the zoo)"
         )
@@ -412,7 +412,7 @@ def _require_length(subject: Subject, batch: dict[str, Tensor]) -> None:
     if upper == longest and runs(longest):
         return  # something else failed
     raise InputError(
-        f"model '{subject.source.model}' takes at most {lower} pieces of a text, data '{data.name}' "
+        f"model '{subject.source.model}' takes at most {lower} tokens, data '{data.name}' "
         f"has up to max_length={longest}; give --text max_length={lower} (or fewer), or build the "
         "network with more positions"
     )
@@ -425,6 +425,6 @@ def _require_padding(subject: Subject) -> None:
     if pieces is not None and isinstance(wanted, int) and wanted != pieces.pad_id:
         raise InputError(
             f"model '{subject.source.model}' has pad_token_id={wanted} in its config, and texts of "
-            f"'{subject.data.name}' are padded with piece {pieces.pad_id}; build it with "
+            f"'{subject.data.name}' are padded with token {pieces.pad_id}; build it with "
             f"pad_token_id={pieces.pad_id}"
         )

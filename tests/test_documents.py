@@ -182,6 +182,25 @@ def test_the_recipe_in_getting_started_is_one() -> None:
     assert [step.step for step in recipe.steps] == ["prune", "recalibrate", "train"]
 
 
+def test_the_reference_of_recipes_knows_every_key_with_its_default() -> None:
+    """By hand for a few, and no key without a meaning."""
+    import recipe_tables
+
+    rows = {
+        name: {line.split("|")[1].strip(" `"): line for line in draw().splitlines()[2:]}
+        for name, draw in recipe_tables.TABLES.items()
+    }
+    assert rows["recipe_train"]["label_smoothing"].startswith(
+        "| `label_smoothing` | number | `0.0` | Share of the label spread"
+    )
+    assert rows["recipe_prune"]["method"].startswith("| `method` | text | must be given | Name of")
+    assert "| `auto`, `true`, `false` | `auto` |" in rows["recipe_recalibrate"]["augment"]
+    assert "| `linear`, `geometric` or list | `geometric` |" in rows["recipe_repeat"]["schedule"]
+    assert all(
+        len(line.split("|")[4].strip()) > 3 for one in rows.values() for line in one.values()
+    )
+
+
 def _blocks(page: Path, language: str) -> list[str]:
     """Fenced blocks of one language; every second part of a page is one."""
     parts = page.read_text(encoding="utf-8").split("```")[1::2]

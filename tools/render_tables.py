@@ -1,5 +1,7 @@
 """Write the tables of the pages from the records of benchmarks and studies; ``--check`` only compares.
 
+The reference of recipes is written from the code.
+
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; nobody types a figure there.
 """
 
@@ -10,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import recipe_tables
 import study_tables
 import text_tables
 
@@ -288,6 +291,7 @@ PLACES: dict[str, tuple[str, Callable[[Any], str]]] = {
 PAGES = {
     ROOT / "README.md": RESULTS,
     ROOT / "benchmarks" / "README.md": RESULTS,
+    ROOT / "docs" / "recipes.md": RESULTS,
     ROOT / "studies" / "kuzmin2024" / "README.md": ROOT / "studies" / "kuzmin2024" / "results",
     ROOT / "studies" / "torkunova2023" / "README.md": ROOT
     / "studies"
@@ -301,6 +305,8 @@ def rendered(text: str, results: Path) -> str:
     """A page with every marked table drawn anew."""
 
     def table(found: re.Match[str]) -> str:
+        if found[2] in recipe_tables.TABLES:
+            return f"{found[1]}{recipe_tables.TABLES[found[2]]()}\n{found[3]}"
         record, draw = PLACES[found[2]]
         path = results / f"{record}.json"
         rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []

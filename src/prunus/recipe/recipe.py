@@ -21,18 +21,20 @@ class Recipe(Record):
     """Steps in order, and what they are for.
 
     Attributes:
-        version: Of this form.
+        version: Of the form of recipes.
         name: Of the row in a report; the names of the methods by default.
-        model: As for ``prunus.records.Source``; None where the network is given in Python.
+        model: A network of the zoo, ``hf:NAME`` or ``hf:FOLDER``, ``timm:NAME``, ``torchvision:NAME``,
+            or ``FILE.py:FUNCTION``; left out where the network is given in Python.
         arguments: Of the model's constructor.
         weights: Checkpoint of the dense network.
-        data: As for ``prunus.data.load_data``; None where the data is given in Python.
-        text: How texts are read.
+        data: ``digits``, ``cifar10``, ``imagefolder:DIR``, ``text:FILE`` and others (``docs/data.md``);
+            left out where the data is given in Python.
+        text: How texts are read, see below.
         seed: Of search, data order and fine-tuning. The splits of the data do not depend on it.
         ignore: Glob patterns of modules whose outputs stay whole.
         min_units: Fewest units that must stay in each group.
         round_to: Kept channels are a multiple of this.
-        steps: In order.
+        steps: In order; each is a name with its settings, see below.
     """
 
     version: Literal[1] = 1

@@ -28,7 +28,7 @@ class Prune(Record):
     """Cut: a method decides within a budget, the network is cut by its plan.
 
     Attributes:
-        method: Name of a registered method.
+        method: Name of a method, as ``prunus methods`` lists them.
         target: Budget such as ``macs=0.5``: a share of the *dense* network, or an absolute limit.
             Left out where the method's own options say how small the network gets.
         options: Of the method.
@@ -84,7 +84,7 @@ class Student(Record):
     """Go on with another network with fresh weights, to be taught by the dense one.
 
     Attributes:
-        model: As for ``prunus.records.Source``.
+        model: As in a recipe, such as ``bilstm``, ``resnet20`` or ``hf:config``.
         arguments: Of its constructor; the data says classes and vocabulary where they are left out.
         weights: Checkpoint, where there is one.
         embeddings: ``teacher``: its word embeddings start from the teacher's, reduced to its width.
@@ -150,7 +150,7 @@ BasicItem = Annotated[BasicStep, Field(discriminator="step"), *_AsItem]
 
 
 class Repeat(Record):
-    """Rounds: the same steps several times, with budgets that tighten (paper K's rounds).
+    """Rounds: the same steps several times, with budgets that tighten (the rounds of Kuzmin et al., 2024).
 
     Attributes:
         times: Number of rounds.

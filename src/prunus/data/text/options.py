@@ -10,7 +10,7 @@ from prunus.plan import Record, complaint
 
 
 class Cleaning(Record):
-    """What is done to texts before they are split into pieces, in this order.
+    """What is done to texts before they are split into tokens, in this order.
 
     Attributes:
         lower: Lower case.

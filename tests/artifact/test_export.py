@@ -181,7 +181,8 @@ def test_a_missing_extra_comes_with_its_command(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(
-        MissingExtraError, match=r"^onnxscript is not installed: pip install 'prunus\[onnx\]'$"
+        MissingExtraError,
+        match=r"^onnxscript is not installed: pip install 'prunus\[onnx\]', or '\.\[onnx\]' in its folder$",
     ):
         export(Doubling(1.0), tmp_path / "m.onnx", torch.ones(2, 2))
 

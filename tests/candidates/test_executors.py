@@ -242,7 +242,9 @@ class TestRay:
         self, setup: FakeSetup, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "ray", None)
-        message = r"^ray is not installed: pip install 'prunus\[ray\]'$"
+        message = (
+            r"^ray is not installed: pip install 'prunus\[ray\]', or '\.\[ray\]' in its folder$"
+        )
         with pytest.raises(MissingExtraError, match=message):
             RayExecutor(make, setup, 1, 1)
 
@@ -299,6 +301,7 @@ class TestRay:
             raise ConnectionError("no\ninstance")
 
         monkeypatch.setattr(ray, "is_initialized", lambda: False)
+        monkeypatch.setattr(ray, "shutdown", lambda: None)  # of the cluster of other tests
         monkeypatch.setattr(ray, "init", absent)
         found = "ray._private.services.canonicalize_bootstrap_address_or_die"
         monkeypatch.setattr(found, lambda _: "127.0.0.1:1")  # one that has crashed, perhaps
@@ -316,6 +319,7 @@ class TestRay:
             raise RuntimeError("no further in this test")
 
         monkeypatch.setattr(ray, "is_initialized", lambda: False)
+        monkeypatch.setattr(ray, "shutdown", lambda: None)  # of the cluster of other tests
         monkeypatch.setattr(ray, "init", takes_it)
         try:
             with pytest.raises(InputError, match="no further"):

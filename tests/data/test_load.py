@@ -308,7 +308,7 @@ def test_an_absent_hub_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(
         MissingExtraError,
-        match=r"PRUNUS_DATA/cifar, and datasets is not installed: pip install 'prunus\[text\]'$",
+        match=r"PRUNUS_DATA/cifar, and datasets is not installed: pip install 'prunus\[text\]', or '\.\[text\]' in its folder$",
     ):
         load_data("cifar10")
 

@@ -147,7 +147,7 @@ def test_missing_packages_name_their_extra(
     monkeypatch: pytest.MonkeyPatch, model: str, package: str, extra: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    said = rf"^{package.partition('.')[0]} is not installed: pip install 'prunus\[{extra}\]'$"
+    said = rf"^{package.partition('.')[0]} is not installed: pip install 'prunus\[{extra}\]', or '\.\[{extra}\]' in its folder$"
     with pytest.raises(MissingExtraError, match=said):
         load_source(Source(model=model))
 

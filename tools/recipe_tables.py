@@ -10,7 +10,8 @@ from pydantic.fields import FieldInfo
 
 from prunus.data import Cleaning, TextOptions
 from prunus.plan import Record
-from prunus.recipe import Deploy, Prune, Recalibrate, Recipe, Repeat, Student, Train
+from prunus.recipe import Recipe
+from prunus.recipe.steps import STEPS
 
 _KEY = re.compile(r"    (\w+): (.*)")
 _WORDS: dict[Any, str] = {bool: "true, false", int: "whole number", float: "number", str: "text"}
@@ -78,12 +79,7 @@ TABLES: dict[str, Callable[[], str]] = {
     f"recipe_{name}": lambda record=record: reference(record)  # type: ignore[misc]
     for name, record in {
         "keys": Recipe,
-        "prune": Prune,
-        "recalibrate": Recalibrate,
-        "train": Train,
-        "student": Student,
-        "deploy": Deploy,
-        "repeat": Repeat,
+        **STEPS,
         "text": TextOptions,
         "cleaning": Cleaning,
     }.items()

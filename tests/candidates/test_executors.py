@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -228,6 +229,14 @@ class TestProcesses:
         with pytest.raises(InputError, match="does not take .* No space left .* set TMPDIR"):
             ProcessExecutor(make, setup, 1, 1)
         assert list(folder.iterdir()) == []
+
+    def test_a_setup_that_somebody_removed_is_told(self, setup: FakeSetup, folder: Path) -> None:
+        executor = ProcessExecutor(make, setup, 1, 1)
+        (inside,) = folder.iterdir()
+        shutil.rmtree(inside)
+        with pytest.raises(InputError, match="was emptied before a worker .* set TMPDIR"):
+            next(iter(executor.run([task("1")])))
+        executor.close()
 
     def test_close_deletes_the_setup(self, setup: FakeSetup, folder: Path) -> None:
         executor = ProcessExecutor(make, setup, 1, 1)

@@ -1,9 +1,13 @@
 """The texts of help: each command tells what its own options do."""
 
+import re
+
 import pytest
 from typer.main import get_command
 
 from prunus.cli.app import app
+from prunus.cli.given import Subject, Training
+from prunus.cli.training import make_training
 
 COMMANDS = getattr(get_command(app), "commands")  # noqa: B009  # a group's, which typer hides
 
@@ -20,6 +24,22 @@ def test_a_training_is_told_of_its_own_rate_and_folder_and_of_no_cut() -> None:
         assert foreign not in told
     assert _help("train", "lr").startswith("Peak learning rate; by default sgd 0.1")
     assert "training.json" in _help("train", "out") and "report" not in _help("train", "out")
+
+
+@pytest.mark.parametrize(("command", "option"), [("train", "lr"), ("compress", "train_lr")])
+def test_the_rates_that_are_told_are_those_that_are_taken(command: str, option: str) -> None:
+    sgd, pretrained, adamw, texts, pretrained_adamw = map(
+        float, re.findall(r"\d[\d.e-]*\d", _help(command, option))
+    )
+    images, text = (Subject(model, (), None, "x") for model in ("digits_cnn", "bert_tiny"))
+    loaded = Subject("hf:x", ("task=text",), None, "text:x.csv")
+
+    def taken(subject: Subject, optimizer: str) -> float:
+        return make_training(Training(1, None, None, 0.0, 1, None, None, optimizer), subject).lr
+
+    assert (taken(images, "sgd"), taken(loaded, "sgd")) == (sgd, pretrained)
+    assert (taken(images, "adamw"), taken(text, "adamw")) == (adamw, texts)
+    assert taken(loaded, "adamw") == pretrained_adamw
 
 
 def test_the_rate_after_a_cut_is_that_alone() -> None:

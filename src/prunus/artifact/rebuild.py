@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from prunus.artifact.export import cpu_copy
 from prunus.artifact.manifest import FactoryFile, Manifest
 from prunus.artifact.weights import file_sha256, same_values
-from prunus.errors import InputError, PlanMismatchError, PrunusError
+from prunus.errors import InputError, PlanMismatchError, PrunusError, first_line
 from prunus.graph import Inputs, call, cut, network_shape, relative_difference
 from prunus.graph.inputs import output_tensors
 from prunus.plan import Plan
@@ -154,7 +154,7 @@ def _outputs(network: nn.Module, inputs: Inputs) -> list[Tensor]:
         try:
             return output_tensors(call(copy, inputs))
         except Exception as error:  # a user's forward may raise anything
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise InputError(
                 f"example_inputs: the network does not run on them: {reason}; give one real batch"
             ) from error

@@ -7,6 +7,8 @@ import typer
 
 _NETWORK, _CUT, _TRAIN, _RUN = "Network and data", "Cut", "Training", "Run"
 _SEARCH = "Scoring of candidates (methods that search)"
+# What prunus.cli.training gives a network that is not cut.
+_WHOLE_RATES = "by default sgd 0.1 (texts of hf: 0.01), adamw 2e-3 (texts 5e-4, hf: 5e-5)"
 
 Model = Annotated[
     str | None,
@@ -169,8 +171,7 @@ TrainLearningRate = Annotated[
     float | None,
     typer.Option(
         "--train-lr",
-        help="Its peak learning rate; by default sgd 0.1 (texts of hf: 0.01), adamw 2e-3 (texts 5e-4, "
-        "hf: 5e-5).",
+        help=f"Its peak learning rate; {_WHOLE_RATES}.",
         rich_help_panel=_TRAIN,
     ),
 ]
@@ -236,8 +237,7 @@ TrainingLearningRate = Annotated[
     float | None,
     typer.Option(
         "--lr",
-        help="Peak learning rate; by default sgd 0.1 (texts of hf: 0.01), adamw 2e-3 (texts 5e-4, hf: "
-        "5e-5).",
+        help=f"Peak learning rate; {_WHOLE_RATES}.",
         rich_help_panel=_TRAIN,
     ),
 ]

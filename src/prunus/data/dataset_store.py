@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from prunus.data.stores import Inputs, SampleStore
-from prunus.errors import DataError, InputError
+from prunus.errors import DataError, InputError, first_line
 from prunus.seeding import seeded
 
 
@@ -90,7 +90,7 @@ class DatasetStore(SampleStore):
         try:
             inputs = default_collate([sample for sample, _ in samples])
         except (RuntimeError, TypeError, KeyError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
             raise DataError(
                 f"inputs of the data set cannot be stacked ({reason}): give tensors or arrays of "
                 "one shape, or dictionaries of them"

@@ -63,7 +63,7 @@ def plant(network: nn.Module, listener: Listener, *, settings: bool = True) -> N
             continue
         state = _state_size(module)
         for key, value in list(vars(module).items()):
-            if key.startswith("_") or key != (state or key):
+            if key.startswith("_") or state not in (None, key):
                 continue
             if is_settings(value) and (settings or key == "config"):
                 module.__dict__[key] = _traced_settings(value, (path, key), listener)

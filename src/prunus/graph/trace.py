@@ -276,7 +276,8 @@ def _producer(axes: Sequence[UnitAxis], parameters: set[str]) -> str:
     weights = [name for name in made if name.endswith("weight")]
     of_gates = [name for name in made if name.rpartition(".")[2].startswith("weight_")]
     name = (weights or of_gates or [axes[0].tensor])[0]
-    return name.rpartition(".")[0] or name if name in of_gates else name.removesuffix(".weight")
+    layer, _, leaf = name.rpartition(".")
+    return layer if layer and (leaf == "weight" or name in of_gates) else name
 
 
 def _unique_name(name: str, taken: set[str]) -> str:

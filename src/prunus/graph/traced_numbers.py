@@ -175,7 +175,15 @@ def traced_int(value: int, origin: Origin, listener: Listener) -> TracedInt:
 
 @dataclass(frozen=True)
 class SizeUse:
-    """A traced number used as the size of one dim of one tensor; of one made by it, and of a constant."""
+    """A traced number used as the size of one dim of one tensor.
+
+    Attributes:
+        origin: Of the number.
+        tensor: The result.
+        dim: Its dim of that size.
+        fresh: Whether the dim was made, as by ``zeros`` or ``expand``, and not a view of others.
+        constant: Whether the whole tensor was made out of nothing.
+    """
 
     origin: Origin
     tensor: torch.Tensor

@@ -168,9 +168,8 @@ def _largest(sizes: Tensor, share: float) -> Tensor:
     if not gone:
         return torch.ones(len(sizes), dtype=torch.bool)
     values = sizes.float().numpy() if sizes.dtype != torch.float64 else sizes.numpy()
-    threshold = np.partition(values, gone - 1)[
-        gone - 1
-    ]  # sorting all would take a hundred times as long
+    # Sorting all would take far longer.
+    threshold = np.partition(values, gone - 1)[gone - 1]
     keep = values > threshold
     equal = np.flatnonzero(values == threshold)
     keep[equal[gone - int((values < threshold).sum()) :]] = True

@@ -21,7 +21,7 @@ from prunus.data import (
     load_data,
     tensors_digest,
 )
-from prunus.errors import InputError
+from prunus.errors import InputError, first_line
 from prunus.graph import Inputs, check_network, hold_connections_
 from prunus.graph.inputs import first_samples
 from prunus.meter.size import require_storable
@@ -39,11 +39,10 @@ from prunus.zoo import (
     zoo_names,
 )
 from prunus.zoo.own_code import code_sha256
-from prunus.zoo.sources import INLINE, is_own_file, padding_number
+from prunus.zoo.sources import INLINE, LIBRARIES, is_own_file, padding_number
 
 CERTIFICATE_SAMPLES = 16
 _PIECES, _MASK = "input_ids", "attention_mask"
-_OWN_SCHEMES = ("hf:", "timm:", "torchvision:")
 _GRAY_DATA = ("digits",)
 _LEAST_LENGTH = 4  # of texts that options allow
 
@@ -140,7 +139,7 @@ def resolve_data(
         return load_data(data, text=text, tokenizer=_own_tokenizer(source))
     if text is not None or is_text_data(data):
         return load_data(data, text=text)
-    if model is None or not (model in zoo_names() or model.startswith(_OWN_SCHEMES)):
+    if model is None or not (model in zoo_names() or model.startswith(LIBRARIES)):
         return load_data(data)
     mean, std = normalization(model)
     if len(mean) != (1 if data in _GRAY_DATA else 3):
@@ -374,7 +373,7 @@ def _require_fit(subject: Subject) -> None:
     except Exception as error:
         if isinstance(full, Mapping):
             _require_length(subject, dict(full))
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"model '{model}' does not run on data '{data.name}' (inputs {list(data.input_shape)}): "
             f"{reason}; give arguments or data that fit"

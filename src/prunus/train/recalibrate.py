@@ -46,7 +46,8 @@ def recalibrate_batch_norm_(
     ``var = (1/B) sum_b var_b`` with the unbiased variance of each batch: no image weighs more than
     another, so a last smaller batch is left out. Only batch norms are in training mode; dropout and
     all else behave as in evaluation. Momenta, counts of batches, training flags, device and weights
-    are given back unchanged; after an error the statistics, too. A network without batch norm that tracks statistics is left alone.
+    are given back unchanged; after an error the statistics, too. A network without batch norm that
+    tracks statistics is left alone.
 
     Args:
         network: Changed in place, in its running means and variances alone.

@@ -49,6 +49,10 @@ def task(key: str, start: int = 0, stop: int = 4) -> Task:
     return Task(key, Plan(source=_NOTHING, result=_NOTHING), start, stop)
 
 
+def leave(_: FakeSetup) -> Callable[[Task], Result]:
+    os._exit(3)
+
+
 def make(setup: FakeSetup) -> Callable[[Task], Result]:
     setup.note("made")
     if setup.failure:

@@ -25,7 +25,7 @@ from prunus.candidates.serial import SerialExecutor
 from prunus.candidates.task import Executor, Result, Scoring
 from prunus.candidates.worker import RemoteTraceback
 from prunus.errors import InputError, MissingExtraError
-from tests.candidates.fake_scoring import FakeSetup, make, task
+from tests.candidates.fake_scoring import FakeSetup, leave, make, task
 
 ROOT = Path(__file__).parents[2]
 
@@ -229,6 +229,15 @@ class TestProcesses:
         with pytest.raises(InputError, match="does not take .* No space left .* set TMPDIR"):
             ProcessExecutor(make, setup, 1, 1)
         assert list(folder.iterdir()) == []
+
+    def test_a_worker_that_leaves_while_it_starts_is_told_with_a_remedy(
+        self, setup: FakeSetup, folder: Path
+    ) -> None:
+        executor = ProcessExecutor(leave, setup, 1, 1)
+        message = "while it was starting: with exit code 3; what it printed .* fewer workers"
+        with pytest.raises(WorkerLostError, match=message):
+            next(iter(executor.run([task("1")])))
+        executor.close()
 
     def test_a_setup_that_somebody_removed_is_told(self, setup: FakeSetup, folder: Path) -> None:
         executor = ProcessExecutor(make, setup, 1, 1)

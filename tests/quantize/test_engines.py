@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from prunus.errors import DataError, InputError
+from prunus.errors import DataError, InputError, TemporaryFolderError
 from prunus.graph import cut, plan_of
 from prunus.meter import file_size_bytes
 from prunus.plan import Factorize
@@ -163,7 +163,7 @@ def test_an_older_deployment_stays_where_a_new_one_cannot_take_its_place(
     rename = Path.rename
 
     def refused(self: Path, target: Path) -> Path:
-        if ".part-" in self.name:
+        if self.name.startswith(".deployed.part-"):
             raise OSError(13, "Permission denied")
         return rename(self, target)
 
@@ -173,6 +173,21 @@ def test_an_older_deployment_stays_where_a_new_one_cannot_take_its_place(
         written(LSTM, folder, engine="torch", weights="int8")
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     assert [entry.name for entry in tmp_path.iterdir() if entry.name != "deployed"] == []
+
+
+def test_samples_that_the_temporary_folder_does_not_take_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(LSTM, tmp_path / "deployed", engine="torch")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("prunus.quantize.fresh.save_file", full)
+    size = sum(tensor.nbytes for batch in batches(LSTM) for tensor in batch.values())
+    said = f"does not take {size} bytes of samples .* No space left on device.* set TMPDIR"
+    with pytest.raises(TemporaryFolderError, match=said):
+        run_fresh(tmp_path / "deployed", iter(batches(LSTM)))
 
 
 def test_what_a_user_put_beside_a_deployment_is_not_replaced_with_it(tmp_path: Path) -> None:

@@ -265,6 +265,33 @@ def test_dropout_is_drawn_anew_in_every_step_of_every_epoch_by_the_seed() -> Non
     assert len({tuple(mask) for mask in (*first, *other)}) == 2 * 3 * 2
 
 
+class Noisy(nn.Module):
+    """A teacher that draws its logits, also where they are computed once for all epochs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.randn(len(x), 10)
+
+
+def test_what_a_teacher_draws_before_the_first_epoch_is_of_the_seed() -> None:
+    def trained(state: int, seed: int) -> nn.Module:
+        network = small_cnn()
+        config = settings(epochs=1, augment=False, distill_alpha=1.0)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(state)
+            fit(
+                network,
+                train_digits(0, 64),
+                search_digits(64, 96),
+                config,
+                seed=seed,
+                teacher=Noisy(),
+            )
+        return network
+
+    assert same_state(trained(1, seed=0), trained(2, seed=0))
+    assert not same_state(trained(1, seed=0), trained(1, seed=3))
+
+
 def test_a_table_that_an_evaluation_made_is_trained_on() -> None:
     train, search = train_digits(0, 64), search_digits(64, 164)
     with torch.random.fork_rng(devices=[]):

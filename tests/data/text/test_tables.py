@@ -489,7 +489,7 @@ def test_a_missing_label_among_numbers_is_no_class(missing: str, tmp_path: Path)
     lines = [(f"some words of text {i}", ("0", "1", missing)[i % 3]) for i in range(30)]
     file = write_csv(tmp_path / "a.csv", lines)
     with pytest.raises(
-        DataError, match=f"whole numbers and '{missing}', which marks a missing one"
+        DataError, match=f"a.csv' are whole numbers and '{missing}', which marks a missing one"
     ):
         load_data(f"text:{file}")
     lines = [(f"some words of text {i}", ("gran", missing)[i % 2]) for i in range(30)]

@@ -88,7 +88,7 @@ def load_text(
     _require_used(name, options)
     parts = _read(name, options)
     _require_undivided(name, parts, options)
-    names = _class_names(parts)
+    names = _class_names(name, parts)
     train, test, notes = _train_and_test(parts, options, names, name)
     notes = [note for note in (parts.note, *dict.fromkeys(notes)) if note]
     search = None
@@ -389,16 +389,16 @@ def _divided(texts: _Texts, options: TextOptions, name: str) -> tuple[_Texts, _T
     return texts.at(rest.nonzero().flatten()), texts.at(drawn)
 
 
-def _class_names(parts: _Parts) -> tuple[str, ...]:
+def _class_names(name: str, parts: _Parts) -> tuple[str, ...]:
     """Names in order: whole numbers by size, others by name."""
     names = sorted(set(parts.train.labels))  # a set has an order of its own in every process
-    missing = [name for name in names if name.lower() == "nan"]
-    numbers = [name for name in names if name not in missing]
-    whole = all(WHOLE_NUMBER.fullmatch(name) for name in numbers)
+    missing = [label for label in names if label.lower() == "nan"]
+    numbers = [label for label in names if label not in missing]
+    whole = all(WHOLE_NUMBER.fullmatch(label) for label in numbers)
     if missing and numbers and whole:
         raise DataError(
-            f"labels are whole numbers and '{missing[0]}', which marks a missing one: leave those rows "
-            "out, or give every class a name"
+            f"labels of '{name}' are whole numbers and '{missing[0]}', which marks a missing one: leave "
+            "those rows out, or give every class a name"
         )
     # Of any length, which int does not read.
     return tuple(sorted(names, key=Decimal if whole and not missing else None))

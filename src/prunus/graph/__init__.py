@@ -1,5 +1,6 @@
 """Trace a network's coupled channels, cut along a plan, certify the cut."""
 
+from prunus.graph.attention import plain_attention
 from prunus.graph.certify import certify, masked_outputs, relative_difference
 from prunus.graph.certify_rebuild import certify_rebuild
 from prunus.graph.connections import held_connections, hold_connections_
@@ -39,6 +40,7 @@ __all__ = [
     "network_shape",
     "output_tensors",
     "pad_plainly_",
+    "plain_attention",
     "plan_of",
     "relative_difference",
     "trace",

@@ -15,6 +15,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from prunus.errors import CertificateError, first_line
+from prunus.graph.attention import plain_attention
 from prunus.graph.attributes import is_settings, with_entries
 from prunus.graph.cut import cut
 from prunus.graph.groups import Trace
@@ -217,7 +218,7 @@ def masked_outputs(network: nn.Module, trace: Trace, plan: Plan, inputs: Inputs)
             with torch.no_grad():
                 weight.mul_(mask.reshape(mask.shape + (1,) * (weight.dim() - mask.dim())))
     walk = Walk(full, trace.algebra(), trace.findings, keep=trace.keep_by_atom(plan.channels))
-    with torch.no_grad(), walk.follow_modules(), walk:
+    with torch.no_grad(), plain_attention(), walk.follow_modules(), walk:
         return call(full, inputs)
 
 

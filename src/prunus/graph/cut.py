@@ -3,12 +3,14 @@
 import copy
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from prunus.errors import GraphError, PlanMismatchError
+from prunus.graph.attention import free_heads_, sync_heads_
 from prunus.graph.attributes import read_attribute, write_attribute
 from prunus.graph.config import sync_config_
 from prunus.graph.connections import (
@@ -90,6 +92,7 @@ def _cut(network: nn.Module, plan: Plan, tensors: Mapping[str, torch.Tensor] | N
     set_attributes_(smaller, plan)
     for module in smaller.modules():
         sync_sizes_(module)
+    free_heads_(smaller, where_needed=True)
     sync_config_(smaller, network)
     if tensors:
         _load_(smaller, tensors)
@@ -228,14 +231,7 @@ def sync_sizes_(module: nn.Module) -> None:
     """Sizes that a layer of ``torch.nn`` keeps beside its tensors."""
     weight = getattr(module, "weight", None)
     if not isinstance(weight, torch.Tensor):
-        running = getattr(module, "running_mean", None)
-        if isinstance(module, nn.modules.batchnorm._NormBase) and running is not None:
-            module.num_features = running.shape[0]
-        if isinstance(module, nn.RNNCellBase):
-            module.input_size = module.weight_ih.shape[1]
-            module.hidden_size = module.weight_hh.shape[1]
-        elif isinstance(module, nn.RNNBase):
-            module.input_size = module.get_parameter("weight_ih_l0").shape[1]
+        _sync_others_(module)
         return
     if isinstance(module, nn.modules.batchnorm._NormBase):
         module.num_features = weight.shape[0]
@@ -249,6 +245,21 @@ def sync_sizes_(module: nn.Module) -> None:
         module.num_embeddings, module.embedding_dim = weight.shape
     else:
         _sync_channels_(module, weight)
+
+
+def _sync_others_(module: nn.Module) -> None:
+    """Of a layer without a tensor of the name ``weight``."""
+    running = getattr(module, "running_mean", None)
+    if isinstance(module, nn.modules.batchnorm._NormBase) and running is not None:
+        module.num_features = running.shape[0]
+    elif isinstance(module, nn.MultiheadAttention):
+        sync_heads_(module)
+    elif isinstance(module, nn.RNNCellBase):
+        module.input_size = module.weight_ih.shape[1]
+        module.hidden_size = module.weight_hh.shape[1]
+    elif isinstance(module, nn.RNNBase):
+        weights: dict[str, Any] = module._parameters  # slices of them, in a candidate
+        module.input_size = weights["weight_ih_l0"].shape[1]
 
 
 def _sync_channels_(module: nn.Module, weight: torch.Tensor) -> None:

@@ -24,6 +24,7 @@ from prunus.graph import (
     rules_shuffle,
     rules_view,
 )
+from prunus.graph.attention import free_heads_
 from prunus.graph.certify import certify
 from prunus.graph.culprits import culprits
 from prunus.graph.cut import cut, network_shape
@@ -182,6 +183,7 @@ def _walk_once(network: nn.Module, inputs: Inputs, *, settings: bool) -> tuple[A
             "open resource; remove it, as torch.nn.utils.prune.remove does"
         ) from error
     pad_plainly_(planted)
+    free_heads_(planted)
     walk = Walk(planted, algebra, findings)
     plant(planted, walk, settings=settings)
     watch = SizeWatch(walk)

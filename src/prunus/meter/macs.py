@@ -3,8 +3,7 @@
 This counter knows nothing of a trace or of layer types: it is the independent check of the formulas.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from prunus.errors import InputError
+from prunus.graph import plain_attention
 from prunus.meter.contractions import RULES, Contraction, may_contract
 from prunus.meter.params import require_shapes
 from prunus.meter.predictor import ExampleInputs, call
@@ -87,7 +87,7 @@ def _count(network: nn.Module, example_inputs: ExampleInputs, place: Place) -> M
     inputs = tree_map_only(Tensor, lambda t: t.detach().to(place, copy=True), example_inputs)
     counter = _Counter(shadow.weights, _Whereabouts(shadow.network))
     # Not inference mode: there, composite operations reach the counter whole.
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), _no_fused_transformer(), counter:
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), plain_attention(), counter:
         call(shadow.network, inputs)
     return MacCount(
         macs=sum(counter.by_module.values()),
@@ -173,17 +173,6 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # not annot
         self.effective += contraction.macs * share
         where = self._whereabouts.innermost
         self.by_module[where] = self.by_module.get(where, 0) + contraction.macs
-
-
-@contextmanager
-def _no_fused_transformer() -> Iterator[None]:
-    # The fast path of nn.TransformerEncoderLayer is one operation that hides all its products.
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _describe(inputs: ExampleInputs) -> str:

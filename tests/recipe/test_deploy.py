@@ -11,11 +11,14 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import prunus.recipe.deployed
-from prunus.data import DataSplits, from_datasets
+from prunus.data import DataSplits, SearchSplit, TestSplit, TrainSplit, from_datasets
+from prunus.data.splits import Samples
+from prunus.data.text.store import TokenStore
+from prunus.data.text.tokenizer import TextTokenizer
 from prunus.errors import InputError, PlanMismatchError
 from prunus.meter import measure_latencies
 from prunus.progress import Silent
-from prunus.quantize import deploy
+from prunus.quantize import deploy, run_fresh
 from prunus.recipe import Deploy, LatencyOptions, Step, Train, compress
 from prunus.recipe.state import State
 from prunus.recipe.subject import resolve_subject
@@ -211,3 +214,52 @@ def test_a_source_of_another_function_is_refused_before_a_training(
     with pytest.raises(PlanMismatchError, match=said):
         compress(network, steps, few_rows(), source=Source(model=name), progress=phases)
     assert phases.seen == []
+
+
+class FirstWord(nn.Module):
+    """Right about every text: its class is its first word's, and nothing else is read."""
+
+    def __init__(self, classes: torch.Tensor) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(*classes.shape)
+        with torch.no_grad():
+            self.embedding.weight.copy_(classes)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        rows: torch.Tensor = self.embedding(input_ids)
+        return (rows * attention_mask.unsqueeze(-1)).sum(dim=1)
+
+
+def test_texts_are_looked_at_by_length_and_judged_in_their_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokenizer = TextTokenizer.train_wordpiece(["yes no so"], 64)
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.randint(2, (160,), generator=draw)
+    fills = torch.randint(30, (160,), generator=draw).tolist()
+    said = [
+        " ".join([("no", "yes")[label], *["so"] * fill])
+        for label, fill in zip(labels.tolist(), fills, strict=True)
+    ]
+    store = TokenStore(said, labels, tokenizer, 40)
+    parts = torch.arange(160).split([48, 16, 96])
+    train, search, test = (Samples("toy", store, part, 2) for part in parts)
+    data = DataSplits("toy", TrainSplit(train), SearchSplit(search), TestSplit(test), 2)
+    classes = torch.zeros(tokenizer.vocab_size, 2)
+    for index, word in enumerate(("no", "yes")):
+        classes[store.tokenizer.encode([word], 40)[0][1], index] = 1
+    widths: list[int] = []
+
+    def spied(folder: Path, batches: Any, **options: Any) -> Any:
+        kept = list(batches)
+        widths.extend(batch["input_ids"].shape[1] for batch in kept)
+        return run_fresh(folder, kept, **options)
+
+    monkeypatch.setattr(prunus.recipe.deployed, "run_fresh", spied)
+    done = compress(FirstWord(classes).eval(), [Deploy(engine="onnxruntime")], data, latency=None)
+    deployed = done.record.score("deployed")
+    assert deployed is not None
+    assert deployed.top1 == 1
+    assert len(widths) == 3
+    assert widths == sorted(set(widths))
+    assert data.test.evaluations == 2  # the dense network's look, and this one

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ CALIBRATION_BATCH = 64
 Point = tuple[int, str]
 """A boundary, by its number, and a plan's signature there."""
 
+_TEXT_BATCHES, _FEWEST_TEXTS = 8, 16
 _MOST_SHARED = 1000  # points whose statistics are kept: some tens of kilobytes each
 
 
@@ -43,6 +44,7 @@ class Images:
         reference: Logits of the original dense network, float32 ``[images, classes]``.
         difficulty: What the images are spread evenly by in every beginning, float64 ``[images]``.
         calibration: Batches of training inputs, of equal size.
+        lengths: Tokens of every search text, int64 ``[texts]``; None: all inputs are of one size.
     """
 
     search: Inputs
@@ -50,10 +52,27 @@ class Images:
     reference: Tensor
     difficulty: Tensor
     calibration: tuple[Inputs, ...]
+    lengths: Tensor | None = None
 
     def __len__(self) -> int:
         """Number of search images."""
         return len(self.labels)
+
+    def batches(self, start: int, stop: int, size: int) -> Iterator[tuple[Tensor, Inputs]]:
+        """Some images in batches, each with their positions, int64 ``[batch]``.
+
+        Texts come sorted by length, each batch padded to its own longest, and in at least eight
+        batches where these hold 16: what is computed on padding is then little.
+        """
+        positions = torch.arange(start, stop)
+        if self.lengths is None:
+            for some in torch.split(positions, size):
+                yield some, rows(self.search, int(some[0]), int(some[-1]) + 1)
+            return
+        size = min(size, max(_FEWEST_TEXTS, -(-len(positions) // _TEXT_BATCHES)))
+        by_length = positions[self.lengths[start:stop].argsort(stable=True)]
+        for some in torch.split(by_length, size):
+            yield some, _texts(self.search, some, max(1, int(self.lengths[some].max())))
 
 
 @dataclass(frozen=True)
@@ -152,18 +171,19 @@ class Scorer:
             rectify_(self._skeleton, self._rectified)
             if self._int8 is not None:
                 self._int8.fold()
-            rows = [
-                self._compare(start, min(start + size, task.stop), points)
-                for start in range(task.start, task.stop, size)
+            parts = [
+                (positions, *self._compare(positions, inputs, points))
+                for positions, inputs in self._images.batches(task.start, task.stop, size)
             ]
-        kl, loss, correct = (torch.cat(column) for column in zip(*rows, strict=True))
+        positions, kl, loss, correct = (torch.cat(column) for column in zip(*parts, strict=True))
+        order = positions.argsort()
         return Result(
             key=task.key,
             start=task.start,
             stop=task.stop,
-            kl=kl.float().numpy(),
-            loss=loss.float().numpy(),
-            correct=correct.numpy(),
+            kl=kl[order].float().numpy(),
+            loss=loss[order].float().numpy(),
+            correct=correct[order].numpy(),
             statistics=statistics,
             seconds=time.perf_counter() - begin,
         )
@@ -183,7 +203,7 @@ class Scorer:
         inputs: Inputs,
         points: Sequence[Point],
         known: Sequence[Point],
-        at: tuple[str, tuple[int, int]],
+        at: tuple[str, Hashable],
     ) -> Tensor:
         """Run the loaded candidate from the deepest known activation on, and keep those at points."""
         phase, item = at
@@ -202,15 +222,13 @@ class Scorer:
         return logits_of(out)
 
     def _compare(
-        self, start: int, stop: int, points: Sequence[Point]
+        self, positions: Tensor, inputs: Inputs, points: Sequence[Point]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """KL(dense || candidate), cross-entropy and hits of some images, ``[stop - start]`` each."""
-        logits = self._logits(
-            rows(self._images.search, start, stop), points, points, ("score", (start, stop))
-        ).double()
-        logits = logits.cpu()
-        labels = self._images.labels[start:stop]
-        dense = log_softmax(self._images.reference[start:stop].double(), dim=1)
+        """KL(dense || candidate), cross-entropy and hits of some images, ``[batch]`` each."""
+        at = "score", positions.numpy().tobytes()
+        logits = self._logits(inputs, points, points, at).double().cpu()
+        labels = self._images.labels[positions]
+        dense = log_softmax(self._images.reference[positions].double(), dim=1)
         terms = dense.exp() * (dense - log_softmax(logits, dim=1))
         # What the dense network never says (probability 0) costs nothing: 0 log 0 = 0.
         kl = terms.masked_fill(dense == -torch.inf, 0).sum(dim=1)
@@ -241,7 +259,7 @@ class Scorer:
         try:
             for item, inputs in batches[begun:] if norms else ():
                 # Activations without the statistics of the layers before them are of no use here.
-                self._logits(inputs, points, known, ("calibrate", (item, 0)))
+                self._logits(inputs, points, known, ("calibrate", item))
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
@@ -294,3 +312,10 @@ def rows(inputs: Inputs, start: int, stop: int) -> Inputs:
     if isinstance(inputs, Tensor):
         return inputs[start:stop]
     return {name: tensor[start:stop] for name, tensor in inputs.items()}
+
+
+def _texts(inputs: Inputs, positions: Tensor, longest: int) -> Inputs:
+    """Texts without the padding that is common to them."""
+    if isinstance(inputs, Tensor):
+        return inputs[positions, :longest]
+    return {name: tensor[positions, :longest] for name, tensor in inputs.items()}

@@ -162,6 +162,7 @@ class Setup:
     batch_size: int
     tricks: Tricks
     device: str = "cpu"
+    lengths: Array | None = None
 
     @classmethod
     def of(
@@ -185,6 +186,7 @@ class Setup:
             batch_size,
             tricks,
             device,
+            None if images.lengths is None else images.lengths.numpy(),
         )
 
 
@@ -196,6 +198,7 @@ def make_scorer(setup: Setup) -> Scorer:
         _tensor(setup.reference),
         _tensor(setup.difficulty),
         tuple(_inputs(batch) for batch in setup.calibration),
+        None if setup.lengths is None else _tensor(setup.lengths),
     )
     return Scorer(
         setup.blueprint.build().to(resolve_device(setup.device)),

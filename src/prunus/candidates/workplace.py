@@ -32,15 +32,9 @@ from prunus.graph import Trace
 from prunus.method import Context
 from prunus.plan import Plan
 from prunus.records import Source
-from prunus.train.forward import (
-    forward_logits,
-    modes_restored,
-    placed,
-    resolve_device,
-    to_place,
-)
+from prunus.train import predictions
+from prunus.train.forward import resolve_device, to_place
 
-_REFERENCE_BATCH = 256
 _PROBES = 4  # samples by which workers see that they have built the network that is searched
 
 
@@ -113,7 +107,7 @@ def gather_images(context: Context, scoring: Scoring) -> Images:
     """
     train, search = _splits(context)
     drawn = search.subset(min(scoring.images, len(search)), context.seed)
-    # In one batch, so that texts are all padded to one length.
+    # In one batch, so that texts are all padded to one length; the scorer cuts what is common.
     inputs, labels = next(iter(drawn.batches(len(drawn))))
     available = min(scoring.calibration_images, len(train))
     if available < 2:
@@ -122,8 +116,9 @@ def gather_images(context: Context, scoring: Scoring) -> Images:
     generator = torch.Generator().manual_seed(context.seed)
     batches = islice(train.batches(size, generator=generator), available // size)
     with threads(threads_of(context.compute)):
-        reference = _reference(_original(context), inputs, context.device)
+        reference = predictions(_original(context), drawn, device=context.device).float()
     difficulty = _entropy(reference)
+    lengths = drawn.samples.store.lengths
     order = spread_order(difficulty)
     return Images(
         search={n: t[order] for n, t in inputs.items()}
@@ -133,6 +128,7 @@ def gather_images(context: Context, scoring: Scoring) -> Images:
         reference=reference[order],
         difficulty=difficulty[order],
         calibration=tuple(batch for batch, _ in batches),
+        lengths=None if lengths is None else lengths[drawn.samples.indices][order],
     )
 
 
@@ -303,25 +299,6 @@ def _splits(context: Context) -> tuple[TrainSplit, SearchSplit]:
     if context.search is None:
         raise InputError("scoring candidates needs search data; give the context search=")
     return context.train, context.search
-
-
-def _reference(network: nn.Module, inputs: Inputs, device: str) -> Tensor:
-    where = resolve_device(device)
-    count = len(next(iter(_parts(inputs).values())))
-    with (
-        modes_restored(network),
-        placed(network, where, channels_last=False),
-        torch.no_grad(),  # what the network keeps of a forward pass may be trained on later
-    ):
-        network.eval()
-        batches = (
-            rows(inputs, at, at + _REFERENCE_BATCH) for at in range(0, count, _REFERENCE_BATCH)
-        )
-        logits = [
-            forward_logits(network, to_place(batch, where, channels_last=False)).float().cpu()
-            for batch in batches
-        ]
-    return torch.cat(logits).clone()
 
 
 def _parts(inputs: Inputs) -> dict[str, Tensor]:

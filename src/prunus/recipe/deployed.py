@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.data import Inputs
+from prunus.data import Inputs, Split
 from prunus.errors import InputError, PrunusError
 from prunus.graph import Inputs as ExampleInputs
 from prunus.meter import measure_latencies
@@ -54,9 +54,10 @@ def deploy_state(
         runs: list[FreshRun] = []
 
         def examine() -> Tensor:
-            batches = (inputs for inputs, _ in state.data.test.batches(_BATCH))
+            positions: list[Tensor] = []
+            batches = _by_length(state.data.test, positions)
             runs.append(run_fresh(folder, batches, threads=torch.get_num_threads()))
-            return runs[0].logits
+            return runs[0].logits[torch.cat(positions).argsort()]  # in the order of the split
 
         with phase(tools.progress, f"evaluate in {asked.engine}"):
             seen = look_by(examine, state.data, "deployed", tools.journal)
@@ -87,6 +88,13 @@ def deploy_state(
         notes=tuple(f"{action.path}: {note}" for note in row.notes),
     )
     return replace(state, deployed=None if tools.steps is None else folder), outcome
+
+
+def _by_length(split: Split, positions: list[Tensor]) -> Iterator[Inputs]:
+    """Batches with little padding; where their samples stand in the split is added to ``positions``."""
+    for some, inputs, _ in split.placed_batches(_BATCH, by_length=True):
+        positions.append(some)
+        yield inputs
 
 
 def _write(

@@ -1,16 +1,15 @@
 """The names of the zoo: build a network, and the normalization its inputs need."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import torch
 from pydantic import Field, ValidationError
 from torch import nn
 
 from prunus.errors import InputError
-from prunus.plan import Record
+from prunus.plan import SEEDS, Record
+from prunus.seeding import seeded
 from prunus.zoo.cifar_resnet import CifarResNet
 from prunus.zoo.digits_cnn import DigitsCNN
 from prunus.zoo.mobilenet import MobileNetV2
@@ -47,7 +46,7 @@ class BuildArguments(Record):
     num_classes: int = Field(default=10, ge=1)
     width: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     in_channels: int | None = Field(default=None, ge=1)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=SEEDS)
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ def build(model: str, **arguments: Any) -> nn.Module:
     text, entry = _TEXT_ZOO.get(model), _ZOO.get(model)
     if text is not None:
         read = _validated(model, text.arguments, arguments)
-        with _seeded(read.seed):
+        with seeded(read.seed):
             return text.make(read)
     if entry is None:
         raise InputError(
@@ -133,7 +132,7 @@ def build(model: str, **arguments: Any) -> nn.Module:
             "torchvision: and files go by prunus.Source(model=...)"
         )
     asked = _validated(model, BuildArguments, arguments)
-    with _seeded(asked.seed):
+    with seeded(asked.seed):
         return entry.make(asked.num_classes, asked.width, asked.in_channels or entry.in_channels)
 
 
@@ -153,14 +152,6 @@ def _validated(model: str, record: type[_Arguments], given: dict[str, Any]) -> _
             f"argument '{where}' of model '{model}' is {first['input']!r}: {first['msg']}; "
             f"the arguments are {known}"
         ) from error
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Draw from a seed inside, and leave the global random state as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 def normalization(model: str) -> Normalization:

@@ -20,6 +20,7 @@ from torch.nn.parameter import UninitializedParameter
 from prunus.errors import InputError, first_line
 from prunus.extras import require_extra
 from prunus.records import Source
+from prunus.seeding import seeded
 from prunus.zoo.catalog import build, is_text, zoo_names
 from prunus.zoo.own_code import importable
 from prunus.zoo.weights import load_weights
@@ -27,9 +28,9 @@ from prunus.zoo.weights import load_weights
 _HF_TASKS = ("image", "text")
 _INLINE = "config"
 INLINE = f"hf:{_INLINE}"
-# Whose networks come with trained weights that are fetched.
-LIBRARIES = ("hf:", "timm:", "torchvision:")
 """A network of its arguments alone, and no folder of that name: it has no vocabulary yet."""
+LIBRARIES = ("hf:", "timm:", "torchvision:")
+"""Whose networks come with trained weights that are fetched."""
 _POOLER = "pooler"  # of a bare encoder: trained by few, and drawn with the classifier
 # Where a network and its weights lie: read by the library with the config, and then dropped.
 _PLACE = (
@@ -72,10 +73,10 @@ def load_source(source: Source) -> nn.Module:
         if not name:
             raise InputError(f"model '{source.model}' names no network: write {scheme}:NAME")
         arguments.setdefault("pretrained", source.weights is None)
-        with _fixed_seed():
+        with seeded(0):
             network = makers[scheme](name, arguments)
     elif is_own_file(source.model):
-        with _fixed_seed():
+        with seeded(0):
             network = _from_file(source.model, arguments)
     else:
         _require_zoo(source.model)
@@ -116,14 +117,6 @@ def is_own_file(model: str) -> bool:
     return ".py:" in model or model.endswith(".py")
 
 
-@contextmanager
-def _fixed_seed(seed: int = 0) -> Iterator[None]:
-    """Draw from a seed inside, and restore the global random state afterwards."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
-
-
 def is_drawn(source: Source, network: nn.Module) -> bool:
     """Whether a source without a file of weights draws them: another seed gives it others.
 
@@ -140,7 +133,7 @@ def is_drawn(source: Source, network: nn.Module) -> bool:
         return False
     if not is_own_file(source.model):
         return True
-    with _fixed_seed(1):
+    with seeded(1):
         other = dict(_from_file(source.model, dict(source.arguments)).named_parameters())
     told = [
         (name, parameter)

@@ -2,7 +2,7 @@
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from prunus.plan import Record
+from prunus.plan import SEEDS, Record
 
 
 class TextArguments(Record):
@@ -20,7 +20,7 @@ class TextArguments(Record):
     num_classes: int = Field(default=2, ge=1)
     pad_id: int = Field(default=0, ge=0)
     width: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=SEEDS)
 
     @field_validator("pad_id")
     @classmethod

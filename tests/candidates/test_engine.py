@@ -19,7 +19,7 @@ from torch.nn.functional import log_softmax
 
 from prunus.candidates import Candidate, Engine, Scored, Scoring, ranked
 from prunus.candidates.execution import ScoringExecution as Execution
-from prunus.candidates.scorer import Images
+from prunus.candidates.scorer import Images, Scorer
 from prunus.candidates.serial import SerialExecutor
 from prunus.candidates.store import STORE_FILE, Store
 from prunus.candidates.task import Result, Task
@@ -202,7 +202,7 @@ def test_nothing_to_score() -> None:
     progress = Counted()
     engine = scripted(Scripted(), progress=progress)
     assert engine.score([]) == [] and engine.score([], top=2) == []
-    assert engine.history == [] and engine.evaluations == 0
+    assert engine.evaluations == 0
     assert progress.totals == progress.done == [0, 0] and progress.finished == 2
 
 
@@ -300,19 +300,6 @@ def test_progress_adds_up(
     assert progress.finished == 2
     bests = [v["best"] for v in progress.values if "best" in v]
     assert all(math.isfinite(best) for best in bests)
-
-
-def test_history_has_a_point_for_each_call() -> None:
-    engine = scripted(Scripted())
-    scored = engine.score(several(), top=1)
-    engine.score([candidate(2, 3)])
-    first, second = engine.history
-    best = ranked(scored)[0]
-    assert (first.phase, first.step, second.step) == ("candidates", 0, 1)
-    assert first.values["best fitness"] == best.fitness
-    assert first.values["best top1"] == best.top1
-    assert first.values["different"] == 16 and second.values["candidates"] == 17
-    assert second.seconds == first.seconds + 0.5
 
 
 @pytest.mark.parametrize("quantity", ["kl", "loss", "accuracy"])
@@ -536,14 +523,17 @@ def test_order_of_candidates_does_not_matter(top: int | None) -> None:
         assert sorted(summary(found)) == sorted(summary(expected))
 
 
-def test_resumed_engine_gives_the_same_and_computes_nothing(tmp_path: Path) -> None:
+def test_resumed_engine_gives_the_same_and_computes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given_one = replace(context(), folder=tmp_path)
     some = real_candidates(given_one.trace)
     with Engine.open(given_one, SMALL) as engine:
         expected = engine.score(some, top=2)
-    with Engine.open(replace(context(), folder=tmp_path), SMALL) as engine:
-        found = engine.score(some, top=2)
-        assert engine.history[0].seconds == 0.0
+    with monkeypatch.context() as patch:
+        patch.setattr(Scorer, "__call__", None)
+        with Engine.open(replace(context(), folder=tmp_path), SMALL) as engine:
+            found = engine.score(some, top=2)
     assert summary(found) == summary(expected)
     with Engine.open(given_one, SMALL), pytest.raises(InputError):
         Engine.open(given_one, SMALL)  # one at a time

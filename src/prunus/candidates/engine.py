@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 
 from prunus.candidates.halving import fitness, rung_ends, survivors
-from prunus.candidates.options import Candidate, Scored, Scoring, ranked
+from prunus.candidates.options import Candidate, Scored, Scoring
 from prunus.candidates.phenotype import phenotype
 from prunus.candidates.scorer import CALIBRATION_BATCH
 from prunus.candidates.sharing import in_sharing_order
@@ -22,7 +22,6 @@ from prunus.errors import PrunusError
 from prunus.method import Context
 from prunus.plan import BoolArray, Plan
 from prunus.progress import Progress, Silent
-from prunus.records import HistoryPoint
 
 WORST = 1e4
 """Nats that a score counts as where it is larger or no number: one broken image decides, finitely."""
@@ -87,7 +86,6 @@ class Engine:
 
     Attributes:
         earlier_seconds: That the search took in processes before this one. Nothing is decided by it.
-        history: A point for every call of ``score``.
         evaluations: Different networks scored, however often they were asked for.
     """
 
@@ -106,10 +104,8 @@ class Engine:
         self._plans: dict[str, Plan] = {}
         self._stored: dict[str, list[Result]] = {}
         self._read_store()
-        self._seconds = 0.0
         self._begin = self._kept = time.perf_counter() if begin is None else begin
         self.earlier_seconds = 0.0 if store is None else store.seconds
-        self.history: list[HistoryPoint] = []
 
     @classmethod
     def open(cls, context: Context, scoring: Scoring, *, fold: bool = True) -> Self:
@@ -217,11 +213,9 @@ class Engine:
                 self._progress.advance(len(dropped) * left)
                 alive = [key for key in alive if key not in dropped]
         self._progress.finish()
-        scored = [self._scored(c, key) for c, key in zip(candidates, keys, strict=True)]
         for known in self._known.values():
             known.statistics = None  # of no use until it is asked for again
-        self._note(scored, len(unique), len(alive))
-        return scored
+        return [self._scored(c, key) for c, key in zip(candidates, keys, strict=True)]
 
     def _complete(self, key: str) -> bool:
         return self._entry(key).asked == self._workplace.image_count
@@ -308,7 +302,6 @@ class Engine:
                 self._store.add(result)
                 self._keep_seconds(_KEEP_SECONDS)
             self._known[result.key].add(result)
-            self._seconds += result.seconds
             seen[owner[result.key]] = fitness(self._values(result.key, look.end))
             values = {"best": min(seen.values())}
             if look.start == 0:
@@ -345,23 +338,6 @@ class Engine:
             images=seen,
             complete=self._complete(key),
         )
-
-    def _note(self, scored: Sequence[Scored], different: int, finished: int) -> None:
-        if not scored:
-            return
-        best = ranked(scored)[0]
-        values = {
-            "candidates": float(len(self._plans)),
-            "different": float(different),
-            "finished": float(finished),
-            "best fitness": best.fitness,
-            "best top1": best.top1,
-            "mean fitness": float(np.mean([s.fitness for s in scored])),
-        }
-        point = HistoryPoint(
-            phase="candidates", step=len(self.history), seconds=self._seconds, values=values
-        )
-        self.history.append(point)
 
 
 def _finite(values: FloatArray) -> FloatArray:

@@ -71,12 +71,6 @@ class ProcessExecutor:
         crew = _Processes(path, threads, needs_main)
         self._release = weakref.finalize(self, _tidy, crew, path.parent)
         self._dispatcher = Dispatcher(crew, workers)
-        self._workers = workers
-
-    @property
-    def workers(self) -> int:
-        """Number of processes."""
-        return self._workers
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Result]:
         """Results in the order in which they end; see ``Dispatcher.run``.

@@ -81,13 +81,7 @@ class RayExecutor:
             self._end_ray()
             raise
         self._dispatcher = Dispatcher(crew, workers)
-        self._workers = workers
         self._closed = False
-
-    @property
-    def workers(self) -> int:
-        """Number of actors."""
-        return self._workers
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Result]:
         """Results in the order in which they end; see ``Dispatcher.run``.

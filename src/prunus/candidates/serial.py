@@ -17,11 +17,6 @@ class SerialExecutor:
     def __init__(self, scoring: Scoring) -> None:
         self._scoring = scoring
 
-    @property
-    def workers(self) -> int:
-        """One task runs at a time."""
-        return 1
-
     def run(self, tasks: Sequence[Task]) -> Iterator[Result]:
         """Results in the order of the tasks; the next task starts once the next result is asked for."""
         return map(self._scoring, tasks)

@@ -208,19 +208,6 @@ class Store:
             for row in rows:
                 yield self._decode(row)
 
-    def get(self, key: str, start: int, stop: int) -> Result | None:
-        """The result of a candidate on a range of images, if it is stored.
-
-        Raises:
-            InputError: It is damaged.
-        """
-        with self._ready() as connection:
-            row = connection.execute(
-                f"SELECT {_COLUMNS} FROM results WHERE key = ? AND start = ? AND stop = ?",
-                (key, int(start), int(stop)),
-            ).fetchone()
-        return None if row is None else self._decode(row)
-
     def setting(self, name: str) -> str | None:
         """What a trial run picked (precision, layout), an input of the run; None: nothing yet."""
         with self._ready() as connection:

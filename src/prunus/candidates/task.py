@@ -70,10 +70,6 @@ Scoring = Callable[[Task], Result]
 class Executor(Protocol):
     """Runs tasks somewhere. What a task gives depends on the task alone, not on where it runs."""
 
-    @property
-    def workers(self) -> int:
-        """How many tasks run at a time."""
-
     def run(self, tasks: Sequence[Task]) -> Iterator[Result]:
         """Results of all tasks, in the order in which they end.
 

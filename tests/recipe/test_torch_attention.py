@@ -1,0 +1,82 @@
+"""A network with ``nn.TransformerEncoder``, from its file to every engine, with fewer heads."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from prunus import load
+from prunus.data import DataSplits
+from prunus.graph.attention import NarrowAttention
+from prunus.quantize import Deployment, deploy, load_deployed
+from prunus.recipe import Prune, available_engines, compress
+from prunus.records import Source
+from tests.recipe import texts
+
+OWN = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, vocab_size):
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, 16)
+        layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True, dropout=0.0)
+        self.encoder = nn.TransformerEncoder(layer, 2)
+        self.head = nn.Linear(16, 2)
+
+    def forward(self, input_ids, attention_mask):
+        hidden = self.encoder(self.embedding(input_ids), src_key_padding_mask=attention_mask == 0)
+        weight = attention_mask.unsqueeze(-1)
+        return self.head((hidden * weight).sum(1) / weight.sum(1))
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DataSplits:
+    return texts.load(tmp_path_factory.mktemp("texts"))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("method", ["l2", "genetic"])
+def test_an_encoder_of_torch_is_compressed_saved_and_deployed(
+    method: str, data: DataSplits, tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    assert data.tokenizer is not None
+    sizes = {"vocab_size": data.tokenizer.vocab_size}
+    source = Source(model=f"{tmp_path / 'own.py'}:Net", arguments=sizes)
+    options = {"population": 4, "parents": 2, "generations": 1, "images": 24}
+    step = Prune(method=method, target="params=0.5", options=options if method == "genetic" else {})
+    done = compress(
+        source,
+        [step, texts.training(2)],
+        data,
+        out=tmp_path / "run",
+        train_first=texts.training(2).config(fresh=False),
+        latency=None,
+    )
+    heads = [
+        module.num_heads for module in done.network.modules() if isinstance(module, NarrowAttention)
+    ]
+    assert heads
+    inputs, _ = next(data.test.batches(8))
+    network = load(tmp_path / "run" / "artifact")
+    assert [m.num_heads for m in network.modules() if isinstance(m, NarrowAttention)] == heads
+    with torch.no_grad():
+        expected = done.network.cpu().eval()(**inputs)
+        torch.testing.assert_close(network.eval()(**inputs), expected)
+    for engine in available_engines():
+        folder = tmp_path / engine
+        deploy(
+            network,
+            folder,
+            Deployment(engine=engine),
+            inputs=inputs,
+            source=source,
+            plans=done.plans,
+            dynamic_length=True,
+        )
+        found = load_deployed(folder)(inputs)
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)

@@ -62,6 +62,7 @@ def test_an_encoder_of_torch_is_compressed_saved_and_deployed(
     ]
     assert heads
     inputs, _ = next(data.test.batches(8))
+    assert isinstance(inputs, dict)
     network = load(tmp_path / "run" / "artifact")
     assert [m.num_heads for m in network.modules() if isinstance(m, NarrowAttention)] == heads
     with torch.no_grad():

@@ -39,22 +39,21 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataSplits:
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
-@pytest.mark.parametrize("method", ["l2", "genetic"])
 def test_an_encoder_of_torch_is_compressed_saved_and_deployed(
-    method: str, data: DataSplits, tmp_path: Path
+    data: DataSplits, tmp_path: Path
 ) -> None:
     (tmp_path / "own.py").write_text(OWN)
     assert data.tokenizer is not None
     sizes = {"vocab_size": data.tokenizer.vocab_size}
     source = Source(model=f"{tmp_path / 'own.py'}:Net", arguments=sizes)
     options = {"population": 4, "parents": 2, "generations": 1, "images": 24}
-    step = Prune(method=method, target="params=0.5", options=options if method == "genetic" else {})
+    step = Prune(method="genetic", target="params=0.5", options=options)
     done = compress(
         source,
-        [step, texts.training(2)],
+        [step, texts.training(1)],
         data,
         out=tmp_path / "run",
-        train_first=texts.training(2).config(fresh=False),
+        train_first=texts.training(1).config(fresh=False),
         latency=None,
     )
     heads = [

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prunus.candidates.prefix import Passed, Prefix, PrefixCache
+from prunus.candidates.prefix import Passed, Prefix, PrefixCache, _multiply_adds
 from prunus.candidates.skeleton import Skeleton
 from prunus.graph import Trace, trace
 from prunus.graph.inputs import output_tensors
@@ -569,3 +569,21 @@ def test_boundaries_with_little_work_before_them_are_left_out() -> None:
     everything = Prefix(Skeleton(network), inputs, least_work=0.0).boundaries
     assert [b.module for b in everything] == ["0", "1", "2"]
     assert everything[0].work == pytest.approx(4 / 44)
+
+
+@pytest.mark.parametrize(
+    ("layer", "macs"),
+    [
+        (nn.Embedding(30, 8), 0),  # looked up
+        # 3 texts of 5 steps; four gates of 6 units read 8 inputs and 6 units, and so on
+        (nn.LSTM(8, 6, batch_first=True), 3 * 5 * 4 * 6 * (8 + 6)),
+        (nn.GRU(8, 6, batch_first=True, bidirectional=True), 2 * 3 * 5 * 3 * 6 * (8 + 6)),
+        (nn.LSTM(8, 6, 2, batch_first=True), 3 * 5 * 4 * 6 * (8 + 6 + 6 + 6)),
+        (nn.Linear(8, 7), 3 * 5 * 8 * 7),
+    ],
+    ids=str,
+)
+def test_multiply_adds_of_a_layer_by_hand(layer: nn.Module, macs: int) -> None:
+    ids = torch.zeros(3, 5, dtype=torch.int64)
+    out = layer(ids if isinstance(layer, nn.Embedding) else torch.zeros(3, 5, 8))
+    assert _multiply_adds(layer, out) == macs

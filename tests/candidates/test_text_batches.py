@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from prunus.candidates.execution import ScoringExecution
 from prunus.candidates.options import Scoring
@@ -24,7 +25,7 @@ from prunus.graph import Trace, cut, trace
 from prunus.method import Budget, Context
 from prunus.zoo import build
 from tests.candidates.subjects import random_plan
-from tests.helpers import enliven_
+from tests.helpers import all_but, enliven_
 from tests.recipe import texts
 
 
@@ -161,6 +162,56 @@ def test_scores_are_those_of_one_padded_batch_in_the_order_of_the_texts(
             np.testing.assert_allclose(result.kl, kl[:stop], rtol=1e-3, atol=1e-5)
             np.testing.assert_allclose(result.loss, loss[:stop], rtol=1e-4, atol=1e-5)
             np.testing.assert_array_equal(result.correct, correct[:stop])
+
+
+class Reader(nn.Module):
+    """One LSTM over a text: packed, so that it ends at its last word, or on through the padding."""
+
+    def __init__(self, vocabulary: int, *, packed: bool) -> None:
+        super().__init__()
+        self.packed = packed
+        self.embedding = nn.Embedding(vocabulary, 12)
+        self.lstm = nn.LSTM(12, 8, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(16, 2)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        x: Any = self.embedding(input_ids)
+        if self.packed:
+            lengths = attention_mask.sum(dim=1)
+            x = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        _, (h, _) = self.lstm(x)
+        logits: Tensor = self.head(torch.cat([h[-2], h[-1]], dim=1))
+        return logits
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_what_reads_its_padding_gets_one_padding_for_all(data: DataSplits, packed: bool) -> None:
+    assert data.tokenizer is not None
+    network = enliven_(Reader(data.tokenizer.vocab_size, packed=packed)).eval()
+    inputs, _ = next(data.train.batches(4))
+    found = trace(network, inputs)
+    context = replace(subject(data, "textcnn")[2], network=network, trace=found)
+    held = gather_images(context, Scoring(images=len(data.search)))
+    assert (held.lengths is not None) == packed
+    plan = found.plan({group.name: all_but(group.units, 0) for group in found.cuttable})
+    scorer = Scorer(network, held, batch_size=32)
+    share = tuple(range(len(scorer.prefix.boundaries)))
+    for now in (found.plan({}), plan):
+        kl, loss, _ = by_hand(cut(network, now).eval(), held)
+        for task in (Task("k", now, 0, len(held)), Task("k", now, 0, len(held), share=share)):
+            result = scorer(task)
+            np.testing.assert_allclose(result.kl, kl, rtol=1e-3, atol=1e-5)
+            np.testing.assert_allclose(result.loss, loss, rtol=1e-4, atol=1e-5)
+    assert scorer(Task("k", found.plan({}), 0, len(held))).kl.max() < 1e-6
+
+
+def test_lengths_are_those_of_the_texts_that_were_drawn(data: DataSplits) -> None:
+    _, _, context = subject(data, "textcnn")
+    held = gather_images(context, Scoring(images=len(data.search) // 2))
+    assert len(held) < len(data.search)
+    assert held.lengths is not None
+    assert isinstance(held.search, dict)
+    assert torch.equal(held.search["attention_mask"].sum(dim=1), held.lengths)
 
 
 def test_workers_know_the_lengths(data: DataSplits) -> None:

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from prunus.candidates.prefix import Prefix
 from prunus.candidates.skeleton import Skeleton
-from prunus.graph import certify, cut, trace
+from prunus.graph import certify, cut, relative_difference, trace
 from prunus.graph.attention import NarrowAttention, free_heads_
 from prunus.meter import count_macs
 from tests.helpers import all_but, enliven_
@@ -371,6 +372,102 @@ def test_candidates_without_heads_are_those_that_are_cut() -> None:
     skeleton.reset()
     assert torch.equal(skeleton.module(x), dense)
     assert type(network.attention) is nn.MultiheadAttention
+
+
+@pytest.mark.parametrize(
+    "form", [{}, {"bias": False}, {"add_bias_kv": True}, {"kdim": 7, "vdim": 9}], ids=str
+)
+def test_tensors_are_drawn_anew_as_torch_draws_them(form: dict[str, Any]) -> None:
+    layer = attention(**form)
+    other = freed(layer)
+    for one in (layer, other):
+        torch.manual_seed(3)
+        one._reset_parameters()
+    assert [n for n, _ in layer.named_parameters()] == [n for n, _ in other.named_parameters()]
+    for mine, theirs in zip(other.parameters(), layer.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+class Averaged(Encoder):
+    """Reads what an encoder makes of padded positions."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        hidden = self.encoder(self.embedding(input_ids), src_key_padding_mask=attention_mask == 0)
+        logits: Tensor = self.head(hidden.mean(dim=1))
+        return logits
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_candidates_and_cut_networks_treat_padding_alike_and_the_certificate_tells() -> None:
+    network, given = enliven_(Averaged()).eval(), texts()
+    found = trace(network, given)
+    skeleton = Skeleton(network)
+    plan = found.plan({"encoder.layers.0.linear1": all_but(24, 0)})
+    skeleton.load(plan)
+    with torch.no_grad():  # where torch packs
+        torch.testing.assert_close(skeleton.module(**given), cut(network, plan)(**given))
+        packed = network(**given)
+        assert relative_difference(network.train()(**given), packed) > 0.1
+    network.eval()
+    assert "zeroes padded positions" in certify(network, found, plan, given).reason
+    deaf = enliven_(Encoder()).eval()
+    plain = trace(deaf, given)
+    assert not certify(deaf, plain, plain.plan({}), given).reason
+
+
+def test_layers_of_an_encoder_can_be_shared_by_candidates() -> None:
+    network, given = enliven_(Encoder(layers=3)).eval(), texts()
+    found = Prefix(Skeleton(network), given, least_work=0)
+    shared = {boundary.module for boundary in found.boundaries}
+    assert {"embedding", "encoder.layers.0", "encoder.layers.1", "encoder"} <= shared
+
+
+def test_a_transformer_of_torch_asks_for_the_width_that_is_left() -> None:
+    class Translator(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Linear(4, 16)
+            self.transformer = nn.Transformer(16, 4, 1, 1, 24, dropout=0.0, batch_first=True)
+            self.last = nn.Linear(16, 3)
+
+        def forward(self, source: Tensor, target: Tensor) -> Tensor:
+            found = self.transformer(self.embedding(source), self.embedding(target))
+            logits: Tensor = self.last(found)
+            return logits
+
+    network = enliven_(Translator()).eval()
+    given = (drawn(2, 6, 4), drawn(2, 5, 4, seed=1))
+    found = trace(network, given)
+    plan = found.plan({"embedding": all_but(16, 1, 2)})
+    assert cut(network, plan).get_submodule("transformer").d_model == 14
+    assert certify(network, found, plan).passed
+
+
+def test_code_that_asks_for_the_class_keeps_its_heads() -> None:
+    class Asks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps = nn.ModuleList(
+                [nn.Linear(4, WIDTH), nn.MultiheadAttention(WIDTH, HEADS), nn.Linear(WIDTH, 3)]
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            for step in self.steps:
+                attends = type(step) is nn.MultiheadAttention
+                x = step(x, x, x)[0] if attends else step(x)
+            return x
+
+    network = enliven_(Asks()).eval()
+    found = trace(network, drawn(BATCH, TOKENS, 4))
+    assert all(g.refused for g in found.groups)
+
+
+def test_a_projection_without_bias_is_no_matter() -> None:
+    network = Around()
+    network.attention.out_proj = nn.Linear(WIDTH, WIDTH, bias=False)  # type: ignore[assignment]
+    found = trace(enliven_(network).eval(), drawn(BATCH, TOKENS, 4))
+    plan = found.plan({"attention.in_proj_weight": all_but(HEADS, 0)})
+    assert certify(network, found, plan).passed
 
 
 def test_a_mask_for_every_head_keeps_them_all() -> None:

@@ -19,6 +19,7 @@ from prunus.errors import InputError, PlanMismatchError
 from prunus.meter import measure_latencies
 from prunus.progress import Silent
 from prunus.quantize import deploy, run_fresh
+from prunus.quantize.parity import Parity
 from prunus.recipe import Deploy, LatencyOptions, Step, Train, compress
 from prunus.recipe.state import State
 from prunus.recipe.subject import resolve_subject
@@ -214,6 +215,18 @@ def test_a_source_of_another_function_is_refused_before_a_training(
     with pytest.raises(PlanMismatchError, match=said):
         compress(network, steps, few_rows(), source=Source(model=name), progress=phases)
     assert phases.seen == []
+
+
+@pytest.mark.parametrize(("difference", "noted"), [(0.5, True), (0.001, False)])
+def test_an_engine_that_computes_something_else_in_float32_is_told(
+    difference: float, noted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near = Parity(agreement=0.8, relative_difference=difference, samples=9)
+    monkeypatch.setattr(prunus.recipe.deployed, "parity", lambda *_: near)
+    done = compress(Small().eval(), [Deploy(engine="onnxruntime")], few_rows(), latency=None)
+    row = done.record.deployed
+    assert row is not None
+    assert any("answers differ by 50.0% of the largest" in note for note in row.notes) == noted
 
 
 class FirstWord(nn.Module):

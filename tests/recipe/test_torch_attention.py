@@ -7,6 +7,7 @@ import torch
 
 from prunus import load
 from prunus.data import DataSplits
+from prunus.errors import GraphError
 from prunus.graph.attention import NarrowAttention
 from prunus.quantize import Deployment, deploy, load_deployed
 from prunus.recipe import Prune, available_engines, compress
@@ -38,14 +39,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataSplits:
     return texts.load(tmp_path_factory.mktemp("texts"))
 
 
+def own(data: DataSplits, folder: Path) -> Source:
+    assert data.tokenizer is not None
+    (folder / "own.py").write_text(OWN)
+    sizes = {"vocab_size": data.tokenizer.vocab_size}
+    return Source(model=f"{folder / 'own.py'}:Net", arguments=sizes)
+
+
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_an_encoder_of_torch_is_compressed_saved_and_deployed(
     data: DataSplits, tmp_path: Path
 ) -> None:
-    (tmp_path / "own.py").write_text(OWN)
-    assert data.tokenizer is not None
-    sizes = {"vocab_size": data.tokenizer.vocab_size}
-    source = Source(model=f"{tmp_path / 'own.py'}:Net", arguments=sizes)
+    source = own(data, tmp_path)
     options = {"population": 4, "parents": 2, "generations": 1, "images": 24}
     step = Prune(method="genetic", target="params=0.5", options=options)
     done = compress(
@@ -80,3 +85,27 @@ def test_an_encoder_of_torch_is_compressed_saved_and_deployed(
         )
         found = load_deployed(folder)(inputs)
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize(
+    "step",
+    [
+        Prune(method="scratch", target="macs=0.5"),
+        Prune(method="layers", options={"share": 0.5, "order": "every-other"}),
+    ],
+    ids=["scratch", "layers"],
+)
+def test_other_methods_take_an_encoder_of_torch(
+    step: Prune, data: DataSplits, tmp_path: Path
+) -> None:
+    done = compress(own(data, tmp_path), [step], data, latency=None)
+    assert done.record.cost.params < done.record.dense_cost.params
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_layers_that_the_encoder_reads_past_are_no_layers_to_factorize(
+    data: DataSplits, tmp_path: Path
+) -> None:
+    with pytest.raises(GraphError, match="'svd' finds no layer to factorize"):
+        compress(own(data, tmp_path), [Prune(method="svd", options={"rank": 0.5})], data)

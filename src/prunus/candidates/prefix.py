@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 from prunus.candidates.skeleton import Forward, Skeleton
@@ -277,6 +278,8 @@ class _Trail:
     ) -> Any:
         before = frozenset(self._done)
         self._began.append(name)
+        if isinstance(self._skeleton.submodule(name), nn.MultiheadAttention):
+            self._began.append(f"{name}.out_proj")  # is read, and never called
         mark = len(self._done)
         out = forward(*args, **kwargs)
         del self._done[mark:]  # what ended inside is not outermost
@@ -357,8 +360,14 @@ def _decisions(plan: Plan) -> Iterator[tuple[str, str]]:
 
 def _multiply_adds(module: nn.Module, out: Any) -> int:
     """Of one layer with a weight, about: each output takes what one output channel's weights are."""
+    if isinstance(module, nn.RNNBase):
+        steps = next(flat_tensors(out)).numel() // (module.proj_size or module.hidden_size)
+        weights = sum(
+            w.numel() for w in module._parameters.values() if w is not None and w.dim() > 1
+        )
+        return steps * weights // (1 + module.bidirectional)
     weight = module._parameters.get("weight")
-    if weight is None or weight.dim() < 2 or not _is(out):
+    if weight is None or weight.dim() < 2 or not _is(out) or isinstance(module, nn.Embedding):
         return 0
     return int(out.numel()) * (weight.numel() // weight.shape[0])
 
@@ -372,7 +381,10 @@ def _copied(value: Any) -> Any:
 
 
 def _shapes_of(value: Any) -> Any:
-    return pytree.tree_map(lambda t: (t.shape, t.dtype) if _is(t) else t, value)
+    def shape(one: Any) -> Any:
+        return (one.shape, one.dtype) if _is(one) else one
+
+    return pytree.tree_map(shape, value, is_leaf=_is_packed)
 
 
 def _without_values(shapes: Any) -> Any:
@@ -381,7 +393,12 @@ def _without_values(shapes: Any) -> Any:
             return torch.empty(spec[0], dtype=spec[1], device="meta")
         return spec
 
-    return pytree.tree_map(empty, shapes, is_leaf=_is_spec)
+    return pytree.tree_map(empty, shapes, is_leaf=lambda one: _is_spec(one) or _is_packed(one))
+
+
+def _is_packed(value: Any) -> bool:
+    """Whether it is a packed sequence, which takes nothing but tensors: it is left as it is."""
+    return isinstance(value, PackedSequence)
 
 
 def _is_spec(value: Any) -> bool:

@@ -27,10 +27,13 @@ from prunus.train.forward import logits_of, to_place
 CALIBRATION_BATCH = 64
 """Images per batch of the batch-norm statistics, as ``recalibrate_batch_norm_`` takes them."""
 
+FEWEST_TEXTS = 16
+"""Texts per forward pass, where more of one length cannot be had."""
+
 Point = tuple[int, str]
 """A boundary, by its number, and a plan's signature there."""
 
-_TEXT_BATCHES, _FEWEST_TEXTS = 8, 16
+_TEXT_BATCHES = 8
 _MOST_SHARED = 1000  # points whose statistics are kept: some tens of kilobytes each
 
 
@@ -69,7 +72,7 @@ class Images:
             for some in torch.split(positions, size):
                 yield some, rows(self.search, int(some[0]), int(some[-1]) + 1)
             return
-        size = min(size, max(_FEWEST_TEXTS, -(-len(positions) // _TEXT_BATCHES)))
+        size = min(size, max(FEWEST_TEXTS, -(-len(positions) // _TEXT_BATCHES)))
         by_length = positions[self.lengths[start:stop].argsort(stable=True)]
         for some in torch.split(by_length, size):
             yield some, _texts(self.search, some, max(1, int(self.lengths[some].max())))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from prunus.graph import pad_plainly_
 from prunus.graph.attention import free_heads_
 from prunus.graph.cut import kept_slices, network_shape, set_attributes_, sync_sizes_
 from prunus.plan import Plan, SetAttribute
@@ -40,6 +41,7 @@ class Skeleton:
         named: dict[str, Tensor] = dict([*network.named_parameters(), *network.named_buffers()])
         memo: dict[int, Any] = {id(tensor): tensor for tensor in named.values()}
         self.module: nn.Module = copy.deepcopy(network, memo).eval()
+        pad_plainly_(self.module)  # as a cut network does
         free_heads_(self.module)  # whichever of them a plan takes heads from
         self.watcher: Watcher | None = None
         self._shape = network_shape(network)

@@ -47,7 +47,7 @@ def choose_execution(
     choices = _choices(network, compute)
     half = _half(found)
     if len(choices) == 1:
-        if choices[0].weight_bits:
+        if choices[0].weight_bits or choices[0].precision != "float32":
             _require_it_runs(network, images, half, compute, choices[0])
         return choices[0]
     seconds = _seconds(network, images, half, compute, choices)
@@ -66,7 +66,7 @@ def _require_it_runs(
     except RuntimeError as error:
         first = str(error).partition("\n")[0]
         raise InputError(
-            f"precision 'int{choice.weight_bits}': the network cannot run in it ({first}); use precision 'auto'"
+            f"precision '{compute.precision}': the network cannot run in it ({first}); use precision 'auto'"
         ) from error
 
 

@@ -17,7 +17,7 @@ from prunus.candidates.prefix import Prefix
 from prunus.candidates.processes import ProcessExecutor
 from prunus.candidates.ray_cluster import RayExecutor
 from prunus.candidates.readable import require_children
-from prunus.candidates.scorer import CALIBRATION_BATCH, Images, Scorer, Tricks, rows
+from prunus.candidates.scorer import CALIBRATION_BATCH, FEWEST_TEXTS, Images, Scorer, Tricks, rows
 from prunus.candidates.serial import SerialExecutor
 from prunus.candidates.setup import Blueprint, Setup, make_scorer
 from prunus.candidates.skeleton import Skeleton
@@ -33,8 +33,15 @@ from prunus.method import Context
 from prunus.plan import Plan
 from prunus.records import Source
 from prunus.train import predictions
-from prunus.train.forward import resolve_device, to_place
+from prunus.train.forward import (
+    forward_logits,
+    modes_restored,
+    placed,
+    resolve_device,
+    to_place,
+)
 
+_BATCH, _ROUNDING = 256, 1e-3
 _PROBES = 4  # samples by which workers see that they have built the network that is searched
 
 
@@ -115,10 +122,17 @@ def gather_images(context: Context, scoring: Scoring) -> Images:
     size = min(CALIBRATION_BATCH, available)
     generator = torch.Generator().manual_seed(context.seed)
     batches = islice(train.batches(size, generator=generator), available // size)
-    with threads(threads_of(context.compute)):
-        reference = predictions(_original(context), drawn, device=context.device).float()
-    difficulty = _entropy(reference)
     lengths = drawn.samples.store.lengths
+    with threads(threads_of(context.compute)):
+        original = _original(context)
+        size = _BATCH if lengths is None else FEWEST_TEXTS
+        reference = predictions(original, drawn, batch_size=size, device=context.device).float()
+        if lengths is not None:
+            padded = _on_one_batch(original, inputs, context.device)
+            if not _alike(padded, reference):
+                # Its answers follow the padding: all candidates get the same, and no other.
+                reference, lengths = padded, None
+    difficulty = _entropy(reference)
     order = spread_order(difficulty)
     return Images(
         search={n: t[order] for n, t in inputs.items()}
@@ -130,6 +144,28 @@ def gather_images(context: Context, scoring: Scoring) -> Images:
         calibration=tuple(batch for batch, _ in batches),
         lengths=None if lengths is None else lengths[drawn.samples.indices][order],
     )
+
+
+def _on_one_batch(network: nn.Module, inputs: Inputs, device: str) -> Tensor:
+    """Logits of samples in one padding, float32 ``[samples, classes]`` on the CPU."""
+    where, count = resolve_device(device), len(next(iter(_parts(inputs).values())))
+    with (
+        modes_restored(network),
+        placed(network, where, channels_last=False),
+        torch.no_grad(),
+    ):
+        network.eval()
+        batches = (rows(inputs, at, at + _BATCH) for at in range(0, count, _BATCH))
+        logits = [
+            forward_logits(network, to_place(batch, where, channels_last=False)).float().cpu()
+            for batch in batches
+        ]
+    return torch.cat(logits)
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether logits differ by no more than rounding."""
+    return bool((one - other).abs().max() <= _ROUNDING * one.abs().max().clamp(min=_ROUNDING))
 
 
 def spread_order(values: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from prunus.graph.inputs import (
     first_sample,
     output_tensors,
     pad_plainly_,
+    without_packing,
 )
 from prunus.graph.trace import trace
 from prunus.graph.units import Choice, Group, UnitAxis
@@ -45,6 +46,7 @@ __all__ = [
     "relative_difference",
     "trace",
     "watch",
+    "without_packing",
     "without_padding",
     "word_tables",
 ]

@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prunus.graph.inputs import pad_plainly_
-
 
 class NarrowAttention(nn.MultiheadAttention):
     """``nn.MultiheadAttention`` whose heads, side by side, may be as wide as they like.
@@ -30,6 +28,19 @@ class NarrowAttention(nn.MultiheadAttention):
     def _qkv_same_embed_dim(self) -> bool:
         """Where it is true, ``nn.TransformerEncoderLayer`` passes the tensors to a kernel of its own."""
         return False
+
+    def _reset_parameters(self) -> None:
+        """Draw all tensors anew, as torch does: it asks the property above which there are."""
+        whole = _optional(self, "in_proj_weight")
+        separate = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+        for weight in separate if whole is None else (whole,):
+            nn.init.xavier_uniform_(weight)
+        if self.in_proj_bias is not None:
+            nn.init.zeros_(self.in_proj_bias)
+            nn.init.zeros_(self.out_proj.bias)
+        for learned in (self.bias_k, self.bias_v):
+            if learned is not None:
+                nn.init.xavier_normal_(learned)
 
     def forward(
         self,
@@ -162,13 +173,9 @@ def free_heads_(network: nn.Module, *, where_needed: bool = False) -> None:
         network: Computes what it did.
         where_needed: Only those that torch's own forward cannot run.
     """
-    freed = False
     for module in network.modules():
         if type(module) is nn.MultiheadAttention and not (where_needed and _fills_width(module)):
             module.__class__ = NarrowAttention
-            freed = True
-    if freed:
-        pad_plainly_(network)
 
 
 def sync_heads_(module: nn.MultiheadAttention) -> None:

@@ -20,6 +20,7 @@ from prunus.graph.connections import (
     register_held,
     require_fit,
 )
+from prunus.graph.inputs import pad_plainly_
 from prunus.graph.rebuild import rebuild_
 from prunus.plan import (
     BoolArray,
@@ -93,6 +94,7 @@ def _cut(network: nn.Module, plan: Plan, tensors: Mapping[str, torch.Tensor] | N
     for module in smaller.modules():
         sync_sizes_(module)
     free_heads_(smaller, where_needed=True)
+    pad_plainly_(smaller)
     sync_config_(smaller, network)
     if tensors:
         _load_(smaller, tensors)

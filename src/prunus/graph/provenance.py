@@ -74,7 +74,7 @@ def plant(network: nn.Module, listener: Listener, *, settings: bool = True) -> N
 def _tells_its_size(module: nn.Module) -> bool:
     """Whether a layer of ``torch.nn`` makes or asks for a size that none of its tensors shows there."""
     bare = isinstance(module, nn.RMSNorm) and getattr(module, "weight", None) is None
-    return bare or isinstance(module, nn.Unflatten | _RECURRENT)
+    return bare or isinstance(module, nn.Unflatten | nn.Transformer | _RECURRENT)
 
 
 def _state_size(module: nn.Module) -> str | None:

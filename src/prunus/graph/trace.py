@@ -5,6 +5,7 @@ import fnmatch
 import math
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -165,14 +166,22 @@ def _stored(network: nn.Module) -> dict[str, int]:
 
 
 def _walk(network: nn.Module, inputs: Inputs) -> tuple[Algebra, Findings]:
-    try:
-        return _walk_once(network, inputs, settings=True)
-    except GraphError:
-        # Modules may tell one another by an object that looks like settings: leave those whole.
-        return _walk_once(network, inputs, settings=False)
+    """Walk with all that can be followed; where that fails, leave whole what may stand in the way.
+
+    Modules may tell one another by an object that looks like settings, or ask for the very class of an
+    attention.
+    """
+    attends = any(type(module) is nn.MultiheadAttention for module in network.modules())
+    for free, settings in ((True, True), (True, False), (False, True)):
+        if attends or not free:
+            with suppress(GraphError):
+                return _walk_once(network, inputs, settings=settings, free=free)
+    return _walk_once(network, inputs, settings=False, free=False)
 
 
-def _walk_once(network: nn.Module, inputs: Inputs, *, settings: bool) -> tuple[Algebra, Findings]:
+def _walk_once(
+    network: nn.Module, inputs: Inputs, *, settings: bool, free: bool
+) -> tuple[Algebra, Findings]:
     algebra, findings = Algebra(), Findings()
     try:
         planted = copy.deepcopy(network).eval()
@@ -183,7 +192,8 @@ def _walk_once(network: nn.Module, inputs: Inputs, *, settings: bool) -> tuple[A
             "open resource; remove it, as torch.nn.utils.prune.remove does"
         ) from error
     pad_plainly_(planted)
-    free_heads_(planted)
+    if free:
+        free_heads_(planted)
     walk = Walk(planted, algebra, findings)
     plant(planted, walk, settings=settings)
     watch = SizeWatch(walk)

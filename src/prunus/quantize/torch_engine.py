@@ -11,6 +11,7 @@ from typing import Any, final
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
 from prunus.artifact import save
@@ -163,11 +164,17 @@ def _float_tensors(network: nn.Module, small: Mapping[str, nn.Module]) -> dict[s
 def _float_notes(job: Job) -> tuple[str, ...]:
     if job.deployment.weights != "int8":
         return ()
-    kinds = {type(m).__name__ for m in job.network.modules() if _multiplies_in_float(m)}
+    kinds = {_known_as(m) for m in job.network.modules() if _multiplies_in_float(m)}
     if not kinds:
         return ()
     names = ", ".join(sorted(kinds))
     return (f"torch: {names} stay in float32: dynamic int8 is for linear layers",)
+
+
+def _known_as(layer: nn.Module) -> str:
+    """What its users call a layer: attention and its projection have other names inside."""
+    attends = isinstance(layer, nn.MultiheadAttention | NonDynamicallyQuantizableLinear)
+    return nn.MultiheadAttention.__name__ if attends else type(layer).__name__
 
 
 def _multiplies_in_float(layer: nn.Module) -> bool:

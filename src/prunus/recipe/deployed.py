@@ -36,6 +36,7 @@ from prunus.records import DeployedRow, Latency
 
 _BATCH = 32
 _PARITY_BATCHES = 8
+_FLOAT32_LIMIT = 1e-2  # of the largest logit: far above rounding
 
 
 def deploy_state(
@@ -64,6 +65,12 @@ def deploy_state(
             session = load_deployed(folder, threads=torch.get_num_threads())
             batches = islice(state.data.search.batches(_BATCH), _PARITY_BATCHES)
             near = parity(state.network, session, [inputs for inputs, _ in batches])
+        notes = written.notes
+        if asked.is_float32 and near.relative_difference > _FLOAT32_LIMIT:
+            difference = f"{near.relative_difference:.1%} of the largest"
+            notes += (
+                f"{asked.engine}: in float32 its answers differ by {difference}: take another",
+            )
         row = DeployedRow(
             engine=asked.engine,
             weights=asked.weights,
@@ -73,7 +80,7 @@ def deploy_state(
             load_seconds=runs[0].seconds_load,
             prediction_agreement=near.agreement,
             logit_difference=near.relative_difference,
-            notes=written.notes,
+            notes=notes,
         )
         if tools.latency is not None:
             with phase(tools.progress, f"time in {asked.engine}"):

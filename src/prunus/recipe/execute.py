@@ -16,6 +16,7 @@ from prunus.graph import (
     certify_rebuild,
     cut,
     hold_connections_,
+    pad_plainly_,
     plan_of,
     trace,
 )
@@ -159,8 +160,10 @@ def _without_plans(points: Sequence[FrontPoint]) -> tuple[FrontPoint, ...]:
 
 def _context(action: Action, state: State, tools: Tools, found: Trace, budget: Budget) -> Context:
     """What a method is given; a search also what its workers and its memory need."""
+    network = copy.deepcopy(state.network)
+    pad_plainly_(network)  # methods look at the outputs of layers, which have no sizes when packed
     context = Context(
-        network=copy.deepcopy(state.network),
+        network=network,
         trace=found,
         budget=budget,
         # The first cut has the run's own; each later one draws anew.

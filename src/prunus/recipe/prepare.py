@@ -14,7 +14,7 @@ from prunus.candidates.workplace import rehearse, threads_of
 from prunus.compute import Compute
 from prunus.errors import InputError, PrunusError
 from prunus.extras import require_installed
-from prunus.graph import Trace
+from prunus.graph import Trace, without_packing
 from prunus.graph.inputs import first_samples
 from prunus.plan import Record
 from prunus.progress import Progress, Silent
@@ -145,9 +145,10 @@ def checked_trace(
                     traced, dense = trace_network(theirs.network, theirs, recipe), found
                     require_reachable(rest, traced, dense)
             rows.append((actions, theirs))
+            plain = without_packing(theirs.network)
             misfits.append(
-                first_misfit(actions, theirs.network, theirs.inputs)
-                or first_beyond(actions, theirs.network, traced, dense)
+                first_misfit(actions, plain, theirs.inputs)
+                or first_beyond(actions, plain, traced, dense)
                 or lessons.first_error(actions, theirs)
                 or rehearsal.first_error(actions, theirs)
             )

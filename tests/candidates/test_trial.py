@@ -222,6 +222,23 @@ def test_int8_of_a_network_that_cannot_run_in_its_layout_is_refused() -> None:
         choose(enliven_(ViewsItsImage()), precision=f"int{BITS}")
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+def test_a_type_that_a_network_cannot_run_in_is_refused_and_float32_not_tried(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any) -> None:
+        raise RuntimeError("could not create a primitive\nand more")
+
+    monkeypatch.setattr(trial, "_scored", failing)
+    given = {"precision": precision, "layout": "contiguous"}
+    if precision == "float32":  # which raises in the scoring itself
+        assert choose(enliven_(chain()), **given) == Execution("float32", "contiguous")
+        return
+    said = r"'bfloat16': the network cannot run in it \(could not create a primitive\); use"
+    with pytest.raises(InputError, match=said):
+        choose(enliven_(chain()), **given)
+
+
 class Checks(nn.Module):
     """Refuses numbers that are none, takes a layer by keyword, and reads what a ReLU read."""
 

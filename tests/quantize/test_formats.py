@@ -179,7 +179,7 @@ def test_transposed_convolutions_are_noted_as_what_they_stay(
     [
         ("gru", "onnxruntime", "onnxruntime: GRU stay in float32"),
         ("gru", "torch", "torch: GRU stay in float32"),
-        ("attention", "torch", "torch: MultiheadAttention"),
+        ("attention", "torch", "torch: MultiheadAttention stay in float32"),
         ("turned", "torch", "torch: Turned stay in float32"),
     ],
 )

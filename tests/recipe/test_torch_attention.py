@@ -6,12 +6,18 @@ import pytest
 import torch
 
 from prunus import load
+from prunus.candidates import Candidate, Engine, Scoring
+from prunus.candidates.setup import Blueprint
+from prunus.compute import Compute
 from prunus.data import DataSplits
 from prunus.errors import GraphError
+from prunus.graph import relative_difference, trace, without_packing
 from prunus.graph.attention import NarrowAttention
+from prunus.method import Budget, Context
 from prunus.quantize import Deployment, deploy, load_deployed
 from prunus.recipe import Prune, available_engines, compress
 from prunus.records import Source
+from prunus.zoo import load_source
 from tests.recipe import texts
 
 OWN = """
@@ -39,9 +45,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataSplits:
     return texts.load(tmp_path_factory.mktemp("texts"))
 
 
-def own(data: DataSplits, folder: Path) -> Source:
+def own(data: DataSplits, folder: Path, text: str = OWN) -> Source:
     assert data.tokenizer is not None
-    (folder / "own.py").write_text(OWN)
+    (folder / "own.py").write_text(text)
     sizes = {"vocab_size": data.tokenizer.vocab_size}
     return Source(model=f"{folder / 'own.py'}:Net", arguments=sizes)
 
@@ -109,3 +115,35 @@ def test_layers_that_the_encoder_reads_past_are_no_layers_to_factorize(
 ) -> None:
     with pytest.raises(GraphError, match="'svd' finds no layer to factorize"):
         compress(own(data, tmp_path), [Prune(method="svd", options={"rank": 0.5})], data)
+
+
+AVERAGED = OWN.replace("(hidden * weight).sum(1) / weight.sum(1)", "hidden.mean(1)")
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_search_compares_networks_that_treat_their_padding_alike(
+    data: DataSplits, tmp_path: Path
+) -> None:
+    """Torch zeroes what is padded in the dense network alone, and this one reads it."""
+    source = own(data, tmp_path, AVERAGED)
+    network = load_source(source)
+    inputs, _ = next(data.train.batches(8))
+    assert isinstance(inputs, dict)
+    found = trace(network, inputs)
+    context = Context(
+        network=network,
+        trace=found,
+        budget=Budget.parse("macs=0.5"),
+        seed=0,
+        train=data.train,
+        search=data.search,
+        compute=Compute(precision="float32", threads=1),
+    )
+    with Engine.open(context, Scoring(images=24)) as engine:
+        (dense,) = engine.score([Candidate({})])
+    assert dense.kl < 1e-6
+    plain = without_packing(network)
+    assert plain is not network
+    Blueprint.of(plain, source, (), inputs).build()  # by workers, who build it from its source
+    with torch.no_grad():
+        assert relative_difference(plain(**inputs), network(**inputs)) > 0.01

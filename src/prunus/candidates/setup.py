@@ -15,7 +15,7 @@ from prunus.candidates.readable import require_readable, unreadable
 from prunus.candidates.scorer import Images, Scorer, Tricks
 from prunus.data import Inputs as Batch
 from prunus.errors import InputError, first_line
-from prunus.graph import Inputs, call, cut, relative_difference
+from prunus.graph import Inputs, call, cut, relative_difference, without_packing
 from prunus.graph.inputs import output_tensors
 from prunus.plan import Plan
 from prunus.records import Source
@@ -210,7 +210,8 @@ def make_scorer(setup: Setup) -> Scorer:
 
 
 def _answers(network: nn.Module, samples: Inputs) -> list[Tensor]:
-    home = torch.device("cpu")
+    # What is searched packs no padding: what its source builds may.
+    home, network = torch.device("cpu"), without_packing(network)
     with (
         modes_restored(network),
         placed(network, home, channels_last=False),

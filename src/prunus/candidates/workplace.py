@@ -28,7 +28,7 @@ from prunus.compute import Compute
 from prunus.data import Inputs, SearchSplit, TrainSplit, tensors_digest
 from prunus.errors import DataError, InputError
 from prunus.graph import Inputs as Example
-from prunus.graph import Trace
+from prunus.graph import Trace, relative_difference, without_packing
 from prunus.method import Context
 from prunus.plan import Plan
 from prunus.records import Source
@@ -124,14 +124,12 @@ def gather_images(context: Context, scoring: Scoring) -> Images:
     batches = islice(train.batches(size, generator=generator), available // size)
     lengths = drawn.samples.store.lengths
     with threads(threads_of(context.compute)):
-        original = _original(context)
-        size = _BATCH if lengths is None else FEWEST_TEXTS
-        reference = predictions(original, drawn, batch_size=size, device=context.device).float()
+        original = without_packing(_original(context))
+        reference = _reference(original, inputs, context.device)
         if lengths is not None:
-            padded = _on_one_batch(original, inputs, context.device)
-            if not _alike(padded, reference):
-                # Its answers follow the padding: all candidates get the same, and no other.
-                reference, lengths = padded, None
+            apart = predictions(original, drawn, batch_size=FEWEST_TEXTS, device=context.device)
+            if relative_difference(reference, apart) > _ROUNDING:
+                lengths = None  # its answers follow the padding: all candidates get the same
     difficulty = _entropy(reference)
     order = spread_order(difficulty)
     return Images(
@@ -146,13 +144,13 @@ def gather_images(context: Context, scoring: Scoring) -> Images:
     )
 
 
-def _on_one_batch(network: nn.Module, inputs: Inputs, device: str) -> Tensor:
+def _reference(network: nn.Module, inputs: Inputs, device: str) -> Tensor:
     """Logits of samples in one padding, float32 ``[samples, classes]`` on the CPU."""
     where, count = resolve_device(device), len(next(iter(_parts(inputs).values())))
     with (
         modes_restored(network),
         placed(network, where, channels_last=False),
-        torch.no_grad(),
+        torch.no_grad(),  # what the network keeps of a forward pass may be trained on later
     ):
         network.eval()
         batches = (rows(inputs, at, at + _BATCH) for at in range(0, count, _BATCH))
@@ -161,11 +159,6 @@ def _on_one_batch(network: nn.Module, inputs: Inputs, device: str) -> Tensor:
             for batch in batches
         ]
     return torch.cat(logits)
-
-
-def _alike(one: Tensor, other: Tensor) -> bool:
-    """Whether logits differ by no more than rounding."""
-    return bool((one - other).abs().max() <= _ROUNDING * one.abs().max().clamp(min=_ROUNDING))
 
 
 def spread_order(values: Tensor) -> Tensor:

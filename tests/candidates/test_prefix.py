@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prunus.candidates.prefix import Passed, Prefix, PrefixCache, _multiply_adds
+from prunus.candidates.prefix import Passed, Prefix, _multiply_adds
+from prunus.candidates.prefix_cache import PrefixCache
 from prunus.candidates.skeleton import Skeleton
 from prunus.graph import Trace, trace
 from prunus.graph.inputs import output_tensors

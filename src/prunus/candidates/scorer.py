@@ -16,7 +16,8 @@ from prunus.candidates.fold import find_pairs, fold_
 from prunus.candidates.int8 import Int8Layers
 from prunus.candidates.int8_find import find_int8, require_int8
 from prunus.candidates.kernels import convert_, converted_layers, find_rectified, rectify_
-from prunus.candidates.prefix import LEAST_WORK, Passed, Prefix, PrefixCache
+from prunus.candidates.prefix import LEAST_WORK, Passed, Prefix
+from prunus.candidates.prefix_cache import PrefixCache
 from prunus.candidates.skeleton import Skeleton
 from prunus.candidates.task import Result, Task
 from prunus.data import Inputs

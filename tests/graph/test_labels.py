@@ -95,6 +95,16 @@ def test_of_two_merged_dims_the_outer_one_stays_open() -> None:
     assert (algebra.atoms.resolve(inner) == FIXED).all()
 
 
+def test_an_outer_dim_that_is_fixed_leaves_the_inner_one_open() -> None:
+    algebra = Algebra()
+    outer, inner = algebra.atoms.new(2), algebra.atoms.new(3)
+    algebra.atoms.pin(outer, "stays")
+    both = Labels((Factor((0,), outer), Factor((1,), inner)))
+    merged = algebra.reshape(both, (2, 3), (6,), "")
+    assert merged.factors[0].ids.tolist() == [*inner, *inner]
+    assert (algebra.atoms.resolve(inner) != FIXED).all()
+
+
 def test_heads_split_and_merge_back() -> None:
     algebra = Algebra()
     ids = algebra.atoms.new(6)

@@ -291,8 +291,9 @@ class Algebra:
             ]
             if len(touched) > 1 and (len(inner_old) > 1 or len(inner_new) > 1):
                 # Two independent labellings merged into one dim cannot be told apart: as with heads,
-                # the outer one stays open and the inner one keeps its size.
-                first = min(touched, key=lambda i: min(d for _, d in factors[i][0]))
+                # the outer one stays open and the inner one keeps its size. What is fixed is no rival.
+                live = [i for i in touched if self.atoms.resolve(factors[i][1]).any()] or touched
+                first = min(live, key=lambda i: min(d for _, d in factors[i][0]))
                 for i in touched:
                     if i != first:
                         self.atoms.pin(factors[i][1], reason)

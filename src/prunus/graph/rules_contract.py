@@ -191,11 +191,14 @@ def _product(walk: Walk, a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, op
         fa, fb = la.on(dim), lb.on(dim)
         la, ids_a = walk.algebra.single(la, dim, reason) if fa else (la, None)
         lb, ids_b = walk.algebra.single(lb, dim, reason) if fb else (lb, None)
-        if (ids_a is None) != (ids_b is None) and out.shape[dim] > 1:
-            walk.atoms.pin(ids_a if ids_a is not None else ids_b, reason)  # type: ignore[arg-type]
-        elif ids_a is not None and ids_b is not None:
+        if ids_a is not None and ids_b is not None:
             walk.atoms.union(ids_a, ids_b, reason)
-            factors.append(Factor((dim,), ids_a))
+        ids, bare = (ids_b, a) if ids_a is None else (ids_a, b)
+        if ids is not None and out.shape[dim] > 1:
+            # What broadcasting repeats (stride 0, as one key head for all queries) follows the other.
+            if (ids_a is None) != (ids_b is None) and bare.stride(dim):
+                walk.atoms.pin(ids, reason)
+            factors.append(Factor((dim,), ids))
     la, rows = walk.algebra.single(la, n - 2, reason)
     lb, columns = walk.algebra.single(lb, n - 1, reason)
     if rows is not None:
@@ -330,12 +333,14 @@ def _heads(walk: Walk, labels: Labels, reason: str) -> Labels:
 def _couple_equal(
     walk: Walk, labels: list[Labels], tensors: list[torch.Tensor], dim: int, reason: str
 ) -> None:
-    present = [one.on(dim) for one in labels]
-    found = [f for f in present if f is not None]
+    sizes = [int(t.shape[dim]) for t in tensors]
+    # One key and value head for all query heads (size 1) is read by each, however many stay.
+    several = [one.on(dim) for one, size in zip(labels, sizes, strict=True) if size > 1]
+    found = [f for f in several if f is not None]
     if not found:
         return
-    sizes = {int(t.shape[dim]) for t in tensors}
-    if len(found) == len(present) and all(max(sizes) % size == 0 for size in sizes):
+    queries = sizes[0] == max(sizes)
+    if queries and len(found) == len(several) and all(max(sizes) % size == 0 for size in sizes):
         # Grouped queries: each key and value head serves a run of query heads.
         for other in found[1:]:
             rows = found[0].ids.reshape(other.ids.size, -1)

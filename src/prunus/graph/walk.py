@@ -245,7 +245,8 @@ class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves 
         """A traced number arrived at a function that made a dim of that size."""
         ids, size = self.dim_labels(use.tensor, use.dim), int(use.tensor.shape[use.dim])
         if isinstance(use.origin, tuple):
-            if ids is None and use.constant and size > 1:
+            alike = use.constant or (use.fresh and use.tensor.stride(use.dim) == 0)
+            if ids is None and alike and size > 1:
                 ids = self._constant(use.tensor, use.dim)
             self.attribute(*use.origin, size, ids if size > 1 else None)
         elif size > 1:
@@ -268,9 +269,10 @@ class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves 
             self.attribute(self.path, "all_head_size", heads.size, heads.reshape(-1))
 
     def _constant(self, made: torch.Tensor, dim: int) -> IntArray:
-        """A constant of a size that a module names follows what reads it, or is written into it.
+        """What is alike along a dim of a size that a module names follows what reads it there.
 
-        Such as a state to begin with. A masked run knows no labels of it, and masks where it is read.
+        Such as a state to begin with, which follows what is written into it as well, or a mask that
+        is expanded to all heads. A masked run knows no labels of it, and masks where it is read.
         """
         ids = self.atoms.new(made.shape[dim], weak=True)
         known = self.labels(made)

@@ -1,0 +1,175 @@
+"""Masks that lie over all heads, and heads that share one key head."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from prunus.graph import Trace, certify, cut, trace
+from prunus.meter import count_macs, count_params
+
+HEADS, WIDTH, TOKENS, WINDOWS = 4, 3, 5, 2
+X = torch.randn(2, WINDOWS * TOKENS, 6, generator=torch.Generator().manual_seed(0))
+KEEP = np.array([True, False, False, True])
+
+
+def cut_heads(network: nn.Module, name: str) -> tuple[Any, Trace]:
+    """Two of four heads cut; the answers must be those of the dense network that reads no other.
+
+    The witness knows nothing of labels: it sets to zero what ``out`` makes of the removed heads.
+    """
+    found = trace(network, X)
+    assert found.by_name[name].units == HEADS and not found.by_name[name].refused
+    plan = found.plan({name: KEEP})
+    certificate = certify(network, found, plan)
+    assert certificate.passed and certificate.train_difference is not None
+    small: Any = cut(network, plan)
+    assert small.heads == KEEP.sum()
+    assert count_macs(small, X[:1]).macs == found.macs(plan.channels)
+    assert count_params(small) == found.params(plan.channels)
+    dense: Any = network
+    with torch.no_grad():
+        expected = functional.linear(
+            dense.mixed(X) * torch.from_numpy(KEEP).repeat_interleave(WIDTH),
+            dense.out.weight,
+            dense.out.bias,
+        )
+        assert torch.allclose(small(X), expected, atol=1e-6)
+        assert not torch.allclose(dense(X), expected, atol=1e-2)
+    return small, found
+
+
+class Heads(nn.Module):
+    """``out(mixed(x))``: heads of width 3, their count a number on the module."""
+
+    tokens = TOKENS  # of a window; of two windows where there are none
+
+    def __init__(self, key_heads: int = HEADS) -> None:
+        super().__init__()
+        self.heads = HEADS
+        self.q = nn.Linear(6, HEADS * WIDTH)
+        self.k, self.v = (nn.Linear(6, key_heads * WIDTH) for _ in range(2))
+        self.out = nn.Linear(HEADS * WIDTH, 3)
+        self.register_buffer("mask", torch.randn(WINDOWS, TOKENS, TOKENS))
+
+    def parts(self, x: Tensor) -> list[Tensor]:
+        """Queries, keys and values, ``[batch, heads, tokens, width]``."""
+        made = (layer(x) for layer in (self.q, self.k, self.v))
+        return [part.view(*x.shape[:2], -1, WIDTH).transpose(1, 2) for part in made]
+
+    def over_heads(self, batch: int) -> Tensor:
+        """The windows' masks, once for each head: ``[batch, heads, tokens, tokens]``."""
+        mask = self.get_buffer("mask").view(1, WINDOWS, 1, TOKENS, TOKENS)
+        mask = mask.expand(batch // WINDOWS, -1, self.heads, -1, -1)
+        return mask.reshape(-1, self.heads, TOKENS, TOKENS)
+
+    def mixed(self, x: Tensor) -> Tensor:
+        """What the heads say, side by side: ``[batch, windows * tokens, heads * width]``."""
+        windows = x.view(-1, self.tokens, 6)
+        return self.attend(*self.parts(windows)).transpose(1, 2).reshape(*x.shape[:2], -1)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.out(self.mixed(x))
+        return out
+
+
+class OneKeyHead(Heads):
+    """Multi-query attention: every query head reads the one key and value head."""
+
+    tokens = WINDOWS * TOKENS
+
+    def __init__(self) -> None:
+        super().__init__(key_heads=1)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q = q.reshape(-1, self.heads, self.tokens, WIDTH)
+        return functional.scaled_dot_product_attention(q, k, v)
+
+
+class Expanded(Heads):
+    """Each window has a mask, which fused attention takes expanded to all heads."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return functional.scaled_dot_product_attention(q, k, v, self.over_heads(len(q)))
+
+
+class ByWindow(Heads):
+    """As shifted windows do without fused attention: a dim of windows for the addition alone."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = (q * WIDTH**-0.5) @ k.transpose(-2, -1)
+        scores = scores.view(-1, WINDOWS, self.heads, TOKENS, TOKENS)
+        scores = scores + self.get_buffer("mask")[:, None][None]
+        scores = scores.view(-1, self.heads, TOKENS, TOKENS).softmax(-1)
+        return scores @ v
+
+
+@pytest.mark.parametrize("make", [OneKeyHead, Expanded, ByWindow])
+def test_heads_are_cut_beside_what_lies_over_all_of_them(make: type[Heads]) -> None:
+    torch.manual_seed(0)
+    small, _ = cut_heads(make().eval(), "q")
+    assert small.q.out_features == 2 * WIDTH
+    assert small.k.out_features == (WIDTH if make is OneKeyHead else 2 * WIDTH)
+
+
+def test_a_fused_mask_is_the_one_that_is_added() -> None:
+    """The two ways above are one network."""
+    torch.manual_seed(0)
+    fused, added = Expanded().eval(), ByWindow().eval()
+    added.load_state_dict(fused.state_dict())
+    assert torch.allclose(fused(X), added(X), atol=1e-6)
+
+
+def test_a_mask_that_is_expanded_by_a_number_in_the_code_holds_the_heads() -> None:
+    class Written(Expanded):
+        def over_heads(self, batch: int) -> Tensor:
+            return self.get_buffer("mask")[:1, None].expand(batch, 4, TOKENS, TOKENS)
+
+    found = trace(Written().eval(), X, verify=False)
+    assert (
+        found.by_name["q"].refused
+        == "attention in 'the network': its mask has a size that cannot change"
+    )
+
+
+def test_one_query_head_on_several_key_heads() -> None:
+    """The other way round: as many heads come out as keys have."""
+
+    class OneQueryHead(Heads):
+        tokens = WINDOWS * TOKENS
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.q = nn.Linear(6, WIDTH)
+
+        def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            k, v = (part.reshape(-1, self.heads, self.tokens, WIDTH) for part in (k, v))
+            return functional.scaled_dot_product_attention(q, k, v)
+
+    torch.manual_seed(0)
+    small, _ = cut_heads(OneQueryHead().eval(), "k")
+    assert small.q.out_features == WIDTH
+
+
+@pytest.mark.parametrize("expanded", [False, True])
+def test_as_many_inputs_as_heads_hold_the_heads(expanded: bool) -> None:
+    """Nothing is alike along that dim, whatever it is expanded to."""
+
+    class FromInput(Heads):
+        def mixed(self, x: Tensor) -> Tensor:
+            q, _, _ = self.parts(x)
+            given = x.reshape(len(x), 4, WIDTH, TOKENS)
+            if expanded:
+                given = given.expand(len(x), self.heads, WIDTH, TOKENS)
+            said = (q @ given)[..., :WIDTH]
+            return said.transpose(1, 2).flatten(2)
+
+    found = trace(FromInput().eval(), X, verify=False)
+    why = "matrix product in 'the network': sums over a dimension whose size cannot change"
+    assert found.by_name["q"].refused == why

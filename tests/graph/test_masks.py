@@ -107,7 +107,8 @@ class ByWindow(Heads):
         scores = scores.view(-1, WINDOWS, self.heads, TOKENS, TOKENS)
         scores = scores + self.get_buffer("mask")[:, None][None]
         scores = scores.view(-1, self.heads, TOKENS, TOKENS).softmax(-1)
-        return scores @ v
+        said: Tensor = scores @ v
+        return said
 
 
 @pytest.mark.parametrize("make", [OneKeyHead, Expanded, ByWindow])

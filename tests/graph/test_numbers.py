@@ -397,3 +397,48 @@ def test_an_artifact_gives_the_cut_network_back(tmp_path: Path) -> None:
     back: Any = load(tmp_path / "artifact").eval()
     assert back.args.half == 3
     assert torch.equal(back(FLAT), small(FLAT))
+
+
+def test_a_channel_that_is_picked_for_its_shape_alone_holds_nothing() -> None:
+    def wiring(n: Any, h: Tensor) -> Tensor:
+        positions = h[:, :, -1]
+        return h * torch.arange(positions.shape[1])[:, None]
+
+    network = between(wiring, 8, 8)
+    found = trace(network, TOKENS)
+    assert [g.units for g in found.cuttable] == [8]
+    assert certify(network, found, found.plan({"first": np.arange(8) < 3})).passed
+    read = trace(between(lambda _, h: h * h[:, :, -1, None], 8, 8), TOKENS)
+    assert refusals(read) == {"first": "select in 'the network': picks positions by number"}
+
+
+class Stage(nn.Module):
+    """Asks two of its numbers whether it widens; of one of them nothing is the size."""
+
+    def __init__(self, width: int, width_out: int) -> None:
+        super().__init__()
+        self.width, self.width_out = width, width_out
+        self.short = nn.Linear(width, width_out)
+        self.out = nn.Linear(width, width_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x
+        if self.width != self.width_out:
+            h = self.short(x).view(*x.shape[:-1], self.width_out)
+        out: Tensor = h + self.out(x)
+        return out
+
+
+@pytest.mark.parametrize("kept", [15, 16, 17])
+def test_numbers_that_differ_go_on_to(kept: int) -> None:
+    network = nn.Sequential(nn.Linear(16, 16), Stage(16, 32), nn.Linear(32, 3)).eval()
+    found = trace(network, TOKENS)
+    (name,) = (g.name for g in found.cuttable if g.units == 32)
+    plan = found.plan({name: np.arange(32) < kept})
+    assert certify(network, found, plan).passed
+    small: Any = cut(network, plan)
+    assert small[1].width_out == kept
+    assert small[1].width == (32 if kept == 16 else 16)
+    # A plan for the cut network begins from the numbers that stand there now.
+    again = trace(small, TOKENS)
+    assert certify(small, again, again.plan({name: np.arange(kept) < 2})).passed

@@ -347,7 +347,26 @@ class Trace:
                 edits[use.module, use.attribute] = SetAttribute(
                     module=use.module, attribute=use.attribute, before=use.value, after=after
                 )
+        self._keep_apart(edits)
         return list(edits.values())
+
+    def _keep_apart(self, edits: dict[tuple[str, str], SetAttribute]) -> None:
+        """Two numbers that the code found unequal stay so: ``if self.width != self.width_out``.
+
+        One that is the size of nothing, only compared, takes the size that the other had.
+        """
+        sizes = {(use.module, use.attribute) for use in self.findings.attributes}
+        for pair in self.findings.unequal:
+            for mine, other in (pair, pair[::-1]):
+                edit = edits.get((other.module, other.attribute))
+                name = mine.module, mine.attribute
+                if edit is not None and edit.after == mine.value and name not in sizes:
+                    edits[name] = SetAttribute(
+                        module=mine.module,
+                        attribute=mine.attribute,
+                        before=mine.value,
+                        after=other.value,
+                    )
 
 
 def _flags(group: Group, flags: object) -> BoolArray:

@@ -11,6 +11,7 @@ from prunus.graph.traced_numbers import (
     ComputedInt,
     Followed,
     Listener,
+    Part,
     Parts,
     TracedInt,
     traced_int,
@@ -93,17 +94,18 @@ class Ranges:
         if not clear or known is None:
             # Nothing follows these numbers: a cut must leave them as they are.
             for end in (item.start, item.stop):
-                for number, _ in self._parts(end) or ():
-                    self._listener.scalar_used(number.origin)
+                for part in self._parts(end) or ():
+                    for number in _numbers(part):
+                        self._listener.scalar_used(number.origin)
             return None
         for end in clear:
             self._tie(known, end)
         start = int(item.start or 0)
         stop = size if item.stop is None else min(size, int(item.stop))
         self._listener.expect_split([start, stop])
-        part = source.narrow(dim, start, stop - start)
+        taken = source.narrow(dim, start, stop - start)
         self._listener.expect_split([])
-        return part
+        return taken
 
     def _ends(self, item: slice, size: int) -> tuple[Parts, Parts] | None:
         """What the ends were computed from, nothing for those of the whole dim; None: not followed."""
@@ -121,20 +123,33 @@ class Ranges:
             return ()
         if not isinstance(end, Followed) or int(end) <= 0:
             return None
-        mine = all(number.listener is self._listener for number, _ in end.parts)
+        mine = all(
+            number.listener is self._listener for part in end.parts for number in _numbers(part)
+        )
         return end.parts if mine else None
 
     def _tie(self, ids: IntArray, parts: Parts) -> None:
         """Say that of the first positions there stay as many as a sum of numbers, one by one."""
         start = 0
-        for number, shares in parts:
-            size = int(number) // shares
-            piece = ids[start : start + size]
-            start += size
-            if size == 1:
+        for part in parts:
+            piece = ids[start : start + part.size]
+            start += part.size
+            if part.width is not None:
+                rows = piece.reshape(int(part.number), int(part.width), *piece.shape[1:])
+                self._same(rows, part.number)
+                self._same(np.moveaxis(rows, 1, 0), part.width)
+                continue
+            if part.size == 1:
                 self._listener.scalar_used(piece)
-            alike = np.tile(piece, (shares, *[1] * (piece.ndim - 1)))
-            self._listener.sizes_compared(traced_int(int(number), alike, self._listener), number)
+            self._same(np.tile(piece, (part.shares, *[1] * (piece.ndim - 1))), part.number)
+
+    def _same(self, ids: IntArray, number: TracedInt) -> None:
+        """Say that as many of these positions (axis 0) stay as a number says."""
+        self._listener.sizes_compared(traced_int(int(number), ids, self._listener), number)
+
+
+def _numbers(part: Part) -> list[TracedInt]:
+    return [part.number] if part.width is None else [part.number, part.width]
 
 
 _ARGUMENTS = {

@@ -225,7 +225,7 @@ def reduce(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
         walk.mark(result, left)
     if name in ("max", "min") and len(results) == 2:
         for factor in {id(f): f for d in dims if (f := labels.on(d)) is not None}.values():
-            walk.holds_positions(results[1], factor.ids)
+            walk.pin_when_read(results[1], factor.ids)
     return out
 
 

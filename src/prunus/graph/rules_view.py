@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import torch
 
 from prunus.graph.labels import FIXED, Factor, Labels
 from prunus.graph.traced_numbers import TracedInt
@@ -69,7 +70,7 @@ def select(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
     """One position of a dim."""
     out = func(*args, **kwargs)
     dim = args[1] % args[0].dim()
-    walk.mark(out, _take_position(walk, walk.labels(args[0]), dim, args[2], args[0].dim()))
+    _mark_position(walk, args[0], dim, args[2], out)
     return out
 
 
@@ -78,26 +79,28 @@ def unbind(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
     """All positions of a dim, one tensor each."""
     out = func(*args, **kwargs)
     dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % args[0].dim()
-    labels = walk.labels(args[0])
     for position, part in enumerate(out):
-        walk.mark(part, _take_position(walk, labels, dim, position, args[0].dim()))
+        _mark_position(walk, args[0], dim, position, part)
     return out
 
 
-def _take_position(walk: Walk, labels: Labels, dim: int, position: int, n: int) -> Labels:
+def _mark_position(
+    walk: Walk, source: torch.Tensor, dim: int, position: int, picked: torch.Tensor
+) -> None:
+    labels = walk.labels(source)
     factor = labels.on(dim)
     if factor is not None:
+        rest: tuple[Factor, ...] = ()
         if len(factor.dims) == 1:
-            walk.algebra.pin_all(
-                Labels((factor,)), walk.reason("select", "picks positions by number")
-            )
-            rest: tuple[Factor, ...] = ()
+            reason = walk.reason("select", "picks positions by number")
+            walk.pin_when_read(picked, factor.ids, reason)
         else:
             axis = factor.dims.index(dim)
             dims = tuple(d for d in factor.dims if d != dim)
             rest = (Factor(dims, np.moveaxis(factor.ids, axis, 0)[position]),)
         labels = Labels(tuple(f for f in labels.factors if f is not factor) + rest, labels.param)
-    return labels.moved({d: d - (d > dim) for d in range(n) if d != dim})
+    n = source.dim()
+    walk.mark(picked, labels.moved({d: d - (d > dim) for d in range(n) if d != dim}))
 
 
 _BY_NUMBERS = "cuts a range by numbers with no known origin; use chunk, or an attribute (self.n)"
@@ -173,10 +176,15 @@ def split(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 def cat(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Along the joined dim labels are joined; along all others the parts are coupled."""
     out = func(*args, **kwargs)
-    tensors = [t for t in args[0] if t.numel() or t.dim() > 1]
     n = out.dim()
     dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % n
     name = func.overloadpacket.__name__
+    # What is empty adds nothing; its other sizes have to be right where it has any.
+    tensors = [
+        t
+        for t in args[0]
+        if t.numel() or (t.dim() == n and (walk.labels(t).factors or not out.numel()))
+    ]
     reason = walk.reason(name, "meets a dimension whose size cannot change")
     labels_of = [walk.labels(t) for t in tensors]
     if name != "stack":
@@ -184,6 +192,7 @@ def cat(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         if joint is not None:
             walk.mark(out, joint)
             return out
+        labels_of = _beside_the_joined(walk, labels_of, dim, reason)
     parts = []
     if name == "stack":
         shift = {d: d + (d >= dim) for d in range(n - 1)}
@@ -200,6 +209,20 @@ def cat(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         labels = Labels((*labels.factors, Factor((dim,), joined)))
     walk.mark(out, labels)
     return out
+
+
+def _beside_the_joined(walk: Walk, parts: list[Labels], dim: int, reason: str) -> list[Labels]:
+    """Parts with whole rows: a joint label leaves the joined dim where another part has its rows alone.
+
+    As heads of which some positions are rotated and the others pass.
+    """
+    rows = {d for part in parts for f in part.factors if dim not in f.dims for d in f.dims}
+    settled = []
+    for part in parts:
+        factor = part.on(dim)
+        joint = factor is not None and rows & set(factor.dims)
+        settled.append(walk.algebra.keep_size(part, dim, reason) if joint else part)
+    return settled
 
 
 def _joint_cat(parts: list[Labels], dim: int) -> Labels | None:

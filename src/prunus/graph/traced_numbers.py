@@ -1,7 +1,8 @@
 """Whole numbers that remember where they came from, through the little arithmetic done with sizes."""
 
+import re
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -17,7 +18,7 @@ class Followed(int):
 
     @property
     def parts(self) -> "Parts":
-        """The traced numbers (or whole shares of them) whose sum this is, in order."""
+        """The traced numbers (shares of them, or rows of some width) whose sum this is, in order."""
         raise NotImplementedError
 
     def __add__(self, other: Any) -> int:
@@ -29,6 +30,8 @@ class Followed(int):
     def __mul__(self, times: Any) -> int:
         if type(times) is int and 0 < times <= _MOST_PARTS:
             return _sum(*[self] * times)
+        if isinstance(self, TracedInt) and isinstance(times, TracedInt):
+            return _product(self, times)
         return int(self) * int(times) if isinstance(times, int) else NotImplemented
 
     __rmul__ = __mul__
@@ -65,7 +68,7 @@ class TracedInt(Followed):
     @property
     def parts(self) -> "Parts":
         """The number itself."""
-        return ((self, 1),)
+        return (Part(self),)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, TracedInt):
@@ -120,11 +123,30 @@ class TracedInt(Followed):
             return NotImplemented
         size = int(self) // int(shares)
         exact = type(shares) is int and 0 < shares <= _MOST_PARTS and 0 < size * shares == int(self)
-        return _computed(size, ((self, shares),)) if exact else size
+        return _computed(size, (Part(self, shares),)) if exact else size
 
 
-Parts = tuple[tuple[TracedInt, int], ...]
-"""Traced numbers, each with how many equal shares are made of it: the sum of one share of each."""
+class Part(NamedTuple):
+    """One term of a sum: one of ``shares`` equal shares of a number, or as many rows of a width.
+
+    Attributes:
+        number: The traced one.
+        shares: How many equal shares are made of it.
+        width: Positions of each row, as ``head_dim`` in ``num_heads * head_dim``; None: of one.
+    """
+
+    number: TracedInt
+    shares: int = 1
+    width: TracedInt | None = None
+
+    @property
+    def size(self) -> int:
+        """Positions that this term counts."""
+        return int(self.number) // self.shares * (1 if self.width is None else int(self.width))
+
+
+Parts = tuple[Part, ...]
+_A_WIDTH = re.compile(r"dim|size|width|channels|^d_")
 _MOST_PARTS = 64  # a loop that counts up sizes is no end of a range
 
 
@@ -132,6 +154,16 @@ def _computed(value: int, parts: Parts) -> ComputedInt:
     number = ComputedInt(value)
     number._parts = parts
     return number
+
+
+def _product(a: TracedInt, b: TracedInt) -> int:
+    """Rows of a width. Which is which only names tell; the wrong way round nothing can be cut."""
+    size = int(a) * int(b)
+    if min(int(a), int(b)) < 2:
+        return size
+    name = a.origin[1].rpartition(".")[2] if isinstance(a.origin, tuple) else ""
+    rows, width = (b, a) if _A_WIDTH.search(name) else (a, b)
+    return _computed(size, (Part(rows, 1, width),))
 
 
 def _sum(*terms: int) -> int:

@@ -78,6 +78,7 @@ class Findings:
     attributes: list[AttributeUse] = field(default_factory=list)
     reindexed: list[Reindexed] = field(default_factory=list)
     same_size: list[tuple[IntArray, IntArray]] = field(default_factory=list)
+    unequal: list[tuple[AttributeUse, AttributeUse]] = field(default_factory=list)
     whole: list[IntArray] = field(default_factory=list)
     reduced: list[IntArray] = field(default_factory=list)
     joints: list[IntArray] = field(default_factory=list)
@@ -101,7 +102,7 @@ class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves 
         self.findings = findings
         self.keep = keep
         self._labels: MutableMapping[torch.Tensor, Labels] = WeakIdKeyDictionary()
-        self._positions: MutableMapping[torch.Tensor, IntArray] = WeakIdKeyDictionary()
+        self._positions: MutableMapping[torch.Tensor, tuple[IntArray, str]] = WeakIdKeyDictionary()
         self._stack: list[str] = [""]
         self.split_sizes: list[int] = []
         self.scalars: list[Origin] = []
@@ -211,17 +212,25 @@ class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves 
         if ids is not None and not self.masked:
             self.findings.reduced.append(ids)
 
-    def holds_positions(self, tensor: torch.Tensor, ids: IntArray) -> None:
-        """Note that a result tells positions on ``ids`` by number: right only while none of them goes."""
+    def pin_when_read(
+        self,
+        tensor: torch.Tensor,
+        ids: IntArray,
+        reason: str = "positions on it are told by number",
+    ) -> None:
+        """Note a result that is right only while none of ``ids`` goes: as long as nothing reads it.
+
+        Such as the positions of a maximum, or a channel that is picked for its shape alone.
+        """
         if not self.masked:
-            self._positions[tensor] = ids
+            self._positions[tensor] = ids, reason
 
     def read(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Note that tensors are read: positions that they tell are used then."""
+        """Note that tensors are read."""
         for tensor in tensors if self._positions else ():
-            ids = self._positions.get(tensor)
-            if ids is not None:
-                self.atoms.pin(ids, "positions on it are told by number")
+            known = self._positions.get(tensor)
+            if known is not None:
+                self.atoms.pin(*known)
 
     def count(self, op: str, dims: list[tuple[int, IntArray | None]]) -> None:
         """Note MACs: the product of sizes, labelled where ids are given."""
@@ -266,7 +275,7 @@ class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves 
             if known.get(name) == heads.shape[0]:
                 self.attribute(self.path, name, heads.shape[0], heads)
         if heads.ndim > 1 and known.get("all_head_size") == heads.size:
-            self.attribute(self.path, "all_head_size", heads.size, heads.reshape(-1))
+            self.attribute(self.path, "all_head_size", heads.size, factor.ids.reshape(-1))
 
     def _constant(self, made: torch.Tensor, dim: int) -> IntArray:
         """What is alike along a dim of a size that a module names follows what reads it there.
@@ -297,13 +306,20 @@ class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves 
     def sizes_compared(self, one: TracedInt, other: TracedInt) -> None:
         """The network compared two sizes: after a cut the outcome has to be the same.
 
-        Equal sizes go on being equal. Where they are not, what one of them is must not change.
+        Equal sizes go on being equal. Where they are not, what one of them is must not change; of two
+        numbers on modules the plan keeps apart what a cut would make equal.
         """
         origins = (one.origin, other.origin)
         dims = [origin for origin in origins if not isinstance(origin, tuple)]
         attributes = [origin for origin in origins if isinstance(origin, tuple)]
         if int(one) != int(other):
             self.findings.whole += dims
+            if len(attributes) == 2:
+                first, second = (
+                    AttributeUse(*origin, int(number), None)
+                    for origin, number in zip(attributes, (one, other), strict=True)
+                )
+                self.findings.unequal.append((first, second))
         elif len(dims) == 2:
             self.findings.same_size.append((dims[0], dims[1]))
         elif dims and attributes and int(one) > 1:
@@ -368,13 +384,13 @@ class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves 
 
 
 def _without_ones(labels: Labels, shape: torch.Size) -> Labels:
-    """Dims of size 1 carry no labels."""
+    """Dims of size 1 carry no labels, nor do those of nothing at all."""
     factors = []
     for f in labels.factors:
         axes = [axis for axis, d in enumerate(f.dims) if shape[d] > 1]
         if len(axes) == len(f.dims):
             factors.append(f)
-        elif axes:
+        elif axes and all(shape[d] for d in f.dims):
             ids = f.ids.squeeze(tuple(a for a in range(len(f.dims)) if a not in axes))
             factors.append(Factor(tuple(f.dims[a] for a in axes), ids))
     return Labels(tuple(factors), labels.param)

@@ -1,4 +1,4 @@
-"""Masks that lie over all heads, and heads that share one key head."""
+"""Heads of attention, as libraries write it: what lies over all of them, and what parts them."""
 
 from typing import Any
 
@@ -27,7 +27,6 @@ def cut_heads(network: nn.Module, name: str) -> tuple[Any, Trace]:
     certificate = certify(network, found, plan)
     assert certificate.passed and certificate.train_difference is not None
     small: Any = cut(network, plan)
-    assert small.heads == KEEP.sum()
     assert count_macs(small, X[:1]).macs == found.macs(plan.channels)
     assert count_params(small) == found.params(plan.channels)
     dense: Any = network
@@ -115,7 +114,7 @@ class ByWindow(Heads):
 def test_heads_are_cut_beside_what_lies_over_all_of_them(make: type[Heads]) -> None:
     torch.manual_seed(0)
     small, _ = cut_heads(make().eval(), "q")
-    assert small.q.out_features == 2 * WIDTH
+    assert (small.heads, small.q.out_features) == (2, 2 * WIDTH)
     assert small.k.out_features == (WIDTH if make is OneKeyHead else 2 * WIDTH)
 
 
@@ -174,3 +173,117 @@ def test_as_many_inputs_as_heads_hold_the_heads(expanded: bool) -> None:
     found = trace(FromInput().eval(), X, verify=False)
     why = "matrix product in 'the network': sums over a dimension whose size cannot change"
     assert found.by_name["q"].refused == why
+
+
+class PartlyRotated(Heads):
+    """Rotary positions on the first two of three; the third passes."""
+
+    tokens, turned = WINDOWS * TOKENS, 2
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        angle = torch.arange(self.tokens)[:, None] / 10
+
+        def turn(part: Tensor) -> Tensor:
+            half, rest = part[..., : self.turned], part[..., self.turned :]
+            swapped = torch.cat((-half[..., 1:], half[..., :1]), -1)
+            return torch.cat((half * angle.cos() + swapped * angle.sin(), rest), -1)
+
+        return functional.scaled_dot_product_attention(turn(q), turn(k), v)
+
+
+class Rotated(PartlyRotated):
+    """All three: what passes is an empty range."""
+
+    turned = WIDTH
+
+
+class OneLayer(Heads):
+    """One layer for all three, taken apart where ``heads * head_dim`` ends."""
+
+    tokens = WINDOWS * TOKENS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head_dim = WIDTH
+        self.q = nn.Linear(6, 3 * HEADS * WIDTH)
+        del self.k, self.v
+
+    def end(self) -> int:
+        return self.heads * self.head_dim
+
+    def parts(self, x: Tensor) -> list[Tensor]:
+        made, end = self.q(x), self.end()
+        taken = made[..., :end], made[..., end : 2 * end], made[..., 2 * end :]
+        return [part.view(*x.shape[:2], -1, self.head_dim).transpose(1, 2) for part in taken]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return functional.scaled_dot_product_attention(q, k, v)
+
+
+class OneLayerWidthFirst(OneLayer):
+    def end(self) -> int:
+        return self.head_dim * self.heads
+
+
+class OneLayerSplit(OneLayer):
+    def parts(self, x: Tensor) -> list[Tensor]:
+        taken = self.q(x).split([self.end()] * 3, -1)
+        return [part.view(*x.shape[:2], -1, self.head_dim).transpose(1, 2) for part in taken]
+
+
+class WidthLeftOpen(Heads):
+    """Views leave the heads' width open; all their positions are another number on the module."""
+
+    tokens = WINDOWS * TOKENS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.all_head_size = HEADS, HEADS * WIDTH
+
+    def parts(self, x: Tensor) -> list[Tensor]:
+        made = (layer(x) for layer in (self.q, self.k, self.v))
+        return [part.view(*x.shape[:2], self.heads, -1).transpose(1, 2) for part in made]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return functional.scaled_dot_product_attention(q, k, v)
+
+    def mixed(self, x: Tensor) -> Tensor:
+        said = self.attend(*self.parts(x)).transpose(1, 2)
+        return said.reshape(*x.shape[:2], self.all_head_size)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [PartlyRotated, Rotated, OneLayer, OneLayerWidthFirst, OneLayerSplit, WidthLeftOpen],
+)
+def test_heads_are_cut_whatever_parts_their_width(make: type[Heads]) -> None:
+    torch.manual_seed(0)
+    network = make().eval()
+    small, found = cut_heads(network, "q")
+    assert small.q.out_features == network.get_submodule("q").out_features // 2  # type: ignore[operator]
+    if make is WidthLeftOpen:
+        assert small.all_head_size == 2 * WIDTH
+    # Heads by importance fall anywhere: each choice of one to three of them.
+    for bits in range(1, 2**HEADS - 1):
+        keep = np.array([bool(bits >> head & 1) for head in range(HEADS)])
+        assert certify(network, found, found.plan({"q": keep})).passed
+
+
+def test_a_product_the_wrong_way_round_is_refused() -> None:
+    """Names say which of two numbers is the width; here they lie."""
+
+    class Misnamed(OneLayer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dim = HEADS  # no width at all
+
+        def end(self) -> int:
+            return self.dim * self.head_dim
+
+        def parts(self, x: Tensor) -> list[Tensor]:
+            made, end = self.q(x), self.end()
+            taken = made[..., :end], made[..., end : 2 * end], made[..., 2 * end :]
+            return [part.view(*x.shape[:2], self.dim, -1).transpose(1, 2) for part in taken]
+
+    found = trace(Misnamed().eval(), X, verify=False)
+    assert all(axis.tensor != "q.weight" or axis.dim for g in found.cuttable for axis in g.axes)

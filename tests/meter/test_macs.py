@@ -132,6 +132,33 @@ def test_matrix_products_of_every_spelling() -> None:
     assert counted.uncounted == ()
 
 
+@pytest.mark.skipif(not hasattr(F, "grouped_mm"), reason="this torch has no grouped_mm")
+@pytest.mark.parametrize(
+    ("a", "b", "macs"),
+    [
+        ((12, 8), (3, 8, 16), 12 * 8 * 16),  # each row meets one matrix
+        ((3, 4, 8), (8, 48), 4 * 8 * 48),  # each column one
+        ((4, 48), (48, 16), 4 * 48 * 16),  # runs of what is summed
+        ((3, 4, 8), (3, 8, 16), 3 * 4 * 8 * 16),  # as bmm
+    ],
+)
+def test_grouped_products_meet_their_own_matrix(
+    a: tuple[int, ...], b: tuple[int, ...], macs: int
+) -> None:
+    class Grouped(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            runs = {(2, 3): x.shape[0], (3, 2): y.shape[-1], (2, 2): x.shape[-1]}
+            whole = runs.get((x.ndim, y.ndim))
+            ends = None
+            if whole is not None:
+                ends = torch.tensor([whole // 3, 2 * whole // 3, whole], dtype=torch.int32)
+            out: Tensor = F.grouped_mm(x, y, offs=ends)
+            return out
+
+    counted = count_macs(Grouped(), (torch.zeros(a), torch.zeros(b)))
+    assert (counted.macs, counted.uncounted) == (macs, ())
+
+
 def test_lookups_and_norms_are_free() -> None:
     network = nn.Sequential(nn.Embedding(11, 6), nn.LayerNorm(6), nn.Softmax(-1), nn.Dropout(0.5))
     counted = count_macs(network, torch.zeros(1, 4, dtype=torch.long))

@@ -208,7 +208,7 @@ def _whole(group: Group) -> str:
         return group.refused
     if group.min_units >= group.units:
         return f"min_units={group.min_units}"
-    return f"round_to={group.round_to}"
+    return group.multiple
 
 
 def _smallest_share(found: Trace) -> str:

@@ -247,6 +247,39 @@ def addmm(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
     return out
 
 
+@rule("_grouped_mm")
+def grouped_mm(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """Experts' layers: runs of rows ``[rows, in]``, each times a matrix of ``[experts, in, out]``.
+
+    All experts lose the same positions; how many there are stays. The kernel asks for rows of whole
+    16 bytes.
+    """
+    x, weight = args[0], args[1]
+    out = func(walk.mask(x, 1), *args[1:], **kwargs)
+    reason = walk.reason("grouped matrix product", "sums over a dimension whose size cannot change")
+    labels, w = walk.labels(x), walk.labels(weight)
+    if (x.dim(), weight.dim()) != (2, 3):
+        walk.algebra.pin_all(labels, reason)
+        walk.algebra.pin_all(w, reason)
+        return out
+    experts = walk.reason("grouped matrix product", "as many experts as are told")
+    w = walk.algebra.keep_size(w, 0, experts)
+    labels = walk.algebra.keep_size(labels, 0, experts)
+    walk.contracted(w, own_ids(w, 1))
+    labels, w = _settle(walk, labels, 1, reason), _settle(walk, w, 1, reason)
+    couple(walk, labels, 1, w, 1, reason)
+    if w.param is None:
+        walk.note_mixed(own_ids(labels, 1))
+    w, out_ids = walk.algebra.single(w, 2, reason)
+    walk.mark(out, Labels(() if out_ids is None else (Factor((1,), out_ids),)))
+    summed = own_ids(w, 1)
+    for ids in (summed, out_ids):
+        walk.note_aligned(ids)
+    rows = (int(x.shape[0]), None)
+    walk.count("grouped", [rows, (weight.shape[1], summed), (weight.shape[2], out_ids)])
+    return out
+
+
 @rule("linear")
 def linear(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """``x @ weight.T + bias`` where it is not decomposed."""

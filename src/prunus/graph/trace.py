@@ -42,7 +42,7 @@ from prunus.graph.inputs import (
 from prunus.graph.labels import IGNORED, KERNEL, LOOKUP, OUTPUT, SINGLE, Algebra
 from prunus.graph.provenance import SizeWatch, plant
 from prunus.graph.settle import note_numbers, settle
-from prunus.graph.units import Group, UnitAxis
+from prunus.graph.units import ALIGNED, Group, UnitAxis
 from prunus.graph.walk import Findings, Walk
 from prunus.plan import BoolArray
 from prunus.sound import require_sound
@@ -108,7 +108,9 @@ def trace(
     algebra, findings = _walk(network, inputs)
     settle(algebra, findings)
     groups = _groups(algebra, findings, network)
-    groups = [replace(g, min_units=min_units, round_to=round_to) for g in groups]
+    groups = [
+        replace(g, min_units=min_units, round_to=math.lcm(round_to, g.aligned)) for g in groups
+    ]
     named = _named(ignore, network)
     groups = [_left_whole(group, named) for group in groups]
     algebra.atoms.frozen = True
@@ -254,6 +256,7 @@ def _groups(algebra: Algebra, findings: Findings, network: nn.Module) -> list[Gr
         for root in np.unique(atoms.find(ids)).tolist():
             touched.setdefault(root, []).append(axis)
     reduced = {r for ids in findings.reduced for r in np.unique(atoms.find(ids)).tolist()}
+    aligned = {r for ids in findings.aligned for r in np.unique(atoms.find(ids)).tolist()}
     members: dict[tuple[Any, ...], list[int]] = {}
     for root, axes in touched.items():
         if any(tensor in parameters for tensor, _ in axes):
@@ -279,7 +282,9 @@ def _groups(algebra: Algebra, findings: Findings, network: nn.Module) -> list[Gr
             continue
         name = _unique_name(_producer(mine, parameters), names)
         over = any(r in reduced for r in roots)
-        groups.append(Group(name, len(order), tuple(mine), refused, reduced=over))
+        multiple = ALIGNED if any(r in aligned for r in roots) else 1
+        group = Group(name, len(order), tuple(mine), refused, aligned=multiple, reduced=over)
+        groups.append(group)
     return groups
 
 
@@ -341,8 +346,9 @@ def _macs(network: nn.Module, sample: Inputs) -> int:
 
 
 def _without_last(found: Trace, names: Sequence[str]) -> dict[str, BoolArray]:
-    """Groups, each without its last channel."""
-    return {n: np.arange(found.by_name[n].units) < found.by_name[n].units - 1 for n in names}
+    """Groups, each without its last channel, or as many as have to go at once."""
+    groups = [found.by_name[name] for name in names]
+    return {g.name: np.arange(g.units) < g.width(g.units - g.step) for g in groups}
 
 
 def _miscount(dense: nn.Module, trial: Trace, sample: Inputs, names: Sequence[str]) -> str:
@@ -368,12 +374,12 @@ def _probe(network: nn.Module, found: Trace) -> Trace:
     """
     dense = network if not network.training else copy.deepcopy(network).eval()
     whole = found.example_inputs
-    open_groups = tuple(replace(g, min_units=1, round_to=1) for g in found.groups)
+    open_groups = tuple(replace(g, min_units=1, round_to=g.aligned) for g in found.groups)
     trial = replace(found, groups=open_groups)
     sample = first_sample(whole)
 
     def failure(names: Sequence[str], *, train: bool = False) -> str:
-        keep = _without_last(found, names)
+        keep = _without_last(trial, names)
         try:
             certify(dense, trial, trial.plan(keep), whole if train else sample, train=train)
         except CertificateError as error:

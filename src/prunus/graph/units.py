@@ -14,6 +14,8 @@ from prunus.plan import BoolArray, IntArray
 # Kept units by group name; groups left out stay whole.
 Choice = Mapping[str, BoolArray]
 
+ALIGNED = 8  # channels of half precision are 16 bytes, which some kernels ask for
+
 
 @dataclass(frozen=True)
 class UnitAxis:
@@ -44,6 +46,7 @@ class Group:
         refused: Why it cannot be cut; empty when it can.
         min_units: Fewest units that must stay.
         round_to: Kept channels are a multiple of this on every axis (the whole group excepted).
+        aligned: A multiple that kernels ask for, whatever ``round_to`` the user gave.
         reduced: Whether a normalisation or another reduction runs over the channels.
         ignored: Whether the user left out the layers that produce it, whatever else refuses it.
     """
@@ -54,6 +57,7 @@ class Group:
     refused: str = ""
     min_units: int = 1
     round_to: int = 1
+    aligned: int = 1
     reduced: bool = False
     ignored: bool = False
 
@@ -70,6 +74,13 @@ class Group:
     def step(self) -> int:
         """Kept units are a multiple of this, so that kept channels are one of ``round_to``."""
         return self.round_to // gcd(self.round_to, self.channels_per_unit)
+
+    @property
+    def multiple(self) -> str:
+        """Who asks that kept channels are a multiple of ``round_to``, for a message."""
+        if self.round_to == self.aligned:
+            return f"kernels take multiples of {self.aligned} channels"
+        return f"round_to={self.round_to}"
 
     def width(self, least: int) -> int:
         """The least number of units, of ``least`` or more, that may stay."""

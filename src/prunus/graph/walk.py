@@ -81,6 +81,7 @@ class Findings:
     unequal: list[tuple[AttributeUse, AttributeUse]] = field(default_factory=list)
     whole: list[IntArray] = field(default_factory=list)
     reduced: list[IntArray] = field(default_factory=list)
+    aligned: list[IntArray] = field(default_factory=list)
     joints: list[IntArray] = field(default_factory=list)
     unknown_ops: set[str] = field(default_factory=set)
     owners: list[tuple[int, tuple[str, int]]] = field(default_factory=list)
@@ -211,6 +212,11 @@ class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves 
         """Note that activations are summed over these channels without a weight that could be zero."""
         if ids is not None and not self.masked:
             self.findings.reduced.append(ids)
+
+    def note_aligned(self, ids: IntArray | None) -> None:
+        """Note that a kernel takes only multiples of ``ALIGNED`` of these channels."""
+        if ids is not None and not self.masked:
+            self.findings.aligned.append(ids)
 
     def pin_when_read(
         self,

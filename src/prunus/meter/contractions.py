@@ -38,6 +38,14 @@ def _add_matrix_product(args: Sequence[Any], _out: Any) -> list[Contraction]:
     return _product(args[1], args[2])
 
 
+def _grouped_product(args: Sequence[Any], _out: Any) -> list[Contraction]:
+    # Runs of rows, columns or terms, each with a matrix of its own: none meets another's.
+    a, b = args[0], args[1]
+    if (a.ndim, b.ndim) == (3, 2):  # the columns come in runs
+        return [Contraction(b.numel() * a.shape[-2], (a, b))]
+    return _product(a, b)
+
+
 def _convolution(args: Sequence[Any], out: Any) -> list[Contraction]:
     # Every position of the output (of the input, where transposed) meets every weight once:
     # N * H * W * O * (I / groups) * prod(kernel), and O * (I / groups) * prod(kernel) weights.
@@ -65,6 +73,7 @@ RULES: dict[str, Rule] = {
     "aten::_int_mm": _matrix_product,
     "aten::_scaled_mm": _matrix_product,
     "aten::bmm": _matrix_product,
+    "aten::_grouped_mm": _grouped_product,
     "aten::mv": _matrix_product,
     "aten::dot": _matrix_product,
     "aten::vdot": _matrix_product,

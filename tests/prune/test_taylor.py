@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from prunus.method import Budget, Context
 from prunus.prune import Taylor
 from prunus.prune.importance import importance_scores
 from prunus.prune.scores import FloatArray
+from tests.helpers import Biased
 from tests.prune.networks import weight_of
 from tests.train.fakes import FloatStore
 
@@ -169,3 +172,20 @@ def test_a_diverged_network_is_refused() -> None:
         Taylor().rank(context)
     with pytest.raises(InputError, match="not finite in 0"):  # and where a search is guided by it
         importance_scores(context, "taylor")
+
+
+def test_what_a_module_keeps_between_batches_has_its_gradient_in_each() -> None:
+    """As in training, where nothing is kept; and whether or not the network has run before."""
+    torch.manual_seed(0)
+    inputs = torch.randn(4, 5, 6)
+    fresh = nn.Sequential(Biased(), nn.Flatten(), nn.Linear(15, 2)).eval()
+    used = copy.deepcopy(fresh)
+    with torch.no_grad():
+        used(inputs)
+    never = copy.deepcopy(fresh).train()
+    heads = []
+    for net in (fresh, used, never):
+        found = trace(net, inputs)
+        context = Context(net, found, Budget.parse("params=0.5"), seed=0, train=split(inputs))
+        heads.append(Taylor(batch_size=2, axes="all").rank(context).scores["0.qkv"].tolist())
+    assert heads[0] == heads[1] == pytest.approx(heads[2])

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from prunus.graph import pad_plainly_
 from prunus.graph.attention import free_heads_
 from prunus.graph.cut import kept_slices, network_shape, set_attributes_, sync_sizes_
+from prunus.graph.kept import forget_, may_keep
 from prunus.plan import Plan, SetAttribute
 
 Forward = Callable[..., Any]
@@ -42,6 +43,7 @@ class Skeleton:
         memo: dict[int, Any] = {id(tensor): tensor for tensor in named.values()}
         self.module: nn.Module = copy.deepcopy(network, memo).eval()
         pad_plainly_(self.module)  # as a cut network does
+        self._keepers = may_keep(self.module)
         free_heads_(self.module)  # whichever of them a plan takes heads from
         self.watcher: Watcher | None = None
         self._shape = network_shape(network)
@@ -143,6 +145,7 @@ class Skeleton:
             vars(module).update(settings)
         self._settings.clear()
         self._swapped.clear()
+        forget_(self._keepers)  # last: settings that are put back may hold what was kept since
 
     def put(self, name: str, value: Tensor) -> None:
         """Swap one tensor until the next ``load`` or ``reset``."""

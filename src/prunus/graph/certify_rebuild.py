@@ -26,6 +26,7 @@ from prunus.graph.inputs import (
     output_tensors,
     recast_,
 )
+from prunus.graph.kept import forget_, may_keep
 from prunus.plan import Factorize, KeepLayers, KeepVocabulary, Plan
 from prunus.records import Certificate
 
@@ -120,7 +121,9 @@ def _difference(
     inputs: Inputs,
     dtype: torch.dtype,
 ) -> float:
-    dense = recast_(copy.deepcopy(network).eval(), dtype)
+    dense = copy.deepcopy(network).eval()
+    forget_(may_keep(dense))
+    recast_(dense, dtype)
     given = {name: value.to(dtype) for name, value in tensors.items()}
     rebuilt = cut(dense, plan, given).eval()
     old, new = _pieces(plan, cast(inputs, dtype))

@@ -39,6 +39,7 @@ from prunus.graph.inputs import (
     output_tensors,
     pad_plainly_,
 )
+from prunus.graph.kept import forget_, may_keep
 from prunus.graph.labels import IGNORED, KERNEL, LOOKUP, OUTPUT, SINGLE, Algebra
 from prunus.graph.provenance import SizeWatch, plant
 from prunus.graph.settle import note_numbers, settle
@@ -194,6 +195,7 @@ def _walk_once(
             "open resource; remove it, as torch.nn.utils.prune.remove does"
         ) from error
     pad_plainly_(planted)
+    forget_(may_keep(planted))
     if free:
         free_heads_(planted)
     walk = Walk(planted, algebra, findings)

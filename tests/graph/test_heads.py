@@ -287,3 +287,90 @@ def test_a_product_the_wrong_way_round_is_refused() -> None:
 
     found = trace(Misnamed().eval(), X, verify=False)
     assert all(axis.tensor != "q.weight" or axis.dim for g in found.cuttable for axis in g.axes)
+
+
+class Divided(Heads):
+    """The heads' width is what one number on the module leaves for each of another."""
+
+    tokens = WINDOWS * TOKENS
+
+    def __init__(self, heads: int = HEADS) -> None:
+        super().__init__()
+        self.heads, self.embed_dim = heads, HEADS * WIDTH
+
+    def parts(self, x: Tensor) -> list[Tensor]:
+        made = (layer(x) for layer in (self.q, self.k, self.v))
+        width = self.embed_dim // self.heads
+        return [part.view(*x.shape[:2], self.heads, width).transpose(1, 2) for part in made]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return (q @ k.transpose(-2, -1) / 2).softmax(-1) @ v
+
+
+class DividedByUnflatten(Divided):
+    def parts(self, x: Tensor) -> list[Tensor]:
+        made = (layer(x) for layer in (self.q, self.k, self.v))
+        sizes = self.heads, self.embed_dim // self.heads
+        return [part.unflatten(-1, sizes).transpose(1, 2) for part in made]
+
+
+@pytest.mark.parametrize("make", [Divided, DividedByUnflatten])
+def test_a_width_that_heads_divide_follows_them(make: type[Heads]) -> None:
+    torch.manual_seed(0)
+    small, _ = cut_heads(make().eval(), "q")
+    assert (small.heads, small.embed_dim) == (2, 2 * WIDTH)
+
+
+def test_a_single_head_is_as_wide_as_the_number_that_it_divides() -> None:
+    torch.manual_seed(0)
+    network = Divided(heads=1).eval()
+    found = trace(network, X)
+    # Queries and keys meet each other; values go their own way, and both are ``embed_dim`` wide.
+    assert [(g.name, g.units) for g in found.cuttable] == [("q", 12)]
+    keep = np.arange(12) % 3 > 0
+    plan = found.plan({"q": keep})
+    assert certify(network, found, plan).passed
+    small: Any = cut(network, plan)
+    assert (small.heads, small.embed_dim, small.v.out_features) == (1, 8, 8)
+    assert count_macs(small, X[:1]).macs == found.macs(plan.channels)
+
+
+class DividedShape(nn.Module):
+    """As nanoGPT: the width of what comes in is what the heads divide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = HEADS
+        self.stem = nn.Linear(6, HEADS * WIDTH)
+        self.qkv = nn.Linear(HEADS * WIDTH, 3 * HEADS * WIDTH)
+        self.out = nn.Linear(HEADS * WIDTH, 3)
+
+    def forward(self, x: Tensor, stays: Tensor | None = None) -> Tensor:
+        """``stays``: which channels are not set to zero where they are made, 1 or 0."""
+
+        def masked(made: Tensor) -> Tensor:
+            return made if stays is None else made * stays
+
+        x = masked(self.stem(x))
+        batch, tokens, width = x.shape
+        q, k, v = (
+            part.view(batch, tokens, self.heads, width // self.heads).transpose(1, 2)
+            for part in self.qkv(x).chunk(3, -1)
+        )
+        said = (q @ k.transpose(-2, -1) / 2).softmax(-1) @ v
+        out: Tensor = self.out(x + masked(said.transpose(1, 2).flatten(2)))
+        return out
+
+
+def test_a_width_from_a_shape_goes_by_whole_heads() -> None:
+    torch.manual_seed(0)
+    network = DividedShape().eval()
+    found = trace(network, X)
+    assert [(g.name, g.units, g.channels_per_unit) for g in found.cuttable] == [("stem", 4, 3)]
+    plan = found.plan({"stem": KEEP})
+    assert certify(network, found, plan).passed
+    small: Any = cut(network, plan)
+    assert (small.heads, small.stem.out_features, small.qkv.out_features) == (2, 6, 18)
+    with torch.no_grad():
+        stays = torch.from_numpy(KEEP).repeat_interleave(WIDTH).float()
+        assert torch.allclose(small(X), network(X, stays), atol=1e-6)

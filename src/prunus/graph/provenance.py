@@ -7,6 +7,7 @@ and its like, and so ties the attribute to the labels of that dimension.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, TypeGuard
 
 import torch
@@ -15,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from prunus.graph.attributes import is_settings, with_entries
 from prunus.graph.ranges import Ranges
-from prunus.graph.traced_numbers import Listener, SizeUse, TracedInt, traced_int
+from prunus.graph.traced_numbers import Listener, QuotientInt, SizeUse, TracedInt, traced_int
 
 # Functions whose size arguments are, in order, the sizes of the result's dims.
 _SIZED = {
@@ -181,11 +182,7 @@ class SizeWatch(TorchFunctionMode):
         self, name: str, args: Any, kwargs: dict[str, Any], out: Any, numbers: list[TracedInt]
     ) -> None:
         if name in _SIZED and isinstance(out, torch.Tensor):
-            sizes = _sizes(args, kwargs)
-            for dim, size in enumerate(sizes[-out.dim() :] if out.dim() else []):
-                if self._is_mine(size):
-                    use = SizeUse(size.origin, out, dim, name in _FRESH, name in _CONSTANT)
-                    self._listener.size_used(use)
+            self._report_sizes(name, _sizes(args, kwargs)[-out.dim() :] if out.dim() else [], out)
         elif name in ("split", "split_with_sizes"):
             self._report_split(args, kwargs, out)
         elif name in _LAST_SIZES and isinstance(out, torch.Tensor):
@@ -194,10 +191,26 @@ class SizeWatch(TorchFunctionMode):
             for dim, size in enumerate(sizes, start=first):
                 if self._is_mine(size):
                     self._listener.size_used(SizeUse(size.origin, out, dim))
+            self._report_rows(out, sizes, first)
         elif name in _CONVOLUTIONS:
             self._report_groups(args, kwargs, out, numbers)
         elif name not in _HARMLESS:
             self._report_scalars(numbers)
+
+    def _report_sizes(self, name: str, sizes: Sequence[Any], out: torch.Tensor) -> None:
+        for dim, size in enumerate(sizes):
+            if self._is_mine(size):
+                use = SizeUse(size.origin, out, dim, name in _FRESH, name in _CONSTANT)
+                self._listener.size_used(use)
+        if name not in _FRESH:
+            self._report_rows(out, sizes, 0)
+
+    def _report_rows(self, out: torch.Tensor, sizes: Sequence[Any], first: int) -> None:
+        """Tell of ``heads, width // heads``: one number is both dims together."""
+        for dim, (rows, width) in enumerate(pairwise(sizes), start=first):
+            mine = isinstance(width, QuotientInt) and self._is_mine(rows)
+            if mine and width.rows.origin is rows.origin and self._is_mine(width.whole):
+                self._listener.rows_used(width.whole, out, dim)
 
     def _report_scalars(self, numbers: list[TracedInt]) -> None:
         for number in numbers:

@@ -122,8 +122,22 @@ class TracedInt(Followed):
         if not isinstance(shares, int):
             return NotImplemented
         size = int(self) // int(shares)
+        if isinstance(shares, TracedInt) and size > 1 and size * int(shares) == int(self):
+            return _quotient(size, self, shares)
         exact = type(shares) is int and 0 < shares <= _MOST_PARTS and 0 < size * shares == int(self)
         return _computed(size, (Part(self, shares),)) if exact else size
+
+
+class QuotientInt(int):
+    """``width // heads`` of two traced numbers: plain, but as the size behind that of the heads.
+
+    Attributes:
+        whole: What was divided.
+        rows: By what.
+    """
+
+    whole: TracedInt
+    rows: TracedInt
 
 
 class Part(NamedTuple):
@@ -156,6 +170,12 @@ def _computed(value: int, parts: Parts) -> ComputedInt:
     return number
 
 
+def _quotient(value: int, whole: TracedInt, rows: TracedInt) -> QuotientInt:
+    number = QuotientInt(value)
+    number.whole, number.rows = whole, rows
+    return number
+
+
 def _product(a: TracedInt, b: TracedInt) -> int:
     """Rows of a width. Which is which only names tell; the wrong way round nothing can be cut."""
     size = int(a) * int(b)
@@ -183,6 +203,9 @@ class Listener(Protocol):
 
     def size_used(self, use: "SizeUse") -> None:
         """A dim was made with a traced size."""
+
+    def rows_used(self, whole: TracedInt, tensor: torch.Tensor, dim: int) -> None:
+        """A dim has so many rows, the next one their width, and both make up a traced number."""
 
     def size_inferred(self, tensor: torch.Tensor, dim: int) -> None:
         """A view left the size of one dim open."""

@@ -20,7 +20,7 @@ from prunus.graph.config import HEAD_COUNTS
 from prunus.graph.fixed_macs import fixed_macs
 from prunus.graph.inputs import flat_tensors
 from prunus.graph.labels import NONE, Algebra, Factor, Labels
-from prunus.graph.traced_numbers import Origin, SizeUse, TracedInt
+from prunus.graph.traced_numbers import Origin, SizeUse, TracedInt, traced_int
 from prunus.plan import BoolArray, IntArray
 
 Rule = Callable[["Walk", Any, tuple[Any, ...], dict[str, Any]], Any]
@@ -266,6 +266,22 @@ class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves 
             self.attribute(*use.origin, size, ids if size > 1 else None)
         elif size > 1:
             self._follow(use, ids)
+
+    def rows_used(self, whole: TracedInt, tensor: torch.Tensor, dim: int) -> None:
+        """A dim and the next one were made of one number, ``heads, width // heads``: it follows both."""
+        labels = self.labels(tensor)
+        factor = labels.on(dim + 1)
+        if factor is None or self.masked:
+            return
+        if tensor.shape[dim] == 1:  # one head is all of it
+            ids = np.moveaxis(factor.ids, factor.dims.index(dim + 1), 0)
+        elif dim in factor.dims:
+            axes = factor.dims.index(dim), factor.dims.index(dim + 1)
+            both = np.moveaxis(factor.ids, axes, (0, 1))
+            ids = both.reshape(int(whole), *both.shape[2:])
+        else:
+            return
+        self.sizes_compared(traced_int(int(whole), ids, self), whole)
 
     def size_inferred(self, tensor: torch.Tensor, dim: int) -> None:
         """A view left a head count open: what the module says of it follows the cut all the same.

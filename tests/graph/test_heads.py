@@ -98,6 +98,16 @@ class Expanded(Heads):
         return functional.scaled_dot_product_attention(q, k, v, self.over_heads(len(q)))
 
 
+class ExpandedToShape(Expanded):
+    """As many heads as the queries have: before attention it is open which of heads and width go."""
+
+    tokens = WINDOWS * TOKENS
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        mask = self.get_buffer("mask").repeat(1, 2, 2)[0].expand(len(q), q.shape[1], -1, -1)
+        return functional.scaled_dot_product_attention(q, k, v, mask)
+
+
 class ByWindow(Heads):
     """As shifted windows do without fused attention: a dim of windows for the addition alone."""
 
@@ -110,11 +120,12 @@ class ByWindow(Heads):
         return said
 
 
-@pytest.mark.parametrize("make", [OneKeyHead, Expanded, ByWindow])
+@pytest.mark.parametrize("make", [OneKeyHead, Expanded, ExpandedToShape, ByWindow])
 def test_heads_are_cut_beside_what_lies_over_all_of_them(make: type[Heads]) -> None:
     torch.manual_seed(0)
     small, _ = cut_heads(make().eval(), "q")
-    assert (small.heads, small.q.out_features) == (2, 2 * WIDTH)
+    assert small.q.out_features == 2 * WIDTH
+    assert small.heads == (HEADS if make is ExpandedToShape else 2)  # which reads it nowhere
     assert small.k.out_features == (WIDTH if make is OneKeyHead else 2 * WIDTH)
 
 

@@ -1,7 +1,7 @@
 """What modules keep between passes in evaluation is of one network, and no copy's."""
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from torch import nn
 
 from prunus.candidates.skeleton import Skeleton
 from prunus.graph import certify, cut, trace
-from prunus.graph.kept import forget_, may_keep
+from prunus.graph.kept import may_keep, refresh_
 from tests.helpers import Biased
 
 X = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
@@ -60,6 +60,41 @@ def test_candidates_keep_nothing_of_each_other(used: nn.Module) -> None:
         assert torch.equal(skeleton.module(X), used(X))
 
 
+class Eager(Biased):
+    """As LeViT's first code: the bias is made when evaluation begins, and is gone in training."""
+
+    @torch.no_grad()
+    def train(self, mode: bool) -> "Eager":  # type: ignore[override]  # without a default, as some write it
+        nn.Module.train(self, mode)
+        if mode:
+            vars(self).pop("made", None)
+        else:
+            self.made = self.biases[:, self.get_buffer("distance")] / 3
+        return self
+
+    def bias(self) -> torch.Tensor:
+        return self.biases[:, self.get_buffer("distance")] / 3 if self.training else self.made
+
+
+def test_what_is_made_when_evaluation_begins_is_made_of_the_cut_network() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(Eager(), nn.Linear(3, 2))
+    network.train(False)
+    found = trace(network, X)
+    assert [(g.name, g.units) for g in found.cuttable] == [("0.qkv", 4), ("0.out", 3)]
+    skeleton = Skeleton(network)
+    for keep in ([True, True, False, False], [False, False, True, True]):
+        plan = found.plan({"0.qkv": np.array(keep)})
+        assert certify(network, found, plan).passed
+        small: Any = cut(network, plan)
+        assert torch.equal(small[0].made, cast(Any, network[0]).made[keep])
+        skeleton.load(plan)
+        with torch.no_grad():
+            assert torch.equal(skeleton.module(X), small(X))
+    training = cut(network.train(True), plan)
+    assert training.training and not hasattr(training[0], "made")  # type: ignore[index]
+
+
 def test_modes_stay_and_nothing_is_touched_that_keeps_nothing() -> None:
     network = nn.Sequential(Biased(), Biased(), nn.BatchNorm1d(5)).eval()
     network[2].train()
@@ -76,7 +111,7 @@ def test_modes_stay_and_nothing_is_touched_that_keeps_nothing() -> None:
     first: Any = network[0]
     first.cache["cpu"] = torch.ones(1)
     network[1].get_submodule("out").train()
-    forget_(may_keep(network))
+    refresh_(may_keep(network))
     assert first.cache == {} and told == []
     modes = [module.training for module in network.modules()]
     assert modes == [False, False, False, False, False, False, True, True, True]

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prunus.artifact import load, save
+from prunus.errors import CertificateError
 from prunus.graph import Trace, certify, cut, trace
 from prunus.meter import count_macs, count_params
+from prunus.plan import SetAttribute
 from prunus.records import Source
 from tests.helpers import Wired
 
@@ -408,8 +410,12 @@ def test_a_channel_that_is_picked_for_its_shape_alone_holds_nothing() -> None:
     found = trace(network, TOKENS)
     assert [g.units for g in found.cuttable] == [8]
     assert certify(network, found, found.plan({"first": np.arange(8) < 3})).passed
-    read = trace(between(lambda _, h: h * h[:, :, -1, None], 8, 8), TOKENS)
-    assert refusals(read) == {"first": "select in 'the network': picks positions by number"}
+    for reading in (
+        lambda _, h: h * h[:, :, -1, None],
+        lambda _, h: h * (1 + abs(h[:, 0, 0].tolist()[0])),  # no operation tells of it
+    ):
+        read = trace(between(reading, 8, 8), TOKENS)
+        assert refusals(read) == {"first": "select in 'the network': picks positions by number"}
 
 
 class Stage(nn.Module):
@@ -442,3 +448,29 @@ def test_numbers_that_differ_go_on_to(kept: int) -> None:
     # A plan for the cut network begins from the numbers that stand there now.
     again = trace(small, TOKENS)
     assert certify(small, again, again.plan({name: np.arange(kept) < 2})).passed
+
+
+def test_a_compared_number_that_a_formula_reads_is_left_alone() -> None:
+    """The cut is refused then: with another number its formula would be wrong as well."""
+
+    class Scaled(Stage):
+        def forward(self, x: Tensor) -> Tensor:
+            scaled: Tensor = super().forward(x) * self.width**-0.5
+            return scaled
+
+    network = nn.Sequential(nn.Linear(16, 16), Scaled(16, 32), nn.Linear(32, 3)).eval()
+    found = trace(network, TOKENS)
+    (name,) = (g.name for g in found.cuttable if g.units == 32)
+    assert certify(network, found, found.plan({name: np.arange(32) < 15})).passed
+    plan = found.plan({name: np.arange(32) < 16})
+    assert "width" not in {edit.attribute for edit in plan.edits if isinstance(edit, SetAttribute)}
+    with pytest.raises(CertificateError, match="disagree"):
+        certify(network, found, plan)
+
+
+def test_what_is_empty_may_be_stacked() -> None:
+    def wiring(n: Any, h: Tensor) -> Tensor:
+        nothing = torch.stack([h.new_zeros(0, 4), h.new_zeros(0, 4)])
+        return h + nothing.sum()
+
+    assert [g.units for g in trace(between(wiring, 8, 8), TOKENS).cuttable] == [8]

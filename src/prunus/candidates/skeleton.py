@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from prunus.graph import pad_plainly_
 from prunus.graph.attention import free_heads_
 from prunus.graph.cut import kept_slices, network_shape, set_attributes_, sync_sizes_
-from prunus.graph.kept import forget_, may_keep
+from prunus.graph.kept import may_keep, refresh_
 from prunus.plan import Plan, SetAttribute
 
 Forward = Callable[..., Any]
@@ -134,6 +134,7 @@ class Skeleton:
         set_attributes_(self.module, plan)
         for path in owners:
             sync_sizes_(self._modules[path])
+        refresh_(self._keepers)
 
     def reset(self) -> None:
         """Be the dense network again."""
@@ -145,7 +146,7 @@ class Skeleton:
             vars(module).update(settings)
         self._settings.clear()
         self._swapped.clear()
-        forget_(self._keepers)  # last: settings that are put back may hold what was kept since
+        refresh_(self._keepers)  # last: settings that are put back may hold what was kept since
 
     def put(self, name: str, value: Tensor) -> None:
         """Swap one tensor until the next ``load`` or ``reset``."""

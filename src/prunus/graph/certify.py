@@ -30,7 +30,7 @@ from prunus.graph.inputs import (
     pad_plainly_,
     recast_,
 )
-from prunus.graph.kept import forget_, may_keep
+from prunus.graph.kept import may_keep, refresh_
 from prunus.graph.walk import Walk
 from prunus.plan import Plan, ZeroConnections
 from prunus.records import Certificate
@@ -150,7 +150,7 @@ def _caveats(network: nn.Module, inputs: Inputs, *, compared: bool) -> str:
     if not compared:
         found.append("the dense network has no train mode that runs and repeats on these inputs")
     dense = copy.deepcopy(network).eval()
-    forget_(may_keep(dense))
+    refresh_(may_keep(dense))
     packed = None
     if packs_padding(dense):
         with warnings.catch_warnings(action="ignore"):  # torch's, of a prototype
@@ -268,7 +268,7 @@ def _without_dropout(network: nn.Module) -> nn.Module:
     """A copy whose dropout and drop-path rates are all zero."""
     quiet = copy.deepcopy(network)
     pad_plainly_(quiet)
-    forget_(may_keep(quiet))
+    refresh_(may_keep(quiet))
     for module in quiet.modules():
         for name, value in list(vars(module).items()):
             if is_settings(value):

@@ -26,7 +26,7 @@ from prunus.graph.inputs import (
     output_tensors,
     recast_,
 )
-from prunus.graph.kept import forget_, may_keep
+from prunus.graph.kept import may_keep, refresh_
 from prunus.plan import Factorize, KeepLayers, KeepVocabulary, Plan
 from prunus.records import Certificate
 
@@ -122,7 +122,7 @@ def _difference(
     dtype: torch.dtype,
 ) -> float:
     dense = copy.deepcopy(network).eval()
-    forget_(may_keep(dense))
+    refresh_(may_keep(dense))
     recast_(dense, dtype)
     given = {name: value.to(dtype) for name, value in tensors.items()}
     rebuilt = cut(dense, plan, given).eval()

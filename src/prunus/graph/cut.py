@@ -21,7 +21,7 @@ from prunus.graph.connections import (
     require_fit,
 )
 from prunus.graph.inputs import pad_plainly_
-from prunus.graph.kept import forget_, may_keep
+from prunus.graph.kept import may_keep, refresh_
 from prunus.graph.rebuild import rebuild_
 from prunus.plan import (
     BoolArray,
@@ -84,7 +84,6 @@ def plan_of(network: nn.Module, edits: Sequence[Rebuild]) -> Plan:
 def _cut(network: nn.Module, plan: Plan, tensors: Mapping[str, torch.Tensor] | None) -> nn.Module:
     """The smaller network, not compared with what the plan says of it."""
     smaller = copy.deepcopy(network)
-    forget_(may_keep(smaller))
     rebuild_(smaller, plan.rebuilds)
     for edit in plan.edits:
         if isinstance(edit, ZeroConnections):
@@ -100,6 +99,7 @@ def _cut(network: nn.Module, plan: Plan, tensors: Mapping[str, torch.Tensor] | N
     sync_config_(smaller, network)
     if tensors:
         _load_(smaller, tensors)
+    refresh_(may_keep(smaller))
     return smaller
 
 

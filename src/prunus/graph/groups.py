@@ -353,14 +353,15 @@ class Trace:
     def _keep_apart(self, edits: dict[tuple[str, str], SetAttribute]) -> None:
         """Two numbers that the code found unequal stay so: ``if self.width != self.width_out``.
 
-        One that is the size of nothing, only compared, takes the size that the other had.
+        One that is the size of nothing and in no formula, only compared, takes the size that the other had.
         """
-        sizes = {(use.module, use.attribute) for use in self.findings.attributes}
+        used = {(use.module, use.attribute) for use in self.findings.attributes}
+        used |= self.findings.formulas
         for pair in self.findings.unequal:
             for mine, other in (pair, pair[::-1]):
                 edit = edits.get((other.module, other.attribute))
                 name = mine.module, mine.attribute
-                if edit is not None and edit.after == mine.value and name not in sizes:
+                if edit is not None and edit.after == mine.value and name not in used:
                     edits[name] = SetAttribute(
                         module=mine.module,
                         attribute=mine.attribute,

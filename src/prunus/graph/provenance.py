@@ -134,6 +134,8 @@ class SizeWatch(TorchFunctionMode):
             out = func(*args, **kwargs)
         elif name != "__setitem__":  # whose value may be a number
             return out
+        if name == "tolist":  # reads memory, which no operation tells of
+            self._listener.read(args[:1])
         if func == torch.Tensor.shape.__get__ or (name == "size" and isinstance(out, torch.Size)):  # type: ignore[attr-defined]
             return self._shape(args[0], out)
         if name == "size" and isinstance(out, int):

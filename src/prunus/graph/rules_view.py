@@ -183,7 +183,8 @@ def cat(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     tensors = [
         t
         for t in args[0]
-        if t.numel() or (t.dim() == n and (walk.labels(t).factors or not out.numel()))
+        if t.numel()
+        or (t.dim() == n - (name == "stack") and (walk.labels(t).factors or not out.numel()))
     ]
     reason = walk.reason(name, "meets a dimension whose size cannot change")
     labels_of = [walk.labels(t) for t in tensors]

@@ -15,6 +15,7 @@ def note_numbers(findings: Findings, scalars: Sequence[Origin]) -> None:
     sizes = {(u.module, u.attribute): u.value for u in findings.attributes}
     for origin in scalars:
         if isinstance(origin, tuple):
+            findings.formulas.add(origin)
             if origin in sizes:
                 findings.attributes.append(AttributeUse(*origin, sizes[origin], None))
         else:

@@ -39,7 +39,7 @@ from prunus.graph.inputs import (
     output_tensors,
     pad_plainly_,
 )
-from prunus.graph.kept import forget_, may_keep
+from prunus.graph.kept import may_keep, refresh_
 from prunus.graph.labels import IGNORED, KERNEL, LOOKUP, OUTPUT, SINGLE, Algebra
 from prunus.graph.provenance import SizeWatch, plant
 from prunus.graph.settle import note_numbers, settle
@@ -195,7 +195,6 @@ def _walk_once(
             "open resource; remove it, as torch.nn.utils.prune.remove does"
         ) from error
     pad_plainly_(planted)
-    forget_(may_keep(planted))
     if free:
         free_heads_(planted)
     walk = Walk(planted, algebra, findings)
@@ -204,6 +203,7 @@ def _walk_once(
     _forget_shapes()
     try:
         with torch.random.fork_rng([]), torch.no_grad(), walk.follow_modules(), watch, walk:
+            refresh_(may_keep(planted))
             # One sample: costs are stated for batch 1, and no label can hide in the batch.
             output = call(planted, first_sample(inputs))
     except PrunusError:

@@ -1,6 +1,7 @@
 """Whole numbers that remember where they came from, through the little arithmetic done with sizes."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -209,6 +210,9 @@ class Listener(Protocol):
 
     def size_inferred(self, tensor: torch.Tensor, dim: int) -> None:
         """A view left the size of one dim open."""
+
+    def read(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Values of tensors were read."""
 
     def scalar_used(self, origin: Origin) -> None:
         """A formula computed with a traced number."""

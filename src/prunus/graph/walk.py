@@ -79,6 +79,7 @@ class Findings:
     reindexed: list[Reindexed] = field(default_factory=list)
     same_size: list[tuple[IntArray, IntArray]] = field(default_factory=list)
     unequal: list[tuple[AttributeUse, AttributeUse]] = field(default_factory=list)
+    formulas: set[tuple[str, str]] = field(default_factory=set)
     whole: list[IntArray] = field(default_factory=list)
     reduced: list[IntArray] = field(default_factory=list)
     aligned: list[IntArray] = field(default_factory=list)
@@ -259,12 +260,16 @@ class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves 
     def size_used(self, use: SizeUse) -> None:
         """A traced number arrived at a function that made a dim of that size."""
         ids, size = self.dim_labels(use.tensor, use.dim), int(use.tensor.shape[use.dim])
+        alike = use.constant or (use.fresh and use.tensor.stride(use.dim) == 0)
         if isinstance(use.origin, tuple):
-            alike = use.constant or (use.fresh and use.tensor.stride(use.dim) == 0)
             if ids is None and alike and size > 1:
                 ids = self._constant(use.tensor, use.dim)
             self.attribute(*use.origin, size, ids if size > 1 else None)
         elif size > 1:
+            if ids is None and alike and self.algebra.own_column(use.origin) is None:
+                ids = self._constant(
+                    use.tensor, use.dim
+                )  # which of joint dims goes is not known yet
             self._follow(use, ids)
 
     def rows_used(self, whole: TracedInt, tensor: torch.Tensor, dim: int) -> None:

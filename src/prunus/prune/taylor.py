@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from prunus.data import TrainSplit
 from prunus.errors import InputError
 from prunus.graph import Trace
-from prunus.graph.kept import forget_, may_keep
+from prunus.graph.kept import may_keep, refresh_
 from prunus.method import Context, Need, train_split
 from prunus.progress import Progress, Silent
 from prunus.prune.base import GlobalOptions, GlobalRanking, Ranked
@@ -116,7 +116,7 @@ def taylor_scores(
     shown.start("taylor", batches)
     keepers = may_keep(network)
     for inputs, labels in islice(split.batches(size, generator=generator), batches):
-        forget_(keepers)  # what was computed once has no gradient, or that of another batch
+        refresh_(keepers)  # what was computed once has no gradient, or that of another batch
         terms = _terms(network, named, inputs, labels)
         if options.combine == "elements":
             terms = {name: term**2 for name, term in terms.items()}

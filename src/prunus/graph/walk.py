@@ -267,9 +267,8 @@ class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves 
             self.attribute(*use.origin, size, ids if size > 1 else None)
         elif size > 1:
             if ids is None and alike and self.algebra.own_column(use.origin) is None:
-                ids = self._constant(
-                    use.tensor, use.dim
-                )  # which of joint dims goes is not known yet
+                # Which of joint dims goes is not known yet.
+                ids = self._constant(use.tensor, use.dim)
             self._follow(use, ids)
 
     def rows_used(self, whole: TracedInt, tensor: torch.Tensor, dim: int) -> None:

@@ -99,6 +99,9 @@ def test_kept_channels_are_what_the_kernel_takes(network: Experts) -> None:
         found.plan({"up#2": np.arange(HIDDEN) < 12})
     coarse = trace(network, X, round_to=12)
     assert [g.width(1) for g in coarse.cuttable] == [16, 24]
+    said = r"of 24 units \(round_to=12, kernels take multiples of 8 channels\)"
+    with pytest.raises(InputError, match=said):
+        coarse.plan({"up#2": np.arange(HIDDEN) < 12})
 
 
 @pytest.mark.parametrize("method", ["l2", "taylor"])

@@ -401,11 +401,10 @@ def _shown(value: object) -> str:
 
 
 def _why_so_many(group: Group) -> str:
-    if group.step == group.round_to and group.aligned == 1:
+    if group.step == group.round_to:
         return ""
-    in_unit = f", {group.channels_per_unit} in a unit" if group.step != group.round_to else ""
-    channels = " channels" if group.round_to != group.aligned else ""
-    return f" ({group.multiple}{channels}{in_unit})"
+    in_unit = f", {group.channels_per_unit} in a unit" if group.channels_per_unit > 1 else ""
+    return f" ({group.multiple} channels{in_unit})"
 
 
 def _without(group: Group, keep: BoolArray, unread: BoolArray) -> BoolArray:

@@ -109,9 +109,7 @@ def trace(
     algebra, findings = _walk(network, inputs)
     settle(algebra, findings)
     groups = _groups(algebra, findings, network)
-    groups = [
-        replace(g, min_units=min_units, round_to=math.lcm(round_to, g.aligned)) for g in groups
-    ]
+    groups = [replace(g, min_units=min_units, round_to=round_to) for g in groups]
     named = _named(ignore, network)
     groups = [_left_whole(group, named) for group in groups]
     algebra.atoms.frozen = True
@@ -376,7 +374,7 @@ def _probe(network: nn.Module, found: Trace) -> Trace:
     """
     dense = network if not network.training else copy.deepcopy(network).eval()
     whole = found.example_inputs
-    open_groups = tuple(replace(g, min_units=1, round_to=g.aligned) for g in found.groups)
+    open_groups = tuple(replace(g, min_units=1, round_to=1) for g in found.groups)
     trial = replace(found, groups=open_groups)
     sample = first_sample(whole)
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from math import gcd
+from math import gcd, lcm
 from typing import Literal
 
 import numpy as np
@@ -72,15 +72,17 @@ class Group:
 
     @property
     def step(self) -> int:
-        """Kept units are a multiple of this, so that kept channels are one of ``round_to``."""
-        return self.round_to // gcd(self.round_to, self.channels_per_unit)
+        """Kept units are a multiple of this, so that kept channels are one of both numbers."""
+        channels = lcm(self.round_to, self.aligned)
+        return channels // gcd(channels, self.channels_per_unit)
 
     @property
     def multiple(self) -> str:
-        """Who asks that kept channels are a multiple of ``round_to``, for a message."""
-        if self.round_to == self.aligned:
-            return f"kernels take multiples of {self.aligned} channels"
-        return f"round_to={self.round_to}"
+        """Who asks for a multiple of channels, for a message."""
+        asked = [f"round_to={self.round_to}"] if self.round_to > 1 else []
+        if self.aligned > 1:
+            asked.append(f"kernels take multiples of {self.aligned}")
+        return ", ".join(asked)
 
     def width(self, least: int) -> int:
         """The least number of units, of ``least`` or more, that may stay."""

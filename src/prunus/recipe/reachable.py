@@ -136,8 +136,7 @@ def _blamed(budget: Budget, trace: Trace, whole: int) -> list[str]:
 def _settings(trace: Trace) -> Mapping[str, str]:
     """Settings of the trace that keep groups from being cut further, with their values."""
     found = {}
-    rounded = (group.round_to for group in trace.groups if group.round_to != group.aligned)
-    largest = max(rounded, default=1)
+    largest = max((group.round_to for group in trace.groups), default=1)
     fewest = max((group.min_units for group in trace.groups), default=1)
     if largest > 1:
         found["round_to"] = f"round_to={largest} (--round-to)"
@@ -153,7 +152,7 @@ def _reached(budget: Budget, trace: Trace, whole: int, without: set[str]) -> boo
     groups = tuple(
         replace(
             group,
-            round_to=group.aligned if "round_to" in without else group.round_to,
+            round_to=1 if "round_to" in without else group.round_to,
             min_units=1 if "min_units" in without else group.min_units,
             refused="" if "ignore" in without and group.refused == IGNORED else group.refused,
         )

@@ -11,10 +11,10 @@ from scipy import sparse
 from prunus.errors import InputError
 from prunus.graph.connections import require_fit, unread_units
 from prunus.graph.file_size import header_bytes
+from prunus.graph.findings import AttributeUse, Findings
 from prunus.graph.inputs import Inputs
 from prunus.graph.labels import OUTPUT, Algebra, Atoms
 from prunus.graph.units import Choice, Group
-from prunus.graph.walk import AttributeUse, Findings
 from prunus.plan import (
     Axis,
     Bits,

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from prunus.graph.findings import Reindexed
 from prunus.graph.inputs import flat_tensors
 from prunus.graph.labels import FIXED, LOOKUP, NONE, Factor, Labels
-from prunus.graph.walk import Reindexed, Walk, rule
+from prunus.graph.walk import Walk, rule
 from prunus.plan import IntArray
 
 

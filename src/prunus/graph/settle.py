@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from prunus.graph.findings import AttributeUse, Findings
 from prunus.graph.labels import FIXED, Algebra, varies
 from prunus.graph.traced_numbers import Origin
-from prunus.graph.walk import AttributeUse, Findings
 from prunus.plan import IntArray
 
 

@@ -29,6 +29,7 @@ from prunus.graph.attention import free_heads_
 from prunus.graph.certify import certify
 from prunus.graph.culprits import culprits
 from prunus.graph.cut import cut, network_shape
+from prunus.graph.findings import Findings
 from prunus.graph.groups import Trace
 from prunus.graph.inputs import (
     Inputs,
@@ -44,7 +45,7 @@ from prunus.graph.labels import IGNORED, KERNEL, LOOKUP, OUTPUT, SINGLE, Algebra
 from prunus.graph.provenance import SizeWatch, plant
 from prunus.graph.settle import note_numbers, settle
 from prunus.graph.units import ALIGNED, Group, UnitAxis
-from prunus.graph.walk import Findings, Walk
+from prunus.graph.walk import Walk
 from prunus.plan import BoolArray
 from prunus.sound import require_sound
 

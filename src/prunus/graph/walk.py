@@ -7,7 +7,6 @@ whatever the plan removes, at full width. See ``certify``.
 
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from prunus.graph.config import HEAD_COUNTS
+from prunus.graph.findings import AttributeUse, Findings, MacTerm
 from prunus.graph.fixed_macs import fixed_macs
 from prunus.graph.inputs import flat_tensors
 from prunus.graph.labels import NONE, Algebra, Factor, Labels
@@ -38,54 +38,6 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
         return function
 
     return register
-
-
-@dataclass(frozen=True)
-class MacTerm:
-    """MACs of one operation: ``constant`` times the sizes of its labelled dims."""
-
-    module: str
-    op: str
-    constant: int
-    dims: tuple[IntArray, ...]
-
-
-@dataclass(frozen=True)
-class AttributeUse:
-    """A module's whole number that is the size of a dim labelled ``ids`` (None: of a fixed dim)."""
-
-    module: str
-    attribute: str
-    value: int
-    ids: IntArray | None
-
-
-@dataclass(frozen=True)
-class Reindexed:
-    """A buffer whose values are positions on a dim labelled ``ids``."""
-
-    buffer: str
-    ids: IntArray
-
-
-@dataclass
-class Findings:
-    """What a tracing walk noted, in atoms."""
-
-    axes: dict[tuple[str, int], IntArray] = field(default_factory=dict)
-    contracted: set[tuple[str, int]] = field(default_factory=set)
-    macs: list[MacTerm] = field(default_factory=list)
-    attributes: list[AttributeUse] = field(default_factory=list)
-    reindexed: list[Reindexed] = field(default_factory=list)
-    same_size: list[tuple[IntArray, IntArray]] = field(default_factory=list)
-    unequal: list[tuple[AttributeUse, AttributeUse]] = field(default_factory=list)
-    formulas: set[tuple[str, str]] = field(default_factory=set)
-    whole: list[IntArray] = field(default_factory=list)
-    reduced: list[IntArray] = field(default_factory=list)
-    aligned: list[IntArray] = field(default_factory=list)
-    joints: list[IntArray] = field(default_factory=list)
-    unknown_ops: set[str] = field(default_factory=set)
-    owners: list[tuple[int, tuple[str, int]]] = field(default_factory=list)
 
 
 class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it bare

@@ -92,6 +92,36 @@ def test_experts_and_the_gate_stay(network: Experts) -> None:
     assert refused["down"].endswith("as many experts as are told")
 
 
+@pytest.mark.parametrize("form", ["as bmm", "columns in runs", "sums in runs"])
+def test_other_forms_stay_whole_and_are_counted(form: str) -> None:
+    class Other(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 16), nn.Linear(8, 16)
+            self.free, self.out = nn.Linear(8, 24), nn.Linear(24, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            a, b = self.a(x)[0], self.b(x)[0]  # [8, 16] each
+            ends = torch.tensor([4, 16], dtype=torch.int32)
+            two = torch.stack([a, a])
+            if form == "as bmm":
+                made = functional.grouped_mm(two, torch.stack([b.t(), b.t()]))
+            elif form == "columns in runs":
+                made = functional.grouped_mm(two.transpose(-2, -1).contiguous(), b, offs=ends)
+            else:
+                made = functional.grouped_mm(a, b.t(), offs=ends)
+            out: Tensor = self.out(self.free(x)).mean((1, 2)) + made.mean()
+            return out
+
+    torch.manual_seed(0)
+    network, x = Other().eval(), torch.randn(2, 8, 8)
+    found = trace(network, x)
+    assert [g.name for g in found.cuttable] == ["free", "out"]  # and neither ``a`` nor ``b``
+    plan = found.plan({"free": np.arange(24) < 9})
+    counted = count_macs(cut(network, plan), x[:1])
+    assert counted.macs == found.macs(plan.channels) and counted.uncounted == ()
+
+
 def test_kept_channels_are_what_the_kernel_takes(network: Experts) -> None:
     found = trace(network, X)
     assert [g.width(1) for g in found.cuttable] == [8, 8]

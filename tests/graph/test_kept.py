@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from prunus.candidates.skeleton import Skeleton
-from prunus.graph import certify, cut, trace
+from prunus.graph import certify, cut, plan_of, trace
+from prunus.graph.certify_rebuild import _difference, _factor_names
 from prunus.graph.kept import may_keep, refresh_
+from prunus.plan import Factorize
 from tests.helpers import Biased
 
 X = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
@@ -93,6 +95,15 @@ def test_what_is_made_when_evaluation_begins_is_made_of_the_cut_network() -> Non
             assert torch.equal(skeleton.module(X), small(X))
     training = cut(network.train(True), plan)
     assert training.training and not hasattr(training[0], "made")  # type: ignore[index]
+
+
+def test_rebuilt_networks_are_compared_with_what_is_made_now(used: nn.Module) -> None:
+    """In float64: what the dense network keeps was computed in float32."""
+    edit = Factorize(module="1", form="linear", ranks=(1,))
+    plan = plan_of(used, [edit])
+    names = _factor_names(edit, plan)
+    factors = {name: torch.randn(plan.result.tensors[name]) for name in names}
+    assert _difference(used, plan, factors, {"1": names}, X, torch.float64) < 1e-13
 
 
 def test_modes_stay_and_nothing_is_touched_that_keeps_nothing() -> None:

@@ -150,7 +150,6 @@ def _caveats(network: nn.Module, inputs: Inputs, *, compared: bool) -> str:
     if not compared:
         found.append("the dense network has no train mode that runs and repeats on these inputs")
     dense = copy.deepcopy(network).eval()
-    refresh_(may_keep(dense))
     packed = None
     if packs_padding(dense):
         with warnings.catch_warnings(action="ignore"):  # torch's, of a prototype

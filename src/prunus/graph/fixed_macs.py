@@ -12,7 +12,7 @@ Args = tuple[Any, ...]
 
 
 def fixed_macs(name: str, args: Args) -> int | None:
-    """MACs of one call of an operation without a label rule; None: it has no formula.
+    """MACs of one call whose operands stay whole; None: it has no formula.
 
     Args:
         name: Of the ATen operation, without its overload.
@@ -31,11 +31,18 @@ def _first_two(args: Args) -> int:
     return _product(args[0], args[1])
 
 
+def _grouped(args: Args) -> int:
+    """Rows, or what is summed, in runs: as one product; of columns in runs each meets one matrix."""
+    a, b = args[0], args[1]
+    return b.numel() * a.shape[-2] if (a.dim(), b.dim()) == (3, 2) else _product(a, b)
+
+
 def _last_two(args: Args) -> int:
     return _product(args[1], args[2])
 
 
 _FORMULAS: dict[str, Callable[[Args], int]] = {
+    "_grouped_mm": _grouped,
     **dict.fromkeys(("_int_mm", "_scaled_mm", "mv", "dot", "vdot"), _first_two),
     **dict.fromkeys(
         ("addmm_", "baddbmm_", "addbmm", "addbmm_", "addmv", "addmv_"),

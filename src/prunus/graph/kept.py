@@ -1,8 +1,8 @@
 """What modules keep between forward passes in evaluation, computed from their parameters.
 
 LeViT, TinyViT and EfficientFormer look their position biases up once, when they first answer or when
-their evaluation begins, and keep the result until they are trained again. Copied along, it is of the uncut network: too wide for a cut one, or another
-candidate's.
+their evaluation begins, and keep the result until they are trained again. Copied along, it is of the
+uncut network: too wide for a cut one, or another candidate's.
 """
 
 from collections.abc import Iterable

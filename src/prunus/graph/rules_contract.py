@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from prunus.graph.fixed_macs import fixed_macs
 from prunus.graph.labels import KERNEL, Factor, Labels
 from prunus.graph.walk import Walk, rule
 from prunus.plan import IntArray
@@ -261,6 +262,7 @@ def grouped_mm(walk: Walk, func: Any, args: Args, kwargs: Kwargs) -> Any:
     if (x.dim(), weight.dim()) != (2, 3):
         walk.algebra.pin_all(labels, reason)
         walk.algebra.pin_all(w, reason)
+        walk.count("grouped", [(fixed_macs("_grouped_mm", args) or 0, None)])
         return out
     experts = walk.reason("grouped matrix product", "as many experts as are told")
     w = walk.algebra.keep_size(w, 0, experts)

@@ -69,6 +69,16 @@ def rest(n: Any, h: Tensor) -> Tensor:
     return gated(h.narrow(-1, 0, half), torch.narrow(h, dim=2, start=half, length=half))
 
 
+def keys_without_bias(n: Any, x: Tensor) -> Tensor:
+    """As torchvision's SwinV2: one bias for all three, a third of it at zero."""
+    bias = n.qkv.bias.clone()
+    third = bias.numel() // 3
+    bias[third : 2 * third].zero_()
+    q, k, v = functional.linear(x, n.qkv.weight, bias).chunk(3, -1)
+    out: Tensor = n.out(gated(v, q * k))
+    return out
+
+
 # Network, units of its groups that can be cut.
 FOLLOWED: dict[str, tuple[nn.Module, list[int]]] = {
     "an attribute": (
@@ -134,6 +144,77 @@ FOLLOWED: dict[str, tuple[nn.Module, list[int]]] = {
         [10],
     ),
     "written in place": (between(shift, 16, 16), [4]),
+    "from the end": (
+        between(lambda n, h: gated(h[..., : -n.d], h[..., -n.d :]), 24, 12, d=12),
+        [12],
+    ),
+    "unequal parts from the end": (
+        between(lambda n, h: swapped(h[..., : -n.d], h[..., -n.d :]), 24, 24, d=7),
+        [24],
+    ),
+    "less a number": (
+        between(lambda n, h: gated(h[..., : n.w - n.d], h[..., -n.d :]), 24, 12, w=24, d=12),
+        [12],
+    ),
+    "less a share": (
+        between(
+            lambda n, h: swapped(h[..., : n.w - n.w // 4], h[..., -(n.w // 4) :]), 24, 24, w=24
+        ),
+        [6],
+    ),
+    "split by what is left": (
+        between(lambda n, h: swapped(*h.split([n.d, n.w - n.d], -1)), 24, 24, w=24, d=7),
+        [24],
+    ),
+    "split by what is left, first": (
+        between(lambda n, h: swapped(*h.split([n.w - n.d, n.d], -1)), 24, 24, w=24, d=7),
+        [24],
+    ),
+    "split by what two leave": (
+        between(
+            lambda n, h: swapped(*h.split([n.p, n.w - n.p - n.q, n.q], -1)),
+            24,
+            24,
+            w=24,
+            p=5,
+            q=8,
+        ),
+        [24],
+    ),
+    "split by what is left of a shape": (
+        between(lambda n, h: swapped(*h.split([n.d, h.shape[-1] - n.d], -1)), 24, 24, d=7),
+        [24],
+    ),
+    "split by what a share leaves": (
+        between(
+            lambda _, h: swapped(*h.split([h.size(-1) // 4, h.size(-1) - h.size(-1) // 4], -1)),
+            24,
+            24,
+        ),
+        [6],
+    ),
+    "split into parts of a share": (
+        between(lambda n, h: gated(*h.split(n.w // 2, -1)), 24, 12, w=24),
+        [12],
+    ),
+    "split by a number of parts": (
+        between(lambda n, h: gated(*h.split(n.w // n.paths, -1)), 24, 12, w=24, paths=2),
+        [12],
+    ),
+    "a third of a vector": (
+        Wired(keys_without_bias, qkv=nn.Linear(16, 24), out=nn.Linear(8, 3)).eval(),
+        [8],
+    ),
+    "narrow to the end": (
+        between(
+            lambda n, h: gated(h.narrow(-1, n.w - n.d, n.d), h.narrow(-1, 0, n.w - n.d)),
+            24,
+            12,
+            w=24,
+            d=12,
+        ),
+        [12],
+    ),
 }
 
 
@@ -164,12 +245,25 @@ def test_an_end_is_as_many_as_stay_before_it() -> None:
     assert (small.d, small.first.out_features) == (5, 19)
 
 
+def test_what_is_left_follows_both_numbers() -> None:
+    network = FOLLOWED["split by what is left"][0]
+    found = trace(network, TOKENS)
+    keep = np.ones(24, dtype=bool)
+    keep[[0, 3, 7, 20, 21]] = False  # two of the first seven, three of the seventeen that are left
+    small: Any = cut(network, found.plan({"first": keep}))
+    assert (small.d, small.w) == (5, 19)
+
+
 # What no plan can write down, or nothing tells the origin of.
 UNCLEAR: dict[str, nn.Module] = {
     "plain numbers": between(lambda _, h: gated(h[..., :12], h[..., 12:]), 24, 12),
     "steps": between(lambda _, h: gated(h[..., ::2], h[..., 1::2]), 24, 12),
     "steps up to an attribute": between(lambda n, h: h[..., : n.d : 2], 24, 6, d=12),
-    "from the end": between(lambda n, h: gated(h[..., : -n.d], h[..., -n.d :]), 24, 12, d=12),
+    "less a number in the code": between(lambda n, h: h[..., : n.d - 1], 24, 11, d=12),
+    "less two numbers": between(lambda n, h: h[..., : n.d - n.p - n.q], 24, 11, d=24, p=5, q=8),
+    "what another is less than": between(
+        lambda n, h: swapped(*h.split([n.p, n.d - n.q, 5], -1)), 24, 24, d=24, p=7, q=12
+    ),
     "a plain start": between(lambda n, h: h[..., 1 : n.d], 24, 11, d=12),
     "no whole share": between(lambda _, h: h[..., : h.shape[-1] // 5], 24, 4),
     "more than a share": between(lambda n, h: h[..., : n.d + 1], 24, 13, d=12),
@@ -184,7 +278,10 @@ UNCLEAR: dict[str, nn.Module] = {
 def test_ends_of_unclear_origin_are_refused_with_the_remedy(name: str) -> None:
     found = trace(UNCLEAR[name], TOKENS, verify=False)
     said = set(refusals(found).values())
-    assert any(re.search(r"use (chunk, or an attribute|attributes) \(self\.n\)", s) for s in said)
+    assert any(
+        re.search(r"use (chunk, or an attribute|an attribute|attributes) \(self\.n\)", s)
+        for s in said
+    )
     for group in found.cuttable:  # what is left is sound all the same
         keep = np.arange(group.units) < max(1, group.units // 2)
         assert certify(UNCLEAR[name], found, found.plan({group.name: keep})).passed

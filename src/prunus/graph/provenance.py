@@ -141,6 +141,8 @@ class SizeWatch(TorchFunctionMode):
         if name == "size" and isinstance(out, int):
             dim = args[1] if len(args) > 1 else kwargs["dim"]
             return self._number(args[0], dim % args[0].dim(), out)
+        if name in ("numel", "nelement") and args[0].dim() == 1:
+            return self._number(args[0], 0, out)
         if name in ("view", "reshape") and isinstance(out, torch.Tensor):
             sizes = _sizes(args, kwargs)
             if -1 in sizes and len(sizes) == out.dim():

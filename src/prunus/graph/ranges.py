@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,10 +13,23 @@ from prunus.graph.traced_numbers import (
     Listener,
     Part,
     Parts,
+    QuotientInt,
+    RestInt,
     TracedInt,
     traced_int,
 )
 from prunus.plan import IntArray
+
+
+class _End(NamedTuple):
+    """Where a range ends, and what that says: of the positions from one on, as many as some numbers.
+
+    Of ``h[:, :d]`` the first ``d``; of ``h[:, -d:]`` the last; of ``h[:, : n - d]`` the first ``n``
+    and the last ``d`` of these.
+    """
+
+    at: int
+    ties: tuple[tuple[int, Parts], ...] = ()
 
 
 class Ranges:
@@ -53,7 +66,8 @@ class Ranges:
         return source, tuple(items)
 
     def _narrow(self, source: torch.Tensor, dim: int, start: Any, length: Any) -> Any:
-        if self._parts(start) is None or self._parts(start + length) is None:
+        size = source.shape[dim]
+        if self._end(start, size) is None or self._end(start + length, size) is None:
             return NotImplemented
         found = self._all(source, dim, [slice(start, start + length)])
         return found if found is NotImplemented else found[0]
@@ -69,14 +83,29 @@ class Ranges:
 
     def _split(self, source: torch.Tensor, given: Any, dim: int) -> Any:
         """Sizes read from one place each are left to ``SizeWatch``; computed ones are ranges."""
+        if isinstance(given, QuotientInt):
+            self._equal_parts(source, given, dim)
+        elif isinstance(given, ComputedInt) and source.shape[dim] % given == 0:
+            given = [given] * (source.shape[dim] // int(given))
         if not isinstance(given, list | tuple) or not any(
-            isinstance(n, ComputedInt) for n in given
+            isinstance(n, ComputedInt | RestInt) for n in given
         ):
             return NotImplemented
-        ends = [0, *accumulate(given)]
-        if any(self._parts(end) is None for end in ends):  # a plain size stays as it is
+        ends, size = [0, *accumulate(given)], source.shape[dim]
+        if any(self._end(end, size) is None for end in ends):  # a plain size stays as it is
             return NotImplemented
         return self._all(source, dim, [slice(*pair) for pair in pairwise(ends)])
+
+    def _equal_parts(self, source: torch.Tensor, size: QuotientInt, dim: int) -> None:
+        """``x.split(channels // paths)``: the first is the size of the dim, the second stays."""
+        if size.whole.listener is not self._listener:
+            return
+        self._listener.scalar_used(size.rows.origin)
+        known = self._listener.dim_labels(source, dim % source.dim())
+        if known is not None and len(known) == int(size.whole):
+            self._same(known, size.whole)
+        else:
+            self._listener.scalar_used(size.whole.origin)
 
     def _all(self, source: torch.Tensor, dim: int, items: list[slice]) -> Any:
         """These ranges of a dim; ``NotImplemented`` where not all of them are followed."""
@@ -90,32 +119,55 @@ class Ranges:
         """A range of a dim, its ends told to the listener; None where one of them is unclear."""
         size, known = source.shape[dim], self._listener.dim_labels(source, dim)
         ends = self._ends(item, size)
-        clear = [] if ends is None else [end for end in ends if end]
+        clear = [] if ends is None else [tie for end in ends for tie in end.ties]
         if not clear or known is None:
             # Nothing follows these numbers: a cut must leave them as they are.
-            for end in (item.start, item.stop):
-                for part in self._parts(end) or ():
-                    for number in _numbers(part):
-                        self._listener.scalar_used(number.origin)
+            for _, parts in (
+                tie for end in (item.start, item.stop) for tie in self._told(end, size)
+            ):
+                for number in (number for part in parts for number in _numbers(part)):
+                    self._listener.scalar_used(number.origin)
             return None
-        for end in clear:
-            self._tie(known, end)
-        start = int(item.start or 0)
-        stop = size if item.stop is None else min(size, int(item.stop))
+        for first, parts in clear:
+            self._tie(known[first:], parts)
+        start, stop = self._place(item, size)
         self._listener.expect_split([start, stop])
         taken = source.narrow(dim, start, stop - start)
         self._listener.expect_split([])
         return taken
 
-    def _ends(self, item: slice, size: int) -> tuple[Parts, Parts] | None:
+    def _told(self, end: object, size: int) -> tuple[tuple[int, Parts], ...]:
+        found = self._end(end, size)
+        return () if found is None else found.ties
+
+    def _place(self, item: slice, size: int) -> tuple[int, int]:
+        """First position and the one after the last, not below zero; as plain numbers."""
+        # Traced ones would tell that they were compared.
+        ends = (int(item.start or 0), size if item.stop is None else min(size, int(item.stop)))
+        start, stop = (end + size if end < 0 else end for end in ends)
+        return start, stop
+
+    def _ends(self, item: slice, size: int) -> tuple[_End, _End] | None:
         """What the ends were computed from, nothing for those of the whole dim; None: not followed."""
-        # As plain numbers: traced ones would tell that they were compared.
-        start, stop = int(item.start or 0), size if item.stop is None else int(item.stop)
-        whole = item.stop is None or (type(item.stop) is int and stop >= size)
-        first = self._parts(0 if item.start is None else item.start)
-        last = () if whole else self._parts(item.stop)
-        inside = item.step in (None, 1) and start < stop and (whole or stop <= size)
+        start, stop = self._place(item, size)
+        whole = item.stop is None or (type(item.stop) is int and item.stop >= size)
+        first = self._end(0 if item.start is None else item.start, size)
+        last = _End(size) if whole else self._end(item.stop, size)
+        inside = item.step in (None, 1) and 0 <= start < stop
+        inside = inside and (whole or int(item.stop) <= size)
         return None if first is None or last is None or not inside else (first, last)
+
+    def _end(self, end: Any, size: int) -> _End | None:
+        """Where a range ends and what that says; None where it is unclear."""
+        if not isinstance(end, RestInt):
+            parts = self._parts(end)
+            return None if parts is None else _End(int(end), ((0, parts),) if parts else ())
+        at = int(end) + (size if end.whole is None else 0)
+        whole = () if end.whole is None else self._parts(end.whole)
+        # Of several numbers none tells in which order they follow that place.
+        if len(end.less) != 1 or whole is None or not self._mine(end.less) or at < 0:
+            return None
+        return _End(at, ((0, whole), (at, end.less)) if whole else ((at, end.less),))
 
     def _parts(self, end: object) -> Parts | None:
         """What a number was computed from in this trace; None where that is unclear."""
@@ -123,10 +175,10 @@ class Ranges:
             return ()
         if not isinstance(end, Followed) or int(end) <= 0:
             return None
-        mine = all(
-            number.listener is self._listener for part in end.parts for number in _numbers(part)
-        )
-        return end.parts if mine else None
+        return end.parts if self._mine(end.parts) else None
+
+    def _mine(self, parts: Parts) -> bool:
+        return all(n.listener is self._listener for part in parts for n in _numbers(part))
 
     def _tie(self, ids: IntArray, parts: Parts) -> None:
         """Say that of the first positions there stay as many as a sum of numbers, one by one."""

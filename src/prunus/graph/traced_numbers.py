@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 
 from prunus.plan import IntArray
@@ -23,10 +24,20 @@ class Followed(int):
         raise NotImplementedError
 
     def __add__(self, other: Any) -> int:
+        if isinstance(other, RestInt):
+            return other + self
         return _sum(self, other) if isinstance(other, int) else NotImplemented
 
     def __radd__(self, other: Any) -> int:
         return _sum(other, self) if isinstance(other, int) else NotImplemented
+
+    def __sub__(self, other: Any) -> int:
+        if isinstance(other, Followed):
+            return _rest(int(self) - int(other), self, other.parts)
+        return int(self) - int(other) if isinstance(other, int) else NotImplemented
+
+    def __neg__(self) -> int:
+        return _rest(-int(self), None, self.parts)
 
     def __mul__(self, times: Any) -> int:
         if type(times) is int and 0 < times <= _MOST_PARTS:
@@ -70,6 +81,13 @@ class TracedInt(Followed):
     def parts(self) -> "Parts":
         """The number itself."""
         return (Part(self),)
+
+    def same(self, other: "TracedInt") -> bool:
+        """Whether the other one was read from the same place; a comparison would tell of both."""
+        mine, its = self.origin, other.origin
+        if isinstance(mine, tuple) or isinstance(its, tuple):
+            return isinstance(mine, tuple) and isinstance(its, tuple) and mine == its
+        return np.array_equal(mine, its)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, TracedInt):
@@ -129,6 +147,49 @@ class TracedInt(Followed):
         return _computed(size, (Part(self, shares),)) if exact else size
 
 
+class RestInt(int):
+    """``whole - n`` or ``-n`` of traced numbers: known as the end of a range, else plain.
+
+    Attributes:
+        whole: What was subtracted from; None: the size of the dim, which ``-n`` counts back from.
+        less: What was subtracted.
+    """
+
+    whole: Followed | None
+    less: "Parts"
+
+    __hash__ = int.__hash__
+
+    def __add__(self, other: Any) -> int:
+        """``(whole - n) + n`` is the whole again, which the last of some sizes comes to."""
+        if type(other) is int and other == 0:
+            return self
+        if not isinstance(other, Followed):
+            return int(self) + int(other) if isinstance(other, int) else NotImplemented
+        less = list(self.less)
+        for part in other.parts:
+            at = next((k for k, known in enumerate(less) if known.same(part)), None)
+            if at is None:
+                return int(self) + int(other)
+            del less[at]
+        if not less and self.whole is not None:
+            return self.whole
+        return _rest(int(self) + int(other), self.whole, tuple(less))
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> int:
+        if not isinstance(other, Followed):
+            return int(self) - int(other) if isinstance(other, int) else NotImplemented
+        return _rest(int(self) - int(other), self.whole, (*self.less, *other.parts))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> int:
+        return int(self)
+
+    def __reduce__(self) -> tuple[type[int], tuple[int]]:
+        return int, (int(self),)
+
+
 class QuotientInt(int):
     """``width // heads`` of two traced numbers: plain, but as the size behind that of the heads.
 
@@ -159,6 +220,14 @@ class Part(NamedTuple):
         """Positions that this term counts."""
         return int(self.number) // self.shares * (1 if self.width is None else int(self.width))
 
+    def same(self, other: "Part") -> bool:
+        """Whether it is the same share of the same number."""
+        if self.shares != other.shares or not self.number.same(other.number):
+            return False
+        if self.width is None or other.width is None:
+            return self.width is other.width
+        return self.width.same(other.width)
+
 
 Parts = tuple[Part, ...]
 _A_WIDTH = re.compile(r"dim|size|width|channels|^d_")
@@ -168,6 +237,14 @@ _MOST_PARTS = 64  # a loop that counts up sizes is no end of a range
 def _computed(value: int, parts: Parts) -> ComputedInt:
     number = ComputedInt(value)
     number._parts = parts
+    return number
+
+
+def _rest(value: int, whole: Followed | None, less: Parts) -> int:
+    if len(less) > _MOST_PARTS:
+        return value
+    number = RestInt(value)
+    number.whole, number.less = whole, less
     return number
 
 

@@ -294,6 +294,8 @@ OVER_TOKENS: dict[str, Any] = {
     "median": lambda h: h - h.median(1, keepdim=True)[0],
     "kthvalue": lambda h: h - h.kthvalue(2, 1)[0][:, None],
     "std_mean": lambda h: standardised(h, 1),
+    "spectrum": lambda h: torch.fft.irfft(torch.fft.rfft(h, dim=1) * 0.5, h.shape[1], dim=1),
+    "spectra": lambda h: torch.fft.fft2(h.unflatten(1, (2, 3)), dim=(1, -2)).imag.flatten(1, 2),
     "aminmax": lambda h: h - torch.aminmax(h, dim=1, keepdim=True)[0],
 }
 # Over channels: those that stay.
@@ -321,6 +323,47 @@ def test_channels_beside_it_are_cut_and_certified(name: str) -> None:
     assert units(proven(network, drawn(2, 6, 16), rounds=2)) == {"first": 8}
 
 
+class GlobalFilter(nn.Module):
+    """As in GFNet: a weight for every frequency and channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6, 4, 8, 2, generator=torch.Generator()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft2(x, dim=(1, 2), norm="ortho")
+        turned = spectrum * torch.view_as_complex(self.weight)
+        return cast("Tensor", torch.fft.irfft2(turned, s=x.shape[1:3], dim=(1, 2), norm="ortho"))
+
+
+def test_channels_that_a_filter_of_frequencies_weighs_are_cut() -> None:
+    network = nn.Sequential(nn.Linear(5, 8), GlobalFilter(), nn.Linear(8, 3))
+    found, stays = proven(network, x := drawn(2, 6, 6, 5)), [0, 3, 4, 6]
+    assert units(found) == {"0": 8}
+    small = cut(network, found.plan({"0": np.isin(np.arange(8), stays)}))
+    first, last = cast("nn.Linear", network[0]), cast("nn.Linear", network[2])
+    weight = cast("GlobalFilter", network[1]).weight[:, :, stays]
+    spectrum = torch.fft.rfft2(first(x)[..., stays], dim=(1, 2))
+    mixed = torch.fft.irfft2(spectrum * torch.complex(*weight.unbind(-1)), s=(6, 6), dim=(1, 2))
+    by_hand = functional.linear(mixed, last.weight[:, stays], last.bias)
+    assert torch.allclose(small(x), by_hand, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_columns_of_summed_rows_are_channels(mode: str) -> None:
+    network = nn.Sequential(nn.EmbeddingBag(20, 8, mode=mode, padding_idx=0), nn.Linear(8, 3))
+    rows = torch.tensor([[3, 7, 7, 0], [19, 1, 0, 0]])
+    found = proven(network, rows)
+    assert units(found) == {"0": 8}
+    small: Any = cut(network, found.plan({"0": np.arange(8) > 4}))
+    assert (small[0].embedding_dim, small[0].num_embeddings) == (3, 20)
+    table, last = cast("Tensor", network[0].weight)[:, 5:], cast("nn.Linear", network[1])
+    taken = [table[[3, 7, 7]], table[[19, 1]]]
+    bags = torch.stack([t.amax(0) if mode == "max" else getattr(t, mode)(0) for t in taken])
+    by_hand = functional.linear(bags, last.weight[:, 5:], last.bias)
+    assert torch.allclose(small(rows), by_hand, atol=1e-6)
+
+
 @pytest.mark.parametrize("between", [unpooled, folded])
 def test_images_are_put_together_channel_by_channel(between: Any) -> None:
     network = Between(nn.Conv2d(3, 8, 1), between, nn.Conv2d(8, 3, 1))
@@ -334,6 +377,12 @@ def test_channels_of_which_one_is_told_by_number_stay() -> None:
     ):
         network = Between(nn.Linear(16, 8), told, nn.Linear(8, 3))
         assert units(trace(network.eval(), drawn(2, 6, 16))) == {}
+
+
+def test_channels_that_a_spectrum_is_made_of_stay() -> None:
+    network = Between(nn.Linear(16, 8), lambda h: torch.fft.fft(h).real, nn.Linear(8, 3))
+    found = trace(network.eval(), drawn(2, 6, 16), verify=False)
+    assert found.by_name["first"].refused == "fft in 'the network': mixes positions"
 
 
 def test_rows_that_are_folded_into_a_channel_go_together() -> None:

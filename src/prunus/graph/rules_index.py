@@ -76,6 +76,18 @@ def embedding(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
     return out
 
 
+@rule("_embedding_bag", "_embedding_bag_forward_only")
+def embedding_bag(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Sums, means or maxima of rows that are looked up; columns are channels."""
+    out = func(*args, **kwargs)
+    table = walk.algebra.keep_size(walk.labels(args[0]), 0, LOOKUP)
+    for tensor in flat_tensors((args[1:], kwargs)):
+        read_plainly(walk, tensor, LOOKUP)
+    column = table.on(1)
+    walk.mark(out[0], NONE if column is None else Labels((Factor((1,), column.ids),)))
+    return out
+
+
 @rule("index_select")
 def index_select(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Positions picked by an index; an index kept in a buffer follows the cut (``Reindexed``)."""

@@ -94,3 +94,14 @@ def view_as_real(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     free = tuple(f for f in labels.factors if walk.atoms.resolve(f.ids).any())
     walk.mark(out, Labels(free, labels.param))
     return out
+
+
+@rule("_fft_r2c", "_fft_c2r", "_fft_c2c")
+def fourier(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Mixes the positions of some dims, which stay; all others each for itself."""
+    out = func(*args, **kwargs)
+    labels, n = walk.labels(args[0]), args[0].dim()
+    for dim in args[1]:
+        labels = walk.algebra.keep_size(labels, dim % n, walk.reason("fft", "mixes positions"))
+    walk.mark(out, Labels(labels.factors))
+    return out

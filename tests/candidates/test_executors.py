@@ -194,6 +194,18 @@ class TestBothKinds:
         assert len(setup.noted("made")) == 1
 
 
+def test_a_worker_starts_without_the_libraries_that_it_never_calls() -> None:
+    """They would take longer to import than all of Prunus."""
+    code = """if True:
+        import sys, prunus.candidates.worker
+        print({"scipy.stats", "scipy.special", "sklearn", "pandas", "plotly"} & set(sys.modules))
+    """
+    command = [sys.executable, "-c", code]
+    paths = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}"}
+    done = subprocess.run(command, env=paths, check=True, capture_output=True, text=True)
+    assert done.stdout == "set()\n"
+
+
 @pytest.mark.parametrize("kind", [ProcessExecutor, RayExecutor])
 @pytest.mark.parametrize("argument", ["workers", "threads"])
 @pytest.mark.parametrize("value", [0, -1, True, 1.5])

@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits as sklearn_digits
 
 from prunus.data.roles import DataSplits, three_splits
 from prunus.data.splits import Samples
@@ -23,6 +22,9 @@ def load_digits(*, normalizer: Normalizer | None, search_size: int | None, seed:
         Alpaydin & Kaynak, "Optical Recognition of Handwritten Digits", UCI 1998
         (https://doi.org/10.24432/C50P49).
     """
+    # Here, not above: it brings pandas, and whatever else is there, to every process that starts.
+    from sklearn.datasets import load_digits as sklearn_digits  # noqa: PLC0415
+
     bunch = sklearn_digits()
     # Ink from 0 to 16 becomes bytes from 0 to 255, as in all other images.
     pixels = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8))

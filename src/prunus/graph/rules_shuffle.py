@@ -98,9 +98,14 @@ def view_as_real(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str,
 
 @rule("_fft_r2c", "_fft_c2r", "_fft_c2c")
 def fourier(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Mixes the positions of some dims, which stay; all others each for itself."""
+    """Mixes the positions of some dims, which stay; all others each for itself.
+
+    Its work grows with the logarithm of a size, which no count of MACs holds: it is told as uncounted.
+    """
     out = func(*args, **kwargs)
     labels, n = walk.labels(args[0]), args[0].dim()
+    if labels.factors and not walk.masked:
+        walk.findings.unknown_ops.add(func.overloadpacket.__name__)
     for dim in args[1]:
         labels = walk.algebra.keep_size(labels, dim % n, walk.reason("fft", "mixes positions"))
     walk.mark(out, Labels(labels.factors))

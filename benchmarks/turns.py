@@ -24,6 +24,7 @@ from prunus.quantize import Deployment, deploy, load_deployed
 from prunus.zoo import build
 
 LENGTH, WARMUP, REPEATS = 128, 3, 30
+SEED = 0
 PIECES = 30_000  # of the vocabulary
 PAUSE_SECONDS = 1.0
 
@@ -38,14 +39,15 @@ def main() -> None:
             for _ in range(WARMUP):
                 run()
         rows = [{"network": name, **row} for name in runs for row in measure(name, runs)]
-    write_results("turns", rows, threads=threads, repeats=REPEATS, batch=1, sequence=LENGTH)
+    settings = {"threads": threads, "repeats": REPEATS, "batch": 1, "sequence": LENGTH}
+    write_results("turns", rows, seed=SEED, **settings)
 
 
 def networks(folder: Path, threads: int) -> dict[str, Run]:
     """The dense network on its engines."""
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
     dense = build("bert_tiny", vocab_size=PIECES, layers=12, hidden=768, num_classes=2).eval()
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(SEED)
     ids = torch.randint(5, PIECES, (4, LENGTH), generator=generator)
     inputs = {"input_ids": ids[:1], "attention_mask": torch.ones_like(ids[:1])}
     samples = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

@@ -79,6 +79,14 @@ def keys_without_bias(n: Any, x: Tensor) -> Tensor:
     return out
 
 
+def linear_attention(n: Any, x: Tensor) -> Tensor:
+    """As EfficientViT's: a column of ones beside the values counts what the keys sum to."""
+    q, k, v = n.q(x).relu(), n.k(x).relu(), functional.pad(n.v(x), (0, 1), value=1.0)
+    mixed = q @ (k.transpose(1, 2) @ v)
+    out: Tensor = n.out(mixed[..., :-1] / (mixed[..., -1:] + 1))
+    return out
+
+
 # Network, units of its groups that can be cut.
 FOLLOWED: dict[str, tuple[nn.Module, list[int]]] = {
     "an attribute": (
@@ -205,6 +213,19 @@ FOLLOWED: dict[str, tuple[nn.Module, list[int]]] = {
         Wired(keys_without_bias, qkv=nn.Linear(16, 24), out=nn.Linear(8, 3)).eval(),
         [8],
     ),
+    "but for a column of ones": (
+        Wired(
+            linear_attention,
+            **{name: nn.Linear(16, 8) for name in "qk"},
+            v=nn.Linear(16, 12),
+            out=nn.Linear(12, 3),
+        ).eval(),
+        [8, 12],
+    ),
+    "behind a column of zeros": (
+        between(lambda _, h: functional.pad(h, (2, 0))[..., 2:], 24, 24),
+        [24],
+    ),
     "narrow to the end": (
         between(
             lambda n, h: gated(h.narrow(-1, n.w - n.d, n.d), h.narrow(-1, 0, n.w - n.d)),
@@ -257,6 +278,10 @@ def test_what_is_left_follows_both_numbers() -> None:
 # What no plan can write down, or nothing tells the origin of.
 UNCLEAR: dict[str, nn.Module] = {
     "plain numbers": between(lambda _, h: gated(h[..., :12], h[..., 12:]), 24, 12),
+    "but for more than a column of ones": between(
+        lambda _, h: functional.pad(h, (0, 1))[..., :-2], 24, 23
+    ),
+    "behind less than was added": between(lambda _, h: functional.pad(h, (2, 0))[..., 3:], 24, 23),
     "steps": between(lambda _, h: gated(h[..., ::2], h[..., 1::2]), 24, 12),
     "steps up to an attribute": between(lambda n, h: h[..., : n.d : 2], 24, 6, d=12),
     "less a number in the code": between(lambda n, h: h[..., : n.d - 1], 24, 11, d=12),

@@ -118,8 +118,28 @@ def slice_(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
     picked = np.arange(first, size, step or 1)[: out.shape[dim]]
     # Ends that were traced follow what stays before them (told to the walk).
     followed = walk.split_sizes == [first, first + len(picked)]
+    if not followed and step in (None, 1):
+        end = args[3] if len(args) > 3 else kwargs.get("end")
+        followed = _ends_at_fixed(walk, walk.labels(args[0]).on(dim), dim, (start, end))
     walk.mark(out, _take_range(walk, walk.labels(args[0]), dim, picked, followed=followed))
     return out
+
+
+def _ends_at_fixed(
+    walk: Walk, factor: Factor | None, dim: int, ends: tuple[int | None, int | None]
+) -> bool:
+    """Whether ends by number stay right: what they count, from their side of the dim, never goes.
+
+    As in ``functional.pad(v, (0, 1))[..., :-1]``.
+    """
+    if factor is None or factor.dims != (dim,):
+        return False
+    fixed = walk.atoms.resolve(factor.ids) == FIXED
+    start, end = ends
+    counted = [fixed[slice(0, start) if (start or 0) >= 0 else slice(start, None)]]
+    if end is not None and end < len(fixed):
+        counted.append(fixed[slice(0, end) if end >= 0 else slice(end, None)])
+    return all(part.all() for part in counted)
 
 
 def _take_range(

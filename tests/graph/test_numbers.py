@@ -79,6 +79,11 @@ def keys_without_bias(n: Any, x: Tensor) -> Tensor:
     return out
 
 
+def thirds(n: Any, h: Tensor) -> Tensor:
+    q, k, v = h.view(*h.shape[:2], -1, 3 * n.d).chunk(3, -1)
+    return gated(v, q * k).flatten(2)
+
+
 def linear_attention(n: Any, x: Tensor) -> Tensor:
     """As EfficientViT's: a column of ones beside the values counts what the keys sum to."""
     q, k, v = n.q(x).relu(), n.k(x).relu(), functional.pad(n.v(x), (0, 1), value=1.0)
@@ -212,6 +217,20 @@ FOLLOWED: dict[str, tuple[nn.Module, list[int]]] = {
     "a third of a vector": (
         Wired(keys_without_bias, qkv=nn.Linear(16, 24), out=nn.Linear(8, 3)).eval(),
         [8],
+    ),
+    "a view of thirds": (between(thirds, 48, 16, d=4), [4]),
+    "a view of two halves": (
+        between(lambda n, h: h.view(-1, 2 * n.d).view(*h.shape), 24, 24, d=12),
+        [12],
+    ),
+    "a view of halves that were pairs": (
+        between(
+            lambda n, h: h.view(*h.shape[:2], n.d, 2).flatten(2).view(*h.shape[:2], 2 * n.d),
+            24,
+            24,
+            d=12,
+        ),
+        [12],
     ),
     "but for a column of ones": (
         Wired(

@@ -144,13 +144,20 @@ class SizeWatch(TorchFunctionMode):
         if name in ("numel", "nelement") and args[0].dim() == 1:
             return self._number(args[0], 0, out)
         if name in ("view", "reshape") and isinstance(out, torch.Tensor):
-            sizes = _sizes(args, kwargs)
-            if -1 in sizes and len(sizes) == out.dim():
-                self._listener.size_inferred(out, sizes.index(-1))
+            self._viewed(_sizes(args, kwargs), out)
         numbers = [n for n in _traced([*args, *kwargs.values()]) if self._is_mine(n)]
         if numbers:
             self._report(name, args, kwargs, out, numbers)
         return out
+
+    def _viewed(self, sizes: list[Any], out: torch.Tensor) -> None:
+        """Tell of the sizes of a view that are no traced numbers: one left open, and multiples."""
+        if len(sizes) != out.dim():
+            return
+        if -1 in sizes:
+            self._listener.size_inferred(out, sizes.index(-1))
+        for dim, size in enumerate(sizes):
+            self._ranges.made(out, dim, size)
 
     def _followed(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
         """The result of a call that is followed in a way of its own; else ``NotImplemented``."""

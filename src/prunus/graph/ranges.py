@@ -56,6 +56,16 @@ class Ranges:
             return self._narrow(*values)
         return self._tensor_split(*values) if name == "tensor_split" else self._split(*values)
 
+    def made(self, view: torch.Tensor, dim: int, size: object) -> None:
+        """A view has a dim that is several times as long as a number on a module, as ``3 * d``."""
+        parts = self._parts(size) if isinstance(size, ComputedInt) else None
+        known = self._listener.dim_labels(view, dim) if parts else None
+        if not parts or known is None or np.unique(known).size < known.size or not known.all():
+            return  # channels that are coupled already follow numbers of their own
+        number = parts[0].number
+        if all(part.same(Part(number)) for part in parts):
+            self._listener.multiple_used(number, known)
+
     def _indexed(self, source: torch.Tensor, index: Any) -> tuple[torch.Tensor, Any]:
         """A tensor cut to the followed ranges of an index, and the rest of the index."""
         items = list(index) if isinstance(index, tuple) else [index]

@@ -11,7 +11,12 @@ from prunus.plan import IntArray
 
 
 def note_numbers(findings: Findings, scalars: Sequence[Origin]) -> None:
-    """What a formula computes with must not change: an attribute, or the size of a dim."""
+    """What a formula computes with must not change: an attribute, or the size of a dim.
+
+    A number that is seen only as a multiple, in the sizes of views, is as long as each part of these.
+    """
+    told = {(use.module, use.attribute) for use in findings.attributes}
+    findings.attributes += [u for u in findings.multiples if (u.module, u.attribute) not in told]
     sizes = {(u.module, u.attribute): u.value for u in findings.attributes}
     for origin in scalars:
         if isinstance(origin, tuple):

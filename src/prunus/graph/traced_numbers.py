@@ -285,6 +285,9 @@ class Listener(Protocol):
     def rows_used(self, whole: TracedInt, tensor: torch.Tensor, dim: int) -> None:
         """A dim has so many rows, the next one their width, and both make up a traced number."""
 
+    def multiple_used(self, number: TracedInt, ids: IntArray) -> None:
+        """A view has a dim, labelled ``ids``, that is several times as long as a number."""
+
     def size_inferred(self, tensor: torch.Tensor, dim: int) -> None:
         """A view left the size of one dim open."""
 

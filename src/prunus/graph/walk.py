@@ -239,6 +239,13 @@ class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves 
             return
         self.sizes_compared(traced_int(int(whole), ids, self), whole)
 
+    def multiple_used(self, number: TracedInt, ids: IntArray) -> None:
+        """A dim was viewed as several times a number, as the ``3 * d`` of queries, keys and values."""
+        if isinstance(number.origin, tuple) and not self.masked:
+            for piece in np.split(ids, len(ids) // int(number)):
+                use = AttributeUse(*number.origin, int(number), piece)
+                self.findings.multiples.append(use)
+
     def size_inferred(self, tensor: torch.Tensor, dim: int) -> None:
         """A view left a head count open: what the module says of it follows the cut all the same.
 

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from prunus.graph import Trace, certify, cut, trace
 from prunus.meter import count_macs, count_params
+from tests.helpers import Wired
 
 HEADS, WIDTH, TOKENS, WINDOWS = 4, 3, 5, 2
 X = torch.randn(2, WINDOWS * TOKENS, 6, generator=torch.Generator().manual_seed(0))
@@ -397,3 +398,27 @@ def test_a_width_from_a_shape_goes_by_whole_heads() -> None:
     with torch.no_grad():
         stays = torch.from_numpy(KEEP).repeat_interleave(WIDTH).float()
         assert torch.allclose(small(X), network(X, stays), atol=1e-6)
+
+
+@pytest.mark.parametrize(("scale", "cuttable"), [(None, {"v": 12}), (0.3, {"q": 8, "v": 12})])
+def test_attention_without_a_kernel_takes_its_scale_from_the_width(
+    scale: float | None, cuttable: dict[str, int]
+) -> None:
+    """Values of another width than queries: products and a softmax, one after the other.
+
+    Scores are so small that no comparison of outputs tells which scale they had.
+    """
+
+    def attend(n: Any, x: Tensor) -> Tensor:
+        q, k, v = (layer(x)[:, None] for layer in (n.q, n.k, n.v))
+        mixed = functional.scaled_dot_product_attention(q, k, v, scale=scale)
+        out: Tensor = n.out(mixed[:, 0])
+        return out
+
+    layers = {"q": nn.Linear(16, 8), "k": nn.Linear(16, 8), "v": nn.Linear(16, 12)}
+    network = Wired(attend, **layers, out=nn.Linear(12, 3)).eval()
+    with torch.no_grad():
+        for name in "qk":
+            network.get_parameter(f"{name}.weight").mul_(1e-4)
+    found = trace(network, torch.randn(2, 6, 16, generator=torch.Generator().manual_seed(0)))
+    assert {g.name: g.units for g in found.cuttable} == cuttable

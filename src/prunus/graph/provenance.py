@@ -163,11 +163,19 @@ class SizeWatch(TorchFunctionMode):
         """The result of a call that is followed in a way of its own; else ``NotImplemented``."""
         if name == "affine_grid":
             return self._grid(func, *args, **kwargs)
+        if name == "scaled_dot_product_attention" and kwargs.get("scale") is None:
+            self._scaled(*args, **kwargs)
         if name in ("split", "split_with_sizes"):
             sizes = args[1] if len(args) > 1 else kwargs.get("split_size_or_sections")
             if isinstance(sizes, tuple | list):
                 self._listener.expect_split(list(sizes))
         return self._ranges.taken(func, name, args, kwargs)
+
+    def _scaled(self, query: torch.Tensor, *_: Any, **__: Any) -> None:
+        """Attention takes its scale from the width of queries; where it is no kernel, in C++."""
+        width = self._listener.dim_labels(query, query.dim() - 1)
+        if width is not None:
+            self._listener.scalar_used(width)
 
     def _grid(
         self, func: Any, theta: torch.Tensor, size: Sequence[int], *rest: Any, **more: Any

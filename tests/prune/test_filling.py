@@ -67,7 +67,6 @@ def wider(keep: BoolArray, unit: int) -> BoolArray:
     return more
 
 
-@settings(max_examples=15)
 @given(MODES, st.sampled_from([0.15, 0.3, 0.5]), st.sampled_from(QUANTITIES), st.integers(0, 10**6))
 def test_no_neuron_that_would_count_still_fits(
     mode: str, connections: float, quantity: Quantity, seed: int
@@ -88,7 +87,6 @@ def test_no_neuron_that_would_count_still_fits(
                 assert not used < cost(made, budget, more) <= limit, (name, unit)
 
 
-@settings(max_examples=15)
 @given(MODES, st.sampled_from([0.08, 0.15, 0.3]), st.sampled_from([4, 5]), st.integers(0, 10**6))
 def test_widths_stay_legal(mode: str, connections: float, step: int, seed: int) -> None:
     """By fives, 12 units are 5, 10 or all: the last step is a short one."""

@@ -22,7 +22,7 @@ def load_digits(*, normalizer: Normalizer | None, search_size: int | None, seed:
         Alpaydin & Kaynak, "Optical Recognition of Handwritten Digits", UCI 1998
         (https://doi.org/10.24432/C50P49).
     """
-    # Here, not above: it brings pandas, and whatever else is there, to every process that starts.
+    # Here, not above: all processes import this module, few load digits, and it imports much.
     from sklearn.datasets import load_digits as sklearn_digits  # noqa: PLC0415
 
     bunch = sklearn_digits()

@@ -13,8 +13,18 @@ from prunus.plan import IntArray
 Origin = tuple[str, str] | IntArray
 
 
-class Followed(int):
-    """An ``int`` whose sums and whole shares tell what they were computed from."""
+class _Remembering(int):
+    """An ``int`` that remembers what it was computed from as long as a trace runs; its copies are plain."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> int:
+        return int(self)
+
+    def __reduce__(self) -> tuple[type[int], tuple[int]]:
+        return int, (int(self),)
+
+
+class Followed(_Remembering):
+    """An ``int`` whose sums, differences and whole shares tell what they were computed from."""
 
     __hash__ = int.__hash__
 
@@ -47,12 +57,6 @@ class Followed(int):
         return int(self) * int(times) if isinstance(times, int) else NotImplemented
 
     __rmul__ = __mul__
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> int:
-        return int(self)
-
-    def __reduce__(self) -> tuple[type[int], tuple[int]]:
-        return int, (int(self),)
 
 
 class ComputedInt(Followed):
@@ -147,7 +151,7 @@ class TracedInt(Followed):
         return _computed(size, (Part(self, shares),)) if exact else size
 
 
-class RestInt(int):
+class RestInt(_Remembering):
     """``whole - n`` or ``-n`` of traced numbers: known as the end of a range, else plain.
 
     Attributes:
@@ -157,8 +161,6 @@ class RestInt(int):
 
     whole: Followed | None
     less: "Parts"
-
-    __hash__ = int.__hash__
 
     def __add__(self, other: Any) -> int:
         """``(whole - n) + n`` is the whole again, which the last of some sizes comes to."""
@@ -183,14 +185,8 @@ class RestInt(int):
             return int(self) - int(other) if isinstance(other, int) else NotImplemented
         return _rest(int(self) - int(other), self.whole, (*self.less, *other.parts))
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> int:
-        return int(self)
 
-    def __reduce__(self) -> tuple[type[int], tuple[int]]:
-        return int, (int(self),)
-
-
-class QuotientInt(int):
+class QuotientInt(_Remembering):
     """``width // heads`` of two traced numbers: plain, but as the size behind that of the heads.
 
     Attributes:

@@ -2,12 +2,8 @@
 
 import errno
 import io
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -15,44 +11,13 @@ from typer.core import TyperGroup
 
 from prunus.cli import options as o
 from prunus.cli.given import Cut, Scoring, Subject, Training, Where
+from prunus.cli.signals import Ended, ending_tidily
 from prunus.cli.streams import silence
 from prunus.errors import PrunusError
 
 INTERRUPTED = 130
 USER_ERROR = 2
 _SIGNALLED = 128  # and the number of the signal: what shells say of who was ended by one
-_ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-
-
-class _Ended(KeyboardInterrupt):
-    """Asked to end by another signal than Ctrl-C's."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
-
-
-@contextmanager
-def _ending_tidily() -> Iterator[None]:
-    """End as by Ctrl-C where a closed terminal or a time limit asks to: folders of workers are removed.
-
-    A signal that is ignored, as by ``nohup``, or handled already stays so.
-    """
-
-    def end(number: int, _: FrameType | None) -> None:
-        raise _Ended(number)
-
-    mine = [number for number in _ENDING if signal.getsignal(number) == signal.SIG_DFL]
-    try:
-        for number in mine:
-            signal.signal(number, end)
-    except ValueError:  # handlers are the main thread's
-        mine = []
-    try:
-        yield
-    finally:
-        for number in mine:
-            signal.signal(number, signal.SIG_DFL)
 
 
 def _tell(line: str) -> None:
@@ -85,7 +50,7 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
         try:
-            with _ending_tidily():
+            with ending_tidily():
                 return super().invoke(ctx)
         except PrunusError as error:
             _tell(f"prunus: error: {' '.join(str(error).split())}")
@@ -95,7 +60,7 @@ class _Commands(TyperGroup):
                 "\nprunus: interrupted; with --out nothing is lost: run the same command with "
                 "--resume to go on"
             )
-            code = _SIGNALLED + error.number if isinstance(error, _Ended) else INTERRUPTED
+            code = _SIGNALLED + error.number if isinstance(error, Ended) else INTERRUPTED
             raise typer.Exit(code) from error
 
 

@@ -239,3 +239,28 @@ def test_inputs_the_network_cannot_take_are_refused() -> None:
         count_macs(nn.Linear(3, 2), torch.zeros(1, 5))
     with pytest.raises(InputError, match=r"lazy tensor 'weight'"):
         count_macs(nn.LazyLinear(3), torch.zeros(1, 5))
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.BatchNorm2d(8),
+        nn.BatchNorm2d(8, affine=False),
+        nn.BatchNorm2d(8, track_running_stats=False),  # by the batch's own statistics, always
+    ],
+    ids=["running", "plain", "own"],
+)
+@pytest.mark.parametrize("inplace", [False, True])
+def test_batch_norm_and_bounded_rectifiers_cost_nothing_and_keep_the_shape(
+    norm: nn.Module, inplace: bool
+) -> None:
+    middle = [norm, nn.ReLU6(inplace), nn.Hardtanh()]
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), *middle, nn.Flatten(), nn.Linear(8 * 6 * 6, 5))
+    assert count_macs(network, torch.zeros(2, 3, 8, 8)).macs == 2 * (27 * 8 * 36 + 288 * 5)
+
+
+@pytest.mark.parametrize("width", [1, 7, 9])
+def test_a_batch_norm_of_another_width_is_refused(width: int) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(width))
+    with pytest.raises(InputError, match="network failed on example_inputs"):
+        count_macs(network, torch.zeros(2, 3, 8, 8))

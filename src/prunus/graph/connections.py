@@ -73,31 +73,17 @@ def require_fit(connections: ZeroConnections, shape: Sequence[int] | None) -> No
         )
 
 
-def unread_units(
-    groups: Iterable[Group],
-    connections: Sequence[ZeroConnections],
-    kept: Mapping[str, BoolArray] | None = None,
-) -> dict[str, BoolArray]:
-    """Units that nothing reads once these connections are zero, by group; groups without any left out.
+def unread_units(groups: Iterable[Group], masks: Mapping[str, BoolArray]) -> dict[str, BoolArray]:
+    """Units that nothing reads where connections are zero, by group; groups without any left out.
 
     A unit whose every consuming slice is zero changes no output, unless a normalization runs over
     its channel: such groups are left alone.
 
     Args:
         groups: That may lose units.
-        connections: At zero.
-        kept: Units that stay, by group: what is cut reads nothing.
+        masks: Whether each connection stays, by weight, in its shape or its first two dims; weights
+            left out stay whole.
     """
-    masks = {c.tensor: c.keep.unpack().reshape(c.shape).copy() for c in connections}
-    groups = tuple(groups)
-    for group in groups:
-        stays = (kept or {}).get(group.name)
-        if stays is None:
-            continue
-        for axis in group.axes:
-            if axis.tensor in masks and axis.dim < masks[axis.tensor].ndim:
-                gone = (axis.units >= 0) & ~stays[axis.units]
-                np.moveaxis(masks[axis.tensor], axis.dim, 0)[gone] = False
     found = {}
     for group in groups:
         readers = [axis for axis in group.axes if axis.role == "in"]
@@ -110,6 +96,26 @@ def unread_units(
         if not read.all():
             found[group.name] = ~read
     return found
+
+
+def drop_connections_(
+    masks: Mapping[str, BoolArray], groups: Iterable[Group], kept: Mapping[str, BoolArray]
+) -> None:
+    """Take the connections of units that are cut out of masks: what is cut reads nothing.
+
+    Args:
+        masks: As for ``unread_units``; changed.
+        groups: With axes.
+        kept: Units that stay, by group.
+    """
+    for group in groups:
+        stays = kept.get(group.name)
+        if stays is None:
+            continue
+        for axis in group.axes:
+            if axis.tensor in masks and axis.dim < masks[axis.tensor].ndim:
+                gone = (axis.units >= 0) & ~stays[axis.units]
+                np.moveaxis(masks[axis.tensor], axis.dim, 0)[gone] = False
 
 
 def _silence(module: nn.Module, leaf: str) -> Callable[[torch.Tensor], torch.Tensor]:

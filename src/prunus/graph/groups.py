@@ -9,7 +9,7 @@ import torch
 from scipy import sparse
 
 from prunus.errors import InputError
-from prunus.graph.connections import require_fit, unread_units
+from prunus.graph.connections import drop_connections_, require_fit, unread_units
 from prunus.graph.file_size import header_bytes
 from prunus.graph.findings import AttributeUse, Findings
 from prunus.graph.inputs import Inputs
@@ -284,11 +284,23 @@ class Trace:
         self.check(choice)
         for connection in connections:
             require_fit(connection, self.shape.tensors.get(connection.tensor))
+        masks = {c.tensor: c.keep.unpack().reshape(c.shape) for c in connections}
+        return self.units_read(choice, masks)
+
+    def units_read(self, choice: Choice, masks: Mapping[str, BoolArray]) -> dict[str, BoolArray]:
+        """Kept units of the groups that a legal choice cuts, less those that nothing reads.
+
+        Args:
+            choice: Legal (see ``check``).
+            masks: Whether each connection stays, by weight, in its shape or its first two dims.
+        """
         read = {n: _flags(self.by_name[n], k) for n, k in choice.items()}
-        narrowed = bool(connections)
+        left = {tensor: mask.copy() for tensor, mask in masks.items()}
+        narrowed = bool(left)
         while narrowed:  # what is unread reads nothing itself
             narrowed = False
-            for name, unread in unread_units(self.cuttable, connections, read).items():
+            drop_connections_(left, self.cuttable, read)
+            for name, unread in unread_units(self.cuttable, left).items():
                 before = read.get(name, np.ones(unread.size, dtype=bool))
                 read[name] = _without(self.by_name[name], before, unread)
                 narrowed |= not np.array_equal(read[name], before)

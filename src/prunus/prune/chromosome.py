@@ -71,6 +71,21 @@ class Encoding:
             if not group.refused or group.name in weights
         ]
         self.names = tuple(group.name for group, _ in self._loci)
+        self._leading = [
+            (group, leading)
+            for group, _ in self._loci
+            if not group.refused and (leading := self._into(group.name))
+        ]
+
+    def _into(self, group: str) -> list[tuple[_Weight, int, IntArray]]:
+        """Weights that lead into a group, each with its locus and the unit of every output."""
+        return [
+            (weight, locus, units)
+            for locus, (_, weights) in enumerate(self._loci)
+            for weight in weights
+            for name, units in weight.outputs
+            if name == group
+        ]
 
     def __len__(self) -> int:
         """Number of loci."""
@@ -109,13 +124,18 @@ class Encoding:
 
         Connections are listed between active neurons only: those of an inactive one go with it.
         """
+        keep = self.active(chromosome)
+        zeroed = self._zeroed(keep, chromosome)
+        return Candidate(keep, tuple(_edit(weight, stays) for weight, stays in zeroed))
+
+    def active(self, chromosome: Chromosome) -> dict[str, BoolArray]:
+        """Active neurons of a candidate, by group."""
         keep = self.neurons(chromosome)
         while self._silence_(
             keep, chromosome
         ):  # what is inactive may have been another's last input
             pass
-        found = [_zeroed(weight, genes, keep) for weight, genes in self._connected(chromosome)]
-        return Candidate(keep, tuple(edit for edit in found if edit is not None))
+        return keep
 
     def zero_share(self, chromosome: Chromosome) -> float:
         """Share of the connections that are zero by their genes, or held there since earlier rounds."""
@@ -126,45 +146,45 @@ class Encoding:
 
     def executed(self, chromosome: Chromosome) -> Choice:
         """Units that the cut network has: those that nothing reads any more are gone as well."""
-        candidate = self.candidate(chromosome)
-        if not candidate.connections:
-            return candidate.choice
-        return self._trace.cut_units(candidate.choice, candidate.connections)
+        keep = self.active(chromosome)
+        masks = {weight.tensor: stays for weight, stays in self._zeroed(keep, chromosome)}
+        return self._trace.units_read(keep, masks) if masks else keep
 
     def _silence_(self, keep: dict[str, BoolArray], chromosome: Chromosome) -> bool:
         """Make neurons inactive that no active one leads into or reads; whether any were."""
         changed = False
-        for group, _ in self._loci:
-            leading = [
-                (weight, genes, units)
-                for weight, genes in self._connected(chromosome)
-                for name, units in weight.outputs
-                if name == group.name
-            ]
-            if not leading or group.refused:
-                continue
+        for group, leading in self._leading:
             alive = np.zeros(group.units, dtype=bool)
-            for weight, genes, units in leading:
+            for weight, locus, units in leading:
+                genes = chromosome[locus].connections[weight.tensor]
                 rows = np.moveaxis(genes & weight.live, weight.out_dim, 0)
                 led = np.asarray((rows & _inputs(weight, keep)).any(axis=1), dtype=bool)
                 alive[units[led & (units >= 0)]] = True
             changed |= _narrow_(keep, group, alive)
-        for name, unread in unread_units(
-            self._trace.cuttable, self._dropped(keep, chromosome)
-        ).items():
-            changed |= _narrow_(keep, self._trace.by_name[name], ~unread)
+        unread = unread_units(self._trace.cuttable, self._dropped(keep, chromosome))
+        for name, mine in unread.items():
+            changed |= _narrow_(keep, self._trace.by_name[name], ~mine)
         return changed
 
     def _dropped(
         self, keep: Mapping[str, BoolArray], chromosome: Chromosome
-    ) -> list[ZeroConnections]:
+    ) -> dict[str, BoolArray]:
         """Weights with connections that are not; what leads into an inactive neuron is none."""
-        found = []
+        found = {}
         for weight, genes in self._connected(chromosome):
             real, stays = _real(weight, keep), genes & weight.live
             if not stays[real].all():
-                found.append(_edit(weight, stays & real))
+                found[weight.tensor] = stays & real
         return found
+
+    def _zeroed(
+        self, keep: Mapping[str, BoolArray], chromosome: Chromosome
+    ) -> Iterator[tuple[_Weight, BoolArray]]:
+        """Weights with genes of 0 between active neurons, and whether each connection stays."""
+        for weight, genes in self._connected(chromosome):
+            real = _real(weight, keep)
+            if not genes[real].all():
+                yield weight, genes | ~real
 
     def _connected(self, chromosome: Chromosome) -> Iterator[tuple[_Weight, BoolArray]]:
         """Every weight with its genes."""
@@ -264,13 +284,6 @@ def _real(weight: _Weight, keep: Mapping[str, BoolArray]) -> BoolArray:
     active = _active(weight.shape[weight.out_dim], weight.outputs, keep)
     real = np.outer(active, _inputs(weight, keep))
     return real if weight.out_dim == 0 else real.T
-
-
-def _zeroed(
-    weight: _Weight, genes: BoolArray, keep: Mapping[str, BoolArray]
-) -> ZeroConnections | None:
-    real = _real(weight, keep)
-    return None if genes[real].all() else _edit(weight, genes | ~real)
 
 
 def _edit(weight: _Weight, stays: BoolArray) -> ZeroConnections:

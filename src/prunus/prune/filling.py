@@ -136,7 +136,7 @@ class Filling:
 
     def _alive(self, keep: Keep) -> Keep:
         made = self.encoding.with_neurons(self.chromosome, keep)
-        return dict(self.encoding.candidate(made).choice)
+        return self.encoding.active(made)
 
     def _cost(self, keep: Keep) -> int:
         return self.budget.measure(self.trace, keep)

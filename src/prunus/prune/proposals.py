@@ -117,7 +117,7 @@ class Proposals:
         limit = budget.limit(budget.measure(self.trace, {}))
         if limit - self._cost(chromosome, budget) <= TOLERANCE * limit:
             return chromosome
-        keep = dict(self.encoding.candidate(chromosome).choice)
+        keep = self.encoding.active(chromosome)
         filling = Filling(self.encoding, self.trace, budget, chromosome)
         keep = filling.fill(keep, dict(zip(keep, order, strict=True)))
         return self.encoding.with_neurons(chromosome, keep)

@@ -96,6 +96,22 @@ class Rows(nn.Module):
 ROWS = Source(model=f"{__file__}:Rows")
 
 
+class Twins(nn.Module):
+    """Two layers of one shape, one behind the other, on inputs of ``Rows``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(self.second(functional.gelu(self.first(x))))
+        out: Tensor = self.last(hidden.mean(1))
+        return out
+
+
+TWINS = Source(model=f"{__file__}:Twins")
+
+
 def correlated(samples: int, width: int, seed: int) -> Tensor:
     """Inputs of a few directions and a little of all, as hidden states are."""
     generator = torch.Generator().manual_seed(seed)

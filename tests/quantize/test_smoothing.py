@@ -134,8 +134,8 @@ def test_what_is_deployed_is_nearer_here_and_in_a_new_process(
         session = load_deployed(folder, threads=1)
         found[kind] = float((session(fresh) - wanted).square().mean())
         sizes[kind] = record.size_bytes
-        again = run_fresh(folder, [fresh], threads=1)
-        torch.testing.assert_close(again.logits, session(fresh))
+    again = run_fresh(folder, [fresh], threads=1)  # the last of them, where factors are layers
+    torch.testing.assert_close(again.logits, session(fresh))
     assert found["auto"] < found["off"] / 4
     assert 0 < sizes["auto"] - sizes["off"] < 96 * 4 + 600  # the factors, and their names
 

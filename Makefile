@@ -17,6 +17,9 @@ else
 export PRUNUS_DATA
 endif
 
+# Containers often set it: every process of the tests would compile Prunus again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test check style bench lowest clean
 .DEFAULT_GOAL := help
 
@@ -25,8 +28,10 @@ help:  ## Show the targets
 
 $(STAMP): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -r requirements.lock
+	$(BIN)/python -m pip install -q --no-compile -r requirements.lock
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+	@# Here for all cores, where pip takes one; some packages hold files for newer Pythons.
+	@$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' .venv/lib src || true
 	@touch $@
 
 demo: $(STAMP)  ## Compress a small network on handwritten digits and write the report to runs/demo

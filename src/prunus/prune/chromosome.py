@@ -273,6 +273,8 @@ def _legal(group: Group, keep: BoolArray, alive: BoolArray) -> BoolArray:
 
 def _narrow_(keep: dict[str, BoolArray], group: Group, useful: BoolArray) -> bool:
     """Make neurons of a group inactive that are of no use; whether any were."""
+    if useful[keep[group.name]].all():
+        return False
     left = _legal(group, keep[group.name], useful)
     changed = bool((left != keep[group.name]).any())
     keep[group.name] = left

@@ -38,7 +38,8 @@ demo: $(STAMP)  ## Compress a small network on handwritten digits and write the 
 	OMP_WAIT_POLICY=PASSIVE $(DEMO)
 
 test: $(STAMP)  ## Run the tests (WORKERS=2 processes, one thread each)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q --timeout=600 -m "not bench"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q --timeout=600 \
+		-m "not bench"
 
 check: $(STAMP)  ## Lint, format, types, layers, sizes, spelling: everything a change must pass
 	$(BIN)/ruff check .

@@ -5,12 +5,25 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from prunus.cli.signals import Ended, ending_tidily
 
 SIGNALS = [signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.fixture(autouse=True)
+def _unhandled() -> Iterator[None]:
+    """As in a new process: libraries of other tests handle signals, a background job ignores some."""
+    before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGINT)}
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 class _AsksWhileItGoes:
@@ -69,25 +82,18 @@ def test_a_signal_whose_exception_was_lost_comes_again(
 
 
 def test_a_lost_ctrl_c_comes_again() -> None:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
-    try:
-        with pytest.raises(KeyboardInterrupt), ending_tidily():
-            _loses_what_it_is_asked(signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt), ending_tidily():
+        _loses_what_it_is_asked(signal.SIGINT)
 
 
 def test_what_ended_meanwhile_gets_no_signal() -> None:
     heard: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
-    try:
-        hook = sys.unraisablehook
-        with ending_tidily():
-            _RaisesWhileItGoes(Ended(signal.SIGTERM))
-        assert sys.unraisablehook is hook
-        _wait_s(0.5)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    hook = sys.unraisablehook
+    with ending_tidily():
+        _RaisesWhileItGoes(Ended(signal.SIGTERM))
+    assert sys.unraisablehook is hook
+    _wait_s(0.5)
     assert not heard
     assert not [one for one in threading.enumerate() if isinstance(one, threading.Timer)]
 

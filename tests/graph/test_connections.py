@@ -187,6 +187,23 @@ def test_unit_that_nothing_reads_is_cut_and_changes_nothing() -> None:
     assert certify(network, trace(network, IMAGES), plan).passed
 
 
+def test_what_only_an_unread_unit_reads_is_unread_itself() -> None:
+    """Unit 2 of the second layer alone reads unit 1 of the first, and nothing reads unit 2."""
+    network = enliven_(chain())
+    kernels, weights = np.ones((5, 4), dtype=bool), np.ones((2, 5), dtype=bool)
+    kernels[[0, 1, 3, 4], 1] = False
+    weights[:, 2] = False
+    found = trace(network, IMAGES)
+    edits = [zero("3.weight", kernels), zero("6.weight", weights, "weight")]
+    plan = found.plan({}, edits)
+    wanted = {"0": all_but(4, 1).tolist(), "3": all_but(5, 2).tolist()}
+    assert {n: k.tolist() for n, k in plan.channels.items()} == wanted
+    assert certify(network, found, plan).passed
+    masks = {"3.weight": kernels.copy(), "6.weight": weights.copy()}
+    assert {n: k.tolist() for n, k in found.units_read({}, masks).items()} == wanted
+    assert np.array_equal(masks["3.weight"], kernels)  # whose masks they are may go on with them
+
+
 def test_unread_unit_under_a_norm_over_channels_stays() -> None:
     network = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
     keep = np.ones((2, 4), dtype=bool)

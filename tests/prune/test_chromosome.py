@@ -432,6 +432,18 @@ def test_what_genes_make_is_certified(case: str, seed: int) -> None:
     assert certify(network, found, plan, IMAGES).passed
 
 
+@given(SEEDS, st.floats(0.0, 0.8), st.sampled_from(sorted(CASES)), st.sampled_from([1, 2]))
+def test_active_neurons_are_those_that_the_cut_network_has(
+    seed: int, share: float, case: str, step: int
+) -> None:
+    """A plan takes units away that nothing reads: of a candidate there are none left."""
+    _, found, encoding = subject(case, step)
+    candidate = encoding.candidate(drawn(encoding, seed, share, step=step))
+    active = {n: k.tolist() for n, k in candidate.choice.items() if not k.all()}
+    cutting = found.cut_units(candidate.choice, candidate.connections)
+    assert {n: k.tolist() for n, k in cutting.items()} == active
+
+
 def hand_made() -> nn.Module:
     """Unit 0 of the first layer inactive; two kernels and one weight at zero between active ones."""
     network, found, encoding = subject("chain")

@@ -58,7 +58,7 @@ def proposals(mode: str, connections: float, seed: int = 0, step: int = 1) -> Pr
 
 
 def cost(made: Proposals, budget: Budget, one: Chromosome) -> int:
-    return budget.measure(made.trace, made.encoding.executed(one))
+    return budget.measure(made.trace, made.encoding.active(one))
 
 
 def wider(keep: BoolArray, unit: int) -> BoolArray:
@@ -126,8 +126,7 @@ def test_what_stays_unused_for_want_of_connections_is_told(mode: str, seed: int)
     """A note if and only if more than the tolerance is left and a unit by itself would fit."""
     made, budget = proposals(mode, 0.08, seed), Budget.parse("macs=0.4")
     one, limit = made.initial(budget, 0), budget.limit(made.trace.macs({}))
-    executed, used = made.encoding.executed(one), cost(made, budget, one)
-    whole = {g.name: executed.get(g.name, np.ones(g.units, bool)) for g in made.trace.cuttable}
+    whole, used = made.encoding.active(one), cost(made, budget, one)
     fitting = [
         name
         for name, keep in whole.items()

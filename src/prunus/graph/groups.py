@@ -284,23 +284,13 @@ class Trace:
         self.check(choice)
         for connection in connections:
             require_fit(connection, self.shape.tensors.get(connection.tensor))
-        masks = {c.tensor: c.keep.unpack().reshape(c.shape) for c in connections}
-        return self.units_read(choice, masks)
-
-    def units_read(self, choice: Choice, masks: Mapping[str, BoolArray]) -> dict[str, BoolArray]:
-        """Kept units of the groups that a legal choice cuts, less those that nothing reads.
-
-        Args:
-            choice: Legal (see ``check``).
-            masks: Whether each connection stays, by weight, in its shape or its first two dims.
-        """
         read = {n: _flags(self.by_name[n], k) for n, k in choice.items()}
-        left = {tensor: mask.copy() for tensor, mask in masks.items()}
-        narrowed = bool(left)
+        masks = {c.tensor: c.keep.unpack().reshape(c.shape) for c in connections}
+        narrowed = bool(masks)
         while narrowed:  # what is unread reads nothing itself
             narrowed = False
-            drop_connections_(left, self.cuttable, read)
-            for name, unread in unread_units(self.cuttable, left).items():
+            drop_connections_(masks, self.cuttable, read)
+            for name, unread in unread_units(self.cuttable, masks).items():
                 before = read.get(name, np.ones(unread.size, dtype=bool))
                 read[name] = _without(self.by_name[name], before, unread)
                 narrowed |= not np.array_equal(read[name], before)

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from prunus.candidates import Candidate
-from prunus.graph import Choice, Group, Trace, held_connections
+from prunus.graph import Group, Trace, held_connections
 from prunus.graph.connections import unread_units
 from prunus.plan import Bits, BoolArray, IntArray, ZeroConnections
 
@@ -129,7 +129,7 @@ class Encoding:
         return Candidate(keep, tuple(_edit(weight, stays) for weight, stays in zeroed))
 
     def active(self, chromosome: Chromosome) -> dict[str, BoolArray]:
-        """Active neurons of a candidate, by group."""
+        """Neurons of a candidate that its cut network has, by group."""
         keep = self.neurons(chromosome)
         while self._silence_(
             keep, chromosome
@@ -143,12 +143,6 @@ class Encoding:
         total = sum(genes.size for _, genes in pairs)
         alive = sum(int((genes & weight.live).sum()) for weight, genes in pairs)
         return 1 - alive / total if total else 0.0
-
-    def executed(self, chromosome: Chromosome) -> Choice:
-        """Units that the cut network has: those that nothing reads any more are gone as well."""
-        keep = self.active(chromosome)
-        masks = {weight.tensor: stays for weight, stays in self._zeroed(keep, chromosome)}
-        return self._trace.units_read(keep, masks) if masks else keep
 
     def _silence_(self, keep: dict[str, BoolArray], chromosome: Chromosome) -> bool:
         """Make neurons inactive that no active one leads into or reads; whether any were."""

@@ -160,7 +160,7 @@ class _Costs:
         return values
 
     def _shares(self, genome: Chromosome) -> list[float]:
-        choice = self._proposals.encoding.executed(genome)
+        choice = self._proposals.encoding.active(genome)
         return [
             Budget(quantity=name, value=1).measure(self._trace, choice) / whole
             for name, whole in zip(self._names, self._whole, strict=True)
@@ -178,7 +178,7 @@ class _Costs:
         within = [
             one
             for one in archive
-            if measure(self._trace, encoding.executed(one.genome)) <= self._limit
+            if measure(self._trace, encoding.active(one.genome)) <= self._limit
         ]
         return min(within, key=lambda one: one.values)  # of equal ones the first, as on the front
 
@@ -195,7 +195,7 @@ class _Costs:
     def point(self, one: Individual[Chromosome], scored: Scored, *, chosen: bool) -> FrontPoint:
         """A member of the front for the record."""
         candidate = self._proposals.encoding.candidate(one.genome)
-        cost = self._trace.cost(self._proposals.encoding.executed(one.genome))
+        cost = self._trace.cost(self._proposals.encoding.active(one.genome))
         return FrontPoint(
             macs=cost.macs,
             params=cost.params,

@@ -124,7 +124,7 @@ class Proposals:
 
     def shortfall(self, chromosome: Chromosome, budget: Budget) -> tuple[str, ...]:
         """A note where much of the budget is left, which units without connections cannot fill."""
-        choice = self.encoding.executed(chromosome)
+        choice = self.encoding.active(chromosome)
         limit = budget.limit(budget.measure(self.trace, {}))
         cost = budget.measure(self.trace, choice)
         if cost >= (1 - TOLERANCE) * limit:
@@ -143,7 +143,7 @@ class Proposals:
         return ()
 
     def _cost(self, chromosome: Chromosome, budget: Budget) -> int:
-        return budget.measure(self.trace, self.encoding.executed(chromosome))
+        return budget.measure(self.trace, self.encoding.active(chromosome))
 
     def to_budget(
         self,

@@ -147,8 +147,8 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # not annot
             self.uncounted.add(func.__name__)
             return func(*args, **kwargs)
         name = func._schema.name
-        if name in _SHAPES and args[0].is_meta and (shaped := _SHAPES[name](args)) is not None:
-            return shaped
+        if name in _SHAPES and args[0].is_meta:
+            return _SHAPES[name](args[0])
         rule = RULES.get(name)
         if rule is None:
             # A forward under inference mode hands over composite operations whole.
@@ -177,17 +177,11 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # not annot
         self.by_module[where] = self.by_module.get(where, 0) + contraction.macs
 
 
-def _batch_norm(args: tuple[Any, ...]) -> tuple[Tensor, Tensor, Tensor] | None:
-    """What a batch norm gives by running statistics, of sizes that torch has checked; else None."""
-    if len(args) < 6 or args[5]:
-        return None
-    return torch.empty_like(args[0]), args[0].new_empty(0), args[0].new_empty(0)
-
-
-# Free of MACs, and slow on meta tensors: torch takes them apart in Python, milliseconds a layer.
-_SHAPES: dict[str, Callable[[tuple[Any, ...]], Any]] = {
-    "aten::hardtanh": lambda args: torch.empty_like(args[0]),
-    "aten::native_batch_norm": _batch_norm,
+# Free of MACs, and slow on meta tensors: torch takes them apart in Python, milliseconds a layer. The
+# statistics that a batch norm gives beside its output are for a backward pass.
+_SHAPES: dict[str, Callable[[Tensor], Any]] = {
+    "aten::hardtanh": torch.empty_like,
+    "aten::native_batch_norm": lambda x: (torch.empty_like(x), x.new_empty(0), x.new_empty(0)),
 }
 
 

@@ -98,16 +98,50 @@ def unread_units(groups: Iterable[Group], masks: Mapping[str, BoolArray]) -> dic
     return found
 
 
-def drop_connections_(
-    masks: Mapping[str, BoolArray], groups: Iterable[Group], kept: Mapping[str, BoolArray]
-) -> None:
-    """Take the connections of units that are cut out of masks: what is cut reads nothing.
+def narrow_(kept: dict[str, BoolArray], group: Group, useful: BoolArray) -> bool:
+    """Take units of no use out of those that are kept, but for as many as the group's limits ask to stay.
 
     Args:
-        masks: As for ``unread_units``; changed.
-        groups: With axes.
-        kept: Units that stay, by group.
+        kept: Units by group, at legal widths; groups left out are whole. Changed.
+        group: Whose.
+        useful: One of each unit.
+
+    Returns:
+        Whether any went.
     """
+    before = kept.get(group.name, np.ones(group.units, dtype=bool))
+    if useful[before].all():
+        return False
+    left = before & useful
+    count = int(left.sum())
+    spare = np.flatnonzero(before & ~useful)
+    left[spare[: group.width(count) - count]] = True
+    kept[group.name] = left
+    return bool((left != before).any())
+
+
+def drop_unread_(
+    kept: dict[str, BoolArray], groups: Sequence[Group], masks: Mapping[str, BoolArray]
+) -> None:
+    """Take units that nothing reads out of those that are kept; what is cut reads nothing itself.
+
+    Args:
+        kept: As for ``narrow_``; changed.
+        groups: That may lose units.
+        masks: As for ``unread_units``; changed.
+    """
+    narrowed = True
+    while narrowed:
+        _drop_connections_(masks, groups, kept)
+        unread = unread_units(groups, masks)
+        found = [narrow_(kept, g, ~unread[g.name]) for g in groups if g.name in unread]
+        narrowed = any(found)
+
+
+def _drop_connections_(
+    masks: Mapping[str, BoolArray], groups: Iterable[Group], kept: Mapping[str, BoolArray]
+) -> None:
+    """Take the connections of units that are cut out of masks."""
     for group in groups:
         stays = kept.get(group.name)
         if stays is None:

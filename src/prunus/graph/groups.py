@@ -9,7 +9,7 @@ import torch
 from scipy import sparse
 
 from prunus.errors import InputError
-from prunus.graph.connections import drop_connections_, require_fit, unread_units
+from prunus.graph.connections import drop_unread_, require_fit
 from prunus.graph.file_size import header_bytes
 from prunus.graph.findings import AttributeUse, Findings
 from prunus.graph.inputs import Inputs
@@ -286,14 +286,8 @@ class Trace:
             require_fit(connection, self.shape.tensors.get(connection.tensor))
         read = {n: _flags(self.by_name[n], k) for n, k in choice.items()}
         masks = {c.tensor: c.keep.unpack().reshape(c.shape) for c in connections}
-        narrowed = bool(masks)
-        while narrowed:  # what is unread reads nothing itself
-            narrowed = False
-            drop_connections_(masks, self.cuttable, read)
-            for name, unread in unread_units(self.cuttable, masks).items():
-                before = read.get(name, np.ones(unread.size, dtype=bool))
-                read[name] = _without(self.by_name[name], before, unread)
-                narrowed |= not np.array_equal(read[name], before)
+        if masks:
+            drop_unread_(read, self.cuttable, masks)
         return {n: k for n, k in read.items() if not k.all()}
 
     def plan(self, choice: Choice, connections: Sequence[ZeroConnections] = ()) -> Plan:
@@ -407,17 +401,6 @@ def _why_so_many(group: Group) -> str:
         return ""
     in_unit = f", {group.channels_per_unit} in a unit" if group.channels_per_unit > 1 else ""
     return f" ({group.multiple} channels{in_unit})"
-
-
-def _without(group: Group, keep: BoolArray, unread: BoolArray) -> BoolArray:
-    """Kept units less the unread ones, but for as many as the group's limits ask to stay."""
-    left = keep & ~unread
-    spare = np.flatnonzero(keep & unread)
-    back = group.width(int(left.sum())) - int(left.sum())
-    if back > spare.size:
-        return keep
-    left[spare[:back]] = True
-    return left
 
 
 def attribute_size(use: AttributeUse, keep: BoolArray) -> int:

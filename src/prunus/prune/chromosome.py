@@ -7,8 +7,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from prunus.candidates import Candidate
-from prunus.graph import Group, Trace, held_connections
-from prunus.graph.connections import unread_units
+from prunus.graph import Trace, held_connections
+from prunus.graph.connections import narrow_, unread_units
 from prunus.plan import Bits, BoolArray, IntArray, ZeroConnections
 
 
@@ -154,10 +154,10 @@ class Encoding:
                 rows = np.moveaxis(genes & weight.live, weight.out_dim, 0)
                 led = np.asarray((rows & _inputs(weight, keep)).any(axis=1), dtype=bool)
                 alive[units[led & (units >= 0)]] = True
-            changed |= _narrow_(keep, group, alive)
+            changed |= narrow_(keep, group, alive)
         unread = unread_units(self._trace.cuttable, self._dropped(keep, chromosome))
         for name, mine in unread.items():
-            changed |= _narrow_(keep, self._trace.by_name[name], ~mine)
+            changed |= narrow_(keep, self._trace.by_name[name], ~mine)
         return changed
 
     def _dropped(
@@ -255,24 +255,6 @@ def _active(
         if name in keep:
             active &= np.where(units >= 0, keep[name][units], True)
     return active
-
-
-def _legal(group: Group, keep: BoolArray, alive: BoolArray) -> BoolArray:
-    """Active neurons that are alive, and as many others as the group must keep."""
-    left = keep & alive
-    spare = np.flatnonzero(keep & ~alive)[: group.width(int(left.sum())) - int(left.sum())]
-    left[spare] = True
-    return left if left.sum() == group.units or not left.sum() % group.step else keep
-
-
-def _narrow_(keep: dict[str, BoolArray], group: Group, useful: BoolArray) -> bool:
-    """Make neurons of a group inactive that are of no use; whether any were."""
-    if useful[keep[group.name]].all():
-        return False
-    left = _legal(group, keep[group.name], useful)
-    changed = bool((left != keep[group.name]).any())
-    keep[group.name] = left
-    return changed
 
 
 def _real(weight: _Weight, keep: Mapping[str, BoolArray]) -> BoolArray:

@@ -195,7 +195,7 @@ class _Costs:
     def point(self, one: Individual[Chromosome], scored: Scored, *, chosen: bool) -> FrontPoint:
         """A member of the front for the record."""
         candidate = self._proposals.encoding.candidate(one.genome)
-        cost = self._trace.cost(self._proposals.encoding.active(one.genome))
+        cost = self._trace.cost(candidate.choice)
         return FrontPoint(
             macs=cost.macs,
             params=cost.params,

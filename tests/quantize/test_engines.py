@@ -1,7 +1,5 @@
 """Networks in engines: near the network, as small as the number formats say, whole or not there."""
 
-import copy
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +39,9 @@ def test_int8_tensors_take_a_byte_each_and_a_scale_for_each_row(tmp_path: Path) 
     assert abs(one - two - (3 * table.numel() - 4 * len(table))) < 500
 
 
-def test_shared_factors_are_stored_once(tmp_path: Path) -> None:
+def factorized(**shared: str) -> tuple[nn.Module, Plan]:
+    """Both twins in two factors around a core; what the second shares is named. Random numbers."""
     network = load_source(TWINS)
-    shared = {"first": "first", "last": "first"}
     edits = [
         Factorize(module="first", form="tucker-linear", ranks=(40, 40)),
         Factorize(module="second", form="tucker-linear", ranks=(40, 40), **shared),
@@ -55,36 +53,35 @@ def test_shared_factors_are_stored_once(tmp_path: Path) -> None:
         for n, shape in plan.result.tensors.items()
         if n not in plan.source.tensors and n.endswith("weight")
     }
-    small = cut(network, plan, tensors).eval()
-    apart = copy.deepcopy(small)
-    for path in ("second.0", "second.2"):  # other numbers: OpenVINO writes equal ones once anyhow
-        layer = apart.get_submodule(path)
-        other = 0.1 * torch.randn(layer.get_parameter("weight").shape, generator=generator)
-        layer._parameters["weight"] = nn.Parameter(other)
+    return cut(network, plan, tensors).eval(), plan
 
-    def size(one: nn.Module, name: str, plans: Sequence[Plan], **choices: Any) -> int:
-        given = [rows(16, 0), rows(16, 1)]
-        asked = Deployment(**choices)
+
+@pytest.mark.parametrize(
+    ("engine", "weights"),
+    [("torch", "float32"), ("torch", "int8"), ("onnxruntime", "int8"), ("openvino", "int8")],
+)
+def test_shared_factors_are_stored_once(engine: str, weights: str, tmp_path: Path) -> None:
+    """Those that are not shared are other numbers: equal ones OpenVINO writes once anyhow."""
+    given, sizes = [rows(16, 0), rows(16, 1)], []
+    for shared in ({"first": "first", "last": "first"}, {}):
+        network, plan = factorized(**shared)
+        folder, asked = tmp_path / str(len(shared)), Deployment(engine=engine, weights=weights)
         record = deploy(
-            one,
-            tmp_path / name,
+            network,
+            folder,
             asked,
             inputs=given[0],
             calibration=given,
             source=TWINS,
-            plans=plans,
+            plans=[plan],
         )
+        session = load_deployed(folder, threads=1)
         bound = EXACT if asked.is_float32 else FAR
-        session = load_deployed(tmp_path / name, threads=1)
-        assert parity(one, session, given).relative_difference < bound
-        return record.size_bytes
-
-    size(small, "float", [plan], engine="torch")
-    size(small, "torch", [plan], engine="torch", weights="int8")  # a plan says what is shared
-    for engine in ("onnxruntime", "openvino"):
-        once = size(small, engine, [plan], engine=engine, weights="int8")
-        twice = size(apart, f"{engine}-twice", (), engine=engine, weights="int8")
-        assert twice - once > 0.8 * 2 * (40 * 64), engine  # two factors, a byte a number
+        assert parity(network, session, given).relative_difference < bound
+        sizes.append(record.size_bytes)
+    once, twice = sizes
+    bytes_each = 4 if weights == "float32" else 1
+    assert twice - once > 0.8 * bytes_each * 2 * (40 * 64)  # two factors
 
 
 @given(st.integers(1, 6), st.integers(1, 9), st.integers(0, 2**16))

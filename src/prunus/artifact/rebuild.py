@@ -16,8 +16,8 @@ from prunus.graph.inputs import output_tensors
 from prunus.plan import Plan
 from prunus.records import Source
 from prunus.zoo import load_source, without_weights
+from prunus.zoo.hugging_face import INLINE
 from prunus.zoo.own_code import code_sha256
-from prunus.zoo.sources import INLINE
 
 # The same operations on the same weights: room for kernels that torch picks by memory alignment.
 _TOLERANCE = 1e-6

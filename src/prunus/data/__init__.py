@@ -15,8 +15,8 @@ from prunus.data.splits import (
 )
 from prunus.data.stores import Inputs, Normalizer, SampleStore, TensorStore
 from prunus.data.text.composed import composed_texts
-from prunus.data.text.load import is_text_data
 from prunus.data.text.options import Cleaning, TextOptions
+from prunus.data.text.sets import is_text_data
 from prunus.data.text.stats import LengthStatistics, TextStatistics, length_statistics
 from prunus.data.text.store import TokenStore
 from prunus.data.text.tokenizer import TextTokenizer

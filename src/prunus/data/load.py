@@ -8,8 +8,9 @@ from prunus.data.digits import load_digits
 from prunus.data.folder import FOLDER, load_folder, sized_suffix, split_size
 from prunus.data.roles import DataSplits
 from prunus.data.stores import Normalizer
-from prunus.data.text.load import is_text_data, load_text
+from prunus.data.text.load import load_text
 from prunus.data.text.options import TextOptions
+from prunus.data.text.sets import is_text_data
 from prunus.data.text.tokenizer import TextTokenizer
 from prunus.errors import InputError
 

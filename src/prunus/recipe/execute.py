@@ -28,11 +28,12 @@ from prunus.recipe.actions import Action, build_method, searches
 from prunus.recipe.deployed import deploy_state
 from prunus.recipe.folder import keep_record
 from prunus.recipe.fresh import reinitialize_
+from prunus.recipe.inputs import CERTIFICATE_SAMPLES, stated
 from prunus.recipe.measure import accounted_cost, look, phase, require_looks
 from prunus.recipe.recipe import Recipe
 from prunus.recipe.state import Outcome, State, Tools
 from prunus.recipe.steps import Deploy, Prune, Recalibrate, Student, Train
-from prunus.recipe.subject import CERTIFICATE_SAMPLES, Subject, stated, student_of
+from prunus.recipe.subject import Subject, student_of
 from prunus.recipe.texts import attention_shown, teacher_for, with_plan
 from prunus.recipe.words import inherit_words_
 from prunus.records import Certificate, FrontPoint, HistoryPoint, Source

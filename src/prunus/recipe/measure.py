@@ -18,7 +18,7 @@ from prunus.meter import measure_cost, measure_latencies, peak_memory_bytes
 from prunus.plan import Bits, Record
 from prunus.progress import Progress
 from prunus.recipe.folder import keep_record, with_way_on
-from prunus.recipe.subject import stated
+from prunus.recipe.inputs import stated
 from prunus.records import Cost, Environment, Latency, Score, Stage
 from prunus.train import answers, evaluation_of, predictions
 

@@ -1,7 +1,6 @@
 """What a recipe works on: the dense network, where it comes from, its data and some real inputs."""
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,40 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from prunus.artifact import require_source
-from prunus.artifact.manifest import TOKENIZER_FILE
-from prunus.data import (
-    DataSplits,
-    Split,
-    TextOptions,
-    TextTokenizer,
-    is_text_data,
-    load_data,
-    tensors_digest,
-)
-from prunus.errors import InputError, first_line
+from prunus.data import DataSplits, Split, TextOptions, is_text_data, load_data, tensors_digest
+from prunus.errors import InputError
 from prunus.graph import Inputs, check_network, hold_connections_
-from prunus.graph.inputs import first_samples
-from prunus.meter.size import require_storable
+from prunus.recipe.fit import require_fit
+from prunus.recipe.inputs import CERTIFICATE_SAMPLES, shapes, stated
+from prunus.recipe.pieces import own_tokenizer, require_pieces
 from prunus.records import Source
-from prunus.sound import require_sound
-from prunus.train import forward_logits
 from prunus.train.checkpoint import form_digest, frozen_parameters
-from prunus.zoo import (
-    copied,
-    find_weights,
-    is_drawn,
-    load_source,
-    normalization,
-    reads_text,
-    zoo_names,
-)
+from prunus.zoo import copied, is_drawn, load_source, normalization, reads_text, zoo_names
+from prunus.zoo.hugging_face import INLINE
 from prunus.zoo.own_code import code_sha256
-from prunus.zoo.sources import INLINE, LIBRARIES, is_own_file, padding_number
+from prunus.zoo.sources import LIBRARIES, is_own_file
 
-CERTIFICATE_SAMPLES = 16
-_PIECES, _MASK = "input_ids", "attention_mask"
 _GRAY_DATA = ("digits",)
-_LEAST_LENGTH = 4  # of texts that options allow
 
 
 @dataclass(frozen=True)
@@ -103,7 +82,7 @@ class Subject:
             "data": self.data.name,
             "data samples": data_digest(self.data),
             "longest text": self.data.max_length,
-            "inputs": _shapes(self.inputs),
+            "inputs": shapes(self.inputs),
         }
 
 
@@ -136,7 +115,7 @@ def resolve_data(
     if source is not None and (
         reads_text(source) or (is_own_file(source.model) and is_text_data(data))
     ):
-        return load_data(data, text=text, tokenizer=_own_tokenizer(source))
+        return load_data(data, text=text, tokenizer=own_tokenizer(source))
     if text is not None or is_text_data(data):
         return load_data(data, text=text)
     if model is None or not (model in zoo_names() or model.startswith(LIBRARIES)):
@@ -206,7 +185,7 @@ def resolve_subject(
         form=form_digest(dense),
         search_seen=not drawn_here,
     )
-    _require_fit(subject)
+    require_fit(dense, where.model, splits)
     if source is not None and isinstance(network, nn.Module):
         require_source(source, dense, inputs)
     return subject
@@ -219,7 +198,7 @@ def student_of(source: Source, dense: Subject) -> Subject:
         InputError: It cannot be built, or does not fit the data.
     """
     where = _completed(source, dense.data)
-    _require_pieces(where, dense.data)
+    require_pieces(where, dense.data)
     network = load_source(where)
     student = Subject(
         network=network,
@@ -231,7 +210,7 @@ def student_of(source: Source, dense: Subject) -> Subject:
         search_seen=not is_drawn(where, network),
         is_student=True,
     )
-    _require_fit(student)
+    require_fit(network, where.model, dense.data)
     return student
 
 
@@ -253,29 +232,6 @@ def data_digest(data: DataSplits) -> str:
     return total.hexdigest()
 
 
-def stated(inputs: Inputs, samples: int, data: DataSplits) -> Inputs:
-    """The samples that costs are stated for: texts all have the greatest length that data allows.
-
-    Shorter ones are repeated until they are as long, so that no position is padding.
-    """
-    first = first_samples(inputs, samples)
-    length = data.max_length
-    if length is None or not isinstance(first, dict) or _PIECES not in first:
-        return first
-    ids = first[_PIECES]
-    repeated = ids.repeat(1, -(-length // ids.shape[1]))[:, :length]
-    return {**first, _PIECES: repeated, _MASK: torch.ones_like(repeated)}
-
-
-def _shapes(inputs: Inputs) -> Any:
-    """Shapes of example inputs without their samples: costs are stated for one of them."""
-    if isinstance(inputs, Tensor):
-        return " x ".join(map(str, inputs.shape[1:]))
-    if isinstance(inputs, tuple | list):
-        return [_shapes(value) for value in inputs if isinstance(value, Tensor)]
-    return {name: _shapes(value) for name, value in inputs.items() if isinstance(value, Tensor)}
-
-
 def _as_source(network: Source | str | None) -> Source | None:
     return Source(model=network) if isinstance(network, str) else network
 
@@ -286,46 +242,6 @@ def _require_name(data: object) -> None:
         raise InputError(
             f"data is a {type(data).__name__}; give prunus.from_datasets(train, test), or a name such "
             "as imagefolder:DIR"
-        )
-
-
-def _own_tokenizer(source: Source) -> TextTokenizer | None:
-    """What splits texts into the pieces that a network was trained on; None: it has none yet.
-
-    It pads as the config of an ``hf:`` network says: some look for their last piece by that number.
-
-    Raises:
-        InputError: Weights bring none: other pieces would have the numbers of those they know.
-    """
-    name = source.model.removeprefix("hf:")
-    named = source.model not in (name, INLINE)
-    if source.weights is not None:
-        beside = find_weights(source.weights).parent / TOKENIZER_FILE
-        if beside.is_file():
-            return _padded(TextTokenizer.read(beside), source)
-        if not named:
-            raise InputError(
-                f"weights '{source.weights}' of '{source.model}' have no {TOKENIZER_FILE} beside "
-                "them: put the one there that the network was trained with"
-            )
-    return _padded(TextTokenizer.load(name), source) if named else None
-
-
-def _padded(pieces: TextTokenizer, source: Source) -> TextTokenizer:
-    number = padding_number(source)
-    return pieces if number is None else pieces.padding_with(number)
-
-
-def _require_pieces(source: Source, data: DataSplits) -> None:
-    """Refuse a trained student that splits texts in other pieces than its teacher's data does."""
-    if data.tokenizer is None or not (is_own_file(source.model) or reads_text(source)):
-        return
-    own = _own_tokenizer(source)
-    if own is not None and own.digest != data.tokenizer.digest:
-        raise InputError(
-            f"student '{source.model}' was trained on other tokens than '{data.name}' is "
-            "split into: give one with the tokenizer of its teacher, or fresh weights (hf:config "
-            "with model_type and sizes, or a network of the zoo)"
         )
 
 
@@ -350,80 +266,3 @@ def _completed(source: Source, data: DataSplits) -> Source:
         pieces = data.tokenizer
         given |= {"vocab_size": pieces.vocab_size, "pad_token_id": pieces.pad_id}
     return source.model_copy(update={"arguments": {**given, **source.arguments}})
-
-
-def _require_fit(subject: Subject) -> None:
-    """Refuse a network that does not run on the data, texts of any length, or has too few outputs."""
-    require_sound(subject.network)
-    state = subject.network.state_dict()
-    require_storable({name: value for name, value in state.items() if isinstance(value, Tensor)})
-    batch = next(iter(subject.data.train.batches(min(2, len(subject.data.train)))))[0]
-    model, data = subject.source.model, subject.data
-    if data.tokenizer is not None and isinstance(batch, dict) and _PIECES in batch:
-        ids = batch[_PIECES].clone()
-        ids[0, 0] = data.tokenizer.vocab_size - 1  # a later text may hold it
-        batch = {**batch, _PIECES: ids}
-    full = stated(batch, 2, data)  # a later text may be as long
-    probes = [batch, dict(full)] if isinstance(full, Mapping) else [batch]
-    try:
-        with torch.no_grad():
-            classes = min(forward_logits(subject.network, probe).shape[1] for probe in probes)
-    except InputError:
-        raise
-    except Exception as error:
-        if isinstance(full, Mapping):
-            _require_length(subject, dict(full))
-        reason = first_line(error)
-        raise InputError(
-            f"model '{model}' does not run on data '{data.name}' (inputs {list(data.input_shape)}): "
-            f"{reason}; give arguments or data that fit"
-        ) from error
-    if classes < data.num_classes:
-        raise InputError(
-            f"model '{model}' has {classes} outputs, data '{data.name}' {data.num_classes} classes; "
-            f"build it with num_classes={data.num_classes}"
-        )
-    if isinstance(batch, dict):
-        _require_padding(subject)
-
-
-def _require_length(subject: Subject, batch: dict[str, Tensor]) -> None:
-    """Refuse texts longer than a network has positions for, where shorter ones run."""
-    longest, data = subject.data.max_length, subject.data
-    if longest is None or _PIECES not in batch or _MASK not in batch:
-        return
-
-    def runs(length: int) -> bool:
-        cut = {name: batch[name][:, :length] for name in (_PIECES, _MASK)}
-        try:
-            with torch.no_grad():
-                forward_logits(subject.network, {**batch, **cut})
-        except Exception:  # noqa: BLE001  # a user's forward may raise anything
-            return False
-        return True
-
-    lower, upper = _LEAST_LENGTH, longest
-    if lower >= upper or not runs(lower):
-        return
-    while upper - lower > 1:
-        middle = (lower + upper) // 2
-        lower, upper = (middle, upper) if runs(middle) else (lower, middle)
-    if upper == longest and runs(longest):
-        return  # something else failed
-    raise InputError(
-        f"model '{subject.source.model}' takes at most {lower} tokens, data '{data.name}' "
-        f"has up to max_length={longest}; give --text max_length={lower} (or fewer), or build the "
-        "network with more positions"
-    )
-
-
-def _require_padding(subject: Subject) -> None:
-    """Refuse a network that takes another piece for padding than texts are padded with."""
-    pieces = subject.data.tokenizer
-    wanted = getattr(getattr(subject.network, "config", None), "pad_token_id", None)
-    if pieces is not None and isinstance(wanted, int) and wanted != pieces.pad_id:
-        raise InputError(
-            f"model '{subject.source.model}' has pad_token_id={wanted} in its config, and texts of "
-            f"'{subject.data.name}' are padded with token {pieces.pad_id}; build it with "
-            f"pad_token_id={pieces.pad_id}"
-        )

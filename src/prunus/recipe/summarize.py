@@ -14,6 +14,7 @@ from prunus.meter import measure_cost
 from prunus.method import method_class
 from prunus.plan import BoolArray
 from prunus.recipe.actions import lay_out, targets
+from prunus.recipe.inputs import stated
 from prunus.recipe.measure import (
     LatencyOptions,
     Look,
@@ -25,7 +26,7 @@ from prunus.recipe.measure import (
 from prunus.recipe.recipe import Recipe
 from prunus.recipe.state import Outcome, State
 from prunus.recipe.steps import Prune, Student
-from prunus.recipe.subject import Subject, stated
+from prunus.recipe.subject import Subject
 from prunus.records import (
     AT_CHANCE,
     Cost,

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import pickle
-import re
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from prunus.plan import NetworkShape
 from prunus.records import HistoryPoint
 from prunus.train.config import TrainConfig
 from prunus.train.precision import Execution
+from prunus.zoo.own_file import MODULE_NAME
 
 _FORMAT = "prunus-training-1"
 _NAMED_FROZEN = 3
@@ -27,7 +27,6 @@ _DIGEST_BATCH = 1024
 _BROKEN = (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError)
 # Of a config or a network of transformers: no part of what it computes.
 _OF_A_PLACE = ("_name_or_path", "name_or_path", "transformers_version")
-_OWN_FILE = re.compile(r"prunus_source_(.+)_[0-9a-f]{8}")  # as prunus.zoo.sources names its module
 _KEYS = ("identity", "network", "optimizer", "best", "history", "precision", "layout")
 
 Identity = dict[str, str | int | float | bool]
@@ -186,7 +185,7 @@ def _told(value: object) -> str | None:
 
 def _full_name(value: type | FunctionType | BuiltinFunctionType) -> str:
     """Module and name; the module of a user's file is named by the file, wherever that lies."""
-    own = _OWN_FILE.fullmatch(value.__module__ or "")
+    own = MODULE_NAME.fullmatch(value.__module__ or "")
     return f"{value.__module__ if own is None else own[1]}.{value.__qualname__}"
 
 

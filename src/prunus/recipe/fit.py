@@ -1,0 +1,102 @@
+"""Whether a network and its data fit: refused before any long compute."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from prunus.data import DataSplits
+from prunus.errors import InputError, first_line
+from prunus.meter.size import require_storable
+from prunus.recipe.inputs import MASK, PIECES, stated
+from prunus.sound import require_sound
+from prunus.train import forward_logits
+
+_LEAST_LENGTH = 4  # of texts that options allow
+
+
+def require_fit(network: nn.Module, model: str, data: DataSplits) -> None:
+    """Refuse a network that does not run on the data, texts of any length, or has too few outputs.
+
+    Args:
+        network: On the CPU.
+        model: What its source calls it, for errors.
+        data: Two of its training samples are run.
+
+    Raises:
+        InputError: It does not fit, or its tensors cannot be stored.
+    """
+    require_sound(network)
+    state = network.state_dict()
+    require_storable({name: value for name, value in state.items() if isinstance(value, Tensor)})
+    batch = next(iter(data.train.batches(min(2, len(data.train)))))[0]
+    if data.tokenizer is not None and isinstance(batch, dict) and PIECES in batch:
+        ids = batch[PIECES].clone()
+        ids[0, 0] = data.tokenizer.vocab_size - 1  # a later text may hold it
+        batch = {**batch, PIECES: ids}
+    full = stated(batch, 2, data)  # a later text may be as long
+    probes = [batch, dict(full)] if isinstance(full, Mapping) else [batch]
+    try:
+        with torch.no_grad():
+            classes = min(forward_logits(network, probe).shape[1] for probe in probes)
+    except InputError:
+        raise
+    except Exception as error:
+        if isinstance(full, Mapping):
+            _require_length(network, model, data, dict(full))
+        reason = first_line(error)
+        raise InputError(
+            f"model '{model}' does not run on data '{data.name}' (inputs {list(data.input_shape)}): "
+            f"{reason}; give arguments or data that fit"
+        ) from error
+    if classes < data.num_classes:
+        raise InputError(
+            f"model '{model}' has {classes} outputs, data '{data.name}' {data.num_classes} classes; "
+            f"build it with num_classes={data.num_classes}"
+        )
+    if isinstance(batch, dict):
+        _require_padding(network, model, data)
+
+
+def _require_length(
+    network: nn.Module, model: str, data: DataSplits, batch: dict[str, Tensor]
+) -> None:
+    """Refuse texts longer than a network has positions for, where shorter ones run."""
+    longest = data.max_length
+    if longest is None or PIECES not in batch or MASK not in batch:
+        return
+
+    def runs(length: int) -> bool:
+        cut = {name: batch[name][:, :length] for name in (PIECES, MASK)}
+        try:
+            with torch.no_grad():
+                forward_logits(network, {**batch, **cut})
+        except Exception:  # noqa: BLE001  # a user's forward may raise anything
+            return False
+        return True
+
+    lower, upper = _LEAST_LENGTH, longest
+    if lower >= upper or not runs(lower):
+        return
+    while upper - lower > 1:
+        middle = (lower + upper) // 2
+        lower, upper = (middle, upper) if runs(middle) else (lower, middle)
+    if upper == longest and runs(longest):
+        return  # something else failed
+    raise InputError(
+        f"model '{model}' takes at most {lower} tokens, data '{data.name}' "
+        f"has up to max_length={longest}; give --text max_length={lower} (or fewer), or build the "
+        "network with more positions"
+    )
+
+
+def _require_padding(network: nn.Module, model: str, data: DataSplits) -> None:
+    """Refuse a network that takes another piece for padding than texts are padded with."""
+    pieces = data.tokenizer
+    wanted = getattr(getattr(network, "config", None), "pad_token_id", None)
+    if pieces is not None and isinstance(wanted, int) and wanted != pieces.pad_id:
+        raise InputError(
+            f"model '{model}' has pad_token_id={wanted} in its config, and texts of "
+            f"'{data.name}' are padded with token {pieces.pad_id}; build it with "
+            f"pad_token_id={pieces.pad_id}"
+        )

@@ -10,7 +10,6 @@ from prunus.candidates import Candidate, Engine, Scoring
 from prunus.candidates.setup import Blueprint
 from prunus.compute import Compute
 from prunus.data import DataSplits
-from prunus.errors import GraphError
 from prunus.graph import relative_difference, trace, without_packing
 from prunus.graph.attention import NarrowAttention
 from prunus.method import Budget, Context
@@ -110,11 +109,23 @@ def test_other_methods_take_an_encoder_of_torch(
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
-def test_layers_that_the_encoder_reads_past_are_no_layers_to_factorize(
+def test_layers_that_the_encoder_reads_past_are_factorized(
     data: DataSplits, tmp_path: Path
 ) -> None:
-    with pytest.raises(GraphError, match="'svd' finds no layer to factorize"):
-        compress(own(data, tmp_path), [Prune(method="svd", options={"rank": 0.5})], data)
+    step = Prune(method="svd", options={"rank": 0.25})
+    done = compress(own(data, tmp_path), [step], data, out=tmp_path / "run", latency=None)
+    shapes = {name: tuple(value.shape) for name, value in done.network.named_parameters()}
+    for layer in ("encoder.layers.0", "encoder.layers.1"):  # rank 4 of 16
+        assert shapes[f"{layer}.linear1.0.weight"] == (4, 16)
+        assert shapes[f"{layer}.linear1.1.weight"] == (24, 4)
+        assert shapes[f"{layer}.linear2.0.weight"] == (4, 24)
+        assert shapes[f"{layer}.linear2.1.weight"] == (16, 4)
+    inputs, _ = next(data.test.batches(8))
+    assert isinstance(inputs, dict)
+    network = load(tmp_path / "run" / "artifact").eval()
+    with_kernels_off = done.network.cpu().eval()(**inputs).detach()  # gradients are on
+    with torch.no_grad():
+        torch.testing.assert_close(network(**inputs), with_kernels_off)
 
 
 AVERAGED = OWN.replace("(hidden * weight).sum(1) / weight.sum(1)", "hidden.mean(1)")

@@ -5,6 +5,7 @@ from prunus.graph.certify import certify, masked_outputs, relative_difference
 from prunus.graph.certify_rebuild import certify_rebuild
 from prunus.graph.connections import held_connections, hold_connections_
 from prunus.graph.cut import cut, network_shape, plan_of
+from prunus.graph.encoders import call_parts_, pad_plainly_, without_packing
 from prunus.graph.groups import Trace
 from prunus.graph.inputs import (
     Inputs,
@@ -13,8 +14,6 @@ from prunus.graph.inputs import (
     check_network,
     first_sample,
     output_tensors,
-    pad_plainly_,
-    without_packing,
 )
 from prunus.graph.trace import trace
 from prunus.graph.units import Choice, Group, UnitAxis
@@ -29,6 +28,7 @@ __all__ = [
     "Trace",
     "UnitAxis",
     "call",
+    "call_parts_",
     "certify",
     "certify_rebuild",
     "check_inputs",

@@ -19,6 +19,7 @@ from prunus.errors import CertificateError, first_line
 from prunus.graph.attention import plain_attention
 from prunus.graph.attributes import is_settings, with_entries
 from prunus.graph.cut import cut
+from prunus.graph.encoders import packs_padding, pad_plainly_
 from prunus.graph.groups import Trace
 from prunus.graph.inputs import (
     Inputs,
@@ -26,8 +27,6 @@ from prunus.graph.inputs import (
     call,
     cast,
     output_tensors,
-    packs_padding,
-    pad_plainly_,
     recast_,
 )
 from prunus.graph.kept import may_keep, refresh_

@@ -20,7 +20,7 @@ from prunus.graph.connections import (
     register_held,
     require_fit,
 )
-from prunus.graph.inputs import pad_plainly_
+from prunus.graph.encoders import pad_plainly_
 from prunus.graph.kept import may_keep, refresh_
 from prunus.graph.rebuild import rebuild_
 from prunus.plan import (

@@ -1,6 +1,5 @@
 """What networks take (a tensor, a tuple of positional or a dict of keyword arguments) and return."""
 
-import copy
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
@@ -81,30 +80,6 @@ def call(network: nn.Module, inputs: Inputs) -> Any:
         if isinstance(inputs, Mapping):
             return network(**inputs)
         return network(*inputs)
-
-
-def pad_plainly_(network: nn.Module) -> None:
-    """Keep encoders of ``torch.nn`` from packing padded batches, whose tensors have no sizes to follow."""
-    for module in network.modules():
-        if isinstance(module, nn.TransformerEncoder):
-            module.use_nested_tensor = False
-
-
-def packs_padding(network: nn.Module) -> bool:
-    """Whether encoders of ``torch.nn`` pack padded batches in evaluation, which zeroes the padding."""
-    return any(
-        isinstance(module, nn.TransformerEncoder) and module.use_nested_tensor
-        for module in network.modules()
-    )
-
-
-def without_packing(network: nn.Module) -> nn.Module:
-    """The network, or a copy of it where it packs padded batches: outputs of layers have sizes then."""
-    if not packs_padding(network):
-        return network
-    plain = copy.deepcopy(network)
-    pad_plainly_(plain)
-    return plain
 
 
 def first_sample(inputs: Inputs) -> Inputs:

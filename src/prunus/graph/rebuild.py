@@ -10,6 +10,7 @@ from torch import nn
 from prunus.errors import GraphError
 from prunus.graph.config import own_config, set_config_
 from prunus.graph.connections import held_name
+from prunus.graph.encoders import call_parts_
 from prunus.plan import Factorize, KeepLayers, KeepVocabulary, Rebuild
 
 _VOCABULARY_SIZES = ("vocab_size",)
@@ -80,6 +81,7 @@ def _factorize_(network: nn.Module, edit: Factorize) -> None:
                 )
             chain[position].weight = weight
     _place(network, edit.module, chain)
+    call_parts_(network, chain)  # else its place is asked for a weight
 
 
 def _require(layer: nn.Module, kind: type[_M], edit: Factorize) -> _M:

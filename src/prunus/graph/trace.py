@@ -29,6 +29,7 @@ from prunus.graph.attention import free_heads_
 from prunus.graph.certify import certify
 from prunus.graph.culprits import culprits
 from prunus.graph.cut import cut, network_shape
+from prunus.graph.encoders import pad_plainly_
 from prunus.graph.findings import Findings
 from prunus.graph.groups import Trace
 from prunus.graph.inputs import (
@@ -38,7 +39,6 @@ from prunus.graph.inputs import (
     check_network,
     first_sample,
     output_tensors,
-    pad_plainly_,
 )
 from prunus.graph.kept import may_keep, refresh_
 from prunus.graph.labels import IGNORED, KERNEL, LOOKUP, OUTPUT, SINGLE, Algebra

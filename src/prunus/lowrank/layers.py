@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from prunus.graph import Inputs, call, first_sample, held_connections
+from prunus.graph import Inputs, call, call_parts_, first_sample, held_connections, pad_plainly_
 from prunus.method import require_layers
 
 Kind = type[nn.Linear] | type[nn.Conv2d] | type[nn.Embedding]
@@ -78,6 +78,8 @@ def select_layers(
         InputError: A glob matches no layer of these kinds.
     """
     own, sample = copy.deepcopy(network).eval(), first_sample(example)
+    call_parts_(own)  # as a cut along a plan does
+    pad_plainly_(own)
     every = {n: m for n, m in own.named_modules() if type(m) in kinds}
     require_layers(ignore, every, "factorize")
     positions, last = _positions(own, sample)

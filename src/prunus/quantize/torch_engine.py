@@ -26,6 +26,7 @@ from prunus.artifact.weights import (
     write_weights,
 )
 from prunus.errors import InputError, PlanMismatchError
+from prunus.graph import call_parts_, pad_plainly_
 from prunus.meter import as_predictor
 from prunus.plan import Plan
 from prunus.quantize.by_row import by_row
@@ -283,12 +284,8 @@ def _fill_int8_(network: nn.Module, stored: Mapping[str, Tensor], deployment: De
             built[id(module)] = _Scaled(layer, stored[name].float()) if is_smoothed else layer
         parent, _, leaf = path.rpartition(".")
         setattr(network.get_submodule(parent), leaf, built[id(module)])
-    for layer in network.modules():
-        if isinstance(layer, nn.TransformerEncoderLayer):
-            # Its fused way reads weights past the layers, and int8 layers have no such tensors.
-            layer.activation_relu_or_gelu = 0
-        elif isinstance(layer, nn.TransformerEncoder):
-            layer.use_nested_tensor = False  # of which int8 layers know nothing
+    call_parts_(network)  # int8 layers have no tensor of that name
+    pad_plainly_(network)
 
 
 def _int8(module: nn.Module, levels: Tensor, scale: Tensor) -> nn.Module:

@@ -1,10 +1,7 @@
 """A folder of images, one sub-folder per class, decoded as they are needed."""
 
 import hashlib
-import math
 import os
-import re
-import struct
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,37 +10,26 @@ from typing import final
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import Image
 from torch import Tensor
 
+from prunus.data.crops import ATTEMPTS, center, random_crop
+from prunus.data.decode import decoded, require_image
+from prunus.data.image_size import image_sides, sized_suffix
 from prunus.data.roles import DataSplits, three_splits
 from prunus.data.splits import Samples, SearchSplit, TestSplit, TrainSplit
 from prunus.data.stores import Inputs, Normalizer, SampleStore
-from prunus.errors import DataError, InputError
+from prunus.errors import DataError
 
 FOLDER = "imagefolder:"
 
 _IMAGENET = Normalizer((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _IMAGE_SIZE = (224, 224)
-_SIZED = re.compile(r"(.+)@([0-9]+)(?:x([0-9]+))?")  # DIR@224 or DIR@HEIGHTxWIDTH
 _FOREIGN = frozenset({".heic", ".heif", ".svg"})  # images that Pillow has no plugin for
-_LARGEST = 8192
 _OPENED = 50_000  # files of a split, at most, whose beginnings are read at the door
 _DECODED = 2_000  # images of search and of test, at most, that are decoded at the door
-_ATTEMPTS = 10  # at a random crop that fits
 _THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes outside Python's lock
-_UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What undoes an orientation of the Exif standard (CIPA DC-008, tag 0x0112)."""
 
 
 @final
@@ -58,10 +44,6 @@ class FolderStore(SampleStore):
         labels: int64 ``[files]``.
         normalizer: Applied to every batch.
         image_size: Height and width of the inputs in pixels, or one number for both.
-
-    References:
-        Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, section 6: crops of 8 % to
-        100 % of the area, sides from 3/4 to 4/3 (https://arxiv.org/abs/1409.4842).
     """
 
     def __init__(
@@ -97,7 +79,7 @@ class FolderStore(SampleStore):
         chances: list[Tensor | None] = [None] * len(files)
         if augment is not None:
             # Drawn before the threads start, so that their order does not matter.
-            chances = list(torch.rand(len(files), 4 * _ATTEMPTS + 1, generator=augment))
+            chances = list(torch.rand(len(files), 4 * ATTEMPTS + 1, generator=augment))
         with ThreadPoolExecutor(_THREADS) as pool:
             images = list(pool.map(self._read_one, files, chances))
         return self._normalizer(torch.stack(images)), self._labels[indices]
@@ -137,66 +119,23 @@ class FolderStore(SampleStore):
 
     def _read_one(self, file: Path, chances: Tensor | None) -> Tensor:
         """One image, uint8 ``[3, height, width]``."""
-        image = _decoded(file)
+        image = decoded(file)
         if chances is None:
-            image = _center(image, self._image_size)
+            image = center(image, self._image_size)
         else:
-            image = _random_crop(image, self._image_size, chances[:-1].view(_ATTEMPTS, 4).tolist())
+            image = random_crop(image, self._image_size, chances[:-1].view(ATTEMPTS, 4).tolist())
             if float(chances[-1]) < 0.5:
                 image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def _decoded(file: Path, *, small: bool = False) -> Image.Image:
-    """One image in 8 bits a channel; a JPEG in an eighth of its sides where ``small`` is set.
-
-    Raises:
-        DataError: It is no readable image, or its values have no known range.
-    """
-    try:
-        with Image.open(file) as opened:
-            if small:
-                opened.draft("RGB", (1, 1))  # its bytes are all read, most of the work is spared
-            form = opened.mode, opened.format
-            # Older versions of Pillow call a 16-bit PNG "I".
-            deep = opened.mode.startswith("I;16") or form == ("I", "PNG")
-            return _rgb(_turned(opened), file, deep=deep)
-    except _UNREADABLE as error:
-        raise _no_image(file, error) from error
-
-
 def _require_decodable(file: Path) -> None:
-    _decoded(file, small=True)
+    decoded(file, small=True)
 
 
 def _step(n: int, most: int) -> int:
     """Every how manieth of ``n`` files is taken, so that at most so many are."""
     return max(1, -(-n // most))
-
-
-def _turned(image: Image.Image) -> Image.Image:
-    """An image as its camera says that it is seen.
-
-    Pillow's own ``exif_transpose`` writes all the other tags anew, which fails where one is odd.
-    """
-    how = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    return image if how is None else image.transpose(how)
-
-
-def _rgb(image: Image.Image, file: Path, *, deep: bool) -> Image.Image:
-    """In 8 bits a channel; Pillow's own conversion clips deep images, of 16 bits, to white.
-
-    Raises:
-        DataError: Its values have no known range.
-    """
-    if deep:
-        return Image.fromarray((np.asarray(image) // 256).astype(np.uint8)).convert("RGB")
-    if image.mode[0] in "IF":
-        raise DataError(
-            f"'{file}' has values of no known range (mode {image.mode}): save it with 8 or 16 bits a "
-            "channel"
-        )
-    return image.convert("RGB")
 
 
 def load_folder(
@@ -281,59 +220,8 @@ def _require_images(files: Sequence[Path]) -> None:
         DataError: One is no image.
     """
     with ThreadPoolExecutor(_THREADS) as pool:
-        for _ in pool.map(_require_image, files[:: _step(len(files), _OPENED)]):
+        for _ in pool.map(require_image, files[:: _step(len(files), _OPENED)]):
             pass
-
-
-def _require_image(file: Path) -> None:
-    try:
-        with Image.open(file):
-            return
-    except _UNREADABLE as error:
-        raise _no_image(file, error) from error
-
-
-def _no_image(file: Path, error: BaseException) -> DataError:
-    return DataError(
-        f"'{file}' is no readable image ({type(error).__name__}): replace or remove it"
-    )
-
-
-def image_sides(size: object) -> tuple[int, int]:
-    """Height and width.
-
-    Raises:
-        InputError: The size is no whole number above 0, and no pair of them.
-    """
-    sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
-    numbers = [side for side in sides if isinstance(side, int) and not isinstance(side, bool)]
-    if len(sides) != 2 or len(numbers) != 2:
-        raise InputError(
-            f"image_size is {size!r}: use a whole number of pixels such as 224, or (height, width)"
-        )
-    if min(numbers) < 1:
-        raise InputError(f"image_size is {size}: use at least 1")
-    if max(numbers) > _LARGEST:
-        raise InputError(f"image_size is {size}: use at most {_LARGEST}")
-    return numbers[0], numbers[1]
-
-
-def split_size(text: str) -> tuple[str, tuple[int, int] | None]:
-    """The folder and the image size that stand in ``DIR@224`` or ``DIR@32x48``.
-
-    A folder whose own name ends so is meant as it stands.
-    """
-    found = _SIZED.fullmatch(text)
-    if found is None or Path(text).is_dir():
-        return text, None
-    height, width = found[2], found[3] or found[2]
-    return found[1], (int(height), int(width))
-
-
-def sized_suffix(sides: tuple[int, int]) -> str:
-    """What ``split_size`` reads as this image size."""
-    height, width = sides
-    return f"@{height}" if height == width else f"@{height}x{width}"
 
 
 def _classes(folder: Path) -> list[str]:
@@ -375,39 +263,3 @@ def _left_out(unread: Counter[str]) -> str:
     if not unread:
         return ""
     return f"images were left out, {_counted(unread)}: read are {', '.join(sorted(_SUFFIXES))}"
-
-
-def _center(image: Image.Image, sides: tuple[int, int]) -> Image.Image:
-    """Resize until 256/224 of ``sides`` (height, width) is covered, then crop the center."""
-    high, wide = (max(side, round(side * 256 / 224)) for side in sides)
-    factor = max(wide / image.width, high / image.height)
-    width = max(wide, int(image.width * factor))
-    height = max(high, int(image.height * factor))
-    image = image.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = (width - sides[1]) // 2, (height - sides[0]) // 2
-    return image.crop((left, top, left + sides[1], top + sides[0]))
-
-
-def _random_crop(
-    image: Image.Image, sides: tuple[int, int], chances: list[list[float]]
-) -> Image.Image:
-    """Crop a random area and resize it; the largest centered part of the shape where none fits."""
-    width, height = image.size
-    wanted = sides[1] / sides[0]
-    for area, shape, across, down in chances:
-        target = width * height * (0.08 + 0.92 * area)
-        stretch = math.exp(math.log(3 / 4) + shape * (math.log(4 / 3) - math.log(3 / 4)))
-        ratio = stretch * wanted
-        crop_width, crop_height = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
-        if 0 < crop_width <= width and 0 < crop_height <= height:
-            left, top = (
-                int(across * (width - crop_width + 1)),
-                int(down * (height - crop_height + 1)),
-            )
-            break
-    else:
-        crop_width = max(1, min(width, round(height * wanted)))
-        crop_height = max(1, min(height, round(width / wanted)))
-        left, top = (width - crop_width) // 2, (height - crop_height) // 2
-    cropped = image.crop((left, top, left + crop_width, top + crop_height))
-    return cropped.resize((sides[1], sides[0]), Image.Resampling.BILINEAR)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from prunus.data.cifar import load_cifar
 from prunus.data.digits import load_digits
-from prunus.data.folder import FOLDER, load_folder, sized_suffix, split_size
+from prunus.data.folder import FOLDER, load_folder
+from prunus.data.image_size import sized_suffix, split_size
 from prunus.data.roles import DataSplits
 from prunus.data.stores import Normalizer
 from prunus.data.text.load import load_text

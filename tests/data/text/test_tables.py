@@ -24,7 +24,7 @@ from prunus.data import (
 )
 from prunus.data.text.clean import clean
 from prunus.data.text.docstrings import docstrings
-from prunus.data.text.table import LabelledTexts, read_labelled, read_texts
+from prunus.data.text.labelled import LabelledTexts, read_labelled, read_texts
 from prunus.errors import DataError, InputError
 from tests.data.text.makers import csv_text, rows, write_csv
 

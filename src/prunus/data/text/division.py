@@ -9,9 +9,9 @@ from torch import Tensor
 from prunus.data.stratify import stratified_draw
 from prunus.data.text.clean import clean
 from prunus.data.text.copies import text_digest
+from prunus.data.text.labelled import LEAST_TEXTS, LabelledTexts
 from prunus.data.text.options import TextOptions
 from prunus.data.text.sets import Parts
-from prunus.data.text.table import LEAST_TEXTS, LabelledTexts
 from prunus.errors import DataError, InputError
 
 _TEST_SEED = 20231  # the test split is the same for every seed

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from prunus.data.text.table import LabelledTexts
+from prunus.data.text.labelled import LabelledTexts
 from prunus.errors import DataError
 
 PACKAGES = ("scipy", "sklearn")

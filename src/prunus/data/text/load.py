@@ -18,10 +18,10 @@ from prunus.data.splits import (
 from prunus.data.text.clean import clean
 from prunus.data.text.copies import other_case, text_digest, texts_of
 from prunus.data.text.division import MOST_SEARCH, Texts, divide
+from prunus.data.text.labelled import WHOLE_NUMBER, read_texts
 from prunus.data.text.options import TextOptions
 from prunus.data.text.sets import FILE, HUB, Parts, read_parts
 from prunus.data.text.store import TokenStore
-from prunus.data.text.table import WHOLE_NUMBER, read_texts
 from prunus.data.text.tokenizer import TextTokenizer
 from prunus.errors import DataError, InputError
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from prunus.data.text.docstrings import docstrings
+from prunus.data.text.labelled import LabelledTexts, labelled_rows, read_labelled
 from prunus.data.text.options import TextOptions
-from prunus.data.text.table import LabelledTexts, labelled_rows, read_labelled
 from prunus.errors import DataError, InputError, first_line
 from prunus.extras import require_extra
 

@@ -20,7 +20,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
-from itertools import pairwise, takewhile
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, final
@@ -28,6 +28,7 @@ from typing import Any, Self, final
 import numpy as np
 
 from prunus.candidates.task import Result
+from prunus.changed import told_change
 from prunus.errors import InputError, PrunusError, StorageError, moved_away
 
 STORE_FILE = "candidates.sqlite"
@@ -355,28 +356,11 @@ def _require_file(path: Path) -> None:
 
 
 def _require_same(path: Path, saved: Mapping[str, str], asked: Mapping[str, str]) -> None:
-    changed = [k for k in dict.fromkeys((*asked, *saved)) if saved.get(k) != asked.get(k)]
-    if not changed:
-        return
-    name = changed[0]
-    more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-    was, now = saved.get(name), asked.get(name)
-    same = len(
-        list(takewhile(lambda pair: pair[0] == pair[1], zip(was or "", now or "", strict=False)))
-    )
-    raise InputError(
-        f"'{path}' holds scores of another run: {name} was {_short(was, same)} and is "
-        f"{_short(now, same)}{more}; give the same arguments to resume it, or name another folder"
-    )
-
-
-def _short(text: str | None, same: int) -> str:
-    """A value around its first difference, after ``same`` characters, to another one."""
-    if text is None:
-        return "absent"
-    first = max(0, same - 8) if len(text) > 40 else 0
-    last = first + 40
-    return f"'{'...' if first else ''}{text[first:last]}{'...' if len(text) > last else ''}'"
+    if change := told_change(saved, asked):
+        raise InputError(
+            f"'{path}' holds scores of another run: {change}; give the same arguments to resume it, or "
+            "name another folder"
+        )
 
 
 def _damaged(path: Path, detail: str) -> InputError:

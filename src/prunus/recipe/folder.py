@@ -35,6 +35,7 @@ from torch import nn
 from prunus.artifact import Manifest, read_manifest, save
 from prunus.artifact.manifest import MANIFEST_FILE, TOKENIZER_FILE, WEIGHTS_FILE, plan_file
 from prunus.artifact.weights import file_sha256, fill_, read_weights, write_weights
+from prunus.changed import told_change
 from prunus.data import TextTokenizer
 from prunus.errors import (
     InputError,
@@ -306,19 +307,15 @@ def _require_writable(path: Path) -> None:
 
 
 def _require_same(path: Path, saved: Mapping[str, str], asked: Mapping[str, str]) -> None:
-    changed = [k for k in dict.fromkeys((*asked, *saved)) if saved.get(k) != asked.get(k)]
-    if not changed:
-        return
-    name = changed[0]
-    more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-    was, now = saved.get(name, "absent"), asked.get(name, "absent")
-    if (saved.get("kind") == "comparison") != (asked.get("kind") == "comparison"):
+    change = told_change(saved, asked)
+    if change and (saved.get("kind") == "comparison") != (asked.get("kind") == "comparison"):
         what = "a comparison" if "kind" in saved else "no comparison, but a run"
         raise InputError(f"out='{path}' holds {what}; name a new folder")
-    raise InputError(
-        f"out='{path}' holds another run: {name} was {_short(was)} and is {_short(now)}{more}; "
-        "give the same arguments to resume it, or name a new folder"
-    )
+    if change:
+        raise InputError(
+            f"out='{path}' holds another run: {change}; give the same arguments to resume it, or name "
+            "a new folder"
+        )
 
 
 def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
@@ -331,10 +328,6 @@ def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
             yield from _flatten(inner, f"{path}[{index}]")
     else:
         yield path, str(value)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 40 else text[:16] + "..."
 
 
 def _lock_module() -> ModuleType | None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunus.changed import told_change
 from prunus.data import SearchSplit, Split, TrainSplit, UnlabeledSplit, tensors_digest
 from prunus.errors import InputError, SettingError, moved_away
 from prunus.plan import NetworkShape
@@ -237,13 +238,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _require_same(path: Path, saved: Identity, asked: Identity) -> None:
-    for name in (*asked, *(saved.keys() - asked.keys())):
-        if saved.get(name) != asked.get(name):
-            raise InputError(
-                f"checkpoint {path} is of another training: {name} was {saved.get(name)} and is "
-                f"{asked.get(name)}; start from the same network and settings to resume it, or "
-                "delete the file or name another to train anew"
-            )
+    if change := told_change(saved, asked):
+        raise InputError(
+            f"checkpoint {path} is of another training: {change}; start from the same network and "
+            "settings to resume it, or delete the file or name another to train anew"
+        )
 
 
 def _damaged(path: Path) -> InputError:

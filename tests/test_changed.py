@@ -14,7 +14,7 @@ HOME = "text:/home/somebody/a/folder/of/very/many/files/of/texts/of/letters/"
         ({}, {}, ""),
         ({"seed": 0}, {"seed": 1}, "seed was 0 and is 1"),
         ({"seed": 0}, {"seed": 0, "tau": 0.5}, "tau was absent and is 0.5"),
-        ({"seed": 0, "tau": ""}, {"seed": 0}, "tau was  and is absent"),
+        ({"seed": 0, "tau": ""}, {"seed": 0}, "tau was '' and is absent"),
         # In the order of what is asked for; what is no longer asked for comes last.
         ({"old": 1, "b": 1, "a": 1}, {"a": 2, "b": 2}, "a was 1 and is 2 (and 2 more)"),
         # As long as what is shown at most, then longer by one.

@@ -28,7 +28,7 @@ def told_change(saved: Mapping[str, object], asked: Mapping[str, object]) -> str
     if not changed:
         return ""
     name = changed[0]
-    was, now = ("absent" if name not in at else str(at[name]) for at in (saved, asked))
+    was, now = ("absent" if name not in at else str(at[name]) or "''" for at in (saved, asked))
     same = 0
     if name in saved and name in asked:
         same = sum(1 for _ in takewhile(lambda p: p[0] == p[1], zip(was, now, strict=False)))

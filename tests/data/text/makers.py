@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from prunus.data import TextTokenizer, TokenStore
+from prunus.data import Split, TextTokenizer, TokenStore
 
 GOOD_WORDS = ("good", "fine", "great", "warm", "bright")
 BAD_WORDS = ("bad", "poor", "cold", "dull", "grim")
@@ -36,3 +36,10 @@ def tiny_tokenizer() -> TextTokenizer:
 def token_store(texts: Sequence[str], max_length: int = 16) -> TokenStore:
     labels = torch.arange(len(texts)) % 2
     return TokenStore(texts, labels, tiny_tokenizer(), max_length)
+
+
+def store_of(split: Split) -> TokenStore:
+    """What holds the texts of a split."""
+    store = split.samples.store
+    assert isinstance(store, TokenStore)
+    return store

@@ -29,9 +29,7 @@ def told_change(saved: Mapping[str, object], asked: Mapping[str, object]) -> str
         return ""
     name = changed[0]
     was, now = ("absent" if name not in at else str(at[name]) or "''" for at in (saved, asked))
-    same = 0
-    if name in saved and name in asked:
-        same = sum(1 for _ in takewhile(lambda p: p[0] == p[1], zip(was, now, strict=False)))
+    same = sum(1 for _ in takewhile(lambda p: p[0] == p[1], zip(was, now, strict=False)))
     more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
     return f"{name} was {_around(was, same)} and is {_around(now, same)}{more}"
 

@@ -14,7 +14,6 @@ from prunus.extras import require_extra
 from prunus.records import Source
 
 _TASKS = ("image", "text")
-_NOT_OF_CONFIG = ("pretrained", "task")
 _INLINE = "config"
 INLINE = f"hf:{_INLINE}"
 """A network of its arguments alone, and no folder of that name: it has no vocabulary yet."""
@@ -129,7 +128,7 @@ def _require_loaded(
 
 
 def _config(
-    transformers: ModuleType, name: str, arguments: dict[str, Any]
+    transformers: ModuleType, name: str, arguments: Mapping[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
     """The config of a network, and the arguments that are none of its own.
 
@@ -152,9 +151,8 @@ def _config(
 
 def _config_alone(transformers: ModuleType, name: str, arguments: Mapping[str, Any]) -> Any:
     """The config of a network that is not built."""
-    own = {key: value for key, value in arguments.items() if key not in _NOT_OF_CONFIG}
     with _told_as_input_error(name):
-        config, _ = _config(transformers, name, own)
+        config, _ = _config(transformers, name, arguments)
     return config
 
 

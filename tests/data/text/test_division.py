@@ -196,3 +196,10 @@ def test_a_train_split_without_a_class_that_nothing_is_tested_on_is_told(tmp_pat
     options = TextOptions(test_file=str(test), train_size=4)
     data = load_data(f"text:{write_csv(tmp_path / 'a.csv', lines)}", text=options)
     assert "the train split has no text of class 'rare'" in data.note
+
+
+def test_what_befell_training_and_test_texts_alike_is_told_once(tmp_path: Path) -> None:
+    train = write_csv(tmp_path / "train.csv", [*rows(), ("", "pos")])
+    test = write_csv(tmp_path / "test.csv", [("one", "pos"), ("two", "neg"), ("", "neg")])
+    options = TextOptions(test_file=str(test), drop_empty=True)
+    assert load_data(f"text:{train}", text=options).note == "1 rows without text were left out"

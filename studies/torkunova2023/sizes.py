@@ -120,13 +120,26 @@ def _student() -> Subject:
     return Subject("distilled", load_source(STUDENT), STUDENT)
 
 
-def _rows() -> Iterator[tuple[str, str, str, dict[str, str]]]:
+def _rows() -> Iterator[tuple[str, str, str, dict[str, Any]]]:
     """Name, network, engine and number formats of every row, in the order in which they run."""
+    yield from _plain_rows()
+    if "openvino" not in available_engines():
+        return
+    shape = {"shape": (1, LENGTH)}
+    all_int8 = {"weights": "int8", "rest": "float16", "embeddings": "int8", **shape}
+    yield "none in one shape (openvino)", "dense", "openvino", shape
+    yield "int8 linear + embeddings in one shape (openvino)", "dense", "openvino", all_int8
+    for name in ("pruning by half", "pruning by half in 64s", "layers"):
+        yield f"{name} + int8 in one shape (openvino)", name, "openvino", all_int8
+
+
+def _plain_rows() -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """Those that take requests of any shape."""
     engines = available_engines()
     chains = [engine for engine in engines if engine != "torch"]
     int8, tables = {"weights": "int8", "rest": "float16"}, {"embeddings": "int8"}
     for engine in engines:
-        formats: dict[str, dict[str, str]] = {"none": {}, "int8 linear": int8}
+        formats: dict[str, dict[str, Any]] = {"none": {}, "int8 linear": int8}
         formats["int8 linear + embeddings"] = {**int8, **tables}
         if engine == "onnxruntime":
             formats["int8 by token + embeddings"] = {**int8, **tables, "activations": "token"}
@@ -199,7 +212,7 @@ def _row(
     subject: Subject,
     dense: Subject,
     engine: str,
-    choices: dict[str, str],
+    choices: dict[str, Any],
     work: Path,
     results: Path,
 ) -> None:
@@ -209,7 +222,7 @@ def _row(
     folder = own
     deployment = Deployment.model_validate({"engine": engine, **choices})
     shutil.rmtree(work / "row", ignore_errors=True)  # of a run that was killed
-    if subject is not dense or not deployment.is_float32:
+    if subject is not dense or deployment != Deployment(engine=deployment.engine):
         folder = _written(subject, deployment, work / "row")
     threads = torch.get_num_threads()
     times = _times(subject, dense, folder, own, engine, threads)

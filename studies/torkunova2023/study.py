@@ -97,7 +97,11 @@ SETS = {
         network="minilm",
         text=TextOptions(max_length=64),
         suite=TextSuite(
-            engines=ENGINES, chain_engines=CHAINS, student_epochs=6, student_texts=30_000
+            engines=ENGINES,
+            chain_engines=CHAINS,
+            student_epochs=6,
+            student_texts=30_000,
+            shape=(1, 64),
         ),
         rows=("quantized", "students"),
     ),
@@ -105,7 +109,7 @@ SETS = {
         data="sst2",
         network="minilm",
         text=TextOptions(max_length=64, train_size=6000),
-        suite=TextSuite(engines=ENGINES, chain_engines=CHAINS, lr=5e-5),
+        suite=TextSuite(engines=ENGINES, chain_engines=CHAINS, lr=5e-5, shape=(1, 64)),
         rows=("recovered",),
     ),
     "sms": TextSet(

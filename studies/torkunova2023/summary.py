@@ -133,12 +133,12 @@ def _worst(cells: Rows) -> dict[str, float]:
 
 
 def plain_row(row: str) -> str:
-    """A row's name without its engine.
+    """A row's name without its engine, and whatever the shape of its requests.
 
-    >>> plain_row("int8 linear (torch)")
+    >>> plain_row("int8 linear in one shape (openvino)")
     'int8 linear'
     """
-    return row.partition(" (")[0]
+    return row.partition(" (")[0].removesuffix(" in one shape")
 
 
 def _ms(latency: dict[str, Any] | None) -> float | None:

@@ -23,6 +23,7 @@ from prunus.recipe import (
     Prune,
     Step,
     Student,
+    TextSuite,
     compare,
     compress,
     make_recipe,
@@ -330,3 +331,32 @@ def test_held_words_are_trimmed_with_their_table(data: DataSplits, embeddings: b
         weight = found.network.get_parameter(name)
         assert mask.shape == weight.shape
         assert not weight[~mask].any()
+
+
+def test_a_shape_that_texts_may_exceed_is_refused_before_anything_runs(
+    data: DataSplits, tmp_path: Path
+) -> None:
+    longest = data.max_length
+    assert longest is not None
+    short = Deploy(engine="openvino", shape=(1, longest - 1))
+    with pytest.raises(InputError, match=f"they may have {longest}; give shape="):
+        run(data, [VOCABULARY, short], tmp_path / "run")
+    assert not list((tmp_path / "run").glob("*/*"))
+
+
+def test_rows_in_one_shape_stand_beside_openvino_s_int8_alone() -> None:
+    shape = (1, 64)
+    plain, more = TextSuite().rows(), TextSuite(shape=shape).rows()
+    added = [name for name in more if name not in plain]
+    assert {name: more[name] for name in plain} == plain
+    assert added == [
+        "int8 linear + embeddings in one shape (openvino)",
+        "tucker + int8 in one shape (openvino)",
+        "pruning + int8 in one shape (openvino)",
+        "vocabulary + pruning + int8 in one shape (openvino)",
+        "distilled + int8 in one shape (openvino)",
+    ]
+    for name in added:
+        *before, last = plain[name.replace(" in one shape", "")]
+        assert isinstance(last, Deploy)
+        assert more[name] == (*before, last.model_copy(update={"shape": shape}))

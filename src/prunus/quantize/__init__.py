@@ -1,6 +1,7 @@
 """Networks as engines run them: quantized or not, written, loaded and measured there."""
 
 from prunus.quantize.deploy import deploy, load_deployed, read_deployed, require_deployable
+from prunus.quantize.fixed_shape import require_shape
 from prunus.quantize.fresh import FreshRun, run_fresh
 from prunus.quantize.options import Deployment
 from prunus.quantize.parity import Parity, parity
@@ -18,5 +19,6 @@ __all__ = [
     "parity",
     "read_deployed",
     "require_deployable",
+    "require_shape",
     "run_fresh",
 ]

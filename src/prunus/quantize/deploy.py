@@ -23,6 +23,7 @@ from prunus.plan import Plan
 from prunus.progress import Progress
 from prunus.quantize import onnx_runtime, open_vino, torch_engine
 from prunus.quantize.fitted import fitted
+from prunus.quantize.fixed_shape import require_shape
 from prunus.quantize.job import Job, Written, unmatched
 from prunus.quantize.options import Deployment
 from prunus.quantize.session import DEPLOYED_FILE, Deployed, Session
@@ -89,6 +90,7 @@ def deploy(  # noqa: PLR0913  # all but three are options, by keyword only
     folder = Path(folder).resolve()
     _check_place(folder)
     require_deployable(deployment, has_source=source is not None)
+    require_shape(deployment, has_length=dynamic_length)
     batches = _calibration(calibration, deployment)
     written_network = _network_in_float32(network)
     notes = unmatched(network, deployment)

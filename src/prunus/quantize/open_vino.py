@@ -17,6 +17,7 @@ from prunus.artifact import export
 from prunus.artifact.export import root_cause
 from prunus.errors import InputError
 from prunus.extras import require_extra
+from prunus.quantize.fixed_shape import requests, require_mask
 from prunus.quantize.job import (
     Job,
     Written,
@@ -55,6 +56,7 @@ def write(job: Job, folder: Path) -> Written:
         onnx = require_extra("onnx", "onnx")
         excluded = excluded_nodes(onnx.load(str(whole), load_external_data=False), deployment)
         model = openvino.Core().read_model(str(whole))
+        require_mask([node.get_any_name() for node in model.inputs], deployment.shape)
         with _quiet():
             if not deployment.is_float32 and deployment.weights != "float16":
                 model = _quantized(job, model, excluded)
@@ -187,6 +189,17 @@ def _notes(job: Job) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _fixed(model: Any, shape: tuple[int, ...]) -> dict[str, list[int]]:
+    """Shapes of all inputs, whose free dimensions are the samples and, of texts, the length."""
+    found = {}
+    for node in model.inputs:
+        sizes = list(node.get_partial_shape())
+        found[node.get_any_name()] = [
+            shape[i] if size.is_dynamic else size.get_length() for i, size in enumerate(sizes)
+        ]
+    return found
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without NNCF's progress bars and notes."""
@@ -216,6 +229,8 @@ class OpenVinoSession(Session):
             core = openvino.Core()
             model = core.read_model(str(folder / MODEL_FILE))
             self._inputs = [node.get_any_name() for node in model.inputs]
+            if record.deployment.shape is not None:
+                model.reshape(_fixed(model, record.deployment.shape))
             self._request = core.compile_model(model, "CPU", settings).create_infer_request()
         except Exception as error:  # its errors have no common base
             raise InputError(
@@ -226,6 +241,14 @@ class OpenVinoSession(Session):
         return self._inputs
 
     def _run(self, feed: dict[str, Tensor]) -> Tensor:
+        shape = self.record.deployment.shape
+        if shape is None:
+            return self._infer(feed)
+        read = {name: feed[name] for name in self._inputs}
+        found = [self._infer(request)[:count] for request, count in requests(read, shape)]
+        return torch.cat(found)
+
+    def _infer(self, feed: dict[str, Tensor]) -> Tensor:
         arrays = {name: np.ascontiguousarray(feed[name].cpu().numpy()) for name in self._inputs}
         self._request.infer(arrays)
         return torch.from_numpy(np.array(self._request.get_output_tensor(0).data))

@@ -1,7 +1,7 @@
 """For which engine a network is written, and in which number formats."""
 
 from fnmatch import fnmatchcase
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -39,6 +39,10 @@ class Deployment(Record):
         rest: How tensors that are not quantized lie in the file. ``float16`` halves them; they are
             float32 again when the network is loaded, rounded to 11 bits. Tensors that float16 cannot
             hold stay as they are.
+        shape: Fixed shape of a request in OpenVINO, which plans ahead for it and is faster: samples,
+            as in ``[1]``, and tokens of texts, as in ``[1, 128]``. A session fills up what is smaller
+            with padding, takes more samples by turns, and refuses longer texts. Any shape where left
+            out.
     """
 
     engine: Engine = "onnxruntime"
@@ -51,6 +55,9 @@ class Deployment(Record):
     smoothing: Literal["auto", "off"] = "auto"
     exclude: tuple[str, ...] = ()
     rest: Literal["float32", "float16"] = "float32"
+    shape: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        default=None, min_length=1, max_length=2
+    )
 
     @field_validator("smoothing", mode="before")
     @classmethod
@@ -100,6 +107,10 @@ class Deployment(Record):
                 f"rest=float16 is for what int8 leaves, and weights={self.weights}, "
                 f"embeddings={self.embeddings} have none; use weights=float16 with engine=openvino or "
                 "torch"
+            )
+        if self.shape is not None and self.engine != "openvino":
+            raise ValueError(
+                f"shape is for engine=openvino; engine={self.engine} gains nothing by one, leave it out"
             )
         return self
 

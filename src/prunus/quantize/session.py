@@ -80,6 +80,8 @@ class Session(ABC):
             )
         try:
             return self._run(feed)
+        except InputError:
+            raise
         except Exception as error:  # the engines' errors have no common base
             raise self._refused(error) from error
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prunus.progress import Progress
-from prunus.quantize import Deployment, deploy, require_deployable
+from prunus.quantize import Deployment, deploy, require_deployable, require_shape
 from prunus.recipe.actions import Action, searches
 from prunus.recipe.deployed import plain_inputs
 from prunus.recipe.measure import phase
@@ -30,29 +30,32 @@ def require_engines(
         InputError: Nothing says how PyTorch builds the network again, or it cannot be written.
         MissingExtraError: An engine is not installed.
     """
-    tried: set[str] = set()
+    tried: set[tuple[str, tuple[int, ...] | None]] = set()
     for actions in runs:
         students = any(isinstance(action.step, Student) for action in actions)
         long = trains or any(isinstance(a.step, Train) or searches(a) for a in actions)
         for action in actions:
             if not isinstance(action.step, Deploy):
                 continue
-            engine = action.step.engine
+            asked = action.step.deployment
             has_source = subject.rebuildable or students
-            require_deployable(action.step.deployment, has_source=has_source)
+            require_deployable(asked, has_source=has_source)
+            longest = subject.data.max_length
+            require_shape(asked, has_length=longest is not None, longest=longest)
             plain_inputs(subject.inputs)
-            if long and not students and engine not in tried:
-                tried.add(engine)
-                with phase(progress, f"try {engine}"):
-                    _write(subject, engine)
+            trial = asked.engine, asked.shape
+            if long and not students and trial not in tried:
+                tried.add(trial)
+                with phase(progress, f"try {asked.engine}"):
+                    _write(subject, Deployment(engine=asked.engine, shape=asked.shape))
 
 
-def _write(subject: Subject, engine: str) -> None:
+def _write(subject: Subject, deployment: Deployment) -> None:
     with tempfile.TemporaryDirectory() as place:
         deploy(
             subject.network,
             Path(place) / "deployed",
-            Deployment.model_validate({"engine": engine}),
+            deployment,
             inputs=plain_inputs(subject.inputs),
             source=subject.source if subject.rebuildable else None,
             dynamic_length=subject.data.max_length is not None,

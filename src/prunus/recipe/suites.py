@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Sequence
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -35,6 +36,8 @@ class TextSuite(Record):
         sparsity: Share of the weights that unstructured pruning holds at zero.
         engines: That the dense network is deployed to, in several formats.
         chain_engines: That chains end in; the others are measured on the dense network alone.
+        shape: Samples and tokens, as in ``[1, 128]``: int8 in OpenVINO is measured in requests of this
+            one shape, too, in rows of their own.
     """
 
     epochs: int = Field(default=1, ge=1)
@@ -50,6 +53,7 @@ class TextSuite(Record):
     sparsity: float = Field(default=0.5, gt=0, lt=1)
     engines: tuple[str, ...] = ("torch", "onnxruntime", "openvino")
     chain_engines: tuple[str, ...] = ("onnxruntime", "openvino")
+    shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
 
     def rows(self) -> Rows:
         """Every method and sensible chain, by name. Rows that begin alike share their first steps."""
@@ -69,21 +73,35 @@ class TextSuite(Record):
         return {
             f"{name} ({engine})": (Deploy.model_validate({"engine": engine, **choices}),)
             for engine in self.engines
-            for name, choices in _formats(engine).items()
+            for name, choices in self._in_one_shape(engine, _formats(engine)).items()
+        }
+
+    def _in_one_shape(
+        self, engine: str, formats: dict[str, dict[str, Any]]
+    ) -> dict[str, dict[str, Any]]:
+        """The formats, and behind them those all in int8 in requests of one shape, where it is faster."""
+        if self.shape is None or engine != "openvino":
+            return formats
+        all_int8 = {
+            n: c for n, c in formats.items() if c.get("weights") == c.get("embeddings") == "int8"
+        }
+        return formats | {
+            f"{n} in one shape": {**c, "shape": self.shape} for n, c in all_int8.items()
         }
 
     def _smallest(self, prefix: str, before: Sequence[Step], *, weights: str = "int8") -> Rows:
         """Quantized embeddings on each engine, with linear layers quantized or not."""
         name = "int8" if weights == "int8" else "int8 embeddings"
-        choices = {"weights": weights, "embeddings": "int8"}
+        choices: dict[str, Any] = {"weights": weights, "embeddings": "int8"}
         if weights == "int8":  # elsewhere the paper's encoder stays in float32
             choices |= _REST
         return {
-            f"{prefix} + {name} ({engine})": (
+            f"{prefix} + {named} ({engine})": (
                 *before,
-                Deploy.model_validate({"engine": engine, **choices}),
+                Deploy.model_validate({"engine": engine, **made}),
             )
             for engine in self.chain_engines
+            for named, made in self._in_one_shape(engine, {name: choices}).items()
         }
 
     def _low_rank(self) -> Rows:

@@ -198,8 +198,11 @@ def test_the_short_table_holds_the_rows_that_there_are(study: ModuleType) -> Non
     ]
 
 
+MEDIANS = {"sizes": 20.0, "sizes-avx512": 7.0, "sizes-avx512-avxvnni": 6.0, "sizes-amx": 5.0}
+
+
 def test_sizes_of_each_machine_stand_in_a_table(study: ModuleType, tmp_path: Path) -> None:
-    for folder, median in (("sizes", 20.0), ("sizes-avx512", 7.0), ("sizes-amx", 5.0)):
+    for folder, median in MEDIANS.items():
         (tmp_path / folder).mkdir()
         cell = _sized("none", median, f"CPU of {folder}")
         (tmp_path / folder / "none.json").write_text(json.dumps(cell), encoding="utf-8")
@@ -214,7 +217,21 @@ def test_sizes_of_each_machine_stand_in_a_table(study: ModuleType, tmp_path: Pat
     )
     assert "measured at different times; × are ratios" in plain
     assert "CPU of sizes-amx, 2 threads." in amx and "| 5.0 |" in amx and "20.0" not in amx
-    assert "| 7.0 |" in text_tables.torkunova_sizes(rows, "avx512")
+    for machine, median in (("avx512", 7.0), ("avx512-avxvnni", 6.0)):
+        assert f"| {median} |" in text_tables.torkunova_sizes(rows, machine)
+
+
+def test_the_range_of_what_ratios_are_to_stands_above_them() -> None:
+    import text_tables
+
+    rows = [
+        {"part": "a", "row": name, "cpu": "a CPU", "threads": 2, "lead": 1, "f1_row": None}
+        | {"size_mb": 9.0, "paper_size_mb": None, "cpu_ms": 10.0}
+        | {"fp32_same_engine_cpu_ms": 20.0, "fp32_eager_cpu_ms": eager}
+        for name, eager in (("one", 133.6), ("two", 175.2), ("three", 140.0))
+    ]
+    table = text_tables.torkunova_sizes(rows)
+    assert "PyTorch's float32, timed with every row, took 134 to 175 ms." in table
 
 
 def test_times_on_a_gpu_stand_beside_the_rows_that_run_there(

@@ -126,6 +126,13 @@ def test_a_wrong_key_is_named_with_path_value_and_remedy(
         assert part in message
 
 
+def test_of_settings_that_do_not_go_together_those_are_told_and_not_all() -> None:
+    with pytest.raises(InputError) as caught:
+        parse_recipe("steps: [deploy: {engine: torch, shape: [1]}]", "my.yaml")
+    told = "shape is for engine=openvino; engine=torch gains nothing by one, leave it out"
+    assert str(caught.value) == f"my.yaml: steps[0].deploy: {told}"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -193,6 +193,8 @@ def _problem(first: ErrorDetails) -> str:
         return f"{value} is no list of settings; write them such as {{max_length: 64}}"
     if kind in ("model_type", "model_attributes_type"):
         return f"{value} is no step; write one such as 'prune: {{method: l1, target: macs=0.5}}'"
+    if kind == "value_error" and isinstance(first["input"], dict):
+        return complaint(first)  # of settings that do not go together; it names them
     return f"{value}: {complaint(first)}"
 
 

@@ -145,6 +145,16 @@ def test_the_commit_is_of_the_repository_that_holds_the_package(
         assert (here.commit, here.dirty) == (git("rev-parse", "HEAD"), False)
 
 
+@pytest.mark.parametrize(("policy", "waiting"), [("PASSIVE", "passive"), ("", None), (None, None)])
+def test_how_idle_threads_wait_stands_in_the_environment(
+    policy: str | None, waiting: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if policy is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    assert Environment.capture(threads=1).waiting == waiting
+
+
 @pytest.mark.skipif(
     not Path("/proc/cpuinfo").exists(), reason="the instructions are read from there"
 )

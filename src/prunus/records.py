@@ -225,6 +225,8 @@ class Environment(Record):
     Attributes:
         instructions: Vector and matrix instructions of the processor that decide how fast networks run,
             by the names of ``/proc/cpuinfo``; empty where that file is missing.
+        waiting: ``OMP_WAIT_POLICY``, where it is set: with ``passive`` idle threads sleep, and small
+            operations of PyTorch wait for them to wake.
         commit: Of the repository that Prunus runs from; None where it is installed.
     """
 
@@ -232,6 +234,7 @@ class Environment(Record):
     platform: str
     cpu: str
     instructions: tuple[str, ...] = ()
+    waiting: str | None = None
     cores: int
     gpu: str | None
     threads: int
@@ -266,6 +269,7 @@ class Environment(Record):
             platform=platform.platform(),
             cpu=processor_line("model name") or platform.processor() or platform.machine(),
             instructions=_instructions(),
+            waiting=os.environ.get("OMP_WAIT_POLICY", "").lower() or None,
             cores=os.cpu_count() or 1,
             gpu=gpu,
             threads=threads,

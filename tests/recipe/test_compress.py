@@ -33,8 +33,17 @@ from prunus.recipe import (
 )
 from prunus.recipe.execute import step_seed
 from prunus.recipe.fresh import reinitialize_
-from prunus.recipe.summarize import _chance_notes, _finds_classes, _fronts
-from prunus.records import AT_CHANCE, Cost, FrontPoint, RunRecord, Score, Source
+from prunus.recipe.summarize import _chance_notes, _finds_classes, _fronts, _waiting_notes
+from prunus.records import (
+    AT_CHANCE,
+    Cost,
+    Environment,
+    FrontPoint,
+    Latency,
+    RunRecord,
+    Score,
+    Source,
+)
 from prunus.train import TrainConfig, evaluate, evaluation_of, fit, recalibrate_batch_norm_
 from prunus.zoo import build
 from tests.recipe.subjects import (
@@ -48,6 +57,28 @@ from tests.recipe.subjects import (
 )
 
 SHORT = Train(epochs=1, lr=0.02, batch_size=32, precision="float32", layout="contiguous")
+
+
+@pytest.mark.parametrize(
+    ("waiting", "threads", "device", "noted"),
+    [
+        ("passive", 2, "cpu", True),
+        ("active", 2, "cpu", False),
+        (None, 2, "cpu", False),
+        ("passive", 1, "cpu", False),
+        ("passive", 2, "cuda:0", False),
+    ],
+)
+def test_threads_that_sleep_between_operations_are_noted_beside_their_time(
+    waiting: str | None, threads: int, device: str, noted: bool
+) -> None:
+    where = Environment.capture(threads).model_copy(update={"waiting": waiting})
+    times = {"median_ms": 1.0, "p95_ms": 1.0, "iqr_ms": 0.0, "repeats": 30, "warmup": 1}
+    latency = Latency(**times, batch=1, threads=threads, device=device, engine="torch")
+    notes = _waiting_notes(where, latency)
+    assert bool(notes) is noted
+    assert all("OMP_WAIT_POLICY=PASSIVE" in note and "unset it" in note for note in notes)
+    assert not _waiting_notes(where, None)
 
 
 def test_the_given_network_stays_as_it_was() -> None:

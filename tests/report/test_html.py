@@ -122,6 +122,12 @@ def test_a_search_that_dropped_candidates_has_its_figures(run_of):
     assert "Candidates dropped on the way" in words and "Hollow dots" in words
 
 
+def test_a_wait_policy_that_is_set_stands_in_the_environment(comparison, run_of, environment_of):
+    assert "Idle threads wait" not in " ".join(Page(render_html(comparison)).words)
+    passive = Comparison(title="t", runs=(run_of(environment=environment_of(waiting="passive")),))
+    assert "Idle threads wait passive" in " ".join(Page(render_html(passive)).words)
+
+
 def test_dirty_environment_is_a_warning(comparison, run_of, environment_of):
     assert "uncommitted" not in " ".join(Page(render_html(comparison)).words)
     dirty = Comparison(title="t", runs=(run_of(environment=environment_of(dirty=True)),))

@@ -30,8 +30,10 @@ from prunus.recipe.subject import Subject
 from prunus.records import (
     AT_CHANCE,
     Cost,
+    Environment,
     FrontPoint,
     HistoryPoint,
+    Latency,
     LayerWidth,
     RunRecord,
     Score,
@@ -94,6 +96,8 @@ def make_record(summary: Summary, subject: Subject, dense: Trace, state: State) 
     cost = _final_cost(dense, choice, state)
     if deployed is not None:
         cost = cost.model_copy(update={"size_bytes": deployed.size_bytes})
+    where = environment(summary.device)
+    notes += _waiting_notes(where, latency)
     if subject.data.max_length is not None:
         notes.append(f"MACs and latency are of texts of {subject.data.max_length} tokens")
     return RunRecord(
@@ -118,7 +122,7 @@ def make_record(summary: Summary, subject: Subject, dense: Trace, state: State) 
         search_seen_in_pretraining=_search_seen(summary.recipe, subject, state),
         plans=tuple(plan.digest for plan in state.plans),
         deployed=deployed,
-        environment=environment(summary.device),
+        environment=where,
         notes=tuple(dict.fromkeys(notes)),
     )
 
@@ -141,6 +145,18 @@ def _finite_notes(dense: Score) -> list[str]:
         f"the dense network's loss on the test split is {dense.loss}: some outputs are not finite"
     )
     return [f"{said}; look for samples that hold NaN or infinite values"]
+
+
+def _waiting_notes(where: Environment, latency: Latency | None) -> list[str]:
+    """A note where the caller's environment, not the network, makes PyTorch slow."""
+    if latency is None or latency.device != "cpu" or latency.threads == 1:
+        return []
+    if where.waiting != "passive":
+        return []
+    said = (
+        "OMP_WAIT_POLICY=PASSIVE lets idle threads sleep, which slows small operations of PyTorch"
+    )
+    return [f"latency: {said}; unset it to measure what they take"]
 
 
 def _chance_notes(dense: Score, data: DataSplits) -> list[str]:

@@ -171,6 +171,7 @@ def _environment(environment: Environment) -> str:
     facts = {
         "CPU": f"{environment.cpu}, {environment.cores} cores, {environment.threads} threads used",
         "Vector instructions": ", ".join(environment.instructions) or "unknown",
+        **({"Idle threads wait": environment.waiting} if environment.waiting else {}),
         "GPU": gpu,
         "Platform": environment.platform,
         "Python": environment.python,

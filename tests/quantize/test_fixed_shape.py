@@ -33,6 +33,14 @@ def test_requests_have_one_shape_and_hold_all_samples_in_order(
         assert not again[:, length:].any()
 
 
+def test_a_request_of_that_shape_is_not_copied() -> None:
+    feed = texts(2, 9)
+    assert isinstance(feed, dict)
+    ((request, count),) = requests(feed, (2, 9))
+    assert count == 2
+    assert all(request[name] is tensor for name, tensor in feed.items())
+
+
 def test_what_a_request_lacks_in_samples_is_the_last_one_again() -> None:
     whole = torch.arange(5.0)[:, None]
     *_, (last, count) = requests({"input": whole}, (4,))

@@ -221,7 +221,7 @@ def test_sizes_of_each_machine_stand_in_a_table(study: ModuleType, tmp_path: Pat
         assert f"| {median} |" in text_tables.torkunova_sizes(rows, machine)
 
 
-def test_the_range_of_what_ratios_are_to_stands_above_them() -> None:
+def test_the_range_of_what_ratios_are_to_stands_above_them(study: ModuleType) -> None:
     import text_tables
 
     rows = [

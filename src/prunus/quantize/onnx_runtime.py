@@ -28,6 +28,7 @@ from prunus.quantize.job import (
     nodes_of,
     table_names,
 )
+from prunus.quantize.onnx_reads import compute_what_is_read
 from prunus.quantize.onnx_tables import SCALE, quantize_tables_
 from prunus.quantize.onnx_tokens import scale_by_token_
 from prunus.quantize.outliers import outlier_layers
@@ -53,6 +54,7 @@ def write(job: Job, folder: Path) -> Written:
     whole = folder / (MODEL_FILE if plain else "float.onnx")
     with logits_alone(job.network) as network:
         export(network, whole, job.inputs, dynamic_length=job.dynamic_length)
+    compute_what_is_read(whole)
     notes: tuple[str, ...] = ()
     if plain:
         _finish(whole, halves=False)

@@ -28,6 +28,7 @@ from prunus.quantize.job import (
     require_in_float16,
     table_names,
 )
+from prunus.quantize.onnx_reads import compute_what_is_read
 from prunus.quantize.session import Deployed, Session
 
 MODEL_FILE, WEIGHTS_FILE = "model.xml", "model.bin"
@@ -49,6 +50,7 @@ def write(job: Job, folder: Path) -> Written:
     whole = folder / "float.onnx"
     with logits_alone(job.network) as network:
         export(network, whole, job.inputs, dynamic_length=job.dynamic_length)
+    compute_what_is_read(whole)
     deployment = job.deployment
     if deployment.weights == "float16":
         require_in_float16(job.network, "weights=float32")

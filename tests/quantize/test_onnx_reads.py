@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prunus.artifact import export
 from prunus.quantize import load_deployed
-from prunus.quantize.onnx_reads import compute_what_is_read
+from prunus.quantize.onnx_reads import compute_what_is_read, compute_what_is_read_
 from prunus.zoo import load_source
 from tests.quantize.networks import BERT, DIGITS, LSTM, batches, texts, written
 
@@ -120,6 +120,23 @@ class Answers(nn.Module):
 def test_what_the_network_answers_with_has_all_its_tokens(tmp_path: Path) -> None:
     file = exported(Answers(), tmp_path / "x.onnx")
     assert compute_what_is_read(file) == 0
+
+
+def test_what_a_branch_may_read_has_all_its_tokens(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = onnx.load(str(exported(Tokens(lambda x: x[:, 0]), tmp_path / "x.onnx")))
+    region = [node.output[0] for node in model.graph.node if node.op_type == "Tanh"]
+    inner = onnx.helper.make_node("ReduceSum", region, ["sum"], keepdims=0)
+    value = onnx.helper.make_tensor_value_info("sum", onnx.TensorProto.FLOAT, [])
+    branch = onnx.helper.make_graph([inner], "branch", [], [value])
+    yes = onnx.helper.make_tensor("yes", onnx.TensorProto.BOOL, [], [True])
+    model.graph.initializer.append(yes)
+    model.graph.node.append(
+        onnx.helper.make_node("If", ["yes"], ["more"], then_branch=branch, else_branch=branch)
+    )
+    assert compute_what_is_read_(model) == 0
+    del model.graph.node[-1]
+    assert compute_what_is_read_(model) == 7
 
 
 def test_a_bert_computes_three_quarters_of_its_last_layer_for_one_token(tmp_path: Path) -> None:

@@ -118,8 +118,47 @@ class Answers(nn.Module):
 
 
 def test_what_the_network_answers_with_has_all_its_tokens(tmp_path: Path) -> None:
-    file = exported(Answers(), tmp_path / "x.onnx")
-    assert compute_what_is_read(file) == 0
+    model = onnx.load(str(exported(Answers(), tmp_path / "x.onnx")))
+    model.graph.value_info.append(model.graph.output[1])  # as some exporters note it
+    assert compute_what_is_read_(model) == 0
+    del model.graph.output[1]
+    assert compute_what_is_read_(model) == 2
+
+
+class Attends(nn.Module):
+    """One head that every token looks at every other with, behind a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.up(x)
+        scores = (hidden @ hidden.transpose(1, 2)).softmax(-1)
+        logits: Tensor = self.head((scores @ hidden)[:, 2])
+        return logits
+
+
+def test_what_other_tokens_are_attended_to_for_stays(tmp_path: Path) -> None:
+    assert compute_what_is_read(exported(Attends(), tmp_path / "x.onnx")) == 0
+
+
+def test_a_norm_over_all_tokens_stays(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = onnx.load(str(exported(Tokens(lambda x: x[:, 0]), tmp_path / "x.onnx")))
+    (norm,) = (node for node in model.graph.node if node.op_type == "LayerNormalization")
+    (axis,) = (part for part in norm.attribute if part.name == "axis")
+    axis.i = 1  # its scale, one for each channel, is spread over the tokens
+    assert compute_what_is_read_(model) == 0
+
+
+def test_nothing_moves_where_the_number_of_tokens_is_unknown(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = onnx.load(str(exported(Tokens(lambda x: x[:, 0]), tmp_path / "x.onnx")))
+    for value in [*model.graph.value_info, *model.graph.input]:
+        if len(value.type.tensor_type.shape.dim) == 3:
+            value.type.tensor_type.shape.dim[1].Clear()
+    assert compute_what_is_read_(model) == 0
 
 
 def test_what_a_branch_may_read_has_all_its_tokens(tmp_path: Path) -> None:

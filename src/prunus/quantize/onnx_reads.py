@@ -93,7 +93,7 @@ class _View:
     def has_tokens(self, name: str) -> bool:
         """Whether a value is computed for every token of every sample."""
         shape = self.shapes.get(name, ())
-        return len(shape) == 3 and shape[_TOKENS] == self._tokens and name not in self.constants
+        return len(shape) == 3 and shape[_TOKENS] == self._tokens
 
     @property
     def _tokens(self) -> str | int:

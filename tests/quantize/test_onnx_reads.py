@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from prunus.artifact import export
 from prunus.quantize import load_deployed
 from prunus.quantize.onnx_reads import compute_what_is_read, compute_what_is_read_
+from prunus.records import Source
 from prunus.zoo import load_source
 from tests.quantize.networks import BERT, DIGITS, LSTM, batches, texts, written
 
@@ -187,6 +188,18 @@ def test_a_bert_computes_three_quarters_of_its_last_layer_for_one_token(tmp_path
     counts = [node.op_type for node in onnx.load(str(file)).graph.node].count("MatMul")
     read = [name for name in sizes_of(file).values() if len(name) == 3 and name[1] == 1]
     assert (counts, len(read)) == (2 * 8, 3)
+
+
+def test_an_image_transformer_s_last_layer_computes_for_its_first_patch(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 64, "image_size": 32, "patch_size": 8, "num_classes": 3}
+    network = load_source(Source(model="hf:config", arguments={"model_type": "vit", **sizes}))
+    file, x = tmp_path / "vit.onnx", torch.randn(4, 3, 32, 32)
+    export(network.eval(), file, x[:2])
+    wanted = answers(file, x)
+    # Output of the attention and up and down with their biases, two residuals, two norms, GELU.
+    assert compute_what_is_read(file) == 11
+    assert (answers(file, x) - wanted).abs().max() <= 1e-5 * wanted.abs().max()
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])

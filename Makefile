@@ -35,7 +35,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(STAMP)  ## Compress a small network on handwritten digits and write the report to runs/demo
-	@# Idle threads look for work for a moment alone: beside another busy process they took its time.
+	@# Idle threads look for work for no more than a moment: beside another busy process they took its time.
 	GOMP_SPINCOUNT=1000 $(DEMO)
 
 test: $(STAMP)  ## Run the tests (WORKERS=2 processes, one thread each)

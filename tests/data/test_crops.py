@@ -5,9 +5,8 @@ from PIL import Image
 
 from prunus.data.crops import center, random_crop
 
-EVEN = (
-    0.5  # of the chances for a shape: as wide as high, between 3/4 and 4/3 on a logarithmic scale
-)
+EVEN = 0.5
+"""Of the chances for a shape: as wide as high, between 3/4 and 4/3 on a logarithmic scale."""
 
 
 @pytest.fixture

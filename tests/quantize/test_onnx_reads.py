@@ -100,9 +100,8 @@ def test_a_value_that_all_tokens_share_is_not_looked_up(tmp_path: Path) -> None:
     torch.manual_seed(0)
     file = exported(Tokens(lambda x: x[:, 3], pair="mean"), tmp_path / "x.onnx")
     wanted = answers(file, tokens())
-    assert (
-        compute_what_is_read(file) == 1
-    )  # the norm; the sum in front of it has a part without tokens
+    # The norm; the sum in front of it has a part without tokens.
+    assert compute_what_is_read(file) == 1
     assert (answers(file, tokens()) - wanted).abs().max() < 1e-6
 
 

@@ -33,18 +33,14 @@ from prunus.recipe import (
 )
 from prunus.recipe.execute import step_seed
 from prunus.recipe.fresh import reinitialize_
-from prunus.recipe.summarize import _chance_notes, _finds_classes, _fronts, _waiting_notes
+from prunus.recipe.summarize import _fronts
 from prunus.records import (
-    AT_CHANCE,
     Cost,
-    Environment,
     FrontPoint,
-    Latency,
     RunRecord,
-    Score,
     Source,
 )
-from prunus.train import TrainConfig, evaluate, evaluation_of, fit, recalibrate_batch_norm_
+from prunus.train import TrainConfig, evaluate, fit, recalibrate_batch_norm_
 from prunus.zoo import build
 from tests.recipe.subjects import (
     FAST,
@@ -57,28 +53,6 @@ from tests.recipe.subjects import (
 )
 
 SHORT = Train(epochs=1, lr=0.02, batch_size=32, precision="float32", layout="contiguous")
-
-
-@pytest.mark.parametrize(
-    ("waiting", "threads", "device", "noted"),
-    [
-        ("passive", 2, "cpu", True),
-        ("active", 2, "cpu", False),
-        (None, 2, "cpu", False),
-        ("passive", 1, "cpu", False),
-        ("passive", 2, "cuda:0", False),
-    ],
-)
-def test_threads_that_sleep_between_operations_are_noted_beside_their_time(
-    waiting: str | None, threads: int, device: str, noted: bool
-) -> None:
-    where = Environment.capture(threads).model_copy(update={"waiting": waiting})
-    times = {"median_ms": 1.0, "p95_ms": 1.0, "iqr_ms": 0.0, "repeats": 30, "warmup": 1}
-    latency = Latency(**times, batch=1, threads=threads, device=device, engine="torch")
-    notes = _waiting_notes(where, latency)
-    assert bool(notes) is noted
-    assert all("OMP_WAIT_POLICY=PASSIVE" in note and "unset it" in note for note in notes)
-    assert not _waiting_notes(where, None)
 
 
 def test_the_given_network_stays_as_it_was() -> None:
@@ -321,52 +295,6 @@ def test_a_damaged_record_is_made_anew_and_another_kind_of_folder_is_named(tmp_p
         compare(network, ["l1"], few_digits(), "macs=0.5", out=where, latency=None, resume=True)
 
 
-def test_a_dense_network_that_only_guesses_is_noted() -> None:
-    fresh = build("digits_cnn")  # no training, no weights
-    noted = compress(fresh, STEPS[:1], few_digits(), latency=None).record.notes
-    assert any(note.startswith(AT_CHANCE) and "--train-epochs" in note for note in noted)
-    noted = compress(trained_cnn(), STEPS[:1], few_digits(), latency=None).record.notes
-    assert not any(note.startswith(AT_CHANCE) for note in noted)
-
-
-@pytest.mark.parametrize(
-    ("counts", "found", "finds"),
-    [
-        (
-            [90, 10],
-            {"f1": 0.58},
-            True,
-        ),  # 9 of 10 found beside 12 wrong calls: top-1 0.87, under 0.9
-        ([90, 10], {"f1": 0.18}, False),  # always naming class 1: 2 * 0.1 / 1.1
-        ([50, 50], {"f1": 0.60}, False),  # the same: 2 / 3
-        ([90, 5, 5], {"recall": 0.7}, True),
-        ([90, 5, 5, 0], {"recall": 0.6}, False),  # a class without samples counts for nothing
-        ([90, 10], {}, False),
-    ],
-)
-def test_a_network_that_finds_the_rare_class_does_not_guess(
-    counts: list[int], found: dict[str, float], finds: bool
-) -> None:
-    split = {"metric": "top1", "value": 0.87, "top1": 0.87, "stage": "dense", "split": "test"}
-    score = Score.model_validate({**split, "samples": 100, **found})
-    assert _finds_classes(score, torch.tensor(counts)) == finds
-
-
-def test_rare_classes_are_looked_at_where_the_frequent_one_hides_them() -> None:
-    """9 of 10 of class 1 found beside 12 wrong calls, by the meter's own count."""
-    labels = torch.tensor([1] * 10 + [0] * 90)
-    called = torch.tensor([1] * 9 + [0] + [1] * 12 + [0] * 78)
-    seen = evaluation_of(torch.nn.functional.one_hot(called, 2).float(), labels)
-    assert seen.top1 == pytest.approx(0.87) and seen.f1 == pytest.approx(18 / 31)
-    inputs = torch.zeros(100, 3)
-    data = from_datasets(TensorDataset(inputs, labels), TensorDataset(inputs, labels))
-    score = {"metric": "top1", "value": 0.87, "samples": 100, "stage": "dense", "split": "test"}
-    found = {"top1": seen.top1, "f1": seen.f1, "recall": seen.recall}
-    assert _chance_notes(Score.model_validate(score | found), data) == []
-    (note,) = _chance_notes(Score.model_validate(score | found | {"f1": 0.1}), data)
-    assert note.startswith(AT_CHANCE) and "90.00%" in note
-
-
 def test_fronts_of_several_searches_are_numbered() -> None:
     point = FrontPoint(macs=1, params=1, fitness=0.1, kl=0.1, loss=1, top1=0.5)
     outcomes: Any = [SimpleNamespace(front=front) for front in ((point, point), (), (point,))]
@@ -463,15 +391,6 @@ def test_a_method_that_reads_the_test_split_is_refused(monkeypatch: pytest.Monke
         compress(trained_cnn(), STEPS, data, latency=None)
 
 
-def test_looks_before_the_run_are_noted() -> None:
-    data = few_digits()
-    for _ in range(2):
-        evaluate(trained_cnn(), data.test)
-    record = compress(trained_cnn(), STEPS[:1], data, latency=None).record
-    assert "the test split had been evaluated 2 times before this run" in record.notes
-    assert record.test_evaluations == {"dense": 1, "after_cut": 1}
-
-
 def test_a_trained_network_that_is_trained_on_may_have_seen_the_search_split() -> None:
     first = TrainConfig(epochs=1, lr=0.1, batch_size=32, precision="float32", layout="contiguous")
     steps, given = STEPS[:1], trained_cnn()
@@ -508,13 +427,6 @@ def test_a_student_has_seen_the_search_split_where_its_own_weights_have(tmp_path
             steps: list[Step] = [student, SHORT]
             done = compress(network, steps, few_digits(), train_first=drawn, latency=None)
             assert done.record.search_seen_in_pretraining == seen
-
-
-def test_a_target_that_asks_for_nothing_is_noted() -> None:
-    steps = [Prune(method="l1", target="macs=1")]
-    record = compress(trained_cnn(), steps, few_digits(), latency=None).record
-    assert record.cost.macs == record.dense_cost.macs
-    assert any("target macs=1 is met as it is: nothing was cut" in note for note in record.notes)
 
 
 def test_a_network_that_was_not_cut_keeps_its_batch_norm_statistics() -> None:
@@ -594,16 +506,3 @@ def test_a_wrong_source_ends_the_run_at_its_first_step(tmp_path: Path) -> None:
             source=Source(model="digits_cnn"),
             out=tmp_path / "run",
         )
-
-
-def test_a_sample_that_is_not_finite_is_noted() -> None:
-    train, test = (
-        (torch.rand(60, 1, 8, 8), torch.arange(60) % 3),
-        (torch.rand(9, 1, 8, 8), torch.arange(9) % 3),
-    )
-    test[0][4, 0, 0, 0] = float("nan")
-    data = from_datasets(TensorDataset(*train), TensorDataset(*test))
-    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
-    steps = [Prune(method="l1", target="macs=0.7")]
-    notes = compress(network, steps, data, latency=None).record.notes
-    assert any("loss on the test split is nan" in note for note in notes)

@@ -2,7 +2,7 @@
 
 A classifier reads the first token of a text, or of an image's patches. What follows the last attention,
 three quarters of a BERT layer's products, works on each token by itself: for all but one it is computed for
-nothing. Here the look-up of that token moves ahead of it, and the logits stay what they were.
+nothing. Here the look-up of that token moves ahead of it, and logits in float32 stay what they were.
 """
 
 from collections.abc import Sequence

@@ -7,6 +7,7 @@ from torch.utils.data import TensorDataset
 
 from prunus.data import from_datasets
 from prunus.recipe import (
+    LatencyOptions,
     Prune,
     compress,
 )
@@ -46,6 +47,14 @@ def test_threads_that_sleep_between_operations_are_noted_beside_their_time(
     assert bool(notes) is noted
     assert all("OMP_WAIT_POLICY=PASSIVE" in note and "unset it" in note for note in notes)
     assert not _waiting_notes(where, None)
+
+
+def test_a_run_whose_threads_sleep_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    options = LatencyOptions(repeats=30, warmup=1, threads=2)
+    record = compress(trained_cnn(), STEPS[:1], few_digits(), latency=options).record
+    assert sum("OMP_WAIT_POLICY" in note for note in record.notes) == 1
+    assert record.environment.waiting == "passive"
 
 
 def test_a_dense_network_that_only_guesses_is_noted() -> None:

@@ -344,6 +344,30 @@ def test_a_shape_that_texts_may_exceed_is_refused_before_anything_runs(
     assert not list((tmp_path / "run").glob("*/*"))
 
 
+class _Bag(nn.Module):
+    """Padding is text to it."""
+
+    def __init__(self, words: int) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(words, 4), nn.Linear(4, 2)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.words(input_ids).mean(1))
+        return logits
+
+
+def test_a_shape_for_a_network_without_a_mask_is_refused_before_a_training(
+    data: DataSplits, tmp_path: Path
+) -> None:
+    steps: list[Step] = [
+        texts.training(),
+        Deploy(engine="openvino", shape=(1, data.max_length or 0)),
+    ]
+    with pytest.raises(InputError, match="reads no attention_mask"):
+        compress(_Bag(2000), steps, data, out=tmp_path / "run", latency=None)
+    assert not list((tmp_path / "run").glob("steps/*"))
+
+
 def test_rows_in_one_shape_stand_beside_openvino_s_int8_alone() -> None:
     shape = (1, 64)
     plain, more = TextSuite().rows(), TextSuite(shape=shape).rows()

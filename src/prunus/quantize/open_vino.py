@@ -58,7 +58,8 @@ def write(job: Job, folder: Path) -> Written:
         onnx = require_extra("onnx", "onnx")
         excluded = excluded_nodes(onnx.load(str(whole), load_external_data=False), deployment)
         model = openvino.Core().read_model(str(whole))
-        require_mask([node.get_any_name() for node in model.inputs], deployment.shape)
+        read = [node.get_any_name() for node in model.inputs if node.get_target_inputs()]
+        require_mask(read, deployment.shape)
         with _quiet():
             if not deployment.is_float32 and deployment.weights != "float16":
                 model = _quantized(job, model, excluded)

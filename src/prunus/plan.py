@@ -60,6 +60,8 @@ def complaint(problem: ErrorDetails) -> str:
     """What pydantic says against a value, as the rest of a sentence."""
     if problem["type"] == "tuple_type":
         return f"give a list, such as [{problem['input']}]"
+    if problem["type"] == "too_long":
+        return f"give at most {problem['ctx']['max_length']}"
     message = problem["msg"].removeprefix("Value error, ")
     return message[:1].lower() + message[1:]
 

@@ -126,6 +126,12 @@ def test_a_wrong_key_is_named_with_path_value_and_remedy(
         assert part in message
 
 
+def test_a_list_that_is_too_long_is_told_with_how_many_it_may_hold() -> None:
+    with pytest.raises(InputError) as caught:
+        parse_recipe("steps: [deploy: {engine: openvino, shape: [1, 64, 3]}]", "my.yaml")
+    assert str(caught.value) == "my.yaml: steps[0].deploy.shape: [1, 64, 3]: give at most 2"
+
+
 def test_of_settings_that_do_not_go_together_those_are_told_and_not_all() -> None:
     with pytest.raises(InputError) as caught:
         parse_recipe("steps: [deploy: {engine: torch, shape: [1]}]", "my.yaml")

@@ -5,6 +5,7 @@
     python benchmarks/resnet56.py run --epochs 20            # the queue; killed and started again, it goes on
     python benchmarks/resnet56.py run --epochs 20 --workers 12    # so many cells at once: they fill a GPU
     python benchmarks/resnet56.py run --epochs 1 --images 20000   # a scale that fits a small machine
+    python benchmarks/resnet56.py run --methods scratch --scratch-epochs 40    # fewer than it is due
     python benchmarks/resnet56.py table                      # summary and README table from the cells
 
 In-block channels only: the residual stream keeps its width. A cell is one method and one seed at one
@@ -73,6 +74,9 @@ def main() -> None:
     parser.add_argument("command", choices=["cut", "tune", "run", "table"])
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--images", type=int, default=0, help="train images used; 0: all 45,000")
+    parser.add_argument(
+        "--scratch-epochs", type=int, default=0, help="0: the dense training's, too"
+    )
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--shard", default="1/1", help="2/8: the second of eight processes' cells")
@@ -112,7 +116,7 @@ def main() -> None:
             bench.cut(method, seed)
         return
     for method, seed in queue[shard - 1 :: shards]:
-        bench.cell(method, seed, options.epochs)
+        bench.cell(method, seed, options.epochs, options.scratch_epochs)
     if shards == 1:
         table(FOLDER, SPEED_UP, tuple(PEERS))
 
@@ -129,6 +133,7 @@ def run_at_once(options: argparse.Namespace) -> None:
         given = {
             "--epochs": options.epochs,
             "--images": options.images,
+            "--scratch-epochs": options.scratch_epochs,
             "--methods": method,
             "--seeds": seed,
             "--threads": options.threads,
@@ -235,13 +240,15 @@ class Bench:
             "kept": {n: "".join("01"[int(k)] for k in keep) for n, keep in choice.items()},
         }
 
-    def cell(self, method: str, seed: int, epochs: int) -> None:
+    def cell(self, method: str, seed: int, epochs: int, scratch_epochs: int) -> None:
         """Run one cell, unless its record is there."""
         config = self.recipe(epochs)
+        due = epochs
         if method == "scratch":
-            # The small network from scratch gets the dense training's epochs as well.
+            # The small network from scratch is due the dense training's epochs as well.
+            due = DENSE_EPOCHS + epochs
             lr = 0.1 * config.batch_size / 128
-            config = config.model_copy(update={"epochs": DENSE_EPOCHS + epochs, "lr": lr})
+            config = config.model_copy(update={"epochs": scratch_epochs or due, "lr": lr})
         scale = self.scale(epochs)
         path = FOLDER / scale / f"{method}-seed{seed}.json"
         if path.exists():
@@ -268,6 +275,7 @@ class Bench:
             "method": method,
             "seed": seed,
             "finetune_epochs": epochs,
+            "epochs_due": due,
             "train_images": self.images,
             "top1": after.top1,
             "loss": after.loss,

@@ -68,6 +68,8 @@ def _row(method: str, cells: list[dict[str, Any]], epochs: int, images: int) -> 
         "top1_std": round(statistics.stdev(tops), 5) if len(tops) > 1 else None,
         "seeds": len(tops),
         "finetune_epochs": epochs,
+        "epochs_trained": min(c["config"]["epochs"] for c in cells),
+        "epochs_due": max(c.get("epochs_due", epochs) for c in cells),
         "train_images": images,
         "search_top1_after_recalibration_mean": round(statistics.mean(early), 5) if early else None,
     }

@@ -55,6 +55,7 @@ def test_every_path_a_page_names_exists(page: Path) -> None:
         ({"finetune_epochs": 19}, True),
         ({"train_images": 10_000}, True),
         ({"seeds": 2}, True),
+        ({"epochs_trained": 40, "epochs_due": 220}, True),
         (None, True),  # a method is missing
     ],
 )
@@ -67,6 +68,8 @@ def test_the_table_of_resnet56_says_what_it_lacks(
     known: dict[str, float | str] = {
         "finetune_epochs": 20,
         "train_images": 45_000,
+        "epochs_trained": 20,
+        "epochs_due": 20,
         "seeds": 3,
         "params": 1,
     }
@@ -78,6 +81,7 @@ def test_the_table_of_resnet56_says_what_it_lacks(
     table = render_tables.resnet56(rows)
     assert ("Partial" in table) == partial
     assert table.count("+0.12 ± 0.20 pt") == len(rows) - 1  # the peer has none to itself
+    assert ("| m0, 40 of its 220 epochs |" in table) == ("epochs_due" in (change or {}))
 
 
 def test_networks_of_two_scales_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +245,8 @@ def test_differences_to_the_better_peer_are_taken_seed_by_seed(
     for method, values in top1.items():
         for seed, value in enumerate(values):
             cell = {"method": method, "seed": seed, "top1": value, "macs_ratio": 2.1, "params": 5}
-            cell |= {"finetune_epochs": 20, "train_images": 45_000}
+            cell |= {"finetune_epochs": 20, "train_images": 45_000, "config": {"epochs": 20}}
+            cell |= {"epochs_due": 220} if method == "ours" else {}
             (tmp_path / "epochs20").mkdir(exist_ok=True)
             place = 2 - seed if method == "ours" else seed  # files in another order
             file = tmp_path / "epochs20" / f"{method}-seed{place}.json"
@@ -256,6 +261,10 @@ def test_differences_to_the_better_peer_are_taken_seed_by_seed(
     assert found["ours"]["less_best_peer_mean"] == pytest.approx(0.2)
     assert found["ours"]["less_best_peer_std"] == pytest.approx(0.1)
     assert found["b"]["less_best_peer_mean"] == 0
+    assert [(row["epochs_trained"], row["epochs_due"]) for row in (found["ours"], found["a"])] == [
+        (20, 220),
+        (20, 20),
+    ]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

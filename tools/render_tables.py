@@ -168,7 +168,7 @@ def resnet56(rows: Rows) -> str:
         fullest["finetune_epochs"] < FULL_EPOCHS
         or fullest["train_images"] < FULL_IMAGES
         or len(mine) < FULL_METHODS
-        or any(r["seeds"] < FULL_SEEDS for r in mine)
+        or any(r["seeds"] < FULL_SEEDS or r["epochs_trained"] < r["epochs_due"] for r in mine)
     )
     lines = [
         f"Fine-tuned {fullest['finetune_epochs']} epoch(s) of {fullest['train_images']:,} images."
@@ -184,8 +184,10 @@ def resnet56(rows: Rows) -> str:
     ]
     for row in sorted(mine, key=lambda r: -r["top1_mean"]):
         spread = "" if row["top1_std"] is None else f" ± {row['top1_std']:.2%}"
+        trained, due = row["epochs_trained"], row["epochs_due"]
+        fewer = f", {trained} of its {due} epochs" if trained < due else ""
         lines.append(
-            f"| {row['method']} | ÷ {row['macs_ratio']:.2f} | {row['params']:,} "
+            f"| {row['method']}{fewer} | ÷ {row['macs_ratio']:.2f} | {row['params']:,} "
             f"| {row['top1_mean']:.2%}{spread} | {_paired(row)} | {row['seeds']} |"
         )
     return "\n".join(lines)

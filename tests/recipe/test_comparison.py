@@ -25,8 +25,9 @@ from prunus.recipe import (
     standard_steps,
 )
 from prunus.recipe.comparison import Cell
-from prunus.recipe.folder import RUN_FILE, RunFile, load_network, open_run
+from prunus.recipe.folder import RUN_FILE, RunFile, open_run
 from prunus.recipe.recipe import Recipe
+from prunus.recipe.saved import load_network
 from prunus.records import Comparison, RunRecord
 from prunus.report import comparison_rows, write_report
 from prunus.train import Execution, TrainConfig

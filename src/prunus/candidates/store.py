@@ -16,20 +16,18 @@ How it is set up, and why:
 
 import os
 import sqlite3
-import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, final
 
-import numpy as np
-
+from prunus.candidates.store_errors import damaged, explained
+from prunus.candidates.store_rows import COLUMNS, TABLES, decode, digest_of, encode
 from prunus.candidates.task import Result
 from prunus.changed import told_change
-from prunus.errors import InputError, PrunusError, StorageError, moved_away
+from prunus.errors import InputError, moved_away
 
 STORE_FILE = "candidates.sqlite"
 
@@ -38,26 +36,6 @@ _VERSION = 1  # of the tables, in the header too
 _LOCK_SECONDS = 0.2  # two that open a new file at one moment: one of them gets it
 _SECONDS = "seconds"  # the one setting that changes: what is no input of the run
 _PAGE = 64  # results read at a time: a caller may add while it reads
-
-_TABLES = (
-    "CREATE TABLE identity (position INTEGER PRIMARY KEY, name TEXT UNIQUE, value TEXT)",
-    "CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT, digest BLOB)",
-    # position: 1, 2, 3, ... Little-endian: kl, loss [images] float32, seconds float64 (a column of
-    # numbers would lose NaN and -0.0); correct: one bit per image, the first in the lowest.
-    """CREATE TABLE results (position INTEGER PRIMARY KEY, key TEXT, start INTEGER, stop INTEGER,
-       kl BLOB, loss BLOB, correct BLOB, statistics BLOB, seconds BLOB, digest BLOB)""",
-    "CREATE UNIQUE INDEX tasks ON results (key, start, stop)",
-)
-_COLUMNS = "position, key, start, stop, kl, loss, correct, statistics, seconds, digest"
-
-_DAMAGE = {
-    sqlite3.SQLITE_CORRUPT,
-    sqlite3.SQLITE_NOTADB,
-    sqlite3.SQLITE_FORMAT,
-    sqlite3.SQLITE_ERROR,  # a table that is not there: the statements here are right
-    None,  # text that is not UTF-8
-}
-_CLOSED_DOORS = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}
 
 
 @final
@@ -91,11 +69,11 @@ class Store:
         """
         path = path.absolute()  # ':memory:' is a file's name here
         _require_file(path)
-        with _explained(path, 0):
+        with explained(path, 0):
             connection = sqlite3.connect(path, timeout=_LOCK_SECONDS, isolation_level=None)
         store = cls(path, connection)
         try:
-            with _explained(path, 0):
+            with explained(path, 0):
                 store._begin(identity)
         except BaseException:
             connection.close()
@@ -109,7 +87,7 @@ class Store:
         run("PRAGMA synchronous = FULL")
         run("BEGIN EXCLUSIVE")
         if self._is_new():
-            for table in _TABLES:
+            for table in TABLES:
                 run(table)
             self._connection.executemany(
                 "INSERT INTO identity (name, value) VALUES (?, ?)", list(identity.items())
@@ -123,7 +101,7 @@ class Store:
             # Results lost at the end leave no gap, but their entries in the index.
             (entries,) = run("SELECT count(*) FROM results INDEXED BY tasks").fetchone()
             if entries != self._count:
-                raise _damaged(self._path, f"{entries} results in the index, {self._count} stored")
+                raise damaged(self._path, f"{entries} results in the index, {self._count} stored")
         run("COMMIT")
         run("PRAGMA journal_mode = PERSIST")
 
@@ -174,13 +152,13 @@ class Store:
                 before is safe, and the store can be used once there is space.
             ValueError: The arrays do not have one float32 or bool per image.
         """
-        row = _encode(result)
+        row = encode(result)
         with self._ready() as connection:
             # Without its name the file would go on in memory of the system, and end with the process.
             if not self._path.exists():
                 raise moved_away(self._path)
             done = connection.execute(
-                f"INSERT INTO results ({_COLUMNS}) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+                f"INSERT INTO results ({COLUMNS}) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT (key, start, stop) DO NOTHING",
                 row,
             )
@@ -198,14 +176,14 @@ class Store:
             until = min(after + _PAGE, last)
             with self._ready() as connection:
                 rows = connection.execute(
-                    f"SELECT {_COLUMNS} FROM results WHERE position > ? AND position <= ? "
+                    f"SELECT {COLUMNS} FROM results WHERE position > ? AND position <= ? "
                     "ORDER BY position",
                     (after, until),
                 ).fetchall()
             positions = [after, *(row[0] for row in rows), until + 1]
             for before, position in pairwise(positions):
                 if position != before + 1:
-                    raise _damaged(self._path, f"result {before + 1} of {last} is missing")
+                    raise damaged(self._path, f"result {before + 1} of {last} is missing")
             for row in rows:
                 yield self._decode(row)
 
@@ -218,8 +196,8 @@ class Store:
         if row is None:
             return None
         value, digest = row
-        if _digest(name, str(value)) != digest:
-            raise _damaged(self._path, f"setting {name}: its digest does not match")
+        if digest_of(name, str(value)) != digest:
+            raise damaged(self._path, f"setting {name}: its digest does not match")
         return str(value)
 
     def set_setting(self, name: str, value: str) -> None:
@@ -235,7 +213,7 @@ class Store:
         if kept is None:
             with self._ready() as connection:
                 connection.execute(
-                    "INSERT INTO settings VALUES (?, ?, ?)", (name, value, _digest(name, value))
+                    "INSERT INTO settings VALUES (?, ?, ?)", (name, value, digest_of(name, value))
                 )
 
     @property
@@ -258,7 +236,7 @@ class Store:
         with self._ready() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO settings VALUES (?, ?, ?)",
-                (_SECONDS, value, _digest(_SECONDS, value)),
+                (_SECONDS, value, digest_of(_SECONDS, value)),
             )
 
     def close(self) -> None:
@@ -279,69 +257,14 @@ class Store:
             raise ValueError(f"the store '{self._path}' is closed")
         if os.getpid() != self._process:
             raise ValueError(f"the store '{self._path}' belongs to the process that opened it")
-        with _explained(self._path, self._count):
+        with explained(self._path, self._count):
             yield self._connection
 
     def _decode(self, row: tuple[Any, ...]) -> Result:
         try:
-            return _decode(row[1:])
+            return decode(row[1:])
         except (TypeError, ValueError) as error:
-            raise _damaged(self._path, f"result {row[0]} of {self._count}: {error}") from error
-
-
-def _encode(result: Result) -> tuple[Any, ...]:
-    """The columns of a result, from ``key`` on."""
-    start, stop = int(result.start), int(result.stop)
-    for name, dtype in (("kl", np.float32), ("loss", np.float32), ("correct", np.bool_)):
-        array = getattr(result, name)
-        if array.dtype != dtype or array.shape != (stop - start,):
-            raise ValueError(
-                f"{name} is {array.dtype} {list(array.shape)}: images {start}-{stop} need "
-                f"{np.dtype(dtype)} [{stop - start}]"
-            )
-    blobs = (
-        result.kl.astype("<f4").tobytes(),
-        result.loss.astype("<f4").tobytes(),
-        np.packbits(result.correct, bitorder="little").tobytes(),
-        bytes(result.statistics),
-        struct.pack("<d", result.seconds),
-    )
-    return result.key, start, stop, *blobs, _digest(result.key, start, stop, *blobs)
-
-
-def _decode(row: tuple[Any, ...]) -> Result:
-    """A result from its columns, from ``key`` on.
-
-    Raises:
-        TypeError, ValueError: They are not as ``_encode`` made them.
-    """
-    *content, digest = row
-    if _digest(*content) != digest:
-        raise ValueError("its digest does not match")
-    key, start, stop, kl, loss, correct, statistics, seconds = content
-    images = stop - start
-    if (len(kl), len(loss), len(correct)) != (4 * images, 4 * images, (images + 7) // 8):
-        raise ValueError(f"its arrays are not of {images} images")
-    bits = np.unpackbits(np.frombuffer(correct, np.uint8), count=images, bitorder="little")
-    return Result(
-        key=key,
-        start=start,
-        stop=stop,
-        kl=np.frombuffer(kl, "<f4").astype(np.float32),
-        loss=np.frombuffer(loss, "<f4").astype(np.float32),
-        correct=bits.astype(np.bool_),
-        statistics=statistics,
-        seconds=struct.unpack("<d", seconds)[0],
-    )
-
-
-def _digest(*parts: str | int | bytes) -> bytes:
-    found = blake2b(digest_size=16)
-    for part in parts:
-        content = part if isinstance(part, bytes) else str(part).encode()
-        found.update(len(content).to_bytes(8, "little"))
-        found.update(content)
-    return found.digest()
+            raise damaged(self._path, f"result {row[0]} of {self._count}: {error}") from error
 
 
 def _require_file(path: Path) -> None:
@@ -361,51 +284,3 @@ def _require_same(path: Path, saved: Mapping[str, str], asked: Mapping[str, str]
             f"'{path}' holds scores of another run: {change}; give the same arguments to resume it, or "
             "name another folder"
         )
-
-
-def _damaged(path: Path, detail: str) -> InputError:
-    return InputError(
-        f"'{path}' is damaged ({detail}): move it away and start again; the scores in it are lost, "
-        "as far as sqlite3's '.recover' does not bring them back"
-    )
-
-
-@contextmanager
-def _explained(path: Path, safe: int) -> Iterator[None]:
-    """Turn what SQLite says into one line with a remedy; wrong use of the store stays as it is.
-
-    Args:
-        path: Of the store.
-        safe: Number of results on the disk.
-    """
-    try:
-        yield
-    except sqlite3.ProgrammingError:
-        raise
-    except sqlite3.Error as error:
-        raise _explanation(path, safe, error) from error
-    except UnicodeDecodeError as error:  # of a message that quotes what is in the file
-        raise _damaged(path, "unreadable text") from error
-
-
-def _explanation(path: Path, safe: int, error: sqlite3.Error) -> PrunusError:
-    code: int | None = getattr(error, "sqlite_errorcode", None)
-    code = code if code is None else code & 0xFF  # the upper bits refine it
-    if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
-        return InputError(
-            f"'{path}' is in use by another process: wait for it, or name another folder"
-        )
-    if code in _CLOSED_DOORS:
-        return InputError(
-            f"'{path}' cannot be written ({error}): let this user write the file and its folder, "
-            "or name another folder"
-        )
-    if code in _DAMAGE:
-        return _damaged(path, str(error))
-    if code == sqlite3.SQLITE_FULL:
-        return StorageError(
-            f"'{path}': disk is full: free some space and resume; {safe} results are safe"
-        )
-    return StorageError(
-        f"'{path}': {error}: check the disk and its quota, then resume; {safe} results are safe"
-    )

@@ -16,10 +16,10 @@ from prunus.graph import Inputs
 from prunus.progress import Progress, Silent
 from prunus.recipe.actions import lay_out
 from prunus.recipe.dense import require_no_teacher, trained_first
+from prunus.recipe.disk import full_disk_told
 from prunus.recipe.engines import require_engines
 from prunus.recipe.folder import (
     RunFolder,
-    full_disk_told,
     keep_record,
     require_out,
     require_resumable,

@@ -16,15 +16,14 @@ from prunus.plan import Record
 from prunus.progress import Progress, Silent
 from prunus.recipe.folder import (
     keep_record,
-    load_network,
     open_run,
     require_out,
     require_there,
-    save_network,
     with_way_on,
 )
 from prunus.recipe.formats import require_format
 from prunus.recipe.measure import LOOKS_FILE, Look, environment, look
+from prunus.recipe.saved import load_network, save_network
 from prunus.recipe.subject import Subject, resolve_subject
 from prunus.records import Cost, Environment, Score, Source
 from prunus.train import FitResult, TrainConfig, fit

@@ -15,47 +15,27 @@ record.json          the run's record; its presence marks the run as done
 artifact/            the final network
 """
 
-import copy
-import errno
-import importlib
-import os
-import re
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
-from safetensors import SafetensorError
-from torch import nn
-
-from prunus.artifact import Manifest, read_manifest, save
-from prunus.artifact.manifest import MANIFEST_FILE, TOKENIZER_FILE, WEIGHTS_FILE, plan_file
-from prunus.artifact.weights import file_sha256, fill_, read_weights, write_weights
 from prunus.changed import told_change
-from prunus.data import TextTokenizer
 from prunus.errors import (
     InputError,
     PrunusError,
-    StorageError,
-    TemporaryFolderError,
     moved_away,
 )
-from prunus.graph import Inputs, cut
-from prunus.plan import Plan, Record, in_short
-from prunus.records import Source
+from prunus.plan import Record, in_short
+from prunus.recipe.disk import LOCK_FILE, full_disk_told, locked, require_writable
 
 RUN_FILE = "run.json"
-LOCK_FILE = ".lock"
 _BEGUN = {
     LOCK_FILE,
     f"{RUN_FILE}.part",
 }  # left by a process that was killed while it made the folder
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
-_RUST_ERROR = re.compile(r"os error (\d+)")
 
 
 class RunFile(Record):
@@ -132,52 +112,6 @@ def with_way_on(way_on: str) -> Iterator[None]:
         raise InputError(f"{error}; {way_on}") from error
 
 
-def save_network(
-    folder: Path,
-    network: nn.Module,
-    plans: Sequence[Plan],
-    source: Source | None,
-    inputs: Inputs,
-    tokenizer: TextTokenizer | None = None,
-) -> None:
-    """Save a network; without a source it can be resumed, but not loaded on its own."""
-    if source is not None:
-        save(
-            folder,
-            network,
-            source=source,
-            plans=plans,
-            example_inputs=inputs,
-            tokenizer=tokenizer,
-        )
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    ties = write_weights(network, folder / WEIGHTS_FILE)
-    files = tuple(plan_file(index) for index in range(len(plans)))
-    for file, plan in zip(files, plans, strict=True):
-        plan.save(folder / file)
-    Manifest(
-        source=Source(model=type(network).__qualname__),
-        plans=files,
-        ties=ties,
-        weights_sha256=file_sha256(folder / WEIGHTS_FILE),
-    ).save(folder / MANIFEST_FILE)
-    if tokenizer is not None:
-        tokenizer.save(folder / TOKENIZER_FILE)
-
-
-def load_network(folder: Path, dense: nn.Module) -> tuple[nn.Module, tuple[Plan, ...]]:
-    """A saved network: cut anew from the dense one, filled with the saved weights."""
-    manifest = read_manifest(folder)
-    plans = tuple(Plan.load(folder / file) for file in manifest.plans)
-    tensors = read_weights(folder / WEIGHTS_FILE, manifest.weights_sha256, manifest.ties)
-    network = copy.deepcopy(dense)
-    for plan in plans:
-        network = cut(network, plan)
-    fill_(network, tensors, manifest.ties)
-    return network.eval(), plans
-
-
 @contextmanager
 def open_run(
     path: Path | str, identity: Mapping[str, Any], *, resume: bool = False
@@ -203,7 +137,7 @@ def open_run(
             raise InputError(
                 f"out='{path}' cannot be made: {error.strerror}; name a folder that can be written"
             ) from error
-        with _locked(path):
+        with locked(path):
             _sweep(path)
             file = path / RUN_FILE
             if file.exists():
@@ -242,7 +176,7 @@ def require_usable(path: Path, *, resume: bool) -> None:
         raise InputError(
             f"out={in_short(str(path))} is not UTF-8; name a folder that is"
         ) from error
-    _require_writable(path)
+    require_writable(path)
     names = {entry.name for entry in path.iterdir()} - _BEGUN if path.exists() else set()
     if names and RUN_FILE not in names:
         raise InputError(
@@ -284,28 +218,6 @@ def _sweep(path: Path) -> None:
                 left.unlink(missing_ok=True)
 
 
-def _require_writable(path: Path) -> None:
-    """Make the folder and a file in it, and take both away: nothing else tells for sure."""
-    made: list[Path] = []
-    try:
-        if path.exists() and not path.is_dir():
-            raise InputError(f"out='{path}' is a file; name a new folder")
-        for folder in reversed([path, *path.parents]):
-            if not folder.is_dir():
-                folder.mkdir()
-                made.append(folder)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"out='{path}' cannot be written: {error.strerror or error}; name a folder that can"
-        ) from error
-    finally:
-        for folder in reversed(made):
-            with suppress(OSError):  # another process may have begun there
-                folder.rmdir()
-
-
 def _require_same(path: Path, saved: Mapping[str, str], asked: Mapping[str, str]) -> None:
     change = told_change(saved, asked)
     if change and (saved.get("kind") == "comparison") != (asked.get("kind") == "comparison"):
@@ -328,68 +240,3 @@ def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
             yield from _flatten(inner, f"{path}[{index}]")
     else:
         yield path, str(value)
-
-
-def _lock_module() -> ModuleType | None:
-    """``fcntl``, where the system has it; elsewhere two processes are not kept apart."""
-    try:
-        return importlib.import_module("fcntl")
-    except ImportError:
-        return None
-
-
-@contextmanager
-def full_disk_told(path: Path) -> Iterator[None]:
-    """One line where the disk takes no more: every file of a run is written in one step or redone."""
-    try:
-        yield
-    except Exception as error:
-        number = _disk_error(error)
-        if number is None:
-            raise
-        raise StorageError(
-            f"out='{path}': {os.strerror(number)}: free some space and resume (--resume); what the "
-            "folder says is done is safe"
-        ) from error
-
-
-def _disk_error(error: BaseException | None) -> int | None:
-    """The system's number for what a disk has said, however deep it lies; None for all else.
-
-    The folder for temporary files may be on another disk, and its own message says so.
-    """
-    while error is not None and not isinstance(error, TemporaryFolderError):
-        number = error.errno if isinstance(error, OSError) else None
-        if isinstance(error, SafetensorError):  # names it in its text alone
-            found = _RUST_ERROR.search(str(error))
-            number = int(found.group(1)) if found else None
-        if number in _DISK:
-            return number
-        # torch says "unexpected pos" while it handles what the system said.
-        error = error.__cause__ or error.__context__
-    return None
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the folder's lock. The system gives it back when the process ends, however it ends."""
-    fcntl = _lock_module()
-    try:
-        # Unbuffered: what a full disk has refused is not written once more when the file is closed.
-        handle = (path / LOCK_FILE).open("a+b", buffering=0)
-    except OSError as error:
-        raise InputError(f"out='{path}' cannot be written: {error.strerror}") from error
-    with handle:
-        if fcntl is not None:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                handle.seek(0)
-                owner = handle.read().decode(errors="replace").strip() or "unknown"
-                raise InputError(
-                    f"out='{path}' is in use by process {owner}; wait for it, or name a new folder"
-                ) from error
-        handle.seek(0)
-        handle.truncate()
-        handle.write(str(os.getpid()).encode())
-        yield

@@ -18,11 +18,10 @@ from prunus.recipe.execute import judge
 from prunus.recipe.folder import (
     RunFolder,
     keep_record,
-    load_network,
-    save_network,
     with_way_on,
 )
 from prunus.recipe.recipe import Recipe
+from prunus.recipe.saved import load_network, save_network
 from prunus.recipe.state import Outcome, State, Tools
 from prunus.recipe.steps import Prune
 from prunus.recipe.subject import Subject, student_of

@@ -6,12 +6,12 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from scipy import sparse
 
 from prunus.errors import InputError
 from prunus.graph.connections import drop_unread_, require_fit
 from prunus.graph.file_size import header_bytes
 from prunus.graph.findings import AttributeUse, Findings
+from prunus.graph.formulas import Formula, Term, formula_of
 from prunus.graph.inputs import Inputs
 from prunus.graph.labels import OUTPUT, Algebra, Atoms
 from prunus.graph.units import Choice, Group
@@ -20,7 +20,6 @@ from prunus.plan import (
     Bits,
     BoolArray,
     Edit,
-    IntArray,
     KeepChannels,
     NetworkShape,
     Plan,
@@ -29,14 +28,6 @@ from prunus.plan import (
     ZeroConnections,
 )
 from prunus.records import Cost
-
-
-@dataclass(frozen=True)
-class _Sizes:
-    """Sizes of labelled dims as linear functions of kept units: ``fixed + counts @ keep``."""
-
-    fixed: IntArray
-    counts: sparse.csr_matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,40 +157,19 @@ class Trace:
 
     # -- cost ---------------------------------------------------------------------------------
 
-    def _sizes(self, arrays: Sequence[IntArray]) -> _Sizes:
-        by_class, _, total = self._unit_index
-        fixed = np.zeros(len(arrays), dtype=np.int64)
-        rows, columns, values = [], [], []
-        for row, ids in enumerate(arrays):
-            classes, counts = np.unique(self.atoms.find(ids), return_counts=True)
-            for root, count in zip(classes.tolist(), counts.tolist(), strict=True):
-                unit = by_class.get(root)
-                if unit is None:
-                    fixed[row] += count
-                else:
-                    rows.append(row)
-                    columns.append(unit)
-                    values.append(count)
-        shape = (len(arrays), total)
-        return _Sizes(
-            fixed, sparse.csr_matrix((values, (rows, columns)), shape=shape, dtype=np.int64)
-        )
+    @cached_property
+    def _mac_formula(self) -> Formula:
+        return self._formula([(t.constant, t.dims) for t in self.findings.macs])
 
     @cached_property
-    def _mac_table(self) -> tuple[_Sizes, list[tuple[int, list[int]]]]:
-        return self._table([(t.constant, list(t.dims)) for t in self.findings.macs])
+    def _param_formula(self) -> Formula:
+        return self._element_formula(dict.fromkeys(self.parameters, 1))
 
     @cached_property
-    def _param_table(self) -> tuple[_Sizes, list[tuple[int, list[int]]]]:
-        return self._element_table(dict.fromkeys(self.parameters, 1))
+    def _byte_formula(self) -> Formula:
+        return self._element_formula(self.stored)
 
-    @cached_property
-    def _byte_table(self) -> tuple[_Sizes, list[tuple[int, list[int]]]]:
-        return self._element_table(self.stored)
-
-    def _element_table(
-        self, weights: Mapping[str, int]
-    ) -> tuple[_Sizes, list[tuple[int, list[int]]]]:
+    def _element_formula(self, weights: Mapping[str, int]) -> Formula:
         """Elements of tensors, each times its weight."""
         terms = []
         for name, weight in weights.items():
@@ -209,52 +179,26 @@ class Trace:
                 np.prod([s for d, s in enumerate(shape) if known[d] is None], dtype=np.int64)
             )
             terms.append((weight * constant, [ids for ids in known.values() if ids is not None]))
-        return self._table(terms)
+        return self._formula(terms)
 
-    def _table(
-        self, terms: Sequence[tuple[int, list[IntArray]]]
-    ) -> tuple[_Sizes, list[tuple[int, list[int]]]]:
-        arrays: list[IntArray] = []
-        seen: dict[bytes, int] = {}
-        products = []
-        for constant, dims in terms:
-            at = []
-            for ids in dims:
-                roots = np.sort(self.atoms.find(ids).ravel())
-                key = roots.tobytes()
-                if key not in seen:
-                    seen[key] = len(arrays)
-                    arrays.append(roots)
-                at.append(seen[key])
-            products.append((constant, at))
-        return self._sizes(arrays), products
-
-    @staticmethod
-    def _evaluate(table: tuple[_Sizes, list[tuple[int, list[int]]]], keep: BoolArray) -> int:
-        sizes, products = table
-        size = (sizes.fixed + sizes.counts @ keep.astype(np.int64)).tolist()
-        total = 0
-        for constant, at in products:
-            term = constant
-            for row in at:
-                term *= size[row]
-            total += term
-        return total
+    def _formula(self, terms: Sequence[Term]) -> Formula:
+        unit_of, _, units = self._unit_index
+        return formula_of(terms, self.atoms, unit_of, units)
 
     def macs(self, choice: Choice) -> int:
         """Executed MACs of the network that a choice makes, at batch 1."""
-        return self._evaluate(self._mac_table, self.vector(choice))
+        return self._mac_formula.value(self.vector(choice))
 
     def params(self, choice: Choice) -> int:
         """Parameters of the network that a choice makes."""
-        return self._evaluate(self._param_table, self.vector(choice))
+        return self._param_formula.value(self.vector(choice))
 
     def size_bytes(self, choice: Choice) -> int:
         """Bytes of the safetensors file of the network that a choice makes, at most.
 
         Data are exact; the header is the dense network's, which a cut can only shorten.
         """
-        return self._header_bytes + self._evaluate(self._byte_table, self.vector(choice))
+        return self._header_bytes + self._byte_formula.value(self.vector(choice))
 
     @cached_property
     def _header_bytes(self) -> int:

@@ -29,6 +29,7 @@ from prunus.quantize.job import (
     table_names,
 )
 from prunus.quantize.onnx_reads import compute_what_is_read
+from prunus.quantize.onnx_shared import turn_shared_
 from prunus.quantize.onnx_tables import SCALE, quantize_tables_
 from prunus.quantize.onnx_tokens import scale_by_token_
 from prunus.quantize.outliers import outlier_layers
@@ -77,15 +78,16 @@ def write(job: Job, folder: Path) -> Written:
     return Written(files, notes)
 
 
-def _forget_shapes_(whole: Path) -> None:
-    """Drop the shapes that the exporter noted of inner values and weights: they are inferred anew.
+def _make_ready_(whole: Path) -> None:
+    """Change what onnxruntime before 1.32 stumbles over where it turns the weights of Gemm nodes.
 
-    onnxruntime before 1.32 turns the weights of Gemm nodes and refuses the file for the shapes that
-    were noted of them.
+    The shapes that the exporter noted of weights and inner values, which are inferred anew; and
+    weights that something else reads.
     """
     onnx = require_extra("onnx", "onnx")
     model = onnx.load(str(whole), load_external_data=False)
     del model.graph.value_info[:]
+    turn_shared_(model, whole.parent)
     onnx.save(model, str(whole))
 
 
@@ -93,7 +95,7 @@ def _quantize(job: Job, whole: Path, target: Path) -> tuple[str, ...]:
     onnx = require_extra("onnx", "onnx")
     deployment, notes = job.deployment, _notes(job)
     if deployment.weights == "int8":
-        _forget_shapes_(whole)
+        _make_ready_(whole)
         model = onnx.load(str(whole))
         static = deployment.calibration == "static"
         notes += (_static if static else _dynamic)(job, model, whole, target)

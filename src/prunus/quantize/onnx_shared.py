@@ -1,0 +1,44 @@
+"""Weights that several nodes of a file read, turned once for all layers among these.
+
+onnxruntime turns the weights of Gemm nodes when it quantizes them; before 1.32 it does so where they lie,
+so that another reader of them, a table of words or a second layer, finds them turned as well.
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunus.extras import require_extra
+
+_TURNED = ".turned"
+
+
+def turn_shared_(model: Any, folder: Path) -> None:
+    """Have Gemm nodes that share their weight with any other node read a turned copy of it.
+
+    Args:
+        model: Of ONNX, perhaps without the tensors that lie beside its file. It is changed.
+        folder: Of its file.
+    """
+    onnx = require_extra("onnx", "onnx")
+    graph = model.graph
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    readers = Counter(name for node in graph.node for name in node.input)
+    turned: dict[str, str] = {}
+    for node in graph.node:
+        turns = [field for field in node.attribute if field.name == "transB" and field.i]
+        if node.op_type != "Gemm" or not turns or readers[node.input[1]] < 2:
+            continue
+        name = node.input[1]
+        if name not in stored:
+            continue
+        if name not in turned:
+            values = onnx.numpy_helper.to_array(stored[name], base_dir=str(folder))
+            turned[name] = name + _TURNED
+            graph.initializer.append(
+                onnx.numpy_helper.from_array(np.ascontiguousarray(values.T), turned[name])
+            )
+        node.input[1] = turned[name]
+        turns[0].i = 0

@@ -21,16 +21,19 @@ INPUTS: Inputs = {"input_ids": IDS}
 class Tied(nn.Module):
     """A table whose square weight two layers multiply by, too: turned or not, all shapes fit."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, table: bool = True) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.words = nn.Embedding(16, 16)
+        self.other = nn.Embedding(16, 16)
+        self.table = table
         self.one, self.two = nn.Linear(16, 16, bias=False), nn.Linear(16, 16)
         self.one.weight = self.two.weight = self.words.weight
         self.alone = nn.Linear(16, 3)
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        y = torch.tanh(self.one(self.words(input_ids).mean(1)) / 4)
+        found = (self.words if self.table else self.other)(input_ids)
+        y = torch.tanh(self.one(found.mean(1)) / 4)
         logits: Tensor = self.alone(self.two(y))
         return logits
 
@@ -50,11 +53,12 @@ def gemms(model: Any) -> dict[str, int]:
     return found
 
 
+@pytest.mark.parametrize("table", [False, True], ids=["layers", "table and layers"])
 @pytest.mark.parametrize("beside", [False, True], ids=["in the file", "beside the file"])
 def test_a_shared_weight_has_one_turned_copy_and_the_network_says_the_same(
-    beside: bool, tmp_path: Path
+    beside: bool, table: bool, tmp_path: Path
 ) -> None:
-    network, file = Tied().eval(), tmp_path / "model.onnx"
+    network, file = Tied(table=table).eval(), tmp_path / "model.onnx"
     export(network, file, INPUTS)
     before = gemms(onnx.load(str(file)))
     (shared,) = before.keys() - {"alone.weight"}  # the exporter takes one of its three names
@@ -67,7 +71,9 @@ def test_a_shared_weight_has_one_turned_copy_and_the_network_says_the_same(
     model = onnx.load(str(file), load_external_data=False)
     turn_shared_(model, tmp_path)
     assert gemms(model) == {f"{shared}.turned": 0, "alone.weight": 1}
-    assert [tensor.name for tensor in model.graph.initializer].count(f"{shared}.turned") == 1
+    stored = [tensor.name for tensor in model.graph.initializer]
+    assert stored.count(f"{shared}.turned") == 1
+    assert (shared in stored) == table
     onnx.save(model, str(file))
     torch.testing.assert_close(run(file), network(IDS).detach(), rtol=1e-5, atol=1e-6)
 
@@ -87,3 +93,24 @@ def test_int8_of_a_shared_square_weight_says_what_the_network_says(
     )
     deploy(network, tmp_path / "out", asked, inputs=INPUTS, calibration=[INPUTS])
     assert parity(network, load_deployed(tmp_path / "out"), [INPUTS]).relative_difference < 0.05
+
+
+def test_a_weight_that_a_branch_reads_too_stays() -> None:
+    """By hand: a layer and the branch of an ``If`` share a weight; the branch names it alone."""
+    make, kind = onnx.helper.make_node, onnx.TensorProto.FLOAT
+    weight = onnx.numpy_helper.from_array(torch.eye(3).numpy(), "w")
+    value = onnx.helper.make_tensor_value_info
+    then, other = (
+        onnx.helper.make_graph([make(op, [name], [out])], out, [], [value(out, kind, [3, 3])])
+        for op, name, out in (("Identity", "w", "a"), ("Neg", "w", "b"))
+    )
+    nodes = [
+        make("Gemm", ["x", "w"], ["y"], name="layer", transB=1),
+        make("If", ["flag"], ["z"], then_branch=then, else_branch=other),
+    ]
+    inputs = [value("x", kind, [1, 3]), value("flag", onnx.TensorProto.BOOL, [])]
+    outputs = [value("y", kind, [1, 3]), value("z", kind, [3, 3])]
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", inputs, outputs, [weight]))
+    turn_shared_(model, Path())
+    assert [tensor.name for tensor in model.graph.initializer] == ["w", "w.turned"]
+    assert gemms(model) == {"w.turned": 0}

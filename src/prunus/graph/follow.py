@@ -46,6 +46,9 @@ def follow(network: nn.Module, inputs: Inputs) -> tuple[Algebra, Findings]:
 
     Modules may tell one another by an object that looks like settings, or ask for the very class of an
     attention.
+
+    Raises:
+        GraphError: The network cannot be copied, does not run on the inputs, or returns no tensor.
     """
     attends = any(type(module) is nn.MultiheadAttention for module in network.modules())
     for free, settings in ((True, True), (True, False), (False, True)):

@@ -5,6 +5,7 @@ so that another reader of them, a table of words or a second layer, finds them t
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def turn_shared_(model: Any, folder: Path) -> None:
     onnx = require_extra("onnx", "onnx")
     graph = model.graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
-    readers = Counter(name for node in graph.node for name in node.input)
+    readers = Counter(_read(graph))
     turned: dict[str, str] = {}
     for node in graph.node:
         turns = [field for field in node.attribute if field.name == "transB" and field.i]
@@ -42,3 +43,15 @@ def turn_shared_(model: Any, folder: Path) -> None:
             )
         node.input[1] = turned[name]
         turns[0].i = 0
+    for name in turned.keys() - set(_read(graph)):  # layers alone have read it
+        graph.initializer.remove(stored[name])
+
+
+def _read(graph: Any) -> Iterator[str]:
+    """Names of all that nodes of a graph read, those of graphs within it too, and of what it returns."""
+    yield from (value.name for value in graph.output)
+    for node in graph.node:
+        yield from node.input
+        for field in node.attribute:
+            for inner in (*field.graphs, *([field.g] if field.HasField("g") else [])):
+                yield from _read(inner)

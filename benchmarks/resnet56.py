@@ -241,7 +241,7 @@ class Bench:
         }
 
     def cell(self, method: str, seed: int, epochs: int, scratch_epochs: int) -> None:
-        """Run one cell, unless its record is there."""
+        """Run one cell, unless a record of it is there, of as many epochs."""
         config = self.recipe(epochs)
         due = epochs
         if method == "scratch":
@@ -251,7 +251,7 @@ class Bench:
             config = config.model_copy(update={"epochs": scratch_epochs or due, "lr": lr})
         scale = self.scale(epochs)
         path = FOLDER / scale / f"{method}-seed{seed}.json"
-        if path.exists():
+        if path.exists() and trained_epochs(path) >= config.epochs:
             return
         small, record = self.cut(method, seed)
         recalibrate_batch_norm_(small, self.train, images=1024, seed=seed)
@@ -350,6 +350,12 @@ class Bench:
             "train_images": self.images,
         }
         target.write_text(json.dumps(frozen, indent=1) + "\n", encoding="utf-8")
+
+
+def trained_epochs(cell: Path) -> int:
+    """How many epochs the network of a cell was trained."""
+    epochs: int = json.loads(cell.read_text(encoding="utf-8"))["config"]["epochs"]
+    return epochs
 
 
 def choice_of(small: nn.Module, dense: nn.Module, found: Trace) -> Choice:

@@ -173,8 +173,8 @@ def resnet56(rows: Rows) -> str:
     lines = [
         f"Fine-tuned {fullest['finetune_epochs']} epoch(s) of {fullest['train_images']:,} images."
         + (
-            f" Partial: the aim is {FULL_EPOCHS} epochs of all images, {FULL_SEEDS} seeds and "
-            f"{FULL_METHODS} methods; here are {len(mine)}."
+            f" Partial: the aim is {FULL_EPOCHS} epochs of all images (of `scratch` also the dense "
+            f"training's), {FULL_SEEDS} seeds and {FULL_METHODS} methods; here are {len(mine)}."
             if partial
             else ""
         ),

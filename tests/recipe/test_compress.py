@@ -31,8 +31,6 @@ from prunus.recipe import (
     make_recipe,
     train_network,
 )
-from prunus.recipe.execute import step_seed
-from prunus.recipe.fresh import reinitialize_
 from prunus.recipe.summarize import _fronts
 from prunus.records import (
     Cost,
@@ -40,13 +38,11 @@ from prunus.records import (
     RunRecord,
     Source,
 )
-from prunus.train import TrainConfig, evaluate, fit, recalibrate_batch_norm_
+from prunus.train import TrainConfig, evaluate, fit
 from prunus.zoo import build
 from tests.recipe.subjects import (
     FAST,
     STEPS,
-    Killed,
-    Killer,
     few_digits,
     same_state,
     trained_cnn,
@@ -128,74 +124,6 @@ def test_a_method_above_its_budget_is_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("prunus.prune.base.uniform_choice", lambda *_: {})
     with pytest.raises(BudgetError, match="allows"):
         compress(trained_cnn(), STEPS, few_digits(), latency=None)
-
-
-def test_scratch_keeps_no_weight_and_trains_its_own_epochs() -> None:
-    steps: list[Step] = [
-        Prune(method="scratch", target="macs=0.5"),
-        Train(**{**SHORT.model_dump(exclude={"step"}), "scratch_epochs": 3}),
-    ]
-    done = compress(trained_cnn(), steps, few_digits(), latency=None)
-    assert len([p for p in done.record.history if p.phase == "train"]) == 3
-    plain = compress(trained_cnn(), [steps[0]], few_digits(), latency=None)
-    dense = trained_cnn().get_parameter("conv2.weight").flatten()
-    fresh = plain.network.get_parameter("conv2.weight").flatten()
-    assert not torch.isin(fresh, dense).any()
-    again = compress(trained_cnn(), [steps[0]], few_digits(), latency=None)
-    assert same_state(plain.network, again.network)
-    other = compress(trained_cnn(), [steps[0]], few_digits(), seed=1, latency=None)
-    assert not same_state(plain.network, other.network)
-
-
-def test_a_later_training_of_a_network_from_scratch_is_a_fine_tuning(tmp_path: Path) -> None:
-    def trained(epochs: int, scratch_epochs: int | None) -> Train:
-        return SHORT.model_copy(update={"epochs": epochs, "scratch_epochs": scratch_epochs})
-
-    steps: list[Step] = [
-        Prune(method="scratch", target="macs=0.8"),
-        Recalibrate(images=64),  # trains no weight
-        trained(1, 3),
-        Prune(method="l1", target="macs=0.6"),
-        trained(2, 5),
-        trained(1, None),
-    ]
-    done = compress(trained_cnn(), steps, few_digits(), latency=None)
-    assert [p.step for p in done.record.history if p.phase == "train"] == [1, 2, 3, 1, 2, 1]
-    assert not any("from scratch had" in note for note in done.record.notes)
-    # 3 epochs of 8 steps each are over: a resumed run knows that the weights are trained.
-    out, killer = tmp_path / "run", Killer("train", 26)
-    with pytest.raises(Killed):
-        compress(trained_cnn(), steps, few_digits(), out=out, latency=None, progress=killer)
-    again = compress(trained_cnn(), steps, few_digits(), out=out, latency=None, resume=True)
-    assert same_state(done.network, again.network)
-
-
-class _Scaled(nn.Module):
-    """Parameters of its own beside a layer that resets itself."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(3, 3)
-        self.token = nn.Parameter(torch.full((1, 50, 50), 7.0))
-        self.scale = nn.Parameter(torch.full((4,), 7.0))
-        self.own_bias = nn.Parameter(torch.full((4,), 7.0))
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.layer(x)
-        return out
-
-
-def test_fresh_weights_of_modules_that_cannot_reset_themselves() -> None:
-    network, state = _Scaled(), torch.random.get_rng_state()
-    nn.init.constant_(network.layer.weight, 7.0)
-    reinitialize_(network, 0)
-    assert float(network.token.detach().std()) == pytest.approx(0.02, rel=0.1)
-    assert network.scale.tolist() == [1.0] * 4
-    assert network.own_bias.tolist() == [0.0] * 4
-    assert (
-        float(network.layer.weight.detach().abs().max()) <= 3**-0.5
-    )  # torch.nn.Linear: U(-1/sqrt(n), .)
-    assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_seeds_change_the_training_and_nothing_else() -> None:
@@ -427,53 +355,6 @@ def test_a_student_has_seen_the_search_split_where_its_own_weights_have(tmp_path
             steps: list[Step] = [student, SHORT]
             done = compress(network, steps, few_digits(), train_first=drawn, latency=None)
             assert done.record.search_seen_in_pretraining == seen
-
-
-def test_a_network_that_was_not_cut_keeps_its_batch_norm_statistics() -> None:
-    # Of a few images they are worse than those of its whole training.
-    dense = trained_cnn()
-    before = {name: value.clone() for name, value in dense.state_dict().items()}
-
-    def statistics_after(method: str, target: str) -> tuple[bool, list[str]]:
-        steps: list[Step] = [Prune(method=method, target=target), Recalibrate(images=64)]
-        done = compress(dense, steps, few_digits(), latency=None)
-        after = done.network.state_dict()
-        same = after.keys() == before.keys() and all(
-            after[name].shape == before[name].shape and torch.equal(after[name], before[name])
-            for name in before
-            if "running" in name
-        )
-        return same, [note for note in done.record.notes if "statistics stay" in note]
-
-    same, notes = statistics_after("l1", "macs=1")
-    assert same and len(notes) == 1 and notes[0].startswith("steps[1].recalibrate: nothing was cut")
-    assert statistics_after("l1", "macs=0.5") == (False, [])
-    assert statistics_after("scratch", "macs=1") == (False, [])  # its weights are others
-
-
-@pytest.mark.parametrize("own", [True, False])
-def test_statistics_are_of_the_images_that_the_dense_network_was_trained_on(own: bool) -> None:
-    data, dense = few_digits(), trained_cnn()
-    recalibrate_batch_norm_(dense, data.train, images=256, augment=own, seed=5)
-
-    def running_means(step: Recalibrate) -> dict[str, Tensor]:
-        steps: list[Step] = [Prune(method="l1", target="macs=0.5"), step]
-        state = compress(dense, steps, data, latency=None).network.state_dict()
-        return {name: value for name, value in state.items() if name.endswith("running_mean")}
-
-    asked = [Recalibrate(), Recalibrate(augment=True), Recalibrate(augment=False)]
-    auto, augmented, plain = (running_means(step) for step in asked)
-    assert all(torch.equal(auto[name], (augmented if own else plain)[name]) for name in auto)
-    assert not any(torch.equal(augmented[name], plain[name]) for name in auto)
-
-
-def test_a_recalibration_takes_the_images_and_batches_asked_for_and_draws_by_its_place() -> None:
-    step = Recalibrate(images=96, batch_size=32, augment=False)
-    done = compress(trained_cnn(), [STEPS[0], step], few_digits(), seed=3, latency=None)
-    alone = compress(trained_cnn(), STEPS[:1], few_digits(), seed=3, latency=None).network
-    train = few_digits().train
-    recalibrate_batch_norm_(alone, train, images=96, batch_size=32, seed=step_seed(3, 1))
-    assert same_state(done.network, alone)
 
 
 def test_latencies_are_measured_as_asked_for() -> None:

@@ -6,25 +6,12 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from prunus.data import from_datasets
-from prunus.recipe import (
-    LatencyOptions,
-    Prune,
-    compress,
-)
+from prunus.recipe import LatencyOptions, Prune, compress
 from prunus.recipe.summarize import _chance_notes, _finds_classes, _waiting_notes
-from prunus.records import (
-    AT_CHANCE,
-    Environment,
-    Latency,
-    Score,
-)
+from prunus.records import AT_CHANCE, Environment, Latency, Score
 from prunus.train import evaluate, evaluation_of
 from prunus.zoo import build
-from tests.recipe.subjects import (
-    STEPS,
-    few_digits,
-    trained_cnn,
-)
+from tests.recipe.subjects import STEPS, few_digits, trained_cnn
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from prunus.errors import GraphError, PrunusError, first_line
-from prunus.graph import (
+from prunus.graph import (  # noqa: F401  # the rules register themselves
     rules_contract,
     rules_elementwise,
     rules_index,
@@ -27,18 +27,6 @@ from prunus.graph.labels import OUTPUT, Algebra
 from prunus.graph.provenance import SizeWatch, plant
 from prunus.graph.settle import note_numbers
 from prunus.graph.walk import Walk
-
-# The rules register themselves; naming the modules here keeps the imports from looking unused.
-RULE_MODULES = (
-    rules_contract,
-    rules_elementwise,
-    rules_index,
-    rules_pointwise,
-    rules_recurrent,
-    rules_reduce,
-    rules_shuffle,
-    rules_view,
-)
 
 
 def follow(network: nn.Module, inputs: Inputs) -> tuple[Algebra, Findings]:

@@ -30,10 +30,8 @@ def turn_shared_(model: Any, folder: Path) -> None:
     turned: dict[str, str] = {}
     for node in graph.node:
         turns = [field for field in node.attribute if field.name == "transB" and field.i]
-        if node.op_type != "Gemm" or not turns or readers[node.input[1]] < 2:
-            continue
-        name = node.input[1]
-        if name not in stored:
+        name = node.input[1] if node.op_type == "Gemm" else ""
+        if not turns or name not in stored or readers[name] < 2:
             continue
         if name not in turned:
             values = onnx.numpy_helper.to_array(stored[name], base_dir=str(folder))

@@ -20,7 +20,11 @@ _RUST_ERROR = re.compile(r"os error (\d+)")
 
 
 def require_writable(path: Path) -> None:
-    """Make the folder and a file in it, and take both away: nothing else tells for sure."""
+    """Make the folder and a file in it, and take both away: nothing else tells for sure.
+
+    Raises:
+        InputError: It is a file, or cannot be written.
+    """
     made: list[Path] = []
     try:
         if path.exists() and not path.is_dir():
@@ -51,7 +55,11 @@ def _lock_module() -> ModuleType | None:
 
 @contextmanager
 def full_disk_told(path: Path) -> Iterator[None]:
-    """One line where the disk takes no more: every file of a run is written in one step or redone."""
+    """One line where the disk takes no more: every file of a run is written in one step or redone.
+
+    Raises:
+        StorageError: It is full or fails.
+    """
     try:
         yield
     except Exception as error:
@@ -83,7 +91,11 @@ def _disk_error(error: BaseException | None) -> int | None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the folder's lock. The system gives it back when the process ends, however it ends."""
+    """Hold the folder's lock. The system gives it back when the process ends, however it ends.
+
+    Raises:
+        InputError: Another process holds it, or the folder cannot be written.
+    """
     fcntl = _lock_module()
     try:
         # Unbuffered: what a full disk has refused is not written once more when the file is closed.

@@ -23,19 +23,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prunus.changed import told_change
-from prunus.errors import (
-    InputError,
-    PrunusError,
-    moved_away,
-)
+from prunus.errors import InputError, PrunusError, moved_away
 from prunus.plan import Record, in_short
 from prunus.recipe.disk import LOCK_FILE, full_disk_told, locked, require_writable
 
 RUN_FILE = "run.json"
-_BEGUN = {
-    LOCK_FILE,
-    f"{RUN_FILE}.part",
-}  # left by a process that was killed while it made the folder
+_BEGUN = {LOCK_FILE, f"{RUN_FILE}.part"}
+"""Left by a process that was killed while it made the folder."""
 
 
 class RunFile(Record):

@@ -15,11 +15,7 @@ from prunus.data import TextTokenizer
 from prunus.quantize import read_deployed
 from prunus.recipe.actions import Action, lay_out
 from prunus.recipe.execute import judge
-from prunus.recipe.folder import (
-    RunFolder,
-    keep_record,
-    with_way_on,
-)
+from prunus.recipe.folder import RunFolder, keep_record, with_way_on
 from prunus.recipe.recipe import Recipe
 from prunus.recipe.saved import load_network, save_network
 from prunus.recipe.state import Outcome, State, Tools

@@ -67,7 +67,8 @@ TUNED = "l1"  # the method that the recipe is tuned on, by a seed that no cell h
 TUNING_SEED = 100
 
 
-def main() -> None:
+def asked() -> argparse.Namespace:
+    """What the command line says, checked before any compute."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -89,6 +90,15 @@ def main() -> None:
     parser.add_argument("--precision", default="auto", help="of tune")
     parser.add_argument("--layout", default="auto", help="of tune")
     options = parser.parse_args()
+    if options.scratch_epochs < 0:
+        parser.error(f"--scratch-epochs is {options.scratch_epochs}; give 1 or more")
+    if options.scratch_epochs and "scratch" not in options.methods:
+        parser.error("--scratch-epochs is of method scratch alone; add it to --methods")
+    return options
+
+
+def main() -> None:
+    options = asked()
     torch.set_num_threads(options.threads)
     if options.command == "table":
         table(FOLDER, SPEED_UP, tuple(PEERS))
@@ -133,7 +143,7 @@ def run_at_once(options: argparse.Namespace) -> None:
         given = {
             "--epochs": options.epochs,
             "--images": options.images,
-            "--scratch-epochs": options.scratch_epochs,
+            "--scratch-epochs": options.scratch_epochs if method == "scratch" else 0,
             "--methods": method,
             "--seeds": seed,
             "--threads": options.threads,

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from prunus.train import TrainConfig
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"]
 PAGES += sorted([*(ROOT / "docs").rglob("*.md"), *(ROOT / "studies").rglob("*.md")])
@@ -265,6 +267,36 @@ def test_differences_to_the_better_peer_are_taken_seed_by_seed(
         (20, 220),
         (20, 20),
     ]
+
+
+def test_a_cell_of_resnet56_is_trained_again_for_more_epochs_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of 30 epochs is there; ``scratch`` is due 200 and the fine-tuning's 20."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    resnet56 = pytest.importorskip("resnet56", reason="needs torch-pruning")
+    monkeypatch.setattr(resnet56, "FOLDER", tmp_path)
+    begun: list[str] = []
+
+    def begin(self: object, method: str, seed: int) -> None:
+        begun.append(method)
+        raise RuntimeError("begun")
+
+    monkeypatch.setattr(resnet56.Bench, "cut", begin)
+    config = TrainConfig(epochs=20, lr=0.02)
+    monkeypatch.setattr(resnet56.Bench, "recipe", lambda *_: config)
+    bench = object.__new__(resnet56.Bench)
+    bench.images = 45_000
+    cell = tmp_path / "epochs20-images45000" / "scratch-seed0.json"
+    cell.parent.mkdir()
+    cell.write_text(json.dumps({"config": {"epochs": 30}}), encoding="utf-8")
+    for fewer in (10, 30):
+        bench.cell("scratch", 0, 20, fewer)
+    assert not begun
+    for more in (31, 0):
+        with pytest.raises(RuntimeError, match="begun"):
+            bench.cell("scratch", 0, 20, more)
+    assert begun == ["scratch", "scratch"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

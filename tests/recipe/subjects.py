@@ -12,6 +12,7 @@ from prunus.train import TrainConfig, fit
 from prunus.zoo import build
 
 FAST = LatencyOptions(repeats=30, warmup=1)
+SHORT = Train(epochs=1, lr=0.02, batch_size=32, precision="float32", layout="contiguous")
 STEPS: tuple[Step, ...] = (
     Prune(method="l1", target="macs=0.5"),
     Recalibrate(images=64),

@@ -32,9 +32,7 @@ from prunus.records import Comparison, RunRecord
 from prunus.report import comparison_rows, write_report
 from prunus.train import Execution, TrainConfig
 from tests.recipe import texts
-from tests.recipe.subjects import Killed, Killer, few_digits, trained_cnn
-
-SHORT = Train(epochs=1, lr=0.02, batch_size=32, precision="float32", layout="contiguous")
+from tests.recipe.subjects import SHORT, Killed, Killer, few_digits, trained_cnn
 
 
 def test_the_dense_network_is_measured_once() -> None:

@@ -42,13 +42,12 @@ from prunus.train import TrainConfig, evaluate, fit
 from prunus.zoo import build
 from tests.recipe.subjects import (
     FAST,
+    SHORT,
     STEPS,
     few_digits,
     same_state,
     trained_cnn,
 )
-
-SHORT = Train(epochs=1, lr=0.02, batch_size=32, precision="float32", layout="contiguous")
 
 
 def test_the_given_network_stays_as_it_was() -> None:

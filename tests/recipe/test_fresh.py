@@ -15,14 +15,13 @@ from prunus.recipe import (
 )
 from prunus.recipe.fresh import reinitialize_
 from tests.recipe.subjects import (
+    SHORT,
     Killed,
     Killer,
     few_digits,
     same_state,
     trained_cnn,
 )
-
-SHORT = Train(epochs=1, lr=0.02, batch_size=32, precision="float32", layout="contiguous")
 
 
 def test_scratch_keeps_no_weight_and_trains_its_own_epochs() -> None:

@@ -8,7 +8,6 @@ from prunus.recipe import (
     Prune,
     Recalibrate,
     Step,
-    Train,
     compress,
 )
 from prunus.recipe.execute import step_seed
@@ -19,8 +18,6 @@ from tests.recipe.subjects import (
     same_state,
     trained_cnn,
 )
-
-SHORT = Train(epochs=1, lr=0.02, batch_size=32, precision="float32", layout="contiguous")
 
 
 def test_a_network_that_was_not_cut_keeps_its_batch_norm_statistics() -> None:

@@ -37,7 +37,7 @@ def test_equal_means_are_no_lead(scored):
     # 0.90 + 0.91 + 0.92 and 3 x 0.91: one mean, in another order of rounding
     first = [scored("a", seed, value) for seed, value in enumerate((0.90, 0.91, 0.92))]
     rows, told, _ = said(*first, *(scored("b", seed, 0.91) for seed in range(3)))
-    assert told[0].endswith("; b scores the same.") and "lead" not in told[0]
+    assert told[0].endswith("; b (91.00 %) scores the same.") and "lead" not in told[0]
     assert not any(row.bold for row in rows)
 
 
@@ -48,6 +48,14 @@ def test_a_row_that_is_named_by_its_test_score_is_said_to_have_luck(scored):
     assert "test split, where the best of 3 is in part the luckiest" in luck
     _, _, warnings = said(scored("a", 0, 0.8), scored("a", 1, 0.9))  # nothing to choose from
     assert not any("luckiest" in warning for warning in warnings)
+
+
+def test_a_lead_that_the_table_rounds_away_shows_in_the_sentence(scored):
+    # 99.5±0.2 beside 99.4±0.2 in the terminal, of one decimal
+    runs = [scored("a", seed, 0.9938 + 0.0016 * seed) for seed in range(3)]
+    _, told, _ = said(*runs, *(scored("b", seed, 0.9921 + 0.0015 * seed) for seed in range(3)))
+    assert "a, top-1 99.54 ± 0.16 % after training" in told[0]
+    assert told[0].endswith("its lead over b (99.36 ± 0.15 %) exceeds the spread of the seeds.")
 
 
 def test_seeds_that_change_nothing_are_one_measurement(scored):
@@ -76,7 +84,7 @@ def test_a_lead_over_a_network_that_was_not_trained_names_its_stage(scored):
     runs += [scored("b", seed, 0.90, stage="after_recalibration") for seed in range(3)]
     _, told, _ = said(*runs)
     assert told[0].endswith(
-        "its lead over b (after recalibration) exceeds the spread of the seeds."
+        "its lead over b (after recalibration, 90.00 %) exceeds the spread of the seeds."
     )
 
 

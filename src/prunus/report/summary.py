@@ -165,7 +165,7 @@ def _sentence(comparison: Comparison, rows: Sequence[Row], target: str) -> str:
         points = f"{100 * change:+.2f} points" if style is Style.PERCENT else f"{change:+.4f}"
         text += f" (dense {format_value(dense, style)}, {points})"
     text += _costs(best)
-    text += "; " + _certainty(rivals, scored, winner)
+    text += "; " + _certainty(rivals, scored, winner, style)
     if best.kind == "null":
         text += "; it is a null baseline, which every method has to beat"
     if best.certificate is not None and not best.certificate.passed:
@@ -189,15 +189,18 @@ def _costs(row: Row) -> str:
     return text
 
 
-def _certainty(rivals: Sequence[Row], scored: dict[int, Stat], winner: int) -> str:
+def _certainty(rivals: Sequence[Row], scored: dict[int, Stat], winner: int, style: Style) -> str:
     others = {i: stat for i, stat in scored.items() if i != winner}
     if not others:
         return "no other method was measured"
     second = max(others, key=lambda i: others[i].mean)
     name, stage = printable(rivals[second].method), rivals[second].final_stage
+    # With its score: the terminal's table has one decimal less, where a lead may not show.
+    about = [format_value(others[second], style)]
     if stage != rivals[winner].final_stage:
         # Not the same treatment: a network that was trained on leads one that was not.
-        name += f" ({STAGES[stage]})"
+        about.insert(0, STAGES[stage])
+    name += f" ({', '.join(about)})"
     if math.isclose(scored[winner].mean, others[second].mean, rel_tol=_ROUNDING):
         return f"{name} scores the same"
     if min(scored[winner].n, others[second].n) < MIN_SEEDS:

@@ -1,4 +1,4 @@
-"""Small transformers from random configs, built where the transformers package is installed."""
+"""Where a store is, and small transformers from random configs where that package is installed."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+
+from prunus.candidates.store import STORE_FILE
 
 Built = tuple[nn.Module, Mapping[str, torch.Tensor]]
 
@@ -25,3 +27,8 @@ def architectures(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Built]:
         return network, inputs
 
     return build
+
+
+@pytest.fixture
+def store_path(tmp_path: Path) -> Path:
+    return tmp_path / STORE_FILE

@@ -1,8 +1,8 @@
-"""Candidates in, scores out: what is computed, how often, and what survives."""
+"""The engine on scripted scores, a number per image: what it looks at, ranks and remembers."""
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,38 +15,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn.functional import log_softmax
 
-from prunus.candidates import Candidate, Engine, Scored, Scoring, ranked
+from prunus.candidates import Candidate, Engine, Scoring, ranked
 from prunus.candidates.execution import ScoringExecution as Execution
-from prunus.candidates.scorer import Images, Scorer
+from prunus.candidates.scorer import Images
 from prunus.candidates.serial import SerialExecutor
 from prunus.candidates.store import STORE_FILE, Store
 from prunus.candidates.task import Result, Task
-from prunus.candidates.workplace import Workplace, gather_images, spread_order
-from prunus.compute import Compute
-from prunus.data import DataSplits
-from prunus.errors import InputError
-from prunus.graph import Trace, cut, trace
-from prunus.graph.inputs import call
-from prunus.method import Budget, Context
+from prunus.candidates.workplace import Workplace
+from prunus.graph import Trace, trace
 from prunus.plan import KeepChannels
-from prunus.train import evaluate, recalibrate_batch_norm_
-from tests.candidates.subjects import bits_of, unchanged
-from tests.helpers import all_but, chain, enliven_, images, random_choice
-from tests.recipe.subjects import Killed, Killer, few_digits, trained_cnn
-
-PLAIN = Compute(precision="float32", layout="contiguous", batch_size=16)
-SMALL = Scoring(
-    images=64,
-    calibration_images=128,
-    first_images=16,
-    quick_images=32,
-    quick_calibration_images=64,
-)
-
-
-# Scripted scores: a network per choice of units, a number per image
+from tests.candidates.engines import PLAIN, SMALL, summary
+from tests.helpers import all_but, chain, enliven_, images
+from tests.recipe.subjects import Killed, Killer
 
 
 @cache
@@ -150,10 +131,6 @@ def several() -> list[Candidate]:
     """Sixteen, of which the first is best and the last worst."""
     first = [(), (0,), (1,), (0, 1)]
     return [candidate(*a, later=b) for b in ((), (0,), (0, 1), (0, 1, 2)) for a in first]
-
-
-def summary(scored: Sequence[Scored]) -> list[tuple[Any, ...]]:
-    return [(s.key, s.fitness, s.kl, s.loss, s.top1, s.images, s.complete) for s in scored]
 
 
 def test_every_candidate_is_seen_on_all_images_where_no_best_are_wanted() -> None:
@@ -330,11 +307,6 @@ def test_broken_candidates_are_last_and_all_numbers_finite() -> None:
 # What survives
 
 
-@pytest.fixture
-def store_path(tmp_path: Path) -> Path:
-    return tmp_path / STORE_FILE
-
-
 def test_second_engine_computes_nothing_again(store_path: Path) -> None:
     for top in (3, None):
         first, second = Scripted(), Scripted()
@@ -457,222 +429,3 @@ def test_forget_without_a_store_begins_anew() -> None:
     assert engine.evaluations == 0
     engine.score(several())
     assert len(scorer.tasks) == 32
-
-
-# The real thing
-
-
-@cache
-def digits() -> DataSplits:
-    return few_digits()
-
-
-def context(network: nn.Module | None = None, **given: Any) -> Context:
-    network = trained_cnn() if network is None else network
-    found = trace(network, images(2, 1, 8, 8), verify=False)
-    defaults: dict[str, Any] = {
-        "budget": Budget.parse("macs=0.5"),
-        "seed": 0,
-        "train": digits().train,
-        "search": digits().search,
-        "compute": PLAIN,
-    }
-    return Context(network=network, trace=found, **(defaults | given))
-
-
-def real_candidates(found: Trace, count: int = 6) -> list[Candidate]:
-    some = [Candidate(random_choice(found, seed, 0.8)) for seed in range(count - 1)]
-    shared = {"conv2": some[0].choice["conv2"], "conv4": some[1].choice["conv4"]}
-    return [*some, Candidate(shared)]
-
-
-@pytest.mark.parametrize("memory_mb", [0, 256])
-def test_scores_are_those_of_cut_recalibrated_evaluated_networks(memory_mb: int) -> None:
-    """And KL is to the original where the network is not it."""
-    original = trained_cnn()
-    network = enliven_(trained_cnn(), 5)
-    given_one = context(
-        network, original=original, compute=PLAIN.model_copy(update={"memory_mb": memory_mb})
-    )
-    some = real_candidates(given_one.trace)
-    scoring = Scoring(images=10_000, calibration_images=128)
-    with Engine.open(given_one, scoring) as engine:
-        scored = engine.score(some)
-    (inputs, _), *_ = digits().search.batches(64)
-    p = log_softmax(call(original, inputs).double(), 1).exp()
-    for found in scored:
-        small = cut(network, given_one.trace.plan(found.candidate.choice))
-        recalibrate_batch_norm_(small, digits().train, images=128, seed=0)
-        expected = evaluate(small, digits().search)
-        q = log_softmax(call(small, inputs).double(), 1)
-        assert found.complete and found.images == 64
-        assert found.top1 == pytest.approx(expected.top1, abs=1.01 / 64)
-        assert found.loss == pytest.approx(expected.loss, rel=1e-4)
-        assert found.kl == pytest.approx(float((p * (p.log() - q)).sum(1).mean()), rel=1e-3)
-
-
-@pytest.mark.parametrize("top", [None, 2])
-def test_order_of_candidates_does_not_matter(top: int | None) -> None:
-    given_one = context()
-    some = real_candidates(given_one.trace)
-    with Engine.open(given_one, SMALL) as engine:
-        expected = engine.score(some, top)
-    for order in (some[::-1],):
-        with Engine.open(context(), SMALL) as engine:
-            found = engine.score(order, top)
-        assert sorted(summary(found)) == sorted(summary(expected))
-
-
-def test_resumed_engine_gives_the_same_and_computes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given_one = replace(context(), folder=tmp_path)
-    some = real_candidates(given_one.trace)
-    with Engine.open(given_one, SMALL) as engine:
-        expected = engine.score(some, top=2)
-    with monkeypatch.context() as patch:
-        patch.setattr(Scorer, "__call__", None)
-        with Engine.open(replace(context(), folder=tmp_path), SMALL) as engine:
-            found = engine.score(some, top=2)
-    assert summary(found) == summary(expected)
-    with Engine.open(given_one, SMALL), pytest.raises(InputError):
-        Engine.open(given_one, SMALL)  # one at a time
-
-
-CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "network": ({"network": None}, {}),
-    "original": ({"original": None}, {}),
-    "seed": ({"seed": 1}, {}),
-    "calibration": ({}, {"calibration_images": 64}),
-    "quick calibration": ({}, {"quick_calibration_images": 32}),
-    "images": ({}, {"images": 48}),
-    "batch": ({"compute": PLAIN.model_copy(update={"batch_size": 32})}, {}),
-    "layout": ({"compute": PLAIN.model_copy(update={"layout": "channels_last"})}, {}),
-}
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_folder_of_another_search_is_refused(change: str, tmp_path: Path) -> None:
-    """All that decides a stored number."""
-    given_one = replace(context(), folder=tmp_path)
-    with Engine.open(given_one, SMALL) as engine:
-        engine.score([Candidate({})])
-    other, scoring = CHANGES[change]
-    if "network" in other or "original" in other:
-        other = {next(iter(other)): enliven_(trained_cnn(), 7)}
-    with pytest.raises(InputError):
-        Engine.open(replace(given_one, **other), SMALL.model_copy(update=scoring))
-
-
-@pytest.mark.parametrize(
-    "scoring",
-    [{"fitness": "accuracy"}, {"first_images": 32}, {"growth": 3.0}, {"quick_images": 16}],
-)
-def test_what_decides_no_number_may_change(scoring: dict[str, Any], tmp_path: Path) -> None:
-    given_one = replace(context(), folder=tmp_path)
-    some = real_candidates(given_one.trace)
-    with Engine.open(given_one, SMALL) as engine:
-        engine.score(some, top=1)
-    changed = SMALL.model_copy(update=scoring)
-    with Engine.open(given_one, changed) as engine:
-        found = engine.score(some, top=1)
-    with Engine.open(context(), changed) as engine:
-        assert ranked(found)[0].key == ranked(engine.score(some, top=1))[0].key
-
-
-def test_missing_data_is_named_and_the_folder_stays_free(tmp_path: Path) -> None:
-    given_one = replace(context(), folder=tmp_path)
-    for name in ("train", "search"):
-        missing: dict[str, Any] = {name: None}
-        with pytest.raises(InputError, match=f"{name}="):
-            Engine.open(replace(given_one, **missing), SMALL)
-    with pytest.raises(InputError):
-        Engine.open(
-            replace(given_one, network=nn.Sequential(), original=trained_cnn(), source=None), SMALL
-        ).score([Candidate({"nowhere": np.ones(3, dtype=bool)})])
-
-
-def test_nothing_of_the_caller_changes() -> None:
-    """Weights, modes of the original, the random state, and the number of threads."""
-    original, network = trained_cnn().train(), trained_cnn()
-    original.get_submodule("bn2").eval()
-    modes = [m.training for m in original.modules()]
-    before, original_before = bits_of(network), bits_of(original)
-    state, threads = torch.get_rng_state(), torch.get_num_threads()
-    given_one = context(
-        network,
-        original=original,
-        compute=PLAIN.model_copy(update={"threads": 2, "layout": "auto"}),
-    )
-    with Engine.open(given_one, SMALL) as engine:
-        engine.score(real_candidates(given_one.trace), top=2)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.get_num_threads() == threads
-    assert unchanged(network, before)
-    assert unchanged(original, original_before)
-    assert [m.training for m in original.modules()] == modes
-
-
-def test_modes_of_the_network_stay() -> None:
-    network = trained_cnn().train()
-    network.get_submodule("bn2").eval()
-    modes, before = [m.training for m in network.modules()], bits_of(network)
-    with Engine.open(replace(context(trained_cnn()), network=network), SMALL) as engine:
-        engine.score([Candidate({})])
-    assert [m.training for m in network.modules()] == modes
-    assert unchanged(network, before)
-
-
-@pytest.mark.slow
-def test_processes_give_what_the_serial_run_gives() -> None:
-    given_one = context(compute=PLAIN.model_copy(update={"threads": 1}))
-    some = real_candidates(given_one.trace)
-    with Engine.open(given_one, SMALL) as engine:
-        expected = engine.score(some, top=2)
-    two = Compute(**(given_one.compute.model_dump() | {"engine": "processes", "workers": 2}))
-    for source in (None, "digits_cnn"):
-        from prunus.records import Source
-
-        named = None if source is None else Source(model=source)
-        with Engine.open(replace(given_one, compute=two, source=named), SMALL) as engine:
-            found = engine.score(some, top=2)
-        assert summary(found) == summary(expected)
-
-
-# The order of images
-
-
-@given(st.integers(1, 300), st.integers(0, 100))
-def test_every_beginning_is_spread_evenly(count: int, seed: int) -> None:
-    """Any first n of the images leave no gap much wider than one of count / n."""
-    values = torch.from_numpy(np.random.default_rng(seed).permutation(count).astype(np.float64))
-    order = spread_order(values)
-    assert sorted(order.tolist()) == list(range(count))
-    for n in range(1, count + 1):
-        ranks = np.sort(values[order[:n]].numpy())
-        gaps = np.diff(np.concatenate([[-1.0], ranks, [float(count)]]))
-        assert gaps.max() <= 2 * count / n + 2
-
-
-def test_images_keep_their_labels_and_logits() -> None:
-    given_one = context()
-    held = gather_images(given_one, SMALL)
-    logits = call(given_one.network, held.search)
-    assert torch.allclose(logits, held.reference, atol=1e-5)
-    pairs = {(x.numpy().tobytes(), int(y)) for x, y in zip(held.search, held.labels, strict=True)}
-    (inputs, labels), *_ = digits().search.batches(64)
-    assert pairs == {(x.numpy().tobytes(), int(y)) for x, y in zip(inputs, labels, strict=True)}
-    entropy = -(log_softmax(logits.double(), 1).exp() * log_softmax(logits.double(), 1)).sum(1)
-    np.testing.assert_array_equal(
-        np.argsort(held.difficulty.numpy(), kind="stable")[:5],
-        np.argsort((entropy * 1e4).round().numpy(), kind="stable")[:5],
-    )
-
-
-def test_beginnings_are_as_hard_as_the_whole_on_average() -> None:
-    """A beginning that takes the easiest of every stretch would be too easy."""
-    difficulty = torch.from_numpy(np.random.default_rng(0).lognormal(0.0, 1.5, 2000))
-    order = spread_order(difficulty)
-    whole = float(difficulty.mean())
-    for first in (64, 128, 256, 512):
-        assert float(difficulty[order[:first]].mean()) == pytest.approx(whole, rel=0.15)

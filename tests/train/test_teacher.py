@@ -1,17 +1,15 @@
-"""Distillation inside a training: what the teacher says, when it is asked, and what is kept."""
+"""The teacher's logits in a training: what they are, when it is asked, and what is kept."""
 
-import copy
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 
-from prunus.data import SearchSplit, TrainSplit, UnlabeledSplit
+from prunus.data import SearchSplit, TrainSplit
 from prunus.errors import PrunusError
-from prunus.train import Execution, TrainConfig, fit
+from prunus.train import Execution, fit
 from prunus.train.checkpoint import teacher_digest
 from prunus.train.teacher import Teaching
 from tests.train.fakes import (
@@ -19,76 +17,27 @@ from tests.train.fakes import (
     FloatStore,
     StackNet,
     Steps,
-    hooks_of_a_reading,
     inputs_of,
     same_state,
-    samples,
     search_digits,
-    settings,
     small_cnn,
     texts,
-    tiny_bert,
     train_digits,
 )
-
-CPU = torch.device("cpu")
-PLAIN = Execution("float32", "contiguous")
-PROBED = 2
-"""Samples on which student and teacher are compared before the training."""
-
-
-def taught(**changes: object) -> TrainConfig:
-    return settings(**{"distill_alpha": 0.5, "augment": False, "epochs": 3, **changes})
-
-
-def points(count: int, seed: int, labels: Tensor | None = None, classes: int = 2) -> TrainSplit:
-    """Samples of 20 features; whether the sum of the first three is positive is the class."""
-    values = torch.randn(count, 20, generator=torch.Generator().manual_seed(seed))
-    if labels is None:
-        labels = (values[:, :3].sum(1) > 0).long()
-    return TrainSplit(samples(values, labels, num_classes=classes))
-
-
-def unlabeled(count: int, seed: int) -> UnlabeledSplit:
-    return UnlabeledSplit(points(count, seed, torch.full((count,), -1)).samples)
-
-
-def searched(count: int, seed: int) -> SearchSplit:
-    return SearchSplit(points(count, seed).samples)
-
-
-def mlp(seed: int, classes: int = 2) -> nn.Sequential:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, classes))
-
-
-def sure_teacher() -> nn.Linear:
-    """Knows the rule of ``points``."""
-    teacher = nn.Linear(20, 2)
-    with torch.no_grad():
-        teacher.bias.zero_()
-        teacher.weight.zero_()
-        teacher.weight[1, :3] = 3
-        teacher.weight[0, :3] = -3
-    return teacher
-
-
-class Asked(nn.Module):
-    """Keeps what it is asked, in the order of the questions."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.rows: list[Tensor] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.rows += list(x)
-        out: Tensor = self.network(x)
-        return out
-
-
-# -- the teacher's logits -----------------------------------------------------------------------
+from tests.train.teaching import (
+    CPU,
+    PLAIN,
+    PROBED,
+    Asked,
+    layered_splits,
+    mlp,
+    points,
+    searched,
+    sure_teacher,
+    taught,
+    teaching,
+    unlabeled,
+)
 
 
 def test_cached_teacher_sees_every_sample_once() -> None:
@@ -146,9 +95,6 @@ def test_cached_logits_are_those_of_the_right_texts() -> None:
     assert (trained[0] - trained[1]).abs().max() < 1e-6
 
 
-# -- logits kept in a folder --------------------------------------------------------------------
-
-
 def distil(store: Path, teacher: nn.Module, **changes: object) -> nn.Module:
     student = mlp(0)
     fit(
@@ -199,17 +145,6 @@ def test_a_damaged_file_of_logits_is_named(tmp_path: Path) -> None:
         distil(tmp_path, sure_teacher())
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-# -- samples without labels ---------------------------------------------------------------------
-
-
-def teaching(student: nn.Module, teacher: nn.Module, config: TrainConfig) -> Teaching:
-    """Ready to be asked for a loss, on texts where there are layers."""
-    found = Teaching(student, teacher.eval(), config, PLAIN, CPU)
-    sample = TEXT_SAMPLE if config.teaches_layers else torch.zeros(2, 20)
-    found.prepare(sample, [], seed=0)
-    return found
 
 
 def soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -325,120 +260,6 @@ def test_a_student_learns_more_from_a_teacher_on_samples_without_labels_than_alo
     assert min(gains) > 0.05
 
 
-# -- layers -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("how", ["uniform", "last"])
-def test_loss_between_layers_is_that_of_the_states_that_transformers_reports(how: str) -> None:
-    student, teacher = tiny_bert(layers=2), tiny_bert(layers=4)
-    with torch.no_grad():
-        for parameter in student.parameters():
-            parameter.mul_(1.1)
-    config = taught(distill_alpha=0, distill_hidden=0.5, distill_attention=2.0, distill_layers=how)
-    labels = torch.tensor([0, 1])
-    found = teaching(student, teacher, config).loss(TEXT_SAMPLE, labels, torch.arange(2), "train")
-    with torch.no_grad():
-        mine, theirs = (
-            net(**TEXT_SAMPLE, output_hidden_states=True, output_attentions=True)
-            for net in (student, teacher)
-        )
-    at = [1, 3] if how == "uniform" else [2, 3]
-    hidden, attention = [], []
-    for own, other in enumerate(at):
-        # Text 0 has 3 tokens, text 1 has 2: their states and pairs, cut out by hand.
-        states = mine.hidden_states[own + 1] - theirs.hidden_states[other + 1]
-        hidden.append(torch.cat([states[0], states[1, :2]]).square().mean())
-        pairs = mine.attentions[own] - theirs.attentions[other]
-        cut = torch.cat([pairs[0].flatten(), pairs[1, :, :2, :2].flatten()])
-        attention.append(cut.square().mean())
-    expected = cross_entropy(mine.logits, labels)
-    expected = expected + 0.5 * torch.stack(hidden).mean() + 2 * torch.stack(attention).mean()
-    torch.testing.assert_close(found, expected)
-    assert torch.stack(attention).mean() > 1e-4
-
-
-def layered_splits() -> tuple[TrainSplit, SearchSplit, UnlabeledSplit]:
-    none = torch.full((40,), -1)
-    return (
-        TrainSplit(texts(70, seed=0)),
-        SearchSplit(texts(40, seed=1)),
-        UnlabeledSplit(texts(40, seed=2, labels=none)),
-    )
-
-
-def test_hidden_states_of_the_teacher_are_learned_through_a_projection() -> None:
-    train, search, _ = layered_splits()
-    teacher, twin = StackNet(8, 4, seed=1), StackNet(8, 4, seed=1)
-    student = StackNet(4, 2, seed=0)
-    config = taught(distill_alpha=0, distill_hidden=10.0, epochs=30, optimizer="adamw", lr=0.02)
-    result = fit(student, train, search, config, seed=0, teacher=teacher)
-    losses = [point.values["train_loss"] for point in result.history]
-    assert losses[-1] < losses[0] / 2
-    assert student.state_dict().keys() == StackNet(4, 2, seed=0).state_dict().keys()
-    assert same_state(teacher, twin)
-    assert teacher.training
-
-
-def test_attention_of_the_teacher_is_learned() -> None:
-    train, search, _ = layered_splits()
-    teacher, student = tiny_bert(), tiny_bert()
-    with torch.no_grad():
-        for parameter in student.parameters():
-            parameter.mul_(0.5)
-    config = taught(distill_alpha=0, distill_attention=100.0, epochs=10, optimizer="adamw", lr=0.02)
-    result = fit(student, train, search, config, seed=0, teacher=teacher)
-    losses = [point.values["train_loss"] for point in result.history]
-    assert losses[-1] < 0.8 * losses[0]
-
-
-def test_the_projection_is_of_the_seed_alone() -> None:
-    drawn = []
-    for seed, before in ((0, 1), (0, 2), (1, 1)):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(before)
-            found = Teaching(
-                StackNet(4, 2, seed=0),
-                StackNet(8, 2, seed=1),
-                taught(distill_hidden=1.0),
-                PLAIN,
-                CPU,
-            )
-            state = torch.get_rng_state()
-            found.prepare(TEXT_SAMPLE, [], seed)
-            assert torch.equal(torch.get_rng_state(), state)
-        drawn.append(found.projection.state_dict()["weight"])
-    assert drawn[0].shape == (8, 4)
-    assert torch.equal(drawn[0], drawn[1])
-    assert not torch.equal(drawn[0], drawn[2])
-
-
-def test_no_projection_where_widths_agree() -> None:
-    found = teaching(StackNet(8, 2, seed=0), StackNet(8, 4, seed=1), taught(distill_hidden=1.0))
-    assert isinstance(found.projection, nn.Identity)
-
-
-def test_clipping_bounds_the_projections_step_too() -> None:
-    # Plain SGD at lr 1 moves all that is trained, together, by no more than the clipped norm.
-    train, search, _ = layered_splits()
-    student = StackNet(4, 2, seed=0)
-    config = taught(
-        distill_hidden=1e4, grad_clip=0.01, lr=1.0, epochs=1, batch_size=70, momentum=0,
-        weight_decay=0, warmup_fraction=0,
-    )  # fmt: skip
-    moved: list[float] = []
-    before = nn.utils.parameters_to_vector(StackNet(4, 2, seed=0).parameters())
-
-    def measure(module: nn.Module) -> None:
-        moved.append((nn.utils.parameters_to_vector(module.parameters()) - before).norm().item())
-
-    fit(student, train, search, config, seed=0, teacher=StackNet(8, 2, seed=1), after_step=measure)
-    # The student's share of the gradient is less than the whole.
-    assert 0 < moved[0] < 0.01 * (1 - 1e-3)
-
-
-# -- resumption ---------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("changes", "more"),
     [
@@ -481,147 +302,12 @@ def test_resumed_distillation_ends_with_the_same_weights(
     assert same_state(again, straight)
 
 
-def test_checkpoint_with_other_unlabeled_samples_or_teacher_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "training.pt"
-
-    def run(teacher: nn.Module, more: UnlabeledSplit | None) -> None:
-        fit(
-            mlp(0), points(40, 0), searched(20, 2), taught(epochs=1), seed=0,
-            teacher=teacher, unlabeled=more, checkpoint=path,
-        )  # fmt: skip
-
-    run(sure_teacher(), unlabeled(20, 1))
-    for more, named in (
-        (unlabeled(20, 2), "data"),
-        (unlabeled(21, 1), "samples"),
-        (None, "samples"),
-    ):
-        with pytest.raises(PrunusError, match=f"unlabeled {named}"):
-            run(sure_teacher(), more)
-    with pytest.raises(PrunusError, match="teacher weights"):
-        run(mlp(5), unlabeled(20, 1))
-
-
-# -- refusals -----------------------------------------------------------------------------------
-
-
-def no_stack() -> tuple[nn.Module, nn.Module]:
-    return StackNet(4, 2, seed=0), Mean()
-
-
-class Mean(nn.Module):
-    """Answers texts without any stack of layers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(20, 2)
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
-        del attention_mask
-        return SimpleNamespace(logits=self.embedding(input_ids).mean(dim=1))
-
-
-@pytest.mark.parametrize(
-    ("student", "teacher", "changes", "named"),
-    [
-        (StackNet(4, 2, seed=0), Mean(), {"distill_hidden": 1.0}, "Mean has none"),
-        (Mean(), StackNet(4, 2, seed=0), {"distill_hidden": 1.0}, "Mean has none"),
-        (StackNet(4, 2, seed=0), StackNet(4, 2, seed=1), {"distill_attention": 1.0}, "takes no"),
-    ],
-    ids=["teacher without stack", "student without stack", "no attention"],
-)
-def test_layers_that_cannot_be_compared_are_refused_before_training(
-    student: nn.Module, teacher: nn.Module, changes: dict[str, object], named: str
-) -> None:
-    refused(student, teacher, taught(**changes), named)
-
-
-@pytest.mark.parametrize(
-    ("attention", "heads", "named"),
-    [("eager", 4, "4 heads, the teacher 2"), ("sdpa", 2, "attn_implementation='eager'")],
-)
-def test_attention_that_cannot_be_compared_is_refused_before_training(
-    attention: str, heads: int, named: str
-) -> None:
-    config = taught(distill_attention=1.0)
-    refused(tiny_bert(attention, heads=heads), tiny_bert(), config, named)
-
-
-def refused(student: nn.Module, teacher: nn.Module, config: TrainConfig, named: str) -> None:
-    """In one line, with nothing trained and nothing left behind."""
-    train, search, _ = layered_splits()
-    before, steps = copy.deepcopy(student), Steps()
-    flags = [module.training for module in student.modules()]
-    with pytest.raises(PrunusError, match=named) as caught:
-        fit(student, train, search, config, seed=0, teacher=teacher, progress=steps)
-    assert "\n" not in str(caught.value)
-    assert steps.total == 0
-    assert same_state(student, before)
-    assert [module.training for module in student.modules()] == flags
-    assert not hooks_of_a_reading(student)
-    assert not hooks_of_a_reading(teacher)
-
-
-def test_teacher_of_other_classes_is_refused_before_it_sees_all_samples() -> None:
-    teacher = Asked(mlp(1, classes=3))
-    with pytest.raises(PrunusError, match="same classes"):
-        fit(mlp(0), points(70, 0), searched(20, 2), taught(), seed=0, teacher=teacher)
-    assert len(teacher.rows) == PROBED
-
-
-def test_teacher_of_other_classes_may_teach_its_layers() -> None:
-    train, search, _ = layered_splits()
-    teacher = StackNet(8, 2, seed=1)
-    teacher.head = nn.Linear(8, 5)
-    config = taught(distill_alpha=0, distill_hidden=1.0, epochs=1)
-    assert fit(StackNet(4, 2, seed=0), train, search, config, seed=0, teacher=teacher).history
-
-
-def test_samples_without_labels_need_the_teachers_logits() -> None:
-    train, search, more = layered_splits()
-    config = taught(distill_alpha=0, distill_hidden=1.0)
-    with pytest.raises(PrunusError, match="set distill_alpha"):
-        fit(
-            StackNet(4, 2, seed=0), train, search, config, seed=0,
-            teacher=StackNet(4, 2, seed=1), unlabeled=more,
-        )  # fmt: skip
-
-
-def test_only_a_split_without_labels_is_taken_for_one() -> None:
-    search = searched(20, 2)
-    with pytest.raises(PrunusError, match="unlabeled is a search split"):
-        fit(
-            mlp(0), points(40, 0), search, taught(), seed=0, teacher=sure_teacher(),
-            unlabeled=search,  # type: ignore[arg-type]  # so
-        )  # fmt: skip
-    assert isinstance(search.samples.store, FloatStore)
-    assert search.samples.store.sizes == []
-
-
 def test_batch_norm_of_the_student_is_not_moved_by_the_comparison() -> None:
     student, twin = small_cnn(), small_cnn()
     found = Teaching(student, small_cnn(seed=1).eval(), taught(), PLAIN, CPU)
     found.prepare(next(iter(train_digits(0, 2).batches(2)))[0], [], seed=0)
     assert same_state(student, twin)
     assert student.training
-
-
-@pytest.mark.parametrize("how", ["uniform", "last"])
-def test_the_only_layer_of_a_student_learns_from_the_teachers_last(how: str) -> None:
-    student, teacher = StackNet(4, 1, seed=0), StackNet(4, 3, seed=1)
-    config = settings(distill_hidden=1.0, distill_layers=how)
-    teaching = Teaching(student, teacher.eval(), config, PLAIN, CPU)
-    teaching.prepare(TEXT_SAMPLE, [], seed=0)
-    labels = torch.tensor([0, 1])
-    found = teaching.loss(TEXT_SAMPLE, labels, torch.arange(2), "train")
-    mine = student.layers[0](student.embedding(TEXT_SAMPLE["input_ids"]))
-    theirs = teacher.embedding(TEXT_SAMPLE["input_ids"])
-    for layer in teacher.layers:
-        theirs = layer(theirs)
-    known = TEXT_SAMPLE["attention_mask"] == 1
-    distance = (mine - theirs)[known].square().mean()
-    expected = cross_entropy(student(**TEXT_SAMPLE).logits, labels) + distance
-    torch.testing.assert_close(found, expected)
 
 
 def test_images_are_distilled_with_what_is_known_of_them() -> None:

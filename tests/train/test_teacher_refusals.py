@@ -1,0 +1,133 @@
+"""Distillations that cannot be are refused before anything is trained."""
+
+import copy
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from torch import Tensor, nn
+
+from prunus.data import UnlabeledSplit
+from prunus.errors import PrunusError
+from prunus.train import TrainConfig, fit
+from tests.train.fakes import (
+    FloatStore,
+    StackNet,
+    Steps,
+    hooks_of_a_reading,
+    same_state,
+    tiny_bert,
+)
+from tests.train.teaching import (
+    PROBED,
+    Asked,
+    layered_splits,
+    mlp,
+    points,
+    searched,
+    sure_teacher,
+    taught,
+    unlabeled,
+)
+
+
+def test_checkpoint_with_other_unlabeled_samples_or_teacher_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "training.pt"
+
+    def run(teacher: nn.Module, more: UnlabeledSplit | None) -> None:
+        fit(
+            mlp(0), points(40, 0), searched(20, 2), taught(epochs=1), seed=0,
+            teacher=teacher, unlabeled=more, checkpoint=path,
+        )  # fmt: skip
+
+    run(sure_teacher(), unlabeled(20, 1))
+    for more, named in (
+        (unlabeled(20, 2), "data"),
+        (unlabeled(21, 1), "samples"),
+        (None, "samples"),
+    ):
+        with pytest.raises(PrunusError, match=f"unlabeled {named}"):
+            run(sure_teacher(), more)
+    with pytest.raises(PrunusError, match="teacher weights"):
+        run(mlp(5), unlabeled(20, 1))
+
+
+class Mean(nn.Module):
+    """Answers texts without any stack of layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(20, 2)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
+        del attention_mask
+        return SimpleNamespace(logits=self.embedding(input_ids).mean(dim=1))
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "changes", "named"),
+    [
+        (StackNet(4, 2, seed=0), Mean(), {"distill_hidden": 1.0}, "Mean has none"),
+        (Mean(), StackNet(4, 2, seed=0), {"distill_hidden": 1.0}, "Mean has none"),
+        (StackNet(4, 2, seed=0), StackNet(4, 2, seed=1), {"distill_attention": 1.0}, "takes no"),
+    ],
+    ids=["teacher without stack", "student without stack", "no attention"],
+)
+def test_layers_that_cannot_be_compared_are_refused_before_training(
+    student: nn.Module, teacher: nn.Module, changes: dict[str, object], named: str
+) -> None:
+    refused(student, teacher, taught(**changes), named)
+
+
+@pytest.mark.parametrize(
+    ("attention", "heads", "named"),
+    [("eager", 4, "4 heads, the teacher 2"), ("sdpa", 2, "attn_implementation='eager'")],
+)
+def test_attention_that_cannot_be_compared_is_refused_before_training(
+    attention: str, heads: int, named: str
+) -> None:
+    config = taught(distill_attention=1.0)
+    refused(tiny_bert(attention, heads=heads), tiny_bert(), config, named)
+
+
+def refused(student: nn.Module, teacher: nn.Module, config: TrainConfig, named: str) -> None:
+    """In one line, with nothing trained and nothing left behind."""
+    train, search, _ = layered_splits()
+    before, steps = copy.deepcopy(student), Steps()
+    flags = [module.training for module in student.modules()]
+    with pytest.raises(PrunusError, match=named) as caught:
+        fit(student, train, search, config, seed=0, teacher=teacher, progress=steps)
+    assert "\n" not in str(caught.value)
+    assert steps.total == 0
+    assert same_state(student, before)
+    assert [module.training for module in student.modules()] == flags
+    assert not hooks_of_a_reading(student)
+    assert not hooks_of_a_reading(teacher)
+
+
+def test_teacher_of_other_classes_is_refused_before_it_sees_all_samples() -> None:
+    teacher = Asked(mlp(1, classes=3))
+    with pytest.raises(PrunusError, match="same classes"):
+        fit(mlp(0), points(70, 0), searched(20, 2), taught(), seed=0, teacher=teacher)
+    assert len(teacher.rows) == PROBED
+
+
+def test_samples_without_labels_need_the_teachers_logits() -> None:
+    train, search, more = layered_splits()
+    config = taught(distill_alpha=0, distill_hidden=1.0)
+    with pytest.raises(PrunusError, match="set distill_alpha"):
+        fit(
+            StackNet(4, 2, seed=0), train, search, config, seed=0,
+            teacher=StackNet(4, 2, seed=1), unlabeled=more,
+        )  # fmt: skip
+
+
+def test_only_a_split_without_labels_is_taken_for_one() -> None:
+    search = searched(20, 2)
+    with pytest.raises(PrunusError, match="unlabeled is a search split"):
+        fit(
+            mlp(0), points(40, 0), search, taught(), seed=0, teacher=sure_teacher(),
+            unlabeled=search,  # type: ignore[arg-type]  # so
+        )  # fmt: skip
+    assert isinstance(search.samples.store, FloatStore)
+    assert search.samples.store.sizes == []

@@ -119,12 +119,18 @@ def _multiplies_bytes(cell: dict[str, Any]) -> bool:
 
 
 def _unmeasured(rows: Rows) -> list[str]:
-    """Methods of the study without any cell, network by network."""
+    """Methods of the study without any cell, or without any of some rounds, network by network."""
+    paper = _neighbour("paper")
     missing = []
-    for network in _neighbour("paper").PARAMS:
-        known = {r["method"] for r in rows if r["network"] == network}
-        if lacks := [method for method in _neighbour("methods").METHODS if method not in known]:
-            missing.append(f"{network}: {', '.join(lacks)}")
+    for network in paper.PARAMS:
+        lacks = []
+        for method in _neighbour("methods").METHODS:
+            known = {r["round"] for r in rows if (r["network"], r["method"]) == (network, method)}
+            rounds = [str(k) for k in paper.ROUNDS[1:] if k not in known]
+            if rounds:
+                lacks.append(method if not known else f"{method} at round {', '.join(rounds)}")
+        if lacks:
+            missing.append(f"{network}: {'; '.join(lacks)}")
     return missing
 
 
@@ -141,12 +147,13 @@ def _scale(rows: Rows, name: str) -> str:
 
 
 def kuzmin_seconds(_: Rows) -> str:
-    """Table 3: seconds of one round's search on two cores, each cell's own, and in the paper."""
+    """Table 3: seconds of one round's search, each cell's own, on how many cores, and in the paper."""
     paper = _neighbour("paper").SECONDS
     lines = [
-        "| network | round | method | seed | search (s) | the paper's search (s) | int8 dot products |",
-        "|---|--:|---|--:|--:|--:|---|",
+        "| network | round | method | seed | search (s) | the paper's search (s) | threads | scored in |",
+        "|---|--:|---|--:|--:|--:|--:|---|",
     ]
+    scored_in = _neighbour("notes").scored_in
     searches = [
         cell
         for name in ("genetic", "random-search")
@@ -155,10 +162,11 @@ def kuzmin_seconds(_: Rows) -> str:
     ]
     for cell in sorted(searches, key=lambda c: (c["network"], c["round"], c["machine"])):
         network, number = cell["network"], cell["round"]
-        has = "yes" if _multiplies_bytes(cell) else "no"
+        threads = cell["environment"]["threads"]
         lines.append(
             f"| {network} | {number} | {cell['method']} | {cell['seed']} "
-            f"| {cell['seconds']['search']:.0f} | {paper[network][number - 1]:.0f} | {has} |"
+            f"| {cell['seconds']['search']:.0f} | {paper[network][number - 1]:.0f} "
+            f"| {threads} | {scored_in(cell['notes'])} |"
         )
     return "\n".join(lines)
 
@@ -190,13 +198,13 @@ def kuzmin_ablation(rows: Rows) -> str:
         "| network | variant | KL to dense (nats) | difference, paired | top-1 | networks scored | seeds |",
         "|---|---|--:|--:|--:|--:|--:|",
     ]
-    of = {(r["network"], r["variant"]): r["kl_by_seed"] for r in rows}
+    of = {(r["network"], r["variant"]): r for r in rows}
     for r in rows:
         spread = "" if r["kl_std"] is None else f" ± {r['kl_std']:.3f}"
-        known = of.get((r["network"], r["against"]), {})
-        common = sorted(r["kl_by_seed"].keys() & known.keys())
-        gaps = [r["kl_by_seed"][seed] - known[seed] for seed in common]
-        less = f"{_spread(gaps, '+.3f')} to `{r['against']}`" if gaps else "–"
+        other = of.get((r["network"], r["against"]))
+        gaps = [] if other is None else _gaps(r, other)
+        few = f" ({len(gaps)} of {r['seeds']} pairs)" if len(gaps) < r["seeds"] else ""
+        less = f"{_spread(gaps, '+.3f')} to `{r['against']}`{few}" if gaps else "–"
         lines.append(
             f"| {r['network']} | {r['variant']} | {r['kl']:.3f}{spread} | {less} "
             f"| {_percent(r['top1'], r['top1_std'])} | {r['evaluations']:.0f} | {r['seeds']} |"
@@ -204,7 +212,19 @@ def kuzmin_ablation(rows: Rows) -> str:
     folder = STUDIES / "kuzmin2024" / "results" / "ablation"
     cells = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))]
     on = sorted({_processor(cell) for cell in cells})
-    return "\n".join([*lines, "", f"Searched on: {', '.join(on)}."])
+    forms = sorted({form for r in rows for form in r["scored_in_by_seed"].values() if form})
+    told = f"Searched on: {', '.join(on)}; candidates scored in {', '.join(forms)}."
+    return "\n".join([*lines, "", told])
+
+
+def _gaps(row: dict[str, Any], other: dict[str, Any]) -> list[float]:
+    """Differences in KL, seed by seed: of pairs whose searches scored in one format, if both searched."""
+    mine, theirs = row["scored_in_by_seed"], other["scored_in_by_seed"]
+    return [
+        kl - other["kl_by_seed"][seed]
+        for seed, kl in sorted(row["kl_by_seed"].items())
+        if seed in theirs and len({mine[seed], theirs[seed]} - {None}) < 2
+    ]
 
 
 def _cells(pattern: str) -> Rows:

@@ -205,6 +205,11 @@ class Method(ABC):
         """Whether its options say how small the network gets, so that no target is needed."""
         return False
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files that options name and whose contents decide: a run is resumed with the same alone."""
+        return ()
+
     def require_applicable(self, network: nn.Module, inputs: Inputs) -> None:  # noqa: B027  # may be left
         """Refuse a network without what the method works on, before anything is trained.
 

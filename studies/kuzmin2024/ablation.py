@@ -18,6 +18,7 @@ from typing import Any, cast
 import numpy as np
 import paper
 import torch
+from notes import scored_in
 from study import (
     DENSE,
     HERE,
@@ -190,6 +191,7 @@ def write_summary() -> None:
         line: dict[str, Any] = {"network": network, "variant": variant, "seeds": len(cells)}
         line["against"] = AGAINST.get(variant, "guided")
         line["kl_by_seed"] = {str(cell["seed"]): round(cell["kl"], 5) for cell in cells}
+        line["scored_in_by_seed"] = {str(cell["seed"]): scored_in(cell["notes"]) for cell in cells}
         for name in ("kl", "top1", "seconds", "evaluations", "params", "macs"):
             values = [cell[name] for cell in cells]
             line[name] = round(statistics.mean(values), 5)

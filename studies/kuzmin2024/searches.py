@@ -19,6 +19,7 @@ from typing import Any
 import paper
 import study
 from ablation import Bench
+from notes import scored_in
 
 from prunus.method import Budget, make_method
 
@@ -81,7 +82,7 @@ def searched(bench: Bench, scale: str, method: str, seed: int) -> dict[str, Any]
         "options": choices,
         "seconds": seconds,
         "evaluations": decision.evaluations,
-        "scored_in": decision.notes[0].rpartition(" in ")[2],  # as int8 channels_last
+        "scored_in": scored_in(decision.notes),
         "notes": list(decision.notes),
         "workers": context.compute.workers,
         "environment": bench.environment,

@@ -1,6 +1,7 @@
 """A front of quality and cost: what is on it, which network it gives, and what it serves later."""
 
 import copy
+import shutil
 import sys
 from dataclasses import replace
 from functools import cache
@@ -26,6 +27,7 @@ from prunus.prune.front import COST_STEP, _Costs, _has_settled
 from prunus.prune.genetic_options import GeneticOptions
 from prunus.prune.magnitude import magnitude_scores
 from prunus.prune.proposals import Proposals
+from prunus.recipe import Prune, compress
 from prunus.records import Front, FrontPoint
 from prunus.train import recalibrate_batch_norm_
 from prunus.zoo import build
@@ -473,6 +475,21 @@ def test_options_of_a_search_have_no_place_beside_a_front(
         make_method("genetic", {"front": str(saved), **options})
     assert "\n" not in str(refusal.value)
     make_method("genetic", {"front": str(saved), "mode": "front"})
+
+
+def test_a_run_is_not_resumed_with_another_front_in_the_file(saved: Path, tmp_path: Path) -> None:
+    file, out = tmp_path / "front.json", tmp_path / "run"
+    shutil.copy(saved, file)
+
+    def go() -> None:
+        step = Prune(method="genetic", target="macs=0.6", options={"front": str(file)})
+        compress(trained_cnn(), [step], splits(), out=out, resume=True, latency=None)
+
+    go()
+    front = Front.load(file)
+    front.model_copy(update={"points": front.points[:-1]}).save(file)
+    with pytest.raises(InputError, match=r"holds another run: files\..*front\.json was .* and is"):
+        go()
 
 
 def test_missing_front_is_refused_before_anything_runs() -> None:

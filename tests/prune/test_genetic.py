@@ -393,7 +393,17 @@ def test_bad_option_is_refused_by_name_and_value(options: dict[str, object]) -> 
     ("options", "words"),
     [
         ({"population": 4, "parents": 4}, "parents=4 must be fewer than population=4"),
-        ({"objectives": "macs,macs"}, "objectives=('macs', 'macs')"),
+        ({"mode": "front", "objectives": "macs,macs"}, "objectives=('macs', 'macs')"),
+        ({"objectives": "macs,params"}, "('macs', 'params') has no effect without mode=front"),
+        ({"mode": "paper", "importance": "taylor"}, "'taylor' has no effect without sampling="),
+        (
+            {"sampling": "uniform", "temperature": 1},
+            "1.0 has no effect without sampling=importance",
+        ),
+        (
+            {"tolerance": 0.1},
+            "tolerance=0.1 has no effect without patience: set that too, or leave",
+        ),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], words: str) -> None:
@@ -401,6 +411,23 @@ def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], wo
         make_method("genetic", options)
     assert words in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mode": "front", "objectives": "macs,params"},
+        {"mode": "paper", "sampling": "importance", "importance": "taylor", "temperature": 0.5},
+        {"patience": 2, "tolerance": 0.1},
+    ],
+    ids=["front", "paper by importance", "patience"],
+)
+def test_options_of_another_mode_are_taken_where_they_have_an_effect(
+    options: dict[str, Any],
+) -> None:
+    method = make_method("genetic", options)
+    assert isinstance(method, Genetic)
+    assert method.options.model_fields_set == set(options)
 
 
 def test_options_that_do_not_go_together_are_not_blamed_on_one_that_is_none() -> None:

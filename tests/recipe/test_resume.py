@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import json
 import shutil
 import sys
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from prunus.recipe import Prune, Recalibrate, Repeat, Step, Train, compare, comp
 from prunus.recipe.folder import open_run, require_usable
 from prunus.recipe.measure import look
 from prunus.recipe.subject import data_digest, resolve_subject
-from prunus.records import Comparison, RunRecord, Source
+from prunus.records import Comparison, Environment, RunRecord, Source
 from prunus.train import TrainConfig
 from tests.recipe import texts
 from tests.recipe.subjects import (
@@ -121,6 +122,30 @@ def test_a_run_killed_again_and_again_in_its_rounds(tmp_path: Path) -> None:
     resumed = compress(trained_cnn(), ROUNDS, few_digits(), out=out, resume=True, latency=None)
     assert same_state(resumed.network, whole.network)
     assert _facts(resumed.record) == _facts(whole.record)
+
+
+def test_a_record_says_which_steps_were_done_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, capture = tmp_path / "run", Environment.capture
+    with monkeypatch.context() as there:
+        there.setattr(
+            Environment,
+            "capture",
+            lambda *given, **more: capture(*given, **more).model_copy(update={"cpu": "Abacus"}),
+        )
+        with pytest.raises(Killed):
+            compress(
+                trained_cnn(), STEPS, few_digits(), out=out, progress=Killer("train", 5),
+                latency=None,
+            )  # fmt: skip
+    record = compress(trained_cnn(), STEPS, few_digits(), out=out, resume=True, latency=None).record
+    (note,) = (note for note in record.notes if "another environment" in note)
+    assert note.startswith("steps[0].prune, steps[1].recalibrate: done in another")
+    assert note.endswith(f"cpu was Abacus and is {record.environment.cpu}")
+    steps = [json.loads(p.read_text()) for p in sorted((out / "steps").glob("0*-*.json"))]
+    cpus = [step["environment"]["cpu"] for step in steps]
+    assert cpus == ["Abacus", "Abacus", record.environment.cpu]
 
 
 def test_finished_work_is_not_done_again(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Study K's queue, on digits: rounds, cells, one look a cell, resume, and what the tables say of them."""
 
+import argparse
 import json
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -83,6 +85,32 @@ def test_a_stopped_chain_keeps_its_finished_rounds_and_goes_on(
     assert cells[:2] == first
 
 
+def test_a_cell_tells_where_its_round_was_done_not_where_it_was_collected(
+    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain, collect = study.Chain("digits_cnn", "l2", 0, "small", (2, 3, 4, 5)), study.Chain._collect
+    monkeypatch.setattr(study.Chain, "_collect", lambda *_: None)  # killed before it could
+    chain.run("cpu", tmp_path / "runs")
+    here = study.environment_of("cpu")
+    monkeypatch.setattr(study.Chain, "_collect", collect)
+    monkeypatch.setattr(study, "environment_of", lambda _: {**here, "cpu": "another machine's"})
+    chain.run("cpu", tmp_path / "runs")
+    cells = _cells(study)
+    assert [c["round"] for c in cells] == [2, 3, 4, 5]
+    assert {c["environment"]["cpu"] for c in cells} == {here["cpu"]}
+    ends = [(tmp_path / "runs" / chain.name / "steps" / f"{k:02d}-train.json") for k in (3, 12)]
+    first, last = (datetime.fromtimestamp(end.stat().st_mtime, UTC) for end in ends)
+    assert cells[0]["finished"] == first.isoformat(timespec="seconds")
+    assert cells[3]["finished"] == last.isoformat(timespec="seconds")
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "-1/3", "2", "a/b", ""])
+def test_a_shard_that_is_none_is_refused(study: ModuleType, text: str) -> None:
+    assert study.shard_of("2/3") == (2, 3)
+    with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}' is no shard: give such as 2/8"):
+        study.shard_of(text)
+
+
 def test_from_scratch_has_the_epochs_of_all_rounds(study: ModuleType, tmp_path: Path) -> None:
     study.Chain("digits_cnn", "scratch", 0, "small", (3,)).run("cpu", tmp_path / "runs")
     (cell,) = _cells(study)
@@ -144,7 +172,7 @@ def test_methods_are_compared_on_the_machine_that_has_the_most_cells(study: Modu
 def test_the_queue_puts_every_method_of_a_seed_before_the_next_seed(study: ModuleType) -> None:
     options = type("Options", (), {})()
     options.seed, options.method, options.network = [0, 1], ["genetic", "scratch"], ["vgg16_bn"]
-    options.scale, options.rounds, options.machine = "small", 5, "gpu"
+    options.scale, options.machine = "small", "gpu"
     queue = [(c.seed, c.method, c.rounds) for c in study._queue(options)]
     scratch = [(5,), (3,), (4,), (2,)]
     assert queue[:5] == [(0, "genetic", (2, 3, 4, 5)), *((0, "scratch", k) for k in scratch)]

@@ -74,10 +74,12 @@ def test_the_ablation_sets_each_step_against_the_one_before_seed_by_seed(
     monkeypatch.setattr(ablation, "SUMMARY", tmp_path / "ablation.json")
     ablation.CELLS.mkdir(parents=True)
 
-    def cell(variant: str, seed: int, kl: float) -> None:
+    def cell(variant: str, seed: int, kl: float, form: str = "int8") -> None:
         of = {"network": "n", "variant": variant, "seed": seed, "kl": kl, "top1": 0.5}
         cost = {"seconds": 1.0, "evaluations": 280, "params": 1, "macs": 1}
-        ran = {"environment": {"cpu": "Some CPU", "instructions": ["avx2"]}}
+        searched = f"genetic: 280 different networks in {form} channels_last"
+        notes = [] if variant == "l2" else [searched]
+        ran = {"environment": {"cpu": "Some CPU", "instructions": ["avx2"]}, "notes": notes}
         study.write(ablation.CELLS / f"{ablation._slug(variant)}-seed{seed}.json", of | cost | ran)
 
     for seed, (before, guided) in enumerate([(2.0, 1.5), (3.0, 2.3)]):
@@ -85,6 +87,8 @@ def test_the_ablation_sets_each_step_against_the_one_before_seed_by_seed(
         cell("guided", seed, guided)
     cell("l2", 1, 4.3)  # seed 0 has no partner
     cell("paper", 0, 5.0)
+    cell("guided by taylor", 0, 2.5)
+    cell("guided by taylor", 1, 9.9, "float32")  # which says nothing beside one in int8
     ablation.write_summary()
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     import study_tables
@@ -95,8 +99,11 @@ def test_the_ablation_sets_each_step_against_the_one_before_seed_by_seed(
     assert "| 2.500 ± 0.707 | – |" in table[3]  # the step before it was not measured
     # -0.5 and -0.7: the mean, and the deviation of the two differences.
     assert "| -0.600 ± 0.141 to `+ layers mixed one by one` |" in table[4]
-    assert "| l2 | 4.300 | +2.000 to `guided` |" in table[5]
-    assert table[-1] == "Searched on: Some CPU without VNNI."
+    assert "| +1.000 to `guided` (1 of 2 pairs) |" in table[5]
+    assert "| l2 | 4.300 | +2.000 to `guided` |" in table[6]
+    assert table[-1] == (
+        "Searched on: Some CPU without VNNI; candidates scored in float32 channels_last, int8 channels_last."
+    )
 
 
 def test_table_4_counts_all_rounds_before_and_stops_at_the_first_epoch_as_good(

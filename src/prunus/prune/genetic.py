@@ -58,6 +58,11 @@ class Genetic(Configured[GeneticOptions]):
         if self.options.mode == "front" and self.options.front is None:
             require_pymoo()  # now, not after the dense network has been measured
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """A front that is taken up."""
+        return () if self.options.front is None else (Path(self.options.front),)
+
     def require_applicable(self, network: nn.Module, inputs: Inputs) -> None:  # noqa: ARG002  # as in Method
         """A front that is taken up must be one, and of such a network."""
         if self.options.front is not None:

@@ -96,7 +96,24 @@ class GeneticOptions(Record):
             )
         if not self.objectives or len(set(self.objectives)) < len(self.objectives):
             raise ValueError(f"objectives={self.objectives}: give at least one, each once")
+        self._require_effect()
         return self
+
+    def _require_effect(self) -> None:
+        """Who asks for what this search does not look at would take its result for something else."""
+        ranked = self.settled().sampling == "importance"
+        effects = {
+            "importance": (ranked, "sampling=importance"),
+            "temperature": (ranked, "sampling=importance"),
+            "tolerance": (self.patience is not None, "patience"),
+            "objectives": (self.mode == "front", "mode=front"),
+        }
+        for name, (matters, when) in effects.items():
+            if name in self.model_fields_set and not matters:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} has no effect without {when}: set that too, or "
+                    f"leave {name} out"
+                )
 
     def settled(self) -> "GeneticOptions":
         """The options with the mode's own values in the place of None."""

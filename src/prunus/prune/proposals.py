@@ -25,7 +25,7 @@ _REFITS = 12  # of neurons to what is left by those without connections
 
 @dataclass(frozen=True, eq=False)
 class Proposals:
-    """Draws chromosomes; every one costs what the budget allows, to a unit.
+    """Draws chromosomes within a budget: to a unit, or to its tolerance where there are connections.
 
     Attributes:
         encoding: Of the network.

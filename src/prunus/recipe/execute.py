@@ -29,7 +29,7 @@ from prunus.recipe.deployed import deploy_state
 from prunus.recipe.folder import keep_record
 from prunus.recipe.fresh import reinitialize_
 from prunus.recipe.inputs import CERTIFICATE_SAMPLES, stated
-from prunus.recipe.measure import accounted_cost, look, phase, require_looks
+from prunus.recipe.measure import accounted_cost, environment, look, phase, require_looks
 from prunus.recipe.recipe import Recipe
 from prunus.recipe.state import Outcome, State, Tools
 from prunus.recipe.steps import Deploy, Prune, Recalibrate, Student, Train
@@ -55,7 +55,7 @@ def perform(
         after, outcome = _done(action, state, inside, checkpoint)
         outcome = judge(action, after, outcome, inside)
     require_looks(data, before, 0 if outcome.look is None else 1, action.path)
-    return after, outcome
+    return after, outcome.model_copy(update={"environment": environment(tools.device)})
 
 
 def _done(

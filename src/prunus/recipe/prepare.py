@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from prunus.artifact.weights import file_sha256
 from prunus.candidates.ray_cluster import require_cluster
 from prunus.candidates.workplace import rehearse, threads_of
 from prunus.compute import Compute
@@ -18,14 +19,14 @@ from prunus.graph import Trace, without_packing
 from prunus.graph.inputs import first_samples
 from prunus.plan import Record
 from prunus.progress import Progress, Silent
-from prunus.recipe.actions import Action, lay_out, require_widths, searches
+from prunus.recipe.actions import Action, build_method, lay_out, require_widths, searches
 from prunus.recipe.execute import trace_network
 from prunus.recipe.folder import RunFolder, keep_record, open_run, with_way_on
 from prunus.recipe.formats import require_formats
 from prunus.recipe.measure import LOOKS_FILE, LatencyOptions, Look, accounted_cost, look, phase
 from prunus.recipe.reachable import first_beyond, first_misfit, require_reachable
 from prunus.recipe.recipe import Recipe
-from prunus.recipe.steps import Student
+from prunus.recipe.steps import Prune, Student
 from prunus.recipe.subject import Subject, student_of
 from prunus.recipe.teachers import Lessons
 from prunus.records import Cost, Source
@@ -187,7 +188,12 @@ def run_identity(
         "device": settings.device,
         "train_first": None if train_first is None else train_first.model_dump(mode="json"),
     }
-    if any(searches(action) for action in lay_out(recipe)):
+    actions = lay_out(recipe)
+    steps = [(a.step, a.path) for a in actions]
+    cuts = [build_method(step, path) for step, path in steps if isinstance(step, Prune)]
+    if files := {str(path): file_sha256(path) for method in cuts for path in method.files}:
+        identity["files"] = files
+    if any(searches(action) for action in actions):
         compute = settings.compute.model_dump(mode="json")
         identity["compute"] = {name: compute[name] for name in _DECISIVE}
     return identity

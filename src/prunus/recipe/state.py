@@ -14,7 +14,14 @@ from prunus.progress import Progress, Silent
 from prunus.recipe.measure import LatencyOptions, Look
 from prunus.recipe.recipe import Recipe
 from prunus.recipe.subject import Subject
-from prunus.records import Certificate, DeployedRow, FrontPoint, HistoryPoint, Source
+from prunus.records import (
+    Certificate,
+    DeployedRow,
+    Environment,
+    FrontPoint,
+    HistoryPoint,
+    Source,
+)
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,8 @@ class Outcome(Record):
     """What happened in a step: kept beside the network, so that a resumed run need not repeat it.
 
     ``student`` builds what the network was cut from, from a step ``student`` on. ``judged`` is what
-    a step between stages scores on the search split.
+    a step between stages scores on the search split. ``environment`` is where it ended: a run may be
+    resumed elsewhere.
     """
 
     path: str
@@ -106,4 +114,5 @@ class Outcome(Record):
     history: tuple[HistoryPoint, ...] = ()
     front: tuple[FrontPoint, ...] = ()
     deployed: DeployedRow | None = None
+    environment: Environment | None = None
     notes: tuple[str, ...] = ()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from prunus.changed import told_change
 from prunus.data import DataSplits
 from prunus.graph import Choice, Trace
 from prunus.meter import measure_cost
@@ -97,6 +98,7 @@ def make_record(summary: Summary, subject: Subject, dense: Trace, state: State) 
     if deployed is not None:
         cost = cost.model_copy(update={"size_bytes": deployed.size_bytes})
     where = environment(summary.device)
+    notes += _elsewhere_notes(summary.outcomes, where)
     notes += _waiting_notes(where, latency)
     if subject.data.max_length is not None:
         notes.append(f"MACs and latency are of texts of {subject.data.max_length} tokens")
@@ -157,6 +159,25 @@ def _waiting_notes(where: Environment, latency: Latency | None) -> list[str]:
         "OMP_WAIT_POLICY=PASSIVE lets idle threads sleep, which slows small operations of PyTorch"
     )
     return [f"latency: {said}; unset it to measure what they take"]
+
+
+def _elsewhere_notes(outcomes: Sequence[Outcome], where: Environment) -> list[str]:
+    """Notes of steps that ended in another environment than the record tells: resumed since."""
+    steps: dict[str, list[str]] = defaultdict(list)
+    for outcome in outcomes:
+        if outcome.environment is not None and outcome.environment != where:
+            steps[told_change(_told(outcome.environment), _told(where))].append(outcome.path)
+    return [
+        f"{', '.join(paths)}: done in another environment, before the run was resumed: {change}"
+        for change, paths in steps.items()
+    ]
+
+
+def _told(where: Environment) -> dict[str, object]:
+    """What decides results and times comes first."""
+    values = where.model_dump()
+    first = {name: values[name] for name in ("cpu", "gpu", "commit", "dirty")}
+    return {**first, **values.pop("versions"), **values}
 
 
 def _chance_notes(dense: Score, data: DataSplits) -> list[str]:

@@ -100,7 +100,8 @@ def test_networks_of_two_scales_are_told_apart(monkeypatch: pytest.MonkeyPatch) 
     assert "Scale `small`: no cells." in elsewhere  # those of another machine are not its own
     table = study_tables.kuzmin_quality([one, {"method": "l2", "scale": "full", **known}])
     assert "| genetic (small) |" in table and "| l2 (full) |" in table
-    assert "Not measured: vgg16_bn: genetic, l2, random-search," in table
+    assert "Not measured: vgg16_bn: genetic; l2; random-search;" in table
+    assert "resnet18: genetic at round 3, 4, 5; l2 at round 3, 4, 5; random-search; random" in table
 
 
 def test_what_kills_did_is_told_from_their_records(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -339,6 +339,8 @@ def test_measurements_that_cannot_be_taken() -> None:
     ends(["measure", "--model", "digits_cnn"], "--data or --shape")
     ends(["measure", "--model", "digits_cnn", "--shape", "1,x"], "--shape '1,x'")
     ends(["measure", "--model", "digits_cnn", "--shape", "3,8,8"], "does not run")
+    wide = f"1,8,{2**63}"
+    ends(["measure", "--model", "digits_cnn", "--shape", wide], "is more than memory can hold")
     huge = "1,4000000000,4000000000"
     ends(["measure", "--model", "digits_cnn", "--shape", huge], f"--shape {huge}: the memory")
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from prunus.errors import PrunusError as PrunusError
     from prunus.graph import certify as certify
     from prunus.graph import cut as cut
+    from prunus.graph import hold_connections_ as hold_connections_
     from prunus.graph import trace as trace
     from prunus.method import Budget as Budget
     from prunus.plan import Plan as Plan
@@ -65,6 +66,7 @@ __all__ = [
     "deploy",
     "export",
     "from_datasets",
+    "hold_connections_",
     "load",
     "load_data",
     "load_deployed",
@@ -79,7 +81,7 @@ _HOMES = {
     "prunus.compute": ("Compute",),
     "prunus.data": ("TextOptions", "from_datasets", "load_data"),
     "prunus.errors": ("PrunusError",),
-    "prunus.graph": ("certify", "cut", "trace"),
+    "prunus.graph": ("certify", "cut", "hold_connections_", "trace"),
     "prunus.method": ("Budget",),
     "prunus.plan": ("Plan",),
     "prunus.quantize": ("Deployment", "deploy", "load_deployed"),

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from prunus.data import CustomOptions, from_datasets
 from prunus.errors import DataError, InputError
@@ -98,6 +99,32 @@ def test_labels_that_are_no_class_are_named(label: Any, said: str) -> None:
         from_datasets(rows(4), rows(3), options=CustomOptions(train_labels=[label] * 4))
     with pytest.raises(DataError, match=said):
         from_datasets(rows(4), pairs)
+
+
+class _Torn:
+    """Its third sample cannot be read, or is not there at all."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if index == 2:
+            raise self.error
+        return torch.full((1, 4, 4), float(index)), index % 2
+
+
+@pytest.mark.parametrize("error", [OSError("truncated\nfile"), IndexError()], ids=repr)
+def test_a_sample_that_raises_is_named(error: Exception) -> None:
+    told = "truncated" if str(error) else "IndexError"
+    said = (
+        f"sample 2 of 40 cannot be read, the data set raised {type(error).__name__}: {told}: mend"
+    )
+    with pytest.raises(DataError, match=said) as caught:
+        from_datasets(_Torn(error), _Torn(error))
+    assert "\n" not in str(caught.value)
 
 
 def test_labels_may_be_whole_numbers_of_any_kind() -> None:

@@ -1,6 +1,7 @@
 """Connections held at zero stay zero, whatever trains the network, and go along with its cuts."""
 
 import copy
+import pickle
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import prunus
 from prunus.errors import GraphError, InputError
 from prunus.graph import (
     certify,
@@ -85,14 +87,20 @@ def train(network: nn.Module, x: Tensor, optimizer: str = "sgd", steps: int = 20
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("copied", [False, True])
-def test_training_moves_the_kept_and_leaves_the_zeroed(optimizer: str, copied: bool) -> None:
+@pytest.mark.parametrize(
+    "copied",
+    [None, copy.deepcopy, lambda network: pickle.loads(pickle.dumps(network))],
+    ids=["itself", "copied", "pickled"],
+)
+def test_training_moves_the_kept_and_leaves_the_zeroed(
+    optimizer: str, copied: Callable[[nn.Module], nn.Module] | None
+) -> None:
     network = enliven_(chain())
     keep = flags(4, 3)
     small = cut(network, trace(network, IMAGES).plan({}, [zero("0.weight", keep)]))
-    if copied:
-        small = copy.deepcopy(small)
-        hold_connections_(small)
+    if copied is not None:
+        small = copied(small)
+        prunus.hold_connections_(small)
     before = small.get_parameter("0.weight").detach().clone()
     train(small, IMAGES, optimizer)
     after = small.get_parameter("0.weight").detach()

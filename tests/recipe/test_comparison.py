@@ -277,7 +277,8 @@ def test_no_two_rows_share_a_folder_and_ordinary_names_keep_theirs(tmp_path: Pat
     kept = Comparison.load(out / COMPARISON_FILE)
     turned = dict.fromkeys(["Квант", "Резка"], step)  # the order of such names is all the same
     again = compare(trained_cnn(), turned, few_digits(), out=out, resume=True, latency=None)
-    assert again.runs == (kept.runs[3], kept.runs[2])
+    assert again.runs[:2] == (kept.runs[3], kept.runs[2])
+    assert {run.method for run in again.runs[2:]} == set(names) - set(turned)
 
 
 def test_a_cell_folder_of_another_run_is_refused_before_any_cell_runs(tmp_path: Path) -> None:
@@ -301,6 +302,23 @@ def test_a_cell_folder_of_another_run_is_refused_before_any_cell_runs(tmp_path: 
         go(0.5)
     (stranger / "notes.txt").unlink()
     assert [run.method for run in go(0.5).runs] == ["first", "second"]
+
+
+def test_rows_that_are_not_asked_for_again_stay_in_the_comparison(tmp_path: Path) -> None:
+    def go(methods: list[str], seeds: tuple[int, ...]) -> Comparison:
+        data, more = few_digits(), {"latency": None, "resume": True, "seeds": seeds}
+        return compare(trained_cnn(), methods, data, "macs=0.5", out=out, **more)  # type: ignore[arg-type]
+
+    out = tmp_path / "c"
+    first = go(["l1", "random"], (0, 1))
+    last = go(["l2"], (1,))
+    assert [(run.method, run.seed) for run in last.runs] == [
+        ("l2", 1), ("l1", 0), ("l1", 1), ("random", 0), ("random", 1)
+    ]  # fmt: skip
+    assert sorted(last.runs[1:], key=lambda r: (r.method, r.seed)) == list(first.runs)
+    assert Comparison.load(out / COMPARISON_FILE) == last
+    (out / "cells" / "random-seed0" / "record.json").unlink()  # as a kill leaves a row
+    assert ("random", 0) not in [(run.method, run.seed) for run in go(["l2"], (1,)).runs]
 
 
 def test_a_cell_folder_in_use_fails_alone(tmp_path: Path) -> None:

@@ -147,6 +147,14 @@ def test_a_folder_in_the_place_of_a_record_is_told(first: Path, tmp_path: Path) 
         Bits.pack([True]).save(file)
 
 
+def test_a_file_in_the_place_of_the_steps_is_told(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    compress(trained_cnn(), [CUT], few_digits(), out=out, latency=None)
+    shutil.rmtree(out / "steps")
+    (out / "steps").touch()
+    assert "steps' is no folder: move it away and resume" in _told([CUT], out)
+
+
 class _Taken(Killer):
     """Deletes the folder of a run at an advance of a phase."""
 

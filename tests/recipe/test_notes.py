@@ -6,7 +6,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from prunus.data import from_datasets
-from prunus.recipe import LatencyOptions, Prune, compress
+from prunus.method import Budget
+from prunus.recipe import LatencyOptions, Prune, Recipe, compress
 from prunus.recipe.summarize import _chance_notes, _finds_classes, _waiting_notes
 from prunus.records import AT_CHANCE, Environment, Latency, Score
 from prunus.train import evaluate, evaluation_of
@@ -101,6 +102,21 @@ def test_a_target_that_asks_for_nothing_is_noted() -> None:
     record = compress(trained_cnn(), steps, few_digits(), latency=None).record
     assert record.cost.macs == record.dense_cost.macs
     assert any("target macs=1 is met as it is: nothing was cut" in note for note in record.notes)
+
+
+@pytest.mark.parametrize(("round_to", "noted"), [(8, True), (1, False)])
+def test_a_budget_that_is_far_from_used_is_noted(round_to: int, noted: bool) -> None:
+    step = Prune(method="l1", target="params=0.7")
+    done = compress(
+        trained_cnn(), Recipe(steps=(step,), round_to=round_to), few_digits(), latency=None
+    )
+    notes = [note for note in done.record.notes if "are used" in note]
+    assert bool(notes) is noted
+    cost, limit = done.record.cost.params, Budget.parse("params=0.7").limit(12_170)
+    assert done.record.dense_cost.params == 12_170
+    said = f"steps[0].prune: {cost} of {limit} params are used ({cost / limit:.1%}): a step of what"
+    assert all(note.startswith(said) for note in notes)
+    assert (cost < 0.95 * limit) is noted
 
 
 def test_a_sample_that_is_not_finite_is_noted() -> None:

@@ -110,6 +110,11 @@ def test_any_recipe_survives_yaml(steps: list[Prune | Recalibrate | Train], time
         ),
         ("- recalibrate", "- {train: {}, prune: {}}", ["one name", "train, prune"]),
         ("method: taylor, target: macs=0.5", "method: taylor, target: 0.5", ["write macs=0.5"]),
+        (
+            "- recalibrate",
+            "- train: {epochs: 5}",
+            ["steps[0].repeat.steps[1].train.lr: missing; add it"],
+        ),
         ("schedule: [0.7, 0.5]", "schedule: fast", ["steps[0].repeat.schedule", "fast"]),
     ],
 )
@@ -137,6 +142,21 @@ def test_of_settings_that_do_not_go_together_those_are_told_and_not_all() -> Non
         parse_recipe("steps: [deploy: {engine: torch, shape: [1]}]", "my.yaml")
     told = "shape is for engine=openvino; engine=torch gains nothing by one, leave it out"
     assert str(caught.value) == f"my.yaml: steps[0].deploy: {told}"
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ("[train: {epochs: 5}]", "steps[0].train.lr: missing; add it"),
+        ("[prune]", "steps[0].prune.method: missing; add it"),
+        ("[prune: {}, train: {epochs: 5}]", "steps[0].prune.method: missing; add it (and 1 more)"),
+        ("[]", "steps: empty; give at least one"),
+    ],
+)
+def test_steps_that_all_lack_something_are_not_called_empty(steps: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_recipe(f"steps: {steps}", "my.yaml")
+    assert str(caught.value) == f"my.yaml: {said}"
 
 
 @pytest.mark.parametrize(

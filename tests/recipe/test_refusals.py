@@ -423,6 +423,54 @@ def test_a_network_that_is_frozen_whole_is_not_searched_before_it_is_trained() -
     assert "certify and cut" not in phases
 
 
+class _Untrainable(nn.Module):
+    """Answers in eval mode alone."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.hidden, self.norm = how, nn.Linear(64, 16), nn.BatchNorm1d(16)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        if self.training and self.how == "labels":
+            return nn.functional.cross_entropy(self.head(self.hidden(x.flatten(1))), labels)  # type: ignore[arg-type]
+        assert not (self.training and self.how == "eval only"), "for inference"
+        out: Tensor = self.head(self.norm(self.hidden(x.flatten(1))))
+        return out.detach() if self.how == "no gradient" else out
+
+
+@pytest.mark.parametrize(
+    ("how", "batch_size", "said"),
+    [
+        ("labels", 32, "cannot be trained: in train mode it raised TypeError: cross_entropy"),
+        (
+            "eval only",
+            32,
+            "cannot be trained: in train mode it raised AssertionError: for inference",
+        ),
+        (
+            "no gradient",
+            32,
+            "cannot be trained: in train mode it raised RuntimeError: element 0 of",
+        ),
+        ("", 1, "cannot be trained: .* ValueError: Expected more than 1 value .*of 1 here"),
+    ],
+    ids=["labels", "eval only", "no gradient", "batches of one"],
+)
+def test_a_network_that_cannot_be_trained_is_told_before_any_work(
+    how: str, batch_size: int, said: str
+) -> None:
+    train = Train(epochs=1, lr=0.1, batch_size=batch_size)
+    data = few_digits()
+    with pytest.raises(InputError, match=rf"steps\[1\]\.train: .*Untrainable {said}"):
+        compress(_Untrainable(how), [STEPS[0], train], data, latency=None)
+    first = TrainConfig(epochs=1, lr=0.1, batch_size=batch_size)
+    with pytest.raises(InputError, match=rf"training: .*Untrainable {said}"):
+        compress(_Untrainable(how), [STEPS[0]], data, latency=None, train_first=first)
+    assert data.test.evaluations == 0
+    compress(_Untrainable(how), [STEPS[0]], few_digits(), latency=None)  # cut alone it can be
+
+
 @pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
 def test_a_run_without_gradients_is_refused_first(off: Callable[[], Any]) -> None:
     with off(), pytest.raises(InputError, match="gradients are switched off here"):

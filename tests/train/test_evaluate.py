@@ -65,6 +65,26 @@ def test_split_is_read_once_per_evaluation_and_a_test_split_counts_one() -> None
     assert split.evaluations == 1
 
 
+class _Branches(nn.Module):
+    """Breaks on more than two samples, as a branch that no check took."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 2:
+            raise IndexError("channel 5 of 4\nand more")
+        return x
+
+
+def test_what_a_network_raises_is_told_with_its_place() -> None:
+    search = SearchSplit(samples(torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64)))
+    with pytest.raises(InputError) as caught:
+        evaluate(_Branches(), search, batch_size=3)
+    said = "on 3 samples of the search split the network raised IndexError: channel 5 of 4; it must run"
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value.__cause__, IndexError)
+    assert evaluate(_Branches(), search, batch_size=2).samples == 3
+
+
 def test_no_batch_size_below_one() -> None:
     split = TestSplit(digits(0, 10))
     with pytest.raises(InputError, match="batch_size=0"):

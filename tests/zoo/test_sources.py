@@ -128,6 +128,13 @@ def test_an_artifact_is_no_source(tmp_path: Path) -> None:
         load_source(Source(model=str(tmp_path)))
 
 
+def test_a_size_that_no_memory_holds_is_named() -> None:
+    with pytest.raises(
+        InputError, match=r"'digits_cnn' cannot be built with \{'width': 1000000000\.0\}:"
+    ):
+        load_source(Source(model="digits_cnn", arguments={"width": 1e9}))
+
+
 def test_unknown_and_empty_names_are_refused() -> None:
     with pytest.raises(InputError, match=r"model 'lenet' is unknown: .*resnet20.*hf:NAME"):
         load_source(Source(model="lenet"))

@@ -2,6 +2,7 @@
 
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,23 @@ def test_other_networks_are_refused_untouched(
     with pytest.raises(InputError, match=message):
         load_weights(network, tmp_path / "w.safetensors")
     assert same(network, build("digits_cnn", seed=2))
+
+
+@pytest.mark.parametrize(
+    ("turned", "said"),
+    [
+        (lambda value: value.to("meta"), "on the meta device, without values: save dense tensors"),
+        (lambda value: value.to_sparse(), r"of torch\.sparse_coo: save dense tensors"),
+    ],
+    ids=["meta", "sparse"],
+)
+def test_tensors_without_a_value_for_every_place_are_refused(
+    source: nn.Module, tmp_path: Path, turned: Callable[[Tensor], Tensor], said: str
+) -> None:
+    state = dict(source.state_dict())
+    torch.save({**state, "fc.weight": turned(state["fc.weight"])}, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=rf"w\.pt' hold a tensor 'fc\.weight' {said}"):
+        load_weights(build("digits_cnn", seed=2), tmp_path / "w.pt")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import yaml
 from prunus.errors import InputError
 from prunus.plan import SEEDS
 
+_TOO_LARGE = 2**63  # sizes are counted in 64 bits
 _SHAPE = re.compile(r"[1-9][0-9]*([,x][1-9][0-9]*)*")
 _IMAGE_SIZE = re.compile(r"[1-9][0-9]*([,x][1-9][0-9]*)?")
 
@@ -126,7 +127,10 @@ def read_shape(text: str) -> tuple[int, ...]:
     """
     if not _SHAPE.fullmatch(text):
         raise InputError(f"--shape '{text}' is not understood; write sizes such as 3,32,32")
-    return tuple(map(int, re.split("[,x]", text)))
+    sizes = tuple(map(int, re.split("[,x]", text)))
+    if max(sizes) >= _TOO_LARGE:
+        raise InputError(f"--shape '{text}': {max(sizes)} is more than memory can hold; give less")
+    return sizes
 
 
 def read_image_size(text: str) -> tuple[int, int]:

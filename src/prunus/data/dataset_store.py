@@ -108,7 +108,14 @@ class DatasetStore(SampleStore):
 
     def _split(self, dataset: SizedDataset, index: int) -> tuple[Any, int]:
         """One sample's input and label."""
-        sample = dataset[index]
+        try:
+            sample = dataset[index]
+        except Exception as error:  # the user's own code may raise anything
+            said = f"{type(error).__name__}: {first_line(error)}"
+            raise DataError(
+                f"sample {index} of {len(dataset)} cannot be read, the data set raised {said}: mend or "
+                "leave out that sample"
+            ) from error
         if isinstance(sample, Mapping):
             rest = dict(sample)
             if self._label_key not in rest:

@@ -4,6 +4,9 @@ The masked side is no cut network in disguise. It runs the *dense* network, ever
 width, and multiplies by zero at the input of every operation that sums over a removed channel;
 normalisations and other reductions run over the kept channels. Where cut and masked outputs agree on
 real inputs, in eval mode and in train mode, the cut did what the plan says and nothing else.
+
+It covers what these inputs led to: a branch of Python that the network takes for other values, or for
+another number of samples, was not run by it.
 """
 
 import copy

@@ -3,11 +3,12 @@
 The mask lies beside the weight as a non-persistent buffer, so it is sliced and copied with the
 network and never saved twice (the zeros in the weight are the truth). Training keeps it by zeroing
 the gradient where the mask is zero: a weight that is zero and has no gradient stays zero under
-momentum, weight decay and Adam alike. Hooks do not survive ``copy.deepcopy``; whoever trains a copy
-calls ``hold_connections_`` first, as Prunus's own training does.
+momentum, weight decay and Adam alike. Hooks survive neither ``copy.deepcopy`` nor pickling; whoever
+trains a copy calls ``hold_connections_`` first, as Prunus's own training does.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -44,12 +45,11 @@ def hold_connections_(network: nn.Module) -> None:
         weight = module.get_parameter(leaf)
         with torch.no_grad():
             weight.mul_(mask.to(weight.dtype))
-        if not getattr(weight, "_prunus_hooked", False):
+        if not any(isinstance(hook, _Silence) for hook in (weight._backward_hooks or {}).values()):
             trains = weight.requires_grad
             weight.requires_grad_(True)  # a frozen weight takes no hook, and may be trained later
-            weight.register_hook(_silence(module, leaf))  # type: ignore[no-untyped-call]
+            weight.register_hook(_Silence(module, leaf))  # type: ignore[no-untyped-call]
             weight.requires_grad_(trains)
-            weight._prunus_hooked = True  # type: ignore[attr-defined]
 
 
 def held_name(tensor: str) -> str:
@@ -152,9 +152,13 @@ def _drop_connections_(
                 np.moveaxis(masks[axis.tensor], axis.dim, 0)[gone] = False
 
 
-def _silence(module: nn.Module, leaf: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    def hook(gradient: torch.Tensor) -> torch.Tensor:
-        mask: torch.Tensor = getattr(module, leaf + _SUFFIX)
-        return gradient * mask.to(gradient)
+@dataclass(frozen=True, eq=False)
+class _Silence:
+    """Hook of a weight: no gradient where the mask beside it is False."""
 
-    return hook
+    module: nn.Module
+    leaf: str
+
+    def __call__(self, gradient: torch.Tensor) -> torch.Tensor:
+        mask: torch.Tensor = getattr(self.module, self.leaf + _SUFFIX)
+        return gradient * mask.to(gradient)

@@ -38,7 +38,7 @@ from prunus.recipe.prepare import (
 )
 from prunus.recipe.recipe import Recipe, make_recipe
 from prunus.recipe.resume import Donor
-from prunus.recipe.run import run_recipe
+from prunus.recipe.run import RECORD_FILE, run_recipe, whole_record
 from prunus.recipe.steps import Prune, Recalibrate, Step, Train
 from prunus.recipe.subject import Subject, resolve_subject
 from prunus.records import Comparison, RunRecord, Source
@@ -47,6 +47,7 @@ from prunus.train.forward import resolve_device
 from prunus.zoo import reads_text
 
 COMPARISON_FILE = "comparison.json"
+_CELLS = "cells"
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,8 @@ def compare(  # noqa: PLR0913  # all but four are options, by keyword only
         title: Of the report.
         example_inputs: A real batch for tracing and certificates.
         out: Folder: ``comparison.json``, and a run folder in ``cells`` for each method and seed.
-        resume: Go on in ``out``; methods and seeds may be added to a comparison.
+        resume: Go on in ``out``. Methods and seeds may be added to a comparison: rows that are done
+            there stay in it, also where they are not asked for again.
         device: ``"cpu"`` or ``"cuda"``.
         progress: Told of everything.
         source: Builds ``network`` where that is given as a module.
@@ -203,7 +205,15 @@ def _compare(
             raise failures[0][1]
         notes = tuple(f"{cell} failed: {error}" for cell, error in failures)
         runs[0] = runs[0].model_copy(update={"notes": (*runs[0].notes, *notes)})
-        return tuple(runs)
+        return (*runs, *([] if out is None else _earlier(out, cells)))
+
+
+def _earlier(out: Path, cells: Sequence[Cell]) -> list[RunRecord]:
+    """Rows of a comparison that were done before and are not asked for now: they cost what they cost."""
+    asked = {_place(out, cell) for cell in cells}
+    files = sorted(file for file in (out / _CELLS).glob(f"*/{RECORD_FILE}"))
+    found = [whole_record(file) for file in files if file.parent not in asked]
+    return [record for record in found if record is not None]
 
 
 def make_cells(
@@ -313,4 +323,4 @@ def _run_cells(
 
 def _place(out: Path, cell: Cell) -> Path:
     """The run folder of a cell."""
-    return out / "cells" / cell.folder
+    return out / _CELLS / cell.folder

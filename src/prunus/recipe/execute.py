@@ -39,6 +39,13 @@ from prunus.recipe.words import inherit_words_
 from prunus.records import Certificate, FrontPoint, HistoryPoint, Source
 from prunus.train import evaluate, fit, recalibrate_batch_norm_, statistics_are_augmented
 
+_TOLD = 0.05
+"""Share of a budget that may be left without a word: a unit of a narrow network is some percent."""
+_COARSE = (
+    "a step of what was cut is more than what is left; steps are finer with a smaller round_to, and "
+    "other methods cut other groups"
+)
+
 
 def perform(
     action: Action, state: State, tools: Tools, checkpoint: Path | None
@@ -104,6 +111,8 @@ def _prune(action: Action, step: Prune, state: State, tools: Tools) -> tuple[Sta
     if plan.is_empty:
         met = f"target {step.target} is met as it is: " if step.target else ""
         notes.append(f"{action.path}: {met}nothing was cut")
+    if action.budget is not None and not method.edits:
+        notes += _unused(action, budget, found, decision)
     if decision.evaluations:
         notes.append(f"{action.path}: {decision.evaluations} evaluations of candidates")
     if decision.front is not None and tools.steps is not None:
@@ -217,6 +226,17 @@ def _budget(action: Action, tools: Tools, *, dense: bool) -> Budget:
         return final
     limit = action.limit(final.measure(tools.dense_trace, {}))
     return Budget(quantity=final.quantity, value=float(limit))
+
+
+def _unused(action: Action, budget: Budget, found: Trace, decision: Decision) -> list[str]:
+    """A note where so much of a budget is left that a user would ask why."""
+    limit = budget.limit(budget.measure(found, {}))
+    cost = budget.measure(found, decision.choice)
+    if cost >= (1 - _TOLD) * limit or not decision.choice:
+        return []
+    return [
+        f"{action.path}: {cost} of {limit} {budget.quantity} are used ({cost / limit:.1%}): {_COARSE}"
+    ]
 
 
 def _recalibrate(

@@ -169,8 +169,10 @@ def load_recipe(path: Path | str) -> Recipe:
 def validation_line(error: ValidationError, where: str) -> str:
     """The first problem in one line: where, which key, what stands there, what to write."""
     problems = error.errors()
-    # Beside an unknown key a missing one is most likely the same, misspelled.
-    first = min(problems, key=lambda p: p["type"] == "missing")
+    # Beside an unknown key a missing one is most likely the same, misspelled; a list is "too short"
+    # where all of it fails, which is no problem of its own.
+    last = {"missing": 1, "too_short": 2}
+    first = min(problems, key=lambda p: last.get(p["type"], 0))
     paths = {_path(p) for p in problems}
     # What fails because a part of it fails is no problem of its own.
     more = len({p for p in paths if not any(q != p and q.startswith(p) for q in paths)}) - 1

@@ -12,6 +12,7 @@ from torch import nn
 
 from prunus.artifact.manifest import TOKENIZER_FILE
 from prunus.data import TextTokenizer
+from prunus.errors import InputError
 from prunus.quantize import read_deployed
 from prunus.recipe.actions import Action, lay_out
 from prunus.recipe.execute import judge
@@ -68,7 +69,10 @@ def resume(
     if folder is None:
         return begin, []
     steps = folder.path / "steps"
-    steps.mkdir(exist_ok=True)
+    try:
+        steps.mkdir(exist_ok=True)
+    except FileExistsError as error:
+        raise InputError(f"'{steps}' is no folder: move it away and resume") from error
     outcomes = _finished(actions, steps)
     if not outcomes:
         return begin, []

@@ -173,7 +173,7 @@ def run_recipe(
     artifact = None
     if folder is not None and state.origin.rebuildable:  # a student is, whatever the dense one is
         artifact = folder.path / "artifact"
-    if file is not None and (record := _whole_record(file)) is not None:
+    if file is not None and (record := whole_record(file)) is not None:
         if artifact is not None and not is_whole(artifact):
             shutil.rmtree(artifact, ignore_errors=True)
             _save(artifact, state, record)
@@ -201,7 +201,7 @@ def run_recipe(
     return Compressed(state.network, state.plans, record, artifact)
 
 
-def _whole_record(file: Path) -> RunRecord | None:
+def whole_record(file: Path) -> RunRecord | None:
     """The record of a run that is done; a damaged one is made anew, for all that it tells is kept.
 
     Raises:

@@ -52,7 +52,7 @@ class TrainConfig(Record):
 
     epochs: int = Field(ge=1)
     lr: float = Field(gt=0, allow_inf_nan=False)
-    batch_size: int = Field(default=128, ge=1)
+    batch_size: int = Field(default=128, ge=1, lt=2**31)
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = True

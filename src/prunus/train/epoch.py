@@ -16,7 +16,7 @@ from prunus.progress import Progress
 from prunus.seeding import random_states_kept, seed_globally_
 from prunus.train.captured import MIN_STEPS, CapturedLoss
 from prunus.train.config import TrainConfig
-from prunus.train.forward import forward_logits, to_place
+from prunus.train.forward import foreign_errors_told, forward_logits, to_place
 from prunus.train.losses import classification_loss
 from prunus.train.optimizer import make_optimizer
 from prunus.train.precision import Execution
@@ -141,7 +141,8 @@ class EpochTrainer:
         labels = None if role == "unlabeled" else batch_labels.to(self.device)
         value = self._captured_step(step, inputs, labels, role)
         if value is None:
-            loss = self._loss(inputs, labels, positions, role)
+            with foreign_errors_told(f"training step {step + 1}:"):
+                loss = self._loss(inputs, labels, positions, role)
             value = float(loss.detach())
             self.require_finite(value, step)
             self.optimizer.zero_grad(set_to_none=True)

@@ -12,6 +12,7 @@ from prunus.errors import InputError
 from prunus.plan import Record
 from prunus.train.forward import (
     device_of,
+    foreign_errors_told,
     forward_logits,
     logits_of,
     modes_restored,
@@ -175,7 +176,8 @@ def _gather(
     logits: Tensor | None = None
     labels = torch.zeros(len(split), dtype=torch.int64)
     for positions, inputs, some in split.placed_batches(batch_size, by_length=True):
-        found = run(inputs).cpu()
+        with foreign_errors_told(f"{split.name}: on {len(some)} samples of the {split.role} split"):
+            found = run(inputs).cpu()
         if logits is None:
             logits = found.new_zeros(len(split), found.shape[1])
         logits[positions] = found

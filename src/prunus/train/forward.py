@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.data import Inputs
-from prunus.errors import InputError
+from prunus.errors import InputError, PrunusError, first_line
 from prunus.graph.inputs import logits_in
 
 _VECTOR = 16
@@ -39,6 +39,25 @@ def logits_of(output: Any) -> Tensor:
             f"network returned {list(logits.shape)}: it must return logits [samples, classes]"
         )
     return logits
+
+
+@contextmanager
+def foreign_errors_told(where: str) -> Iterator[None]:
+    """Name the place of what a network's own code raises: a branch may break that no check took.
+
+    Raises:
+        InputError: In the place of whatever is no error of Prunus.
+    """
+    try:
+        yield
+    except PrunusError:
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(
+            f"{where} the network raised {said}; it must run on any batch of the data, cut or not: look "
+            "for what it does by the values or the number of its samples"
+        ) from error
 
 
 def to_place(inputs: Inputs, device: torch.device, *, channels_last: bool) -> Inputs:

@@ -134,6 +134,19 @@ def runs_in(
     return len(labels) < 2 or _seconds(network, inputs, labels, choice, device, 0) is not None
 
 
+def training_error(network: nn.Module, inputs: Inputs, device: torch.device) -> Exception | None:
+    """What a network raises in a pass forward and backward in train mode, on a copy; None: nothing."""
+    trial = copy.deepcopy(network).train()
+    devices = [device.index] if device.type == "cuda" else []
+    with random_states_kept(devices), placed(trial, device, channels_last=False):
+        try:
+            logits = forward_logits(trial, to_place(inputs, device, channels_last=False))
+            torch.autograd.backward(logits.float().mean())
+        except Exception as error:  # noqa: BLE001  # whatever the user's forward raises
+            return error
+    return None
+
+
 def _first_samples(inputs: Inputs, labels: Tensor) -> tuple[Inputs, Tensor]:
     if isinstance(inputs, Tensor):
         return inputs[:TRIAL_SAMPLES], labels[:TRIAL_SAMPLES]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunus.errors import InputError
+from prunus.errors import InputError, first_line
 from prunus.records import Source
 from prunus.seeding import seeded
 from prunus.zoo.catalog import build, is_text, zoo_names
@@ -55,7 +55,17 @@ def load_source(source: Source) -> nn.Module:
             network = from_file(source.model, arguments)
     else:
         _require_zoo(source.model)
-        network = build(source.model, **arguments)
+        try:
+            network = build(source.model, **arguments)
+        except (
+            RuntimeError,
+            MemoryError,
+            OverflowError,
+        ) as error:  # of sizes that memory cannot hold
+            raise InputError(
+                f"model '{source.model}' cannot be built with {arguments}: {first_line(error)}; give "
+                "smaller numbers"
+            ) from error
     if source.weights is not None:
         load_weights(network, source.weights)
     return network.eval()
@@ -115,6 +125,7 @@ def is_drawn(source: Source, network: nn.Module) -> bool:
         for name, parameter in network.named_parameters()
         if parameter.requires_grad
         and parameter.numel()
+        and not parameter.is_meta  # which holds no values, and is refused where they are needed
         and bool((parameter != parameter.flatten()[0]).any())
     ]
     return all(

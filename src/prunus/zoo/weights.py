@@ -107,6 +107,11 @@ def _unwrap(content: Any, file: Path) -> dict[str, Tensor]:
                 f"weights '{file}' holds {type(value).__name__} under '{name}', not a tensor: "
                 "save network.state_dict()"
             )
+        if value.is_meta or value.layout != torch.strided:
+            kind = "on the meta device, without values" if value.is_meta else f"of {value.layout}"
+            raise InputError(
+                f"weights '{file}' hold a tensor '{name}' {kind}: save dense tensors (to_dense())"
+            )
     return content
 
 

@@ -80,7 +80,9 @@ def asked() -> argparse.Namespace:
     )
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--shard", default="1/1", help="2/8: the second of eight processes' cells")
+    parser.add_argument(
+        "--shard", type=shard_of, default="1/1", help="2/8: the second of eight processes' cells"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes of run, a cell each")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -97,6 +99,14 @@ def asked() -> argparse.Namespace:
     return options
 
 
+def shard_of(text: str) -> tuple[int, int]:
+    """``2/8`` as numbers, the first of which is at least 1 and at most the second."""
+    first, _, last = text.partition("/")
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise argparse.ArgumentTypeError(f"'{text}' is no shard: give such as 2/8, from 1/8 to 8/8")
+    return int(first), int(last)
+
+
 def main() -> None:
     options = asked()
     torch.set_num_threads(options.threads)
@@ -108,7 +118,7 @@ def main() -> None:
         table(FOLDER, SPEED_UP, tuple(PEERS))
         return
     bench = Bench(options.device, options.images)
-    shard, shards = (int(part) for part in options.shard.split("/"))
+    shard, shards = options.shard
     if options.command == "tune":
         execution = {"precision": options.precision, "layout": options.layout}
         grid = [

@@ -32,6 +32,9 @@ def test_scratch_keeps_no_weight_and_trains_its_own_epochs() -> None:
     done = compress(trained_cnn(), steps, few_digits(), latency=None)
     assert len([p for p in done.record.history if p.phase == "train"]) == 3
     plain = compress(trained_cnn(), [steps[0]], few_digits(), latency=None)
+    said = "the network from scratch was not trained, and answers by chance"
+    told = [sum(said in note for note in run.record.notes) for run in (plain, done)]
+    assert told == [1, 0]
     dense = trained_cnn().get_parameter("conv2.weight").flatten()
     fresh = plain.network.get_parameter("conv2.weight").flatten()
     assert not torch.isin(fresh, dense).any()

@@ -41,6 +41,11 @@ def test_equal_means_are_no_lead(scored):
     assert not any(row.bold for row in rows)
 
 
+def test_all_who_score_the_same_are_named(scored):
+    _, told, _ = said(*(scored(name, 0, 1.0) for name in "abc"), scored("d", 0, 0.9))
+    assert told[0].endswith("; b, c score the same.")
+
+
 def test_a_row_that_is_named_by_its_test_score_is_said_to_have_luck(scored):
     names = ("a", "b", "c")
     _, _, warnings = said(*(scored(name, 0, 0.8) for name in names), scored("d", 0, None))
@@ -203,8 +208,16 @@ def test_times_of_two_machines_are_not_set_beside_each_other(deployed, environme
 
 
 def test_of_two_of_one_size_the_better_is_named(deployed):
-    _, told, _ = said(*(deployed(n, "torch", v, 9.0) for n, v in (("a", 0.8), ("b", 0.9))))
-    assert "Smallest of all: b, 90.00 %, 5.00 MB, 9.00 ms." in told
+    runs = [deployed(n, "torch", v, 9.0) for n, v in (("a", 0.8), ("b", 0.9))]
+
+    def beside(megabytes: float) -> list[str]:
+        size = int(megabytes * 1e6)
+        cost = runs[0].dense_cost.model_copy(update={"size_bytes": size})
+        return said(*(run.model_copy(update={"dense_cost": cost}) for run in runs))[1]
+
+    assert "Smallest of all: b, 90.00 %, 5.00 MB, 9.00 ms." in beside(6.0)
+    # A small file of a network grows in some formats: that is no success.
+    assert not any("Smallest of all" in sentence for sentence in beside(5.0))
 
 
 def test_a_drop_of_just_the_allowed_size_is_allowed(deployed):

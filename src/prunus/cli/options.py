@@ -178,7 +178,8 @@ TrainLearningRate = Annotated[
 ScratchEpochs = Annotated[
     int | None,
     typer.Option(
-        help="Epochs of method scratch; by default --train-epochs plus --epochs.",
+        help="Epochs of method scratch; by default --train-epochs plus --epochs. Without --epochs "
+        "nothing is trained after the cut, nor is scratch.",
         rich_help_panel=_TRAIN,
     ),
 ]

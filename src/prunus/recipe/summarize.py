@@ -99,6 +99,11 @@ def make_record(summary: Summary, subject: Subject, dense: Trace, state: State) 
         cost = cost.model_copy(update={"size_bytes": deployed.size_bytes})
     where = environment(summary.device)
     notes += _elsewhere_notes(summary.outcomes, where)
+    if state.fresh:
+        notes.append(
+            "the network from scratch was not trained, and answers by chance: it is no null before it "
+            "is; add a training after the cut (--epochs, or a step train)"
+        )
     notes += _waiting_notes(where, latency)
     if subject.data.max_length is not None:
         notes.append(f"MACs and latency are of texts of {subject.data.max_length} tokens")

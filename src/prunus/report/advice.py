@@ -50,7 +50,9 @@ def advice(comparison: Comparison, rows: Sequence[Row]) -> tuple[str, ...]:
             text = f"{what} within {bound} of dense in {metric}: {_described(row, style)}"
             found.append(f"{text}{rivals}.")
     least = _least(methods, _bytes)
-    if least is not None and least not in good:
+    whole = _least([row for row in rows if row.kind == "dense"], _bytes)
+    grown = least is not None and whole is not None and _bytes(least) >= _bytes(whole)
+    if least is not None and least not in good and not grown:
         found.append(f"Smallest of all: {_described(least, style)}.")
     return (*found, *_fastest_engines(methods, style), *_engines(rows))
 

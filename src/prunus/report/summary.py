@@ -201,7 +201,11 @@ def _certainty(rivals: Sequence[Row], scored: dict[int, Stat], winner: int, styl
         # Not the same treatment: a network that was trained on leads one that was not.
         about.insert(0, STAGES[stage])
     name += f" ({', '.join(about)})"
-    if math.isclose(scored[winner].mean, others[second].mean, rel_tol=_ROUNDING):
+    best = scored[winner].mean
+    ties = [i for i in others if math.isclose(best, others[i].mean, rel_tol=_ROUNDING)]
+    if len(ties) > 1:
+        return f"{listed([printable(rivals[i].method) for i in ties])} score the same"
+    if ties:
         return f"{name} scores the same"
     if min(scored[winner].n, others[second].n) < MIN_SEEDS:
         return f"fewer than {MIN_SEEDS} seeds: its lead over {name} may be chance"

@@ -47,6 +47,17 @@ def test_the_vocabulary_of_bert_gives_the_known_pieces(tmp_path: Path) -> None:
     assert TextTokenizer.load(str(tmp_path)).digest == tokenizer.digest
 
 
+def test_a_folder_without_words_is_refused(tmp_path: Path) -> None:
+    """The library makes up a tokenizer of the special tokens alone, by which all texts are one."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=100, hidden_size=8, num_hidden_layers=1, num_attention_heads=1
+    )
+    transformers.BertForSequenceClassification(config).save_pretrained(tmp_path)
+    with pytest.raises(DataError, match=f"no tokenizer of '{tmp_path}'.*tokenizer.save_pretrained"):
+        TextTokenizer.load(str(tmp_path))
+
+
 def test_a_vocabulary_is_split_by_the_longest_piece_first(tmp_path: Path) -> None:
     path = _vocabulary(tmp_path / "vocab.txt", VOCABULARY)
     tokenizer = TextTokenizer.of_vocabulary(path)

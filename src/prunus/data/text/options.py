@@ -42,7 +42,7 @@ class TextOptions(Record):
         test_fraction: Of all texts where there is no test file; the paper's 4 : 1.
         test_file: Texts to report on.
         unlabeled_file: Texts without labels, for a teacher.
-        train_size: Train on so many of the training texts, drawn evenly from every class.
+        train_size: Train on so many of the training texts, every class in proportion.
         max_length: Most tokens of a text, the special ones included; the rest is cut off.
         vocab_size: Tokens of a vocabulary that is trained here; in a record those of the network's
             tokenizer, where it brought one.

@@ -77,12 +77,19 @@ class TextTokenizer:
         transformers = require_extra("transformers", "text")
         try:
             found = transformers.AutoTokenizer.from_pretrained(name)
-            return cls(found.backend_tokenizer.to_str())
+            content = found.backend_tokenizer.to_str()
+            words = set(found.get_vocab()) - set(found.all_special_tokens)
         except Exception as error:  # the library raises many kinds
             reason = first_line(error)
             raise DataError(
                 f"no tokenizer of '{name}': {reason}; give a folder with tokenizer.json or vocab.txt"
             ) from error
+        if not words:  # what the library makes up from a config alone: all texts would be one
+            raise DataError(
+                f"no tokenizer of '{name}': its files say no words; save the network's there "
+                "(tokenizer.save_pretrained), or give a folder with tokenizer.json or vocab.txt"
+            )
+        return cls(content)
 
     @classmethod
     def of_vocabulary(cls, path: Path, *, lower: bool = True) -> Self:

@@ -210,7 +210,7 @@ def test_times_of_two_machines_are_not_set_beside_each_other(deployed, environme
 def test_of_two_of_one_size_the_better_is_named(deployed):
     runs = [deployed(n, "torch", v, 9.0) for n, v in (("a", 0.8), ("b", 0.9))]
 
-    def beside(megabytes: float) -> list[str]:
+    def beside(megabytes):
         size = int(megabytes * 1e6)
         cost = runs[0].dense_cost.model_copy(update={"size_bytes": size})
         return said(*(run.model_copy(update={"dense_cost": cost}) for run in runs))[1]

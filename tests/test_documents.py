@@ -189,8 +189,11 @@ def test_the_recipe_in_getting_started_is_one() -> None:
     assert [step.step for step in recipe.steps] == ["prune", "recalibrate", "train"]
 
 
-def test_the_reference_of_recipes_knows_every_key_with_its_default() -> None:
+def test_the_reference_of_recipes_knows_every_key_with_its_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """By hand for a few, and no key without a meaning."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
     import recipe_tables
 
     rows = {

@@ -98,12 +98,7 @@ def make_record(summary: Summary, subject: Subject, dense: Trace, state: State) 
     if deployed is not None:
         cost = cost.model_copy(update={"size_bytes": deployed.size_bytes})
     where = environment(summary.device)
-    notes += _elsewhere_notes(summary.outcomes, where)
-    if state.fresh:
-        notes.append(
-            "the network from scratch was not trained, and answers by chance: it is no null before it "
-            "is; add a training after the cut (--epochs, or a step train)"
-        )
+    notes += _elsewhere_notes(summary.outcomes, where) + _fresh_notes(state)
     notes += _waiting_notes(where, latency)
     if subject.data.max_length is not None:
         notes.append(f"MACs and latency are of texts of {subject.data.max_length} tokens")
@@ -164,6 +159,14 @@ def _waiting_notes(where: Environment, latency: Latency | None) -> list[str]:
         "OMP_WAIT_POLICY=PASSIVE lets idle threads sleep, which slows small operations of PyTorch"
     )
     return [f"latency: {said}; unset it to measure what they take"]
+
+
+def _fresh_notes(state: State) -> list[str]:
+    """A note where the fresh weights of the null baseline are what was judged."""
+    if not state.fresh:
+        return []
+    said = "the network from scratch was not trained, and answers by chance: it is no null before it is"
+    return [f"{said}; add a training after the cut (--epochs, or a step train)"]
 
 
 def _elsewhere_notes(outcomes: Sequence[Outcome], where: Environment) -> list[str]:

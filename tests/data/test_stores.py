@@ -161,7 +161,7 @@ def test_global_states_are_restored_when_a_transform_fails() -> None:
             raise KeyError(index)
 
     before = (torch.random.get_rng_state(), random.getstate())
-    with pytest.raises(KeyError):
+    with pytest.raises(DataError, match="raised KeyError: 0"):
         read(DatasetStore(Failing()), 0)
     assert torch.equal(before[0], torch.random.get_rng_state())
     assert before[1] == random.getstate()

@@ -211,7 +211,7 @@ def _compare(
 def _earlier(out: Path, cells: Sequence[Cell]) -> list[RunRecord]:
     """Rows of a comparison that were done before and are not asked for now: they cost what they cost."""
     asked = {_place(out, cell) for cell in cells}
-    files = sorted(file for file in (out / _CELLS).glob(f"*/{RECORD_FILE}"))
+    files = sorted((out / _CELLS).glob(f"*/{RECORD_FILE}"))
     found = [whole_record(file) for file in files if file.parent not in asked]
     return [record for record in found if record is not None]
 

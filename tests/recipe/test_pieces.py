@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -148,5 +149,14 @@ def test_a_table_without_a_row_for_every_piece_is_refused(file: Path) -> None:
     assert data.tokenizer is not None
     size = data.tokenizer.vocab_size
     assert resolve_subject(Few(size), data).data is data
-    with pytest.raises(InputError, match="does not run on data .* index out of range"):
+    with pytest.raises(
+        InputError, match="does not run on data .*'input_ids': '.* index out of range"
+    ):
         resolve_subject(Few(size - 1), data)
+    told = Few(size - 1)
+    told.config = SimpleNamespace(vocab_size=size - 1)  # as those of transformers have it
+    said = (
+        f"Few' knows {size - 1} tokens, the tokenizer of '.*' has {size}; give .* vocab_size={size}"
+    )
+    with pytest.raises(InputError, match=said):
+        resolve_subject(told, data)

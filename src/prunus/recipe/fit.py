@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from prunus.data import DataSplits
 from prunus.errors import InputError, first_line
 from prunus.meter.size import require_storable
-from prunus.recipe.inputs import MASK, PIECES, stated
+from prunus.recipe.inputs import MASK, PIECES, shapes, stated
 from prunus.sound import require_sound
 from prunus.train import forward_logits
 
@@ -31,6 +31,7 @@ def require_fit(network: nn.Module, model: str, data: DataSplits) -> None:
     require_storable({name: value for name, value in state.items() if isinstance(value, Tensor)})
     batch = next(iter(data.train.batches(min(2, len(data.train)))))[0]
     if data.tokenizer is not None and isinstance(batch, dict) and PIECES in batch:
+        _require_vocabulary(network, model, data, data.tokenizer.vocab_size)
         ids = batch[PIECES].clone()
         ids[0, 0] = data.tokenizer.vocab_size - 1  # a later text may hold it
         batch = {**batch, PIECES: ids}
@@ -44,10 +45,9 @@ def require_fit(network: nn.Module, model: str, data: DataSplits) -> None:
     except Exception as error:
         if isinstance(full, Mapping):
             _require_length(network, model, data, dict(full))
-        reason = first_line(error)
         raise InputError(
-            f"model '{model}' does not run on data '{data.name}' (inputs {list(data.input_shape)}): "
-            f"{reason}; give arguments or data that fit"
+            f"model '{model}' does not run on data '{data.name}' (inputs {shapes(batch)}): "
+            f"{first_line(error)}; give arguments or data that fit"
         ) from error
     if classes < data.num_classes:
         raise InputError(
@@ -56,6 +56,16 @@ def require_fit(network: nn.Module, model: str, data: DataSplits) -> None:
         )
     if isinstance(batch, dict):
         _require_padding(network, model, data)
+
+
+def _require_vocabulary(network: nn.Module, model: str, data: DataSplits, tokens: int) -> None:
+    """Refuse a tokenizer of more tokens than a network of transformers has embeddings for."""
+    known = getattr(getattr(network, "config", None), "vocab_size", None)
+    if isinstance(known, int) and tokens > known:
+        raise InputError(
+            f"model '{model}' knows {known} tokens, the tokenizer of '{data.name}' has {tokens}; give the "
+            f"network the tokenizer that it was trained with, or build it with vocab_size={tokens}"
+        )
 
 
 def _require_length(

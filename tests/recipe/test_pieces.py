@@ -153,10 +153,10 @@ def test_a_table_without_a_row_for_every_piece_is_refused(file: Path) -> None:
         InputError, match="does not run on data .*'input_ids': '.* index out of range"
     ):
         resolve_subject(Few(size - 1), data)
-    told = Few(size - 1)
-    told.config = SimpleNamespace(vocab_size=size - 1)  # as those of transformers have it
-    said = (
-        f"Few' knows {size - 1} tokens, the tokenizer of '.*' has {size}; give .* vocab_size={size}"
-    )
+
+    class Told(Few):
+        config = SimpleNamespace(vocab_size=size - 1)  # as those of transformers have it
+
+    said = f"Told' knows {size - 1} tokens, the tokenizer of '.*' has {size}; give .* vocab_size={size}"
     with pytest.raises(InputError, match=said):
-        resolve_subject(told, data)
+        resolve_subject(Told(size - 1), data)

@@ -13,7 +13,7 @@ from prunus import load
 from prunus.artifact import read_manifest
 from prunus.data import DataSplits, TextTokenizer, load_data
 from prunus.errors import InputError
-from prunus.graph import held_connections, plan_of
+from prunus.graph import cut, held_connections, plan_of, trace
 from prunus.plan import Bits, KeepVocabulary
 from prunus.quantize import load_deployed
 from prunus.recipe import (
@@ -294,6 +294,24 @@ def test_attention_can_be_read_inside_and_is_fused_again_outside() -> None:
     assert network.config._attn_implementation == fused != "eager"  # type: ignore[union-attr]
     with attention_shown(nn.Linear(2, 2)), attention_shown(None):
         pass
+
+
+def test_attention_of_a_network_that_was_cut_can_be_read_too() -> None:
+    """Its layers have settings of their own, which the library's setter does not reach."""
+    network = build("bert_tiny", vocab_size=20, hidden=16, layers=2).eval()
+    inputs = {"input_ids": torch.tensor([[2, 7, 3], [2, 8, 3]]), "attention_mask": torch.ones(2, 3)}
+    inputs["attention_mask"] = inputs["attention_mask"].long()
+    found = trace(network, inputs)
+    narrow = {g.name: np.arange(g.units) % 2 == 0 for g in found.cuttable if "dense" in g.name}
+    small = cut(network, found.plan(narrow))
+    settings = [m.config for m in small.modules() if hasattr(m, "config")]
+    assert len({id(one) for one in settings}) > 1
+    fused = [one._attn_implementation for one in settings]  # type: ignore[union-attr]
+    with attention_shown(small), torch.no_grad():
+        seen = small(**inputs, output_attentions=True).attentions
+    assert [one is not None for one in seen] == [True, True]
+    assert torch.allclose(seen[1].sum(dim=-1), torch.ones(()))
+    assert [one._attn_implementation for one in settings] == fused  # type: ignore[union-attr]
 
 
 def test_a_teacher_is_called_by_the_old_numbers_of_pieces() -> None:

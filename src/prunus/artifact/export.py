@@ -20,6 +20,7 @@ from torch.jit._trace import TracerWarning
 from prunus.errors import InputError
 from prunus.extras import require_extra
 from prunus.graph import check_inputs, check_network
+from prunus.graph.eager import write_attention_out_
 
 Inputs = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
 """Inputs of one call: a tensor, positional arguments, or keyword arguments by name."""
@@ -173,26 +174,16 @@ def _trace(network: nn.Module, example_inputs: Inputs, free: Sequence[int]) -> E
         shapes = dict.fromkeys(kwargs, sizes) if kwargs else tuple(sizes for _ in args)
     try:
         with torch.no_grad():
-            deployed = _written_out(cpu_copy(network))
+            deployed = cpu_copy(network)
+            # Runtimes fuse it themselves; the fused operation's strides break ONNX's decomposition
+            # where heads were cut (T5, Swin).
+            write_attention_out_(deployed)
             program = torch.export.export(deployed, args, kwargs, dynamic_shapes=shapes)
     except Exception as error:  # a user's forward may raise anything in the tracer
         remedy = "; export with dynamic_batch=False and dynamic_length=False may do" if free else ""
         raise InputError(f"network cannot be exported: {root_cause(error)}{remedy}") from error
     program.example_inputs = None  # they would be stored: a user's data has no place in the file
     return program
-
-
-def _written_out(network: nn.Module) -> nn.Module:
-    """Fused attention of ``transformers`` as matrix products, in place: runtimes fuse it themselves.
-
-    The fused operation's strides break ONNX's decomposition where heads were cut (T5, Swin).
-    """
-    for module in network.modules():
-        choose = getattr(module, "set_attn_implementation", None)
-        if choose is not None:
-            choose("eager")
-            break  # the outermost passes it on
-    return network
 
 
 def _example(tensor: Tensor, free: Sequence[int]) -> Tensor:

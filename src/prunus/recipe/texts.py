@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from prunus.data import DataSplits
 from prunus.errors import InputError
 from prunus.graph import Inputs
+from prunus.graph.eager import write_attention_out_
 from prunus.plan import IntArray, KeepVocabulary, Plan
 from prunus.recipe.state import State
 
@@ -60,21 +61,11 @@ def attention_shown(network: nn.Module | None) -> Iterator[None]:
 
     The fused kernels, which it uses otherwise, never hold the probabilities.
     """
-    changed: list[tuple[Any, str]] = []
-    for module in () if network is None else network.modules():
-        choose, config = (
-            getattr(module, "set_attn_implementation", None),
-            vars(module).get("config"),
-        )
-        if choose is not None and config is not None:
-            changed.append((choose, config._attn_implementation))
-            choose("eager")
-            break  # the outermost passes it on
+    give_back = write_attention_out_(network)
     try:
         yield
     finally:
-        for choose, before in changed:
-            choose(before)
+        give_back()
 
 
 def with_plan(state: State, network: nn.Module, plan: Plan) -> State:

@@ -67,7 +67,7 @@ class Reading:
         if self._attention and (not attention or attention[0] is None):
             raise InputError(
                 "distill_attention: a network returns no attention probabilities; build it with "
-                "attn_implementation='eager' (of hf: networks), or use distill_hidden"
+                "attn_implementation='eager', or use distill_hidden"
             )
         return logits_of(output), self.states, attention
 

@@ -52,6 +52,11 @@ def moved_away(path: object) -> StorageError:
     )
 
 
+def kind_and_line(error: BaseException) -> str:
+    """The kind of a foreign error, and the first line of its message, as ``ValueError: too many``."""
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of a foreign error's message, or its kind where it has none; at most 300 characters."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -14,6 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
 
+import numpy as np
 from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
@@ -87,6 +88,17 @@ class Budget(Record):
             raise BudgetError("the size of the network was not measured; measure it with its cost")
         known = {"macs": cost.macs, "params": cost.params, "size": cost.size_bytes or 0}
         return known[self.quantity]
+
+    def has_room(self, trace: Trace, choice: Choice) -> bool:
+        """Whether a step more of some group, to its next legal width, would still be within the limit."""
+        limit = self.limit(self.measure(trace, {}))
+        for group in trace.cuttable:
+            keep = choice.get(group.name, np.ones(group.units, dtype=bool))
+            count = group.width(int(keep.sum()) + 1) - int(keep.sum())
+            wider = keep | np.isin(np.arange(keep.size), np.flatnonzero(~keep)[:count])
+            if count and self.measure(trace, {**choice, group.name: wider}) <= limit:
+                return True
+        return False
 
     def require(self, trace: Trace, choice: Choice) -> None:
         """Refuse a choice above the budget.

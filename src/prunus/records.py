@@ -283,6 +283,7 @@ class RunRecord(Record):
     """One method on one network, data set, budget and seed: all a report needs.
 
     ``null``: whether all its cuts are of null baselines; None in records of before, whose ``method`` tells.
+    ``environment``: in which it ended; ``notes`` name steps that were done in another, before a resume.
     """
 
     version: Literal[1] = 1

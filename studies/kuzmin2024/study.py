@@ -150,10 +150,7 @@ class Chain:
         return f"params={share!r}"
 
     def recipe(self, dense_params: int) -> Recipe:
-        """Rounds of cutting, batch-norm statistics and fine-tuning on the labels.
-
-        The paper says of no fine-tuning; without any, four cuts to 1 or 2 % would leave nothing.
-        """
+        """Rounds of cutting, batch-norm statistics and fine-tuning on the labels, of which the paper says nothing."""
         scale, last = SCALES[self.scale], self.rounds[-1]
         shares = self.shares(dense_params)
         train: dict[str, Any] = {

@@ -119,6 +119,15 @@ def test_a_budget_that_is_far_from_used_is_noted(round_to: int, noted: bool) -> 
     assert (cost < 0.95 * limit) is noted
 
 
+def test_a_budget_that_lacks_connections_to_be_used_is_told_once() -> None:
+    """By the method, which knows why: a step more would fit."""
+    options = {"population": 4, "parents": 2, "generations": 0, "images": 32, "connections": 0.02}
+    step = Prune(method="genetic", target="macs=0.9", options=options)
+    done = compress(trained_cnn(), [step], few_digits(), latency=None)
+    (note,) = (note for note in done.record.notes if "are used" in note)
+    assert note.startswith("genetic: ") and "raise connections=0.02" in note
+
+
 def test_a_sample_that_is_not_finite_is_noted() -> None:
     train, test = (
         (torch.rand(60, 1, 8, 8), torch.arange(60) % 3),

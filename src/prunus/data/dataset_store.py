@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from prunus.data.stores import Inputs, SampleStore
-from prunus.errors import DataError, InputError, first_line
+from prunus.errors import DataError, InputError, first_line, kind_and_line
 from prunus.seeding import seeded
 
 
@@ -111,10 +111,9 @@ class DatasetStore(SampleStore):
         try:
             sample = dataset[index]
         except Exception as error:  # the user's own code may raise anything
-            said = f"{type(error).__name__}: {first_line(error)}"
             raise DataError(
-                f"sample {index} of {len(dataset)} cannot be read, the data set raised {said}: mend or "
-                "leave out that sample"
+                f"sample {index} of {len(dataset)} cannot be read, the data set raised "
+                f"{kind_and_line(error)}: mend or leave out that sample"
             ) from error
         if isinstance(sample, Mapping):
             rest = dict(sample)

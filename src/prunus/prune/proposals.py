@@ -127,20 +127,14 @@ class Proposals:
         choice = self.encoding.active(chromosome)
         limit = budget.limit(budget.measure(self.trace, {}))
         cost = budget.measure(self.trace, choice)
-        if cost >= (1 - TOLERANCE) * limit:
+        if cost >= (1 - TOLERANCE) * limit or not budget.has_room(self.trace, choice):
             return ()
-        for group in self.trace.cuttable:
-            keep = choice.get(group.name, np.ones(group.units, dtype=bool))
-            count = group.width(int(keep.sum()) + 1) - int(keep.sum())
-            wider = keep | np.isin(np.arange(keep.size), np.flatnonzero(~keep)[:count])
-            if count and budget.measure(self.trace, {**choice, group.name: wider}) <= limit:
-                note = (
-                    f"genetic: {cost} of {limit} {budget.quantity} are used ({cost / limit:.1%}): "
-                    "other units have no connections to active ones; raise "
-                    f"connections={self.options.connections:g} to use more"
-                )
-                return (note,)
-        return ()
+        note = (
+            f"genetic: {cost} of {limit} {budget.quantity} are used ({cost / limit:.1%}): "
+            "other units have no connections to active ones; raise "
+            f"connections={self.options.connections:g} to use more"
+        )
+        return (note,)
 
     def _cost(self, chromosome: Chromosome, budget: Budget) -> int:
         return budget.measure(self.trace, self.encoding.active(chromosome))

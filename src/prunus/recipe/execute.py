@@ -229,10 +229,12 @@ def _budget(action: Action, tools: Tools, *, dense: bool) -> Budget:
 
 
 def _unused(action: Action, budget: Budget, found: Trace, decision: Decision) -> list[str]:
-    """A note where so much of a budget is left that a user would ask why."""
+    """A note where so much of a budget is left that a user would ask why, and no step would fit."""
     limit = budget.limit(budget.measure(found, {}))
     cost = budget.measure(found, decision.choice)
     if cost >= (1 - _TOLD) * limit or not decision.choice:
+        return []
+    if budget.has_room(found, decision.choice):  # for want of something else, as the method tells
         return []
     return [
         f"{action.path}: {cost} of {limit} {budget.quantity} are used ({cost / limit:.1%}): {_COARSE}"

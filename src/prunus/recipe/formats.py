@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from prunus.errors import InputError, first_line
+from prunus.errors import InputError, kind_and_line
 from prunus.recipe.actions import Action
 from prunus.recipe.steps import Train
 from prunus.recipe.subject import Subject
@@ -89,9 +89,8 @@ def _require_pass(subject: Subject, config: TrainConfig, device: str, where: str
     )
     if error is None:
         return
-    said = f"{type(error).__name__}: {first_line(error)}"
     raise InputError(
         f"{where.rstrip('.') or 'training'}: {subject.source.model} cannot be trained: in train mode it "
-        f"raised {said}; a training calls it with a batch (of {config.batch_size} here) and needs logits "
+        f"raised {kind_and_line(error)}; a training calls it with a batch (of {config.batch_size} here) and needs logits "
         "that gradients flow from"
     ) from error

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.data import Inputs
-from prunus.errors import InputError, PrunusError, first_line
+from prunus.errors import InputError, PrunusError, kind_and_line
 from prunus.graph.inputs import logits_in
 
 _VECTOR = 16
@@ -53,10 +53,10 @@ def foreign_errors_told(where: str) -> Iterator[None]:
     except PrunusError:
         raise
     except Exception as error:
-        said = f"{type(error).__name__}: {first_line(error)}"
         raise InputError(
-            f"{where} the network raised {said}; it must run on any batch of the data, cut or not: look "
-            "for what it does by the values or the number of its samples"
+            f"{where} the network raised {kind_and_line(error)}; it must run on any batch of the data, cut "
+            "or not: look for what it does by the values or the number of its samples, or give smaller "
+            "batches where memory ran out"
         ) from error
 
 

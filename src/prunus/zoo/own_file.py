@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from prunus.errors import InputError, first_line
+from prunus.errors import InputError, kind_and_line
 from prunus.zoo.checks import copied, require_module
 from prunus.zoo.own_code import importable
 
@@ -59,7 +59,7 @@ def _made(
     except (Exception, SystemExit) as error:  # the user's own code may raise anything
         raise InputError(
             f"model '{model}': {factory_name}({', '.join(arguments)}) raised "
-            f"{type(error).__name__}: {first_line(error)}; mend the file or the arguments"
+            f"{kind_and_line(error)}; mend the file or the arguments"
         ) from error
     return require_module(network, model)
 
@@ -89,7 +89,6 @@ def _import_file(path: Path) -> ModuleType:
     except (Exception, SystemExit) as error:  # the user's own code may raise anything
         del sys.modules[name]
         raise InputError(
-            f"'{path}' cannot be imported: {type(error).__name__}: {first_line(error)}; "
-            "mend the file"
+            f"'{path}' cannot be imported: {kind_and_line(error)}; mend the file"
         ) from error
     return module

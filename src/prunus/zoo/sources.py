@@ -57,11 +57,7 @@ def load_source(source: Source) -> nn.Module:
         _require_zoo(source.model)
         try:
             network = build(source.model, **arguments)
-        except (
-            RuntimeError,
-            MemoryError,
-            OverflowError,
-        ) as error:  # of sizes that memory cannot hold
+        except (RuntimeError, MemoryError, OverflowError) as error:  # no memory holds it
             raise InputError(
                 f"model '{source.model}' cannot be built with {arguments}: {first_line(error)}; give "
                 "smaller numbers"

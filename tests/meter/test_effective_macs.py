@@ -133,6 +133,33 @@ def test_tied_weights_share_their_zeros(place: Callable[[nn.Module], nn.Module])
     assert (counted.macs, counted.effective_macs) == (32, 24)
 
 
+class Changed(nn.Module):
+    """A weight of zeros, or a copy of it, that is written to before it multiplies."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+        self.weight = nn.Parameter(torch.zeros(3, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight if self.what == "weight" else self.weight.clone()
+        if self.what == "row":
+            weight[0].add_(1.0)
+        elif self.what != "nothing":
+            weight.add_(1.0)
+        return x @ weight
+
+
+@pytest.mark.parametrize(
+    ("what", "effective"), [("nothing", 0), ("copy", 12), ("row", 12), ("weight", 12)]
+)
+def test_what_was_written_to_is_no_copy_any_more(
+    place: Callable[[nn.Module], nn.Module], what: str, effective: int
+) -> None:
+    counted = count_macs(place(Changed(what)), torch.ones(1, 3))
+    assert (counted.macs, counted.effective_macs) == (12, effective)
+
+
 def test_weights_without_values_count_fully() -> None:
     with torch.device("meta"):
         layer = nn.Linear(4, 3)

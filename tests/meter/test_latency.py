@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import InputError
-from prunus.meter import measure_latencies, measure_latency
+from prunus.meter import as_predictor, measure_latencies, measure_latency
 
 
 def sleeper(name: str, milliseconds: list[float], log: list[str]) -> Callable[[object], None]:
@@ -150,6 +150,20 @@ def test_counts_out_of_range_are_refused(setting: str, value: int) -> None:
     settings = {"batch": 1, "warmup": 0, "repeats": 1, setting: value}
     with pytest.raises(InputError, match=f"{setting}={value}"):
         measure_latency(lambda _: None, None, **settings)  # type: ignore[arg-type]
+
+
+def test_a_predictor_is_timed_as_its_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = nn.Linear(2, 2)
+    predictor = as_predictor(network)
+    modes = []
+
+    def to_eval() -> nn.Module:
+        modes.append("eval")
+        return network.train(False)
+
+    monkeypatch.setattr(network, "eval", to_eval)
+    measure_latency(predictor, torch.zeros(1, 2), batch=1, warmup=2, repeats=3)
+    assert modes == ["eval"]
 
 
 @pytest.mark.parametrize("device", ["meta", "nonsense"])

@@ -1,6 +1,7 @@
 """MACs against closed formulas: one multiply-add is one MAC, biases and element-wise work are 0."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -265,3 +266,9 @@ def test_a_batch_norm_of_another_width_is_refused(width: int) -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(width))
     with pytest.raises(InputError, match="network failed on example_inputs"):
         count_macs(network, torch.zeros(2, 3, 8, 8))
+
+
+def test_what_is_no_network_is_refused() -> None:
+    wrong: Any = "resnet20"
+    with pytest.raises(InputError, match="network is a str: give a torch.nn.Module"):
+        count_macs(wrong, torch.zeros(1, 3))

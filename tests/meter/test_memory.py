@@ -49,8 +49,12 @@ def test_predictors_and_networks_agree() -> None:
 def test_an_engine_whose_memory_is_hidden_is_refused() -> None:
     with pytest.raises(InputError, match="another engine"):
         peak_memory_bytes(lambda _: [1.0], None)
-    with pytest.raises(InputError, match="meta"):
-        peak_memory_bytes(nn.Identity(), torch.zeros(1), "meta")
+
+
+@pytest.mark.parametrize("device", ["meta", "nonsense"])
+def test_devices_that_are_not_there_are_refused(device: str) -> None:
+    with pytest.raises(InputError, match=device):
+        peak_memory_bytes(nn.Identity(), torch.zeros(1), device)
 
 
 @pytest.mark.parametrize("level", [None, "2"])

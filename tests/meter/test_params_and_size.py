@@ -43,6 +43,20 @@ def test_tied_params_count_once() -> None:
         assert count_params(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))) == 12
 
 
+def test_a_matrix_and_its_transpose_on_one_memory_count_once() -> None:
+    coder, decoder = nn.Linear(3, 4, bias=False), nn.Linear(4, 3, bias=False)
+    decoder.weight = nn.Parameter(coder.weight.t())
+    assert count_params(nn.Sequential(coder, decoder)) == 12
+    flat = nn.Module()
+    flat.weight = nn.Parameter(coder.weight.detach().view(-1))
+    assert count_params(nn.Sequential(coder, flat)) == 12
+    # Two halves of one matrix are no copies of each other.
+    halves = nn.Module()
+    halves.first = nn.Parameter(coder.weight.detach()[:2])
+    halves.second = nn.Parameter(coder.weight.detach()[2:])
+    assert count_params(halves) == 12
+
+
 def test_nonzero_params() -> None:
     first, second = tied()
     with torch.no_grad():

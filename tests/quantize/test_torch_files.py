@@ -10,6 +10,7 @@ from torch import nn
 from prunus.artifact import load
 from prunus.errors import InputError
 from prunus.quantize import Deployment, deploy, load_deployed
+from prunus.quantize.torch_engine import TorchSession
 from prunus.records import Source
 from prunus.zoo import load_source
 
@@ -119,6 +120,24 @@ def test_matrices_that_are_of_no_linear_layer_are_noted(
     deployment = Deployment(engine="torch", weights="int8")
     written = deploy(load_source(source), tmp_path / "d", deployment, inputs=words(), source=source)
     assert any(f"torch: {told} stay in float32" in note for note in written.notes)
+
+
+def test_a_call_of_a_session_sets_no_modes(tmp_path: Path) -> None:
+    """What is timed is the network, as the dense one is that it is compared with."""
+    source = source_of(tmp_path, "plain")
+    network = load_source(source).eval()
+    deploy(network, tmp_path / "to", Deployment(engine="torch"), inputs=words(), source=source)
+    session = load_deployed(tmp_path / "to")
+    assert isinstance(session, TorchSession)
+    assert not session.network.training
+
+    def walked(_network: nn.Module) -> None:
+        pytest.fail("modules are walked over")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(session.network), "modules", walked)
+        logits = session(words())
+    assert torch.equal(logits, network(words()).detach())
 
 
 def test_what_deploy_is_given_is_checked_first(tmp_path: Path) -> None:

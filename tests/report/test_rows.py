@@ -266,8 +266,16 @@ def test_refuses_what_does_not_belong_together(comparison, run_of):
     refused("7 dense macs", run, run_of(seed=1, dense_cost=other))
     refused("more than once", run.model_copy(update={"test_evaluations": {"dense": 2}}))
     refused("more than once", run.model_copy(update={"scores": run.scores + run.scores[-1:]}))
+    fewer = tuple(score.model_copy(update={"samples": 100}) for score in run.scores)
+    refused("tested on 100 and 10000 samples", run, run_of(seed=1, scores=fewer))
     f1 = Score(metric="f1", value=0.5, samples=9, split="search", stage="dense")
     refused("one metric", run, run_of(seed=1, scores=(f1,)))
+
+
+def test_targets_that_six_digits_do_not_tell_apart_are_rows_of_their_own(comparison, run_of):
+    runs = [run_of(target={"macs": macs}) for macs in (20_000_000.0, 20_000_049.0)]
+    rows = comparison_rows(comparison.model_copy(update={"runs": tuple(runs)}))
+    assert [row.target for row in rows[1:]] == ["macs=20000000", "macs=20000049"]
 
 
 def test_report_imports_no_torch():

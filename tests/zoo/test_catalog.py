@@ -1,5 +1,7 @@
 """The zoo's networks have the published sizes, scale by width, and build the same every time."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -10,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from prunus.data import load_data
 from prunus.errors import InputError
+from prunus.records import Source
 from prunus.zoo import PadShortcut, build, is_text, normalization, zoo_names
 
 IMAGES = [name for name in zoo_names() if not is_text(name)]
@@ -203,3 +206,9 @@ def test_normalization_of_the_digits_makes_them_standard() -> None:
 def test_wrong_arguments_are_named(model: str, arguments: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         build(model, **arguments)
+
+
+def test_a_source_is_no_name() -> None:
+    source: Any = Source(model="resnet20")
+    with pytest.raises(InputError, match=r"model is a Source: .*prunus.zoo.load_source"):
+        build(source)

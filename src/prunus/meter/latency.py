@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from prunus.errors import InputError
-from prunus.meter.predictor import call, eval_mode
+from prunus.meter.device import require_device
+from prunus.meter.predictor import NetworkPredictor, call, eval_mode
 from prunus.records import Latency
 
 Predict = Callable[[Any], Any]
@@ -98,7 +99,7 @@ def measure_latencies(
         InputError: A count is out of range, the device or an engine's name is missing.
     """
     _require_counts(batch=(batch, 1), warmup=(warmup, 0), repeats=(repeats, 1))
-    place = _require_device(device)
+    place = require_device(device)
     engines = {name: engine if isinstance(engine, str) else engine.get(name) for name in named}
     unnamed = [name for name, found in engines.items() if found is None]
     if unnamed:
@@ -108,9 +109,11 @@ def measure_latencies(
         used_threads = stack.enter_context(_threads(threads))
         runs = {}
         for name, (predict, inputs) in named.items():
-            if isinstance(predict, nn.Module):
-                stack.enter_context(eval_mode(predict))
-                runs[name] = partial(call, predict, inputs)
+            # A predictor walks all modules at every call, to set their modes: not what is timed.
+            network = predict.network if isinstance(predict, NetworkPredictor) else predict
+            if isinstance(network, nn.Module):
+                stack.enter_context(eval_mode(network))
+                runs[name] = partial(call, network, inputs)
             else:
                 runs[name] = partial(predict, inputs)
         stack.enter_context(torch.no_grad())  # see NetworkPredictor
@@ -182,18 +185,6 @@ def _require_counts(**counts: tuple[int, int]) -> None:
     for name, (value, least) in counts.items():
         if value < least:
             raise InputError(f"{name}={value} is too small; use {least} or more")
-
-
-def _require_device(device: str | torch.device) -> torch.device:
-    try:
-        place = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"device={device!r} is not a device; use 'cpu' or 'cuda'") from error
-    if place.type not in {"cpu", "cuda"}:
-        raise InputError(f"device={str(device)!r} cannot be timed; use 'cpu' or 'cuda'")
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device={str(device)!r} is not available here; use 'cpu'")
-    return place
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from prunus.errors import InputError
+from prunus.meter.device import require_device
 from prunus.meter.predictor import NetworkPredictor, call, eval_mode
 
 Predict = Callable[[Any], Any]
@@ -35,10 +36,10 @@ def peak_memory_bytes(predict: Predict, inputs: Any, device: str | torch.device 
         device: "cpu" or a CUDA device.
 
     Raises:
-        InputError: The device is neither, or ``predict`` runs outside of PyTorch, whose memory
+        InputError: The device is neither, or not there, or ``predict`` runs outside of PyTorch, whose memory
             cannot be seen.
     """
-    place = torch.device(device)
+    place = require_device(device)
     network = predict.network if isinstance(predict, NetworkPredictor) else predict
     if isinstance(network, nn.Module):
         with eval_mode(network):
@@ -57,9 +58,7 @@ def _peak(predict: Predict, inputs: Any, place: torch.device) -> int:
         predict(inputs)
         if place.type == "cuda":
             return _cuda_peak(predict, inputs, place)
-        if place.type == "cpu":
-            return _cpu_peak(predict, inputs)
-    raise InputError(f"device={str(place)!r} has no memory meter; use 'cpu' or 'cuda'")
+        return _cpu_peak(predict, inputs)
 
 
 def _cuda_peak(predict: Predict, inputs: Any, place: torch.device) -> int:

@@ -51,8 +51,10 @@ def require_shapes(network: nn.Module) -> None:
     """Refuse a network with parameters or buffers that have no shape yet.
 
     Raises:
-        InputError: A lazy parameter or buffer is not initialized.
+        InputError: A lazy parameter or buffer is not initialized, or it is no network.
     """
+    if not isinstance(network, nn.Module):
+        raise InputError(f"network is a {type(network).__name__}: give a torch.nn.Module")
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         if is_lazy(tensor):
             raise InputError(
@@ -65,7 +67,23 @@ def _unique_parameters(network: nn.Module) -> Iterator[nn.Parameter]:
     require_shapes(network)
     seen: set[Hashable] = set()
     for parameter in network.parameters():
-        key = tensor_key(parameter)
+        key = _elements_key(parameter)
         if key not in seen:
             seen.add(key)
             yield parameter
+
+
+def _elements_key(tensor: Tensor) -> Hashable:
+    """A key equal for tensors that show the same memory in any order: a matrix and its transpose."""
+    if tensor.layout != torch.strided:
+        return id(tensor)
+    runs: list[tuple[int, int]] = []  # stride and length; axes that follow each other are one
+    for stride, length in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if length == 1:
+            continue
+        if runs and stride == runs[-1][0] * runs[-1][1]:
+            runs[-1] = (runs[-1][0], runs[-1][1] * length)
+        else:
+            runs.append((stride, length))
+    storage = tensor.untyped_storage()._cdata
+    return storage, tensor.storage_offset(), tuple(runs), tensor.dtype

@@ -17,6 +17,15 @@ class _Origin(NamedTuple):
     values: Tensor
     offset: int
     stand_in: Tensor  # held so that its storage's address is not given to another tensor
+    version: int  # of the stand-in, whose values are no others while it stays
+
+
+class _Copy(NamedTuple):
+    """A tensor that holds the entries of a parameter."""
+
+    share: Fraction
+    tensor: Tensor
+    version: int
 
 
 class Shadow:
@@ -48,22 +57,29 @@ class WeightShares:
     def __init__(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
         self._origins = {
             _storage(stand_in): _Origin(
-                values, int(values.storage_offset() - stand_in.storage_offset()), stand_in
+                values,
+                int(values.storage_offset() - stand_in.storage_offset()),
+                stand_in,
+                _version(stand_in),
             )
             for stand_in, values in pairs
         }
-        self._copies: dict[int, tuple[Fraction, Tensor]] = {}
+        self._copies: dict[int, _Copy] = {}
         self._known: dict[tuple[Any, ...], Fraction] = {}
 
     def share(self, operand: Tensor) -> Fraction | None:
-        """Share of nonzero entries of an operand; None where it is not known to be a parameter."""
+        """Share of nonzero entries of an operand; None where it is not known to be a parameter.
+
+        What was written to since, in place, is none.
+        """
         if operand.layout != torch.strided or operand.numel() == 0:
             return None
         storage = _storage(operand)
-        if storage in self._copies:
-            return self._copies[storage][0]
+        copied = self._copies.get(storage)
+        if copied is not None:
+            return copied.share if _version(copied.tensor) == copied.version else None
         origin = self._origins.get(storage)
-        if origin is None:
+        if origin is None or _version(origin.stand_in) != origin.version:
             return None
         size, stride, offset = tuple(operand.shape), operand.stride(), operand.storage_offset()
         key = (storage, size, stride, offset)
@@ -77,7 +93,7 @@ class WeightShares:
         """Note that ``result`` holds the entries of ``source``, in another dtype or layout."""
         share = self.share(source)
         if share is not None and _storage(source) != _storage(result):
-            self._copies[_storage(result)] = (share, result)
+            self._copies[_storage(result)] = _Copy(share, result, _version(result))
 
 
 def _tensors(network: nn.Module) -> Iterator[Tensor]:
@@ -105,6 +121,11 @@ def _stand_in(tensor: Tensor, place: Place) -> Tensor:
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(bare, requires_grad=tensor.requires_grad)
     return bare
+
+
+def _version(tensor: Tensor) -> int:
+    """Grows with every change in place, also through a view; 0 for inference tensors, which do not tell."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _storage(tensor: Tensor) -> int:

@@ -27,7 +27,8 @@ from prunus.artifact.weights import (
 )
 from prunus.errors import InputError, PlanMismatchError
 from prunus.graph import call_parts_, pad_plainly_
-from prunus.meter import as_predictor
+from prunus.meter import logits_in
+from prunus.meter.predictor import call
 from prunus.plan import Plan
 from prunus.quantize.by_row import by_row
 from prunus.quantize.job import (
@@ -209,8 +210,8 @@ class TorchSession(Session):
         def fill(network: nn.Module) -> None:
             _fill_(network, folder, record, manifest.ties)
 
-        self.network = rebuild(find_source(manifest, folder), manifest, plans, fill)
-        self._predict = as_predictor(self.network)
+        # In eval mode once: a predictor's walk over all modules would be a part of every call.
+        self.network = rebuild(find_source(manifest, folder), manifest, plans, fill).eval()
 
     @property
     def floats(self) -> torch.dtype:
@@ -230,7 +231,7 @@ class TorchSession(Session):
         if self._threads is not None and self._threads != before:
             torch.set_num_threads(self._threads)
         try:
-            return self._predict(self.cast(inputs)).float()
+            return self._run(self.cast(inputs)).float()
         except InputError:
             raise
         except Exception as error:  # a user's forward may raise anything
@@ -239,8 +240,9 @@ class TorchSession(Session):
             if self._threads is not None and self._threads != before:
                 torch.set_num_threads(before)
 
-    def _run(self, feed: dict[str, Tensor]) -> Tensor:
-        return self._predict(feed)
+    def _run(self, feed: Any) -> Tensor:
+        with torch.no_grad():
+            return logits_in(call(self.network, feed))
 
 
 def _fill_(network: nn.Module, folder: Path, record: Deployed, ties: Mapping[str, str]) -> None:

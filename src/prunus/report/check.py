@@ -11,8 +11,8 @@ def check_comparison(comparison: Comparison) -> None:
     """Refuse runs that cannot stand in one table.
 
     Raises:
-        InputError: No runs; different networks, data sets, dense costs or metrics; a seed twice; or
-            more than one look at the test split for a number.
+        InputError: No runs; different networks, data sets, numbers of test samples, dense costs or
+            metrics; a seed twice; or more than one look at the test split for a number.
     """
     if not comparison.runs:
         raise InputError(
@@ -42,6 +42,11 @@ def check_comparison(comparison: Comparison) -> None:
             )
         seen.add(key)
         _check_scores(run, name)
+    tested = sorted({s.samples for run in comparison.runs for s in run.scores if s.split == "test"})
+    if len(tested) > 1:
+        raise InputError(
+            f"runs are tested on {' and '.join(map(str, tested))} samples; compare runs on the same data"
+        )
     metrics = sorted({score.metric for run in comparison.runs for score in run.scores})
     if len(metrics) > 1:
         raise InputError(f"runs hold the metrics {metrics}; compare runs with one metric")
@@ -53,7 +58,12 @@ def target_text(target: Mapping[str, float]) -> str:
     >>> target_text({"macs": 0.5})
     'macs=0.5'
     """
-    return ", ".join(f"{name}={value:g}" for name, value in sorted(target.items()))
+    return ", ".join(f"{name}={_number(value)}" for name, value in sorted(target.items()))
+
+
+def _number(value: float) -> str:
+    """Whole numbers in full: six digits of 20,000,049 are those of another target."""
+    return str(int(value)) if value == int(value) else f"{value:g}"
 
 
 def _subject(run: RunRecord) -> str:

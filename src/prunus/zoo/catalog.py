@@ -121,6 +121,11 @@ def build(model: str, **arguments: Any) -> nn.Module:
     >>> sum(p.numel() for p in build("resnet20").parameters())
     269722
     """
+    if not isinstance(model, str):
+        raise InputError(
+            f"model is a {type(model).__name__}: give a name of the zoo as text; a Source is built by "
+            "prunus.zoo.load_source"
+        )
     text, entry = _TEXT_ZOO.get(model), _ZOO.get(model)
     if text is not None:
         read = _validated(model, text.arguments, arguments)

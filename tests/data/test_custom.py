@@ -70,7 +70,7 @@ def test_mistakes_are_named() -> None:
         from_datasets(train, rows(3), search=train)
     with pytest.raises(DataError, match=r"train of 'custom' has 1 sample: give at least 2"):
         from_datasets(rows(1), rows(3))
-    with pytest.raises(InputError, match=r"search_size is 10: use 1 to 9"):
+    with pytest.raises(InputError, match=r"search_size is 10: use 1 to 8"):
         from_datasets(train, rows(3), search_size=10)
     with pytest.raises(DataError, match=r"custom: num_classes is 2 and the smallest label -1"):
         from_datasets([(torch.zeros(1), -1), (torch.zeros(1), 1)], rows(3))

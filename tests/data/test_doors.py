@@ -246,3 +246,79 @@ def test_a_place_is_looked_up_among_many_parts_by_halving() -> None:
     taken = _taken(joined)
     assert [[*places] for places in taken.values()] == [[0, 1, 2, 3]] * 255
     assert 0 < Counted.comparisons <= 8 * 1020  # 2^8 = 256 gaps between and beside 255 ends
+
+
+# --- arguments ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mean": [77.8], "std": [95.9]}, r"mean \[77.8\] is not within 0 to 1.*divide"),
+        ({"mean": [0.3], "std": [float("nan")]}, r"std \[nan\] has a value <= 0"),
+        ({"mean": [float("nan")], "std": [0.3]}, r"mean \[nan\] is not within 0 to 1"),
+        ({"mean": 0.5, "std": 0.5}, "mean is 0.5 and std is 0.5: give a list for each"),
+        ({"search_size": 2.5}, "search_size is 2.5: give a whole number"),
+        ({"seed": 1.5}, "seed is 1.5: give a whole number, 0 or more"),
+        ({"seed": -1}, "seed is -1: give a whole number, 0 or more"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_data("digits", **arguments)
+
+
+def test_a_name_that_is_no_text_and_a_size_that_is_no_number_are_named() -> None:
+    wrong: Any = Path("a.csv")
+    with pytest.raises(InputError, match="give the name of a data set as text"):
+        load_data(wrong)
+    size: Any = "5"
+    with pytest.raises(InputError, match="search_size is '5': give a whole number"):
+        from_datasets(pairs(10), pairs(5), search_size=size)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    seed: Any = np.int64(3)
+    assert len(from_datasets(pairs(10), pairs(5), search_size=seed, seed=seed).search) == 3
+
+
+class Named(Dataset[dict[str, Any]]):
+    """Samples as mappings of what is given, and a label."""
+
+    def __init__(self, **inputs: Any) -> None:
+        self.inputs = inputs
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**self.inputs, "labels": index % 2}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "kind"),
+    [
+        ({"input_ids": torch.zeros(3), "text": "hello"}, "'text' of the data set are str"),
+        ({"input_ids": [1, 2, 3]}, "'input_ids' of the data set are list: .*set_format"),
+    ],
+)
+def test_inputs_by_name_that_are_no_tensors_are_named(inputs: dict[str, Any], kind: str) -> None:
+    with pytest.raises(DataError, match=kind):
+        from_datasets(Named(**inputs), Named(**inputs))
+
+
+def test_inputs_by_name_become_float32_as_others_do() -> None:
+    data = from_datasets(Named(x=np.ones(3), ids=torch.ones(2, dtype=torch.int64)), Named(x=1))
+    inputs, _ = next(data.train.batches(2))
+    assert isinstance(inputs, dict)
+    assert {name: each.dtype for name, each in inputs.items()} == {
+        "x": torch.float32,
+        "ids": torch.int64,
+    }
+
+
+def test_given_labels_that_are_not_those_of_the_samples_are_told() -> None:
+    wrong = [(i + (i == 7)) % 3 for i in range(30)]
+    data = from_datasets(pairs(30), pairs(5), options=CustomOptions(train_labels=wrong))
+    with pytest.raises(DataError, match="train_labels has 2 for sample 7, whose own label is 1"):
+        list(data.train.batches(30)), list(data.search.batches(30))

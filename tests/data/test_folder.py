@@ -344,3 +344,90 @@ def test_images_of_other_forms_are_counted(folder: Path) -> None:
         file.rename(file.with_suffix(".heic"))
     with pytest.raises(DataError, match=r"has no images that are read, but 3 of \.heic: convert"):
         load_data(f"imagefolder:{folder}", image_size=SIDE)
+
+
+def test_a_file_in_two_splits_is_refused(folder: Path) -> None:
+    (folder / "test" / "ant" / "again.png").symlink_to(folder / "train" / "ant" / "00.png")
+    with pytest.raises(DataError, match=r"again.png' of test and '.*00.png' of \w+ are one file"):
+        load_data(f"imagefolder:{folder}", image_size=SIDE)
+
+
+def test_a_test_folder_that_is_the_training_folder_is_refused(tmp_path: Path) -> None:
+    for i in range(4):
+        save(tmp_path / "train" / "ant" / f"{i}.png", plain(i))
+    (tmp_path / "test").symlink_to(tmp_path / "train", target_is_directory=True)
+    with pytest.raises(DataError, match="are one file: give every split images of its own"):
+        load_data(f"imagefolder:{tmp_path}", image_size=SIDE)
+
+
+def test_copies_of_training_images_are_told(folder: Path) -> None:
+    for name in ("copy.png", "copy2.png"):
+        save(folder / "test" / "ant" / name, plain(3))
+    note = load_data(f"imagefolder:{folder}", image_size=SIDE).note
+    # The images 0, 1, 2, 100, 101, 102 of the test split are training images, too.
+    assert note == "8 of 8 images of the test split are in train or search, too"
+
+
+def test_images_of_their_own_are_no_copies(tmp_path: Path) -> None:
+    for part, value in (("train", 0), ("test", 50)):
+        for i in range(5):
+            save(tmp_path / part / "ant" / f"{i}.png", plain(value + i))
+    assert load_data(f"imagefolder:{tmp_path}", image_size=SIDE).note == ""
+
+
+def test_images_behind_links_to_folders_are_read_once(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for i in range(5):
+        save(elsewhere / f"{i}.png", plain(200 + i))
+    (folder / "train" / "bee" / "more").symlink_to(elsewhere, target_is_directory=True)
+    (elsewhere / "back").symlink_to(folder / "train" / "bee", target_is_directory=True)
+    data = load_data(f"imagefolder:{folder}", image_size=SIDE)
+    assert len(data.train) + len(data.search) == 20 + 5
+
+
+def test_a_link_that_leads_nowhere_is_named(folder: Path) -> None:
+    (folder / "test" / "bee" / "gone.png").symlink_to(folder / "no.png")
+    (folder / "test" / "bee" / "gone.txt").symlink_to(folder / "no.txt")
+    with pytest.raises(DataError, match=r"gone.png' leads to no file .*remove the link"):
+        load_data(f"imagefolder:{folder}", image_size=SIDE)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_images_are_told(tmp_path: Path, mode: str) -> None:
+    for part, opaque in (("train", 255), ("test", 254)):
+        for i in range(5):
+            pixels = np.full((40, 40, 4), 10 * i, np.uint8)
+            pixels[..., 3] = 255
+            pixels[0, 0, 3] = opaque
+            path = tmp_path / part / "ant" / f"{part}{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).convert(mode).save(path)
+    note = load_data(f"imagefolder:{tmp_path}", image_size=SIDE).note
+    assert note.startswith("5 of 5 images of the test split are transparent in part")
+    assert "search" not in note
+
+
+def test_a_split_that_lacks_a_class_is_told(tmp_path: Path) -> None:
+    for part, counts in (("train", (1, 9)), ("test", (1, 1))):
+        for name, count in zip(("ant", "bee"), counts, strict=True):
+            for i in range(count):
+                value = 100 * (part == "test") + 50 * (name == "bee") + i
+                save(tmp_path / part / name / f"{i}.png", plain(value))
+    data = load_data(f"imagefolder:{tmp_path}", image_size=SIDE)
+    assert data.note == "the search split has no sample of 1 of 2 classes (0)"
+
+
+def test_images_that_differ_in_a_corner_are_no_copies(tmp_path: Path) -> None:
+    """Files of one size, 120,054 bytes, of which the middle alone is looked at first."""
+    for part in ("train", "test"):
+        for i in range(2):
+            pixels = plain(0, 200, 200)
+            pixels[0, 0] = 100 * (part == "test") + i
+            save(tmp_path / part / "ant" / f"{i}.bmp", pixels)
+    load = f"imagefolder:{tmp_path}"
+    assert load_data(load, image_size=SIDE).note == ""
+    save(tmp_path / "test" / "ant" / "1.bmp", plain(0, 200, 200))
+    note = load_data(load, image_size=SIDE).note
+    assert note == "1 of 2 images of the test split are in train or search, too"

@@ -63,13 +63,40 @@ def test_every_class_gets_its_share_within_one_sample(
 
 @given(labels=LABELS, share=st.floats(0, 1), seed=st.integers(0, 99))
 def test_search_and_the_rest_partition_train(labels: list[int], share: float, seed: int) -> None:
+    labels = [*labels, labels[0]]  # one class, at least, that can spare a sample
     train = TrainSplit(samples(labels, 5))
-    n = min(len(labels) - 1, max(1, round(share * len(labels))))
+    n = min(len(labels) - len(set(labels)), max(1, round(share * len(labels))))
     rest, search = carve_search(train, n, seed)
     assert sorted(positions(rest) + positions(search)) == list(range(len(labels)))
     assert (len(search), len(train)) == (n, len(labels))
+    assert {labels[i] for i in positions(rest)} == set(labels)
     again = carve_search(train, n, seed)
     assert positions(again[1]) == positions(search)
+
+
+def test_equal_classes_take_turns_where_there_are_fewer_samples_than_classes() -> None:
+    labels = torch.arange(120) % 40
+    drawn = [labels[stratified_draw(labels, 15, seed)].tolist() for seed in range(20)]
+    assert all(len(set(classes)) == 15 for classes in drawn)
+    assert {label for classes in drawn for label in classes} == set(range(40))
+
+
+def test_more_samples_than_there_are_cannot_be_drawn() -> None:
+    with pytest.raises(InputError, match="n_samples=5: at most 2 samples can be drawn"):
+        stratified_draw(torch.tensor([0, 0, 1, 1, 2]), 5, 0, leave=1)
+
+
+def test_the_only_sample_of_a_class_is_left_to_train() -> None:
+    labels = [*range(9), *[9] * 90]
+    for seed in range(3):
+        rest, search = carve_search(TrainSplit(samples(labels, 10)), 20, seed)
+        assert search.labels.tolist() == [9] * 20
+        assert rest.labels.unique().tolist() == list(range(10))
+
+
+def test_a_search_split_needs_a_sample_that_a_class_can_spare() -> None:
+    with pytest.raises(DataError, match="one sample of each class: give at least one more"):
+        carve_search(TrainSplit(samples([2, 0, 1])), 1, 0)
 
 
 def test_another_seed_carves_another_search_split() -> None:
@@ -79,7 +106,7 @@ def test_another_seed_carves_another_search_split() -> None:
 
 @pytest.mark.parametrize("n", [0, 6, -1])
 def test_carving_leaves_both_with_samples(n: int) -> None:
-    with pytest.raises(InputError, match=rf"search_size is {n}: use 1 to 5, out of train's 6"):
+    with pytest.raises(InputError, match=rf"search_size is {n}: use 1 to 4, out of train's 6"):
         carve_search(TrainSplit(samples([0, 1] * 3)), n, 0)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset
 
 from prunus.data.dataset_store import DatasetStore, SizedDataset
-from prunus.data.roles import DataSplits, three_splits
+from prunus.data.roles import DataSplits, require_draw, three_splits, with_absent_noted
 from prunus.data.splits import Samples, SearchSplit, TestSplit, TrainSplit
 from prunus.errors import DataError, InputError
 
@@ -67,6 +67,7 @@ def from_datasets(
     """
     if train is test or (search is not None and (search is train or search is test)):
         raise InputError("train, search and test share a data set: give disjoint ones")
+    require_draw(seed, search_size)
     chosen = CustomOptions() if options is None else options
     roles = {
         "train": train,
@@ -106,8 +107,14 @@ def from_datasets(
     search_split = SearchSplit(samples(search_store))
     if search_size is not None:
         search_split = search_split.subset(search_size, seed)
-    return DataSplits(
-        chosen.name, TrainSplit(samples(store)), search_split, TestSplit(test_samples), num_classes
+    return with_absent_noted(
+        DataSplits(
+            chosen.name,
+            TrainSplit(samples(store)),
+            search_split,
+            TestSplit(test_samples),
+            num_classes,
+        )
     )
 
 

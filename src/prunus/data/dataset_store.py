@@ -95,16 +95,29 @@ class DatasetStore(SampleStore):
                 f"inputs of the data set cannot be stacked ({reason}): give tensors or arrays of "
                 "one shape, or dictionaries of them"
             ) from error
+        labels = torch.tensor([label for _, label in samples], dtype=torch.int64)
+        if self._given_labels is not None:
+            self._require_same(labels, indices)
         if isinstance(inputs, Mapping):
-            inputs = dict(inputs)
-        elif not isinstance(inputs, Tensor):
+            first = samples[0][0]
+            named = {key: _floats(value, f"'{key}'", first[key]) for key, value in inputs.items()}
+            return named, labels
+        return _floats(inputs, "inputs", samples[0][0]), labels
+
+    def _require_same(self, labels: Tensor, indices: Tensor) -> None:
+        """Refuse labels that were given in the place of others.
+
+        Raises:
+            DataError: A sample has another.
+        """
+        given = self.labels[indices]
+        odd = (given != labels).nonzero().flatten()
+        if len(odd):
+            at = int(odd[0])
             raise DataError(
-                f"inputs of the data set are {type(samples[0][0]).__name__}: "
-                "give tensors or arrays, or dictionaries of them"
+                f"train_labels has {int(given[at])} for sample {int(indices[at])}, whose own label is "
+                f"{int(labels[at])}: give the labels of the data set, or leave train_labels out"
             )
-        elif inputs.dtype == torch.float64:
-            inputs = inputs.float()
-        return inputs, torch.tensor([label for _, label in samples], dtype=torch.int64)
 
     def _split(self, dataset: SizedDataset, index: int) -> tuple[Any, int]:
         """One sample's input and label."""
@@ -130,6 +143,20 @@ class DatasetStore(SampleStore):
                 "or mappings with a label"
             )
         return sample[0], _class(sample[1], f"the label of sample {index}")
+
+
+def _floats(stacked: Any, what: str, sample: Any) -> Tensor:
+    """What a network takes, in float32 where it was in float64.
+
+    Raises:
+        DataError: It is no tensor.
+    """
+    if not isinstance(stacked, Tensor):
+        raise DataError(
+            f"{what} of the data set are {type(sample).__name__}: give tensors or arrays (of Hugging "
+            "Face: set_format('torch')), or dictionaries of them, and nothing else"
+        )
+    return stacked.float() if stacked.dtype == torch.float64 else stacked
 
 
 def _class(label: Any, what: str) -> int:

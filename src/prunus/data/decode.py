@@ -52,6 +52,15 @@ def require_image(file: Path) -> None:
         raise _no_image(file, error) from error
 
 
+def is_transparent(file: Path) -> bool:
+    """Whether an image that can be decoded is transparent somewhere."""
+    with Image.open(file) as opened:
+        if "A" not in opened.mode.upper() and "transparency" not in opened.info:
+            return False
+        alpha = np.asarray(opened.convert("RGBA").getchannel("A"))
+        return bool((alpha < 255).any())
+
+
 def _turned(image: Image.Image) -> Image.Image:
     """An image as its camera says that it is seen.
 
@@ -74,6 +83,8 @@ def _rgb(image: Image.Image, file: Path, *, deep: bool) -> Image.Image:
             f"'{file}' has values of no known range (mode {image.mode}): save it with 8 or 16 bits a "
             "channel"
         )
+    if isinstance(image.info.get("transparency"), bytes):
+        image = image.convert("RGBA")  # the same colours, without Pillow's warning
     return image.convert("RGB")
 
 

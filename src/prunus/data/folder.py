@@ -3,8 +3,9 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import final
 
@@ -14,9 +15,17 @@ from PIL import Image
 from torch import Tensor
 
 from prunus.data.crops import ATTEMPTS, center, random_crop
-from prunus.data.decode import decoded, require_image
+from prunus.data.decode import decoded, is_transparent, require_image
+from prunus.data.image_files import (
+    ImageFile,
+    class_folders,
+    copies,
+    images_in,
+    left_out,
+    require_apart,
+)
 from prunus.data.image_size import image_sides, sized_suffix
-from prunus.data.roles import DataSplits, three_splits
+from prunus.data.roles import DataSplits, three_splits, with_absent_noted
 from prunus.data.splits import Samples, SearchSplit, TestSplit, TrainSplit
 from prunus.data.stores import Inputs, Normalizer, SampleStore
 from prunus.errors import DataError
@@ -24,9 +33,7 @@ from prunus.errors import DataError
 FOLDER = "imagefolder:"
 
 _IMAGENET = Normalizer((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _IMAGE_SIZE = (224, 224)
-_FOREIGN = frozenset({".heic", ".heif", ".svg"})  # images that Pillow has no plugin for
 _OPENED = 50_000  # files of a split, at most, whose beginnings are read at the door
 _DECODED = 2_000  # images of search and of test, at most, that are decoded at the door
 _THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes outside Python's lock
@@ -75,7 +82,7 @@ class FolderStore(SampleStore):
         Raises:
             DataError: A file is no readable image.
         """
-        files = [self._files[index] for index in indices.tolist()]
+        files = self.files(indices)
         chances: list[Tensor | None] = [None] * len(files)
         if augment is not None:
             # Drawn before the threads start, so that their order does not matter.
@@ -100,21 +107,27 @@ class FolderStore(SampleStore):
             total.update(f"{file.parent.name}/{file.name} {size}\n".encode())
         return total.hexdigest()
 
-    def require_decodable(self, indices: Tensor) -> None:
+    def files(self, indices: Tensor) -> list[Path]:
+        """Those of some samples."""
+        return [self._files[index] for index in indices.tolist()]
+
+    def transparent(self, indices: Tensor) -> tuple[int, int]:
         """Decode images once, those of a large split spread evenly, at a fraction of their size.
+
+        Returns:
+            How many of them are transparent somewhere, and how many were decoded.
 
         Raises:
             DataError: A file is no readable image, as one that broke off on its way.
         """
-        some = indices[:: _step(len(indices), _DECODED)]
-        files = [self._files[index] for index in some.tolist()]
+        some = self.files(indices[:: _step(len(indices), _DECODED)])
         with ThreadPoolExecutor(_THREADS) as pool:
-            for _ in pool.map(_require_decodable, files):
-                pass
+            found = list(pool.map(_decoded_transparent, some))
+        return sum(found), len(some)
 
     def take(self, indices: Tensor) -> "FolderStore":
         """A store that knows these files alone."""
-        files = [self._files[index] for index in indices.tolist()]
+        files = self.files(indices)
         return FolderStore(files, self._labels[indices], self._normalizer, self._image_size)
 
     def _read_one(self, file: Path, chances: Tensor | None) -> Tensor:
@@ -129,8 +142,9 @@ class FolderStore(SampleStore):
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def _require_decodable(file: Path) -> None:
+def _decoded_transparent(file: Path) -> bool:
     decoded(file, small=True)
+    return is_transparent(file)
 
 
 def _step(n: int, most: int) -> int:
@@ -153,8 +167,8 @@ def load_folder(
     ``search_size`` images drawn from it.
 
     Raises:
-        DataError: A folder is missing or empty, the splits have other classes, or an image that was
-            looked at cannot be read.
+        DataError: A folder is missing or empty, the splits have other classes, or share a file, or an
+            image that was looked at cannot be read.
     """
     sides = _IMAGE_SIZE if image_size is None else image_sides(image_size)
     name = f"{FOLDER}{folder}" + ("" if sides == _IMAGE_SIZE else sized_suffix(sides))
@@ -164,24 +178,23 @@ def load_folder(
             f"'{folder}' lacks {'test/ (or val/)' if (folder / 'train').is_dir() else 'train/'}: "
             "give a folder with train/CLASS/ and test/CLASS/"
         )
-    classes = _classes(folder / "train")
+    classes = class_folders(folder / "train")
     unread: Counter[str] = Counter()
+    seen: dict[Path, ImageFile] = {}
 
     def scan(part: Path) -> Samples:
-        if part.name != "train" and _classes(part) != classes:
-            odd = min(set(_classes(part)) ^ set(classes))
+        if part.name != "train" and class_folders(part) != classes:
+            odd = min(set(class_folders(part)) ^ set(classes))
             raise DataError(
                 f"'{part}' and '{folder / 'train'}' differ in the class '{odd}': give both the same"
             )
-        files = [
-            (file, label)
-            for label, each in enumerate(classes)
-            for file in _images(part / each, unread)
-        ]
-        _require_images([file for file, _ in files])
+        found = [images_in(part / each, unread) for each in classes]
+        files = [file.path for each in found for file in each]
+        seen.update((file.path, file) for each in found for file in each)
+        _require_images(files)
         store = FolderStore(
-            [file for file, _ in files],
-            torch.tensor([label for _, label in files]),
+            files,
+            torch.tensor([label for label, each in enumerate(found) for _ in each]),
             normalizer or _IMAGENET,
             sides,
         )
@@ -192,25 +205,40 @@ def load_folder(
         search = SearchSplit(scan(folder / "val"))
         if search_size is not None:
             search = search.subset(search_size, seed)
-        note = _left_out(unread)
-        return _whole(
-            DataSplits(name, TrainSplit(train), search, TestSplit(test), len(classes), note)
-        )
+        note = left_out(unread)
+        whole = DataSplits(name, TrainSplit(train), search, TestSplit(test), len(classes), note)
+        return _checked(with_absent_noted(whole), seen)
     size = max(1, round(len(train.indices) / 5)) if search_size is None else search_size
-    note = _left_out(unread)
-    return _whole(three_splits(train, test, search_size=size, seed=seed, note=note))
+    note = left_out(unread)
+    return _checked(three_splits(train, test, search_size=size, seed=seed, note=note), seen)
 
 
-def _whole(data: DataSplits) -> DataSplits:
-    """The same, its search and test images decoded once: they are first needed after an epoch, or all.
+def _checked(data: DataSplits, seen: Mapping[Path, ImageFile]) -> DataSplits:
+    """The same, its splits apart, its search and test images decoded once: they are first needed late.
 
     Raises:
-        DataError: One is no readable image.
+        DataError: One is no readable image, or in two splits.
     """
-    for split in (data.search, data.test):
-        if isinstance(split.samples.store, FolderStore):
-            split.samples.store.require_decodable(split.samples.indices)
-    return data
+    parts = {
+        split.role: (split.samples.store, split.samples.indices)
+        for split in (data.train, data.search, data.test)
+        if isinstance(split.samples.store, FolderStore)
+    }
+    files = {
+        role: [seen[path] for path in store.files(indices)]
+        for role, (store, indices) in parts.items()
+    }
+    require_apart(files)
+    notes = [*([data.note] if data.note else []), *copies(files)]
+    for role in ("search", "test"):
+        store, indices = parts[role]
+        found, of = store.transparent(indices)
+        if found:
+            notes.append(
+                f"{found} of {of} images of the {role} split are transparent in part: the colours that "
+                "lie there are read, as torchvision does"
+            )
+    return replace(data, note="; ".join(notes))
 
 
 def _require_images(files: Sequence[Path]) -> None:
@@ -222,44 +250,3 @@ def _require_images(files: Sequence[Path]) -> None:
     with ThreadPoolExecutor(_THREADS) as pool:
         for _ in pool.map(require_image, files[:: _step(len(files), _OPENED)]):
             pass
-
-
-def _classes(folder: Path) -> list[str]:
-    names = sorted(
-        path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
-    )
-    if not names:
-        raise DataError(
-            f"'{folder}' has no classes: put the images of each class in its own folder"
-        )
-    return names
-
-
-def _images(folder: Path, unread: Counter[str]) -> list[Path]:
-    """The images of a class; suffixes of other images that Pillow knows are counted."""
-    shown = sorted(
-        path
-        for path in folder.rglob("*")
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-    files = [path for path in shown if path.suffix.lower() in _SUFFIXES and path.is_file()]
-    others = {path.suffix.lower() for path in shown} - _SUFFIXES
-    if others:
-        others &= {*Image.registered_extensions(), *_FOREIGN}  # loads all of Pillow's plugins
-    odd = Counter(path.suffix.lower() for path in shown if path.suffix.lower() in others)
-    if not files:
-        left = f" that are read, but {_counted(odd)}: convert them, or" if odd else ":"
-        raise DataError(f"'{folder}' has no images{left} add some ({', '.join(sorted(_SUFFIXES))})")
-    unread.update(odd)
-    return files
-
-
-def _counted(suffixes: Counter[str]) -> str:
-    return ", ".join(f"{n} of {suffix}" for suffix, n in sorted(suffixes.items()))
-
-
-def _left_out(unread: Counter[str]) -> str:
-    """Remark on images whose form is not read."""
-    if not unread:
-        return ""
-    return f"images were left out, {_counted(unread)}: read are {', '.join(sorted(_SUFFIXES))}"

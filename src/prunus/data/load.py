@@ -7,7 +7,7 @@ from prunus.data.cifar import load_cifar
 from prunus.data.digits import load_digits
 from prunus.data.folder import FOLDER, load_folder
 from prunus.data.image_size import sized_suffix, split_size
-from prunus.data.roles import DataSplits
+from prunus.data.roles import DataSplits, require_draw
 from prunus.data.stores import Normalizer
 from prunus.data.text.load import load_text
 from prunus.data.text.options import TextOptions
@@ -51,6 +51,9 @@ def load_data(
         DataError: The data is missing or broken.
         MissingExtraError: A package that the data needs is not installed.
     """
+    if not isinstance(name, str):
+        raise InputError(f"data is {name!r}: give the name of a data set as text, such as digits")
+    require_draw(seed, search_size)
     if is_text_data(name):
         if mean is not None or image_size is not None:
             raise InputError(f"mean, std and image_size are for images, '{name}' is a set of texts")
@@ -59,11 +62,7 @@ def load_data(
         )
     if text is not None or tokenizer is not None:
         raise InputError(f"settings of texts are given, but '{name}' is no set of texts")
-    if (mean is None) != (std is None):
-        raise InputError(f"mean is {mean} and std is {std}: give both or neither")
-    normalizer = None
-    if mean is not None and std is not None:
-        normalizer = Normalizer(tuple(mean), tuple(std))
+    normalizer = Normalizer.of(mean, std)
     if name.startswith(FOLDER):
         folder, size = _folder(name, image_size)
         return load_folder(

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Literal
 
 import torch
@@ -110,8 +111,20 @@ class DataSplits:
         return replace(self, **changed, tokenizer=tokenizer)  # type: ignore[arg-type]  # by role
 
 
+def require_draw(seed: object, search_size: object) -> None:
+    """Refuse what no search split can be drawn by.
+
+    Raises:
+        InputError: The seed or the size is no whole number, or the seed is negative.
+    """
+    if not isinstance(seed, Integral) or int(seed) < 0:
+        raise InputError(f"seed is {seed!r}: give a whole number, 0 or more")
+    if search_size is not None and not isinstance(search_size, Integral):
+        raise InputError(f"search_size is {search_size!r}: give a whole number of samples")
+
+
 def carve_search(train: TrainSplit, n: int, seed: int) -> tuple[TrainSplit, SearchSplit]:
-    """Take ``n`` samples out of train for search, every class in proportion.
+    """Take ``n`` samples out of train for search, every class in proportion, its last sample never.
 
     Args:
         train: Left as it is.
@@ -122,7 +135,7 @@ def carve_search(train: TrainSplit, n: int, seed: int) -> tuple[TrainSplit, Sear
         The rest of train, and the search split: disjoint, together the samples of ``train``.
 
     Raises:
-        InputError: One of the two would be empty.
+        InputError: One of the two would be empty, or train without a sample of a class.
         DataError: There are too few samples for two.
     """
     if len(train) < 2:
@@ -130,11 +143,18 @@ def carve_search(train: TrainSplit, n: int, seed: int) -> tuple[TrainSplit, Sear
             f"train of '{train.samples.name}' has {len(train)} sample: give at least 2, one for train "
             "and one for search"
         )
-    if not 1 <= n < len(train):
-        raise InputError(
-            f"search_size is {n}: use 1 to {len(train) - 1}, out of train's {len(train)}"
+    most = len(train) - int((train.labels.bincount() > 0).sum())
+    if most < 1:
+        raise DataError(
+            f"train of '{train.samples.name}' has one sample of each class: give at least one more, "
+            "for search"
         )
-    taken = stratified_draw(train.labels, n, seed)
+    if not 1 <= n <= most:
+        raise InputError(
+            f"search_size is {n}: use 1 to {most}, out of train's {len(train)}, each of whose classes "
+            "keeps a sample"
+        )
+    taken = stratified_draw(train.labels, n, seed, leave=1)
     rest = torch.ones(len(train), dtype=torch.bool)
     rest[taken] = False
     samples = train.samples
@@ -153,4 +173,20 @@ def three_splits(
         InputError: ``search_size`` leaves nothing to train, or is below 1.
     """
     rest, search = carve_search(TrainSplit(train), search_size, seed)
-    return DataSplits(train.name, rest, search, TestSplit(test), train.num_classes, note)
+    data = DataSplits(train.name, rest, search, TestSplit(test), train.num_classes, note)
+    return with_absent_noted(data)
+
+
+def with_absent_noted(data: DataSplits) -> DataSplits:
+    """The same, its note telling of splits that lack a class: their scores say nothing of it."""
+    notes = [data.note] if data.note else []
+    for split in (data.train, data.search, data.test):
+        counts = split.labels.bincount(minlength=data.num_classes)
+        absent = (counts == 0).nonzero().flatten().tolist()
+        if absent:
+            some = ", ".join(map(str, absent[:3])) + (", …" if len(absent) > 3 else "")
+            notes.append(
+                f"the {split.role} split has no sample of {len(absent)} of {data.num_classes} classes "
+                f"({some})"
+            )
+    return replace(data, note="; ".join(notes))

@@ -1,6 +1,8 @@
 """Where samples lie: the contract of a store, and images in memory. Stores know no roles."""
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -154,7 +156,8 @@ class Normalizer:
     """Maps uint8 images to ``(x / 255 - mean) / std``, one mean and std per channel.
 
     Raises:
-        InputError: The two differ in length, or a standard deviation is not positive.
+        InputError: The two differ in length, a mean is not within [0, 1], or a standard deviation not
+            positive.
     """
 
     mean: tuple[float, ...]
@@ -166,8 +169,31 @@ class Normalizer:
                 f"mean {list(self.mean)} and std {list(self.std)} differ in length: "
                 "give one number per channel for each"
             )
-        if min(self.std) <= 0:
+        if not all(0 <= value <= 1 for value in self.mean):
+            raise InputError(
+                f"mean {list(self.mean)} is not within 0 to 1, as images are here: divide mean and std of "
+                "values up to 255 by 255"
+            )
+        if not all(0 < value < math.inf for value in self.std):
             raise InputError(f"std {list(self.std)} has a value <= 0: give positive numbers")
+
+    @classmethod
+    def of(cls, mean: Sequence[float] | None, std: Sequence[float] | None) -> "Normalizer | None":
+        """From what a user gives; None where nothing is given.
+
+        Raises:
+            InputError: One is missing, no sequence of numbers, or cannot be used.
+        """
+        if mean is None and std is None:
+            return None
+        if mean is None or std is None:
+            raise InputError(f"mean is {mean} and std is {std}: give both or neither")
+        try:
+            return cls(tuple(float(value) for value in mean), tuple(float(value) for value in std))
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"mean is {mean!r} and std is {std!r}: give a list for each, one number per channel"
+            ) from error
 
     def require_channels(self, channels: int) -> None:
         """Refuse images of another number of channels.

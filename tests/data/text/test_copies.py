@@ -3,7 +3,7 @@
 import torch
 
 from prunus.data import Samples, SearchSplit, TextOptions, TrainSplit
-from prunus.data.text.copies import other_case
+from prunus.data.text.copies import known_before
 from tests.data.text.makers import tiny_tokenizer, token_store
 
 
@@ -14,7 +14,7 @@ def _samples(*texts: str) -> Samples:
 def test_copies_as_they_are_do_not_count_as_those_in_another_case() -> None:
     """A set with search texts of its own may share some with train, and says so itself."""
     train, search = _samples("a Day", "two"), _samples("a Day", "A  day", "four", "FIVE")
-    told = other_case(
+    told = known_before(
         tiny_tokenizer(),
         TextOptions(),
         TrainSplit(train),

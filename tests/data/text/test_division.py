@@ -92,9 +92,18 @@ def test_texts_of_a_test_file_are_left_out_of_training_and_of_unlabeled_texts(
         f"text:{train}", text=TextOptions(test_file=str(test), deduplicate=False)
     )
     assert len(as_they_are.train) + len(as_they_are.search) == len(rows())
+    assert as_they_are.note.endswith("; 1 test texts are training or search texts, too")
     more.write_text(f"text\n{first[0]}\n")
     with pytest.raises(DataError, match="has no text that is not a test text, too"):
         load_data(f"text:{train}", text=options)
+
+
+def test_a_test_file_that_is_the_training_file_is_named(tmp_path: Path) -> None:
+    train = write_csv(tmp_path / "train.csv")
+    with pytest.raises(
+        DataError, match=r"has 0 training texts that are not in test_file=.*train.csv"
+    ):
+        load_data(f"text:{train}", text=TextOptions(test_file=str(train)))
 
 
 def test_texts_that_are_searched_by_are_left_out_of_unlabeled_ones(tmp_path: Path) -> None:
@@ -131,6 +140,8 @@ def test_test_texts_are_left_out_of_a_search_part_of_its_own(
     assert "1 search texts that are test texts, too, were left out" in data.note
     as_they_are = load_data("sst2", text=TextOptions(deduplicate=False))
     assert len(as_they_are.search) == 6
+    assert "1 search texts that" not in as_they_are.note
+    assert "2 test texts are training or search texts, too" in as_they_are.note
     parts["val"] = parts["test"]
     write()
     with pytest.raises(DataError, match="sst2: no search text is left that is not a test text"):
@@ -176,9 +187,10 @@ def test_texts_that_are_cut_off_are_counted(tmp_path: Path) -> None:
     data = load_data(f"text:{path}", text=TextOptions.model_validate(options))
     texts = store_of(data.train).texts
     longer = sum("k" in text for text in texts) / len(texts)
-    assert data.note == f"{longer:.1%} of the training texts are cut off after max_length=8 tokens"
+    said = f"; {longer:.1%} of the training texts are cut off after max_length=8 tokens"
+    assert data.note.endswith(said)
     fits = TextOptions.model_validate({**options, "max_length": 13})
-    assert load_data(f"text:{path}", text=fits).note == ""
+    assert "cut off" not in load_data(f"text:{path}", text=fits).note
 
 
 def test_a_split_without_a_rare_class_is_told(tmp_path: Path) -> None:

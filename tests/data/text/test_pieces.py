@@ -1,5 +1,6 @@
 """The tokenizer and the store: BERT's vocabulary, smaller ones, special pieces, batches."""
 
+import json
 import lzma
 import os
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunus.data import TextTokenizer, TokenStore
-from prunus.data.text.tokenizer import SPECIAL, unknown_share
+from prunus.data.text.tokenizer import SPECIAL, Normalization, unknown_share
 from prunus.errors import DataError, InputError
 from tests.data.text.makers import rows, tiny_tokenizer, token_store
 
@@ -66,7 +67,7 @@ def test_a_vocabulary_is_split_by_the_longest_piece_first(tmp_path: Path) -> Non
     wanted = ["[CLS]", "un", "##aff", "##able", "a", "##b", "[UNK]", ".", "[SEP]"]
     assert ids == [number[piece] for piece in wanted]
     assert unknown_share(tokenizer, [ids]) == 1 / 9
-    cased = TextTokenizer.of_vocabulary(path, lower=False)
+    cased = TextTokenizer.of_vocabulary(path, Normalization(lower=False))
     assert cased.encode(["UN"], 32) == [[2, 1, 3]]
 
 
@@ -95,6 +96,41 @@ def test_a_folder_that_says_so_keeps_upper_case(tmp_path: Path) -> None:
     _vocabulary(tmp_path / "vocab.txt", VOCABULARY)
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     assert TextTokenizer.load(str(tmp_path)).encode(["UN un"], 8) == [[2, 1, 5, 3]]
+
+
+def test_the_settings_beside_a_vocabulary_hold_for_the_file_too(tmp_path: Path) -> None:
+    path = _vocabulary(tmp_path / "vocab.txt", VOCABULARY)
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    assert TextTokenizer.load(str(path)).encode(["UN un"], 8) == [[2, 1, 5, 3]]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"strip_accents": False},
+        {"do_lower_case": False, "strip_accents": True},
+        {"tokenize_chinese_chars": False},
+    ],
+)
+def test_a_vocabulary_is_read_as_transformers_reads_it(
+    tmp_path: Path, settings: dict[str, bool]
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    pieces = [*SPECIAL, "schon", "sch\u00f6n", "Haus", "haus", "\u4e2d", "\u4e2d\u4e2d"]
+    _vocabulary(tmp_path / "vocab.txt", pieces)
+    config = {"tokenizer_class": "BertTokenizer", **settings}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
+    text = "sch\u00f6n Haus \u4e2d\u4e2d"
+    assert TextTokenizer.load(str(tmp_path)).encode([text], 16) == [theirs(text)["input_ids"]]
+
+
+def test_a_vocabulary_of_another_form_is_refused(tmp_path: Path) -> None:
+    path = _vocabulary(tmp_path / "vocab.txt", VOCABULARY)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertJapaneseTokenizer"}')
+    with pytest.raises(DataError, match=r"is of a BertJapaneseTokenizer.*save its tokenizer.json"):
+        TextTokenizer.load(str(path))
 
 
 def test_files_that_are_no_tokenizer_are_refused_in_one_line(tmp_path: Path) -> None:

@@ -21,37 +21,43 @@ def texts_of(split: Split) -> list[str]:
     return [known[index] for index in split.samples.indices.tolist()]
 
 
-def other_case(
+_BUT_FOR_CASE = " but for their case, which the tokenizer takes away; lower=true leaves them out"
+
+
+def known_before(
     tokenizer: TextTokenizer,
     options: TextOptions,
     train: TrainSplit,
     search: SearchSplit,
     test: Sequence[str],
 ) -> list[str]:
-    """Remarks where a network is judged by texts that it has seen in another case.
+    """Remarks where a network is judged by texts that it has seen: as they are, or in another case.
 
     They are told and not left out: the splits of data sets, which records are of, stay as they are.
 
     Args:
-        tokenizer: Where it keeps case, no texts are alike.
-        options: Where copies may stay, these are not told either.
+        tokenizer: Where it keeps case, texts in another case are not alike.
+        options: Where copies may stay, they are told; else there are none but in another case.
         train: Texts to learn from.
         search: Texts to search by.
         test: Texts to test on.
     """
-    if not options.deduplicate or not tokenizer.ignores_case:
+    if options.deduplicate and not tokenizer.ignores_case:
         return []
+    seen, how = (
+        (_in_another_case, _BUT_FOR_CASE) if options.deduplicate else (_as_they_are, ", too")
+    )
     learnt, searched = texts_of(train), texts_of(search)
     counts = {
-        "search texts are training": _in_another_case(searched, learnt),
-        "test texts are training or search": _in_another_case(test, [*learnt, *searched]),
+        "search texts are training": seen(searched, learnt),
+        "test texts are training or search": seen(test, [*learnt, *searched]),
     }
-    return [
-        f"{count} {what} texts but for their case, which the tokenizer takes away; lower=true leaves "
-        "them out"
-        for what, count in counts.items()
-        if count
-    ]
+    return [f"{count} {what} texts{how}" for what, count in counts.items() if count]
+
+
+def _as_they_are(texts: Sequence[str], known: Sequence[str]) -> int:
+    same = {text_digest(text) for text in known}
+    return sum(text_digest(text) in same for text in texts)
 
 
 def _in_another_case(texts: Sequence[str], known: Sequence[str]) -> int:

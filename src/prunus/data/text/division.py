@@ -99,7 +99,9 @@ def _train_and_test(
         return *_divided(train, options, name), notes
     test, more = _prepared(parts.test, options, names)
     train, left_out = _apart(train, test.texts, options, "training")
-    _check_left(name, train, names)
+    if left_out:
+        given = "its test texts" if options.test_file is None else f"test_file={options.test_file}"
+        _check_left(name, train, names, f"training texts that are not in {given}, too")
     return train, test, [*notes, *more, *left_out]
 
 
@@ -182,14 +184,16 @@ def _fewer(train: Texts, size: int | None, name: str, *, apart: bool) -> tuple[T
     return train.draw(size, _TEST_SEED), [remark]
 
 
-def _check_left(name: str, texts: Texts, names: Sequence[str]) -> None:
-    """Refuse a class of which cleaning and leaving out copies left too little."""
+def _check_left(
+    name: str, texts: Texts, names: Sequence[str], left: str = "different texts after cleaning"
+) -> None:
+    """Refuse a class of which cleaning and leaving out copies left too little, by what is left."""
     counts = texts.labels.bincount(minlength=len(names)).tolist()
     rare = min(range(len(names)), key=lambda number: counts[number])
     if counts[rare] < LEAST_TEXTS:
         raise DataError(
-            f"{name}: class '{names[rare]}' has {counts[rare]} different texts after cleaning; every "
-            f"class needs {LEAST_TEXTS} at least, or set deduplicate=false"
+            f"{name}: class '{names[rare]}' has {counts[rare]} {left}; every class needs "
+            f"{LEAST_TEXTS} at least: give others, or keep copies (deduplicate=false)"
         )
 
 

@@ -16,7 +16,7 @@ from prunus.data.splits import (
     UnlabeledSplit,
 )
 from prunus.data.text.clean import clean
-from prunus.data.text.copies import other_case, text_digest, texts_of
+from prunus.data.text.copies import known_before, text_digest, texts_of
 from prunus.data.text.division import MOST_SEARCH, Texts, divide
 from prunus.data.text.labelled import WHOLE_NUMBER, read_texts
 from prunus.data.text.options import TextOptions
@@ -80,12 +80,11 @@ def load_text(
     limits = {
         "a larger train_size": options.train_size,
         "a smaller test_fraction": options.test_fraction if parts.test is None else None,
-        "a smaller search_size": search_size if texts.search is None else None,
     }
     _require_learnt(name, names, found, limits)
     notes += [
         *_absent(names, found),
-        *other_case(tokenizer, options, trains, searches, texts.test.texts),
+        *known_before(tokenizer, options, trains, searches, texts.test.texts),
     ]
     return DataSplits(
         name=name,

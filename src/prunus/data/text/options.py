@@ -38,7 +38,8 @@ class TextOptions(Record):
         label_column: Column of the classes; likewise.
         encoding: Of a text file.
         drop_empty: Leave out rows without text, instead of refusing them.
-        deduplicate: Keep one of texts that are equal after cleaning, before anything is split.
+        deduplicate: Keep one of texts that are equal after cleaning, before anything is split, and leave
+            out training texts that are test texts, too. Off: copies are in several splits, and told.
         test_fraction: Of all texts where there is no test file; the paper's 4 : 1.
         test_file: Texts to report on.
         unlabeled_file: Texts without labels, for a teacher.

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, final
 
@@ -15,6 +16,11 @@ _FILE = "tokenizer.json"
 _VOCAB = "vocab.txt"
 _SETTINGS = "tokenizer_config.json"
 _WORDPIECE = "WordPiece"
+_OF_BERT = {
+    f"{name}Tokenizer"
+    for name in ("Bert", "DistilBert", "Electra", "MobileBert", "RetriBert", "Lxmert", "LayoutLM")
+}
+"""Tokenizers that are BERT's by another name."""
 _PADS = ("[PAD]", "<pad>", "<|endoftext|>", "</s>")
 
 
@@ -69,11 +75,13 @@ class TextTokenizer:
         """
         path = Path(name)
         if path.is_file():
-            return cls.of_vocabulary(path) if path.suffix == ".txt" else cls.read(path)
+            if path.suffix != ".txt":
+                return cls.read(path)
+            return cls.of_vocabulary(path, _settings(path.parent))
         if (path / _FILE).is_file():
             return cls.read(path / _FILE)
         if (path / _VOCAB).is_file():
-            return cls.of_vocabulary(path / _VOCAB, lower=_lowers(path))
+            return cls.of_vocabulary(path / _VOCAB, _settings(path))
         transformers = require_extra("transformers", "text")
         try:
             found = transformers.AutoTokenizer.from_pretrained(name)
@@ -92,7 +100,7 @@ class TextTokenizer:
         return cls(content)
 
     @classmethod
-    def of_vocabulary(cls, path: Path, *, lower: bool = True) -> Self:
+    def of_vocabulary(cls, path: Path, settings: "Normalization | None" = None) -> Self:
         """BERT's WordPiece over a ``vocab.txt`` with one piece a line.
 
         Raises:
@@ -114,7 +122,7 @@ class TextTokenizer:
         missing = [piece for piece in SPECIAL[:4] if piece not in vocabulary]
         if missing:
             raise DataError(f"'{path}' has no token {missing[0]}; name a vocabulary of BERT's form")
-        return cls(_bert(vocabulary, lower=lower).to_str())
+        return cls(_bert(vocabulary, settings or Normalization()).to_str())
 
     @classmethod
     def train_wordpiece(cls, texts: Sequence[str], vocab_size: int, *, lower: bool = True) -> Self:
@@ -130,7 +138,8 @@ class TextTokenizer:
         """
         library = require_extra("tokenizers", "text")
         trainers = require_extra("tokenizers.trainers", "text")
-        begun = _bert({piece: i for i, piece in enumerate(SPECIAL)}, lower=lower)
+        normal = Normalization(lower=lower)
+        begun = _bert({piece: i for i, piece in enumerate(SPECIAL)}, normal)
         # The trainer breaks ties by the numbers of pieces, and numbers characters in the order of a
         # hash table, unless they have numbers beforehand.
         letters = sorted({c for text in texts for c in begun.normalizer.normalize_str(text)})
@@ -141,7 +150,7 @@ class TextTokenizer:
         )
         begun.model = library.models.WordPiece(unk_token=SPECIAL[1])
         begun.train_from_iterator(texts, trainer)
-        return cls(_bert(begun.get_vocab(), lower=lower).to_str())
+        return cls(_bert(begun.get_vocab(), normal).to_str())
 
     @property
     def vocab_size(self) -> int:
@@ -260,12 +269,31 @@ class TextTokenizer:
         return json.dumps(self._content, ensure_ascii=False, sort_keys=True)
 
 
-def _bert(vocabulary: dict[str, int], *, lower: bool) -> Any:
+@dataclass(frozen=True)
+class Normalization:
+    """What BERT's tokenizer does to texts before it splits them.
+
+    Attributes:
+        lower: Lower case.
+        strip_accents: Letters without their accents; None: where texts are in lower case.
+        chinese: Every Chinese character is a word.
+    """
+
+    lower: bool = True
+    strip_accents: bool | None = None
+    chinese: bool = True
+
+
+def _bert(vocabulary: dict[str, int], normal: Normalization) -> Any:
     """A tokenizer that splits, lowers and frames texts as BERT's does."""
     library = require_extra("tokenizers", "text")
     processors = require_extra("tokenizers.processors", "text")
     made = library.Tokenizer(library.models.WordPiece(vocabulary, unk_token=SPECIAL[1]))
-    made.normalizer = library.normalizers.BertNormalizer(lowercase=lower)
+    made.normalizer = library.normalizers.BertNormalizer(
+        lowercase=normal.lower,
+        strip_accents=normal.strip_accents,
+        handle_chinese_chars=normal.chinese,
+    )
     made.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
     made.decoder = library.decoders.WordPiece()
     made.add_special_tokens([piece for piece in SPECIAL if piece in vocabulary])
@@ -276,15 +304,33 @@ def _bert(vocabulary: dict[str, int], *, lower: bool) -> Any:
     return made
 
 
-def _lowers(folder: Path) -> bool:
-    """Whether the network of a folder is for lower case, as BERT's default is."""
+def _settings(folder: Path) -> Normalization:
+    """What the settings beside a vocabulary say; BERT's where there are none.
+
+    Raises:
+        DataError: The file is none, or of a tokenizer of another form.
+    """
+    path = folder / _SETTINGS
     try:
-        told = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+        told = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return True
+        return Normalization()
     except (OSError, ValueError) as error:
-        raise DataError(f"'{folder / _SETTINGS}' is no JSON file; mend or remove it") from error
-    return not isinstance(told, dict) or bool(told.get("do_lower_case", True))
+        raise DataError(f"'{path}' is no JSON file; mend or remove it") from error
+    if not isinstance(told, dict):
+        return Normalization()
+    form = str(told.get("tokenizer_class") or "BertTokenizer").removesuffix("Fast")
+    if form not in _OF_BERT:
+        raise DataError(
+            f"'{path}' is of a {form}, whose vocab.txt alone does not say how it splits texts; save its "
+            "tokenizer.json there (tokenizer.save_pretrained)"
+        )
+    accents = told.get("strip_accents")
+    return Normalization(
+        lower=bool(told.get("do_lower_case", True)),
+        strip_accents=None if accents is None else bool(accents),
+        chinese=bool(told.get("tokenize_chinese_chars", True)),
+    )
 
 
 def _renumber(content: Any, new: dict[int, int]) -> None:

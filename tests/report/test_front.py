@@ -115,7 +115,7 @@ def test_stairs_of_each_view(run_of, view, x, y):
     ("target", "macs", "params"),
     [
         ({"macs": 0.5}, [(50, "budget macs=0.5")], []),
-        ({"macs": 10_200_000}, [(25, "budget macs=1.02e+07")], []),
+        ({"macs": 10_200_000}, [(25, "budget macs=10200000")], []),
         ({"params": 0.4}, [], [(40, "budget params=0.4")]),
         ({"size": 0.4}, [], []),
     ],

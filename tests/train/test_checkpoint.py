@@ -7,6 +7,8 @@ from torch import nn
 
 from prunus.data import SearchSplit, TrainSplit
 from prunus.errors import InputError
+from prunus.graph import hold_connections_
+from prunus.graph.connections import register_held
 from prunus.train import TrainConfig, fit
 from prunus.train.checkpoint import form_digest
 from tests.train.fakes import (
@@ -191,3 +193,48 @@ def test_other_frozen_parameters_are_another_training(path: Path, frozen: int, n
     with pytest.raises(InputError, match=f"frozen parameters was none and is {named}; ") as caught:
         fit(network, train_digits(0, 64), search_digits(64, 96), CONFIG, seed=0, checkpoint=path)
     assert "\n" not in str(caught.value)
+
+
+def held(rows: slice) -> nn.Module:
+    """Some kernels of its first convolution are zero, and held there."""
+    network = small_cnn()
+    weight = network.get_parameter("0.weight")
+    kept = torch.ones(weight.shape, dtype=torch.bool)
+    kept[rows] = False
+    register_held(network.get_submodule("0"), "weight", kept)
+    hold_connections_(network)
+    return network
+
+
+def test_a_network_whose_state_dict_left_out_what_is_held_is_refused(tmp_path: Path) -> None:
+    """It has the same weights, but would lose its zeros."""
+    path = tmp_path / "training.pt"
+    splits = train_digits(0, 64), search_digits(64, 96)
+    rebuilt = small_cnn()
+    rebuilt.load_state_dict(held(slice(1, 3)).state_dict())
+    fit(held(slice(1, 3)), *splits, CONFIG, seed=0, checkpoint=path)
+    told = (
+        r"held connections was 0\.weight \(sha256 \w{12}\) and is none; .*prunus\.load.*prunus\.cut"
+    )
+    with pytest.raises(InputError, match=told) as caught:
+        fit(rebuilt, *splits, CONFIG, seed=0, checkpoint=path)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_held_connections_are_another_training(tmp_path: Path) -> None:
+    path = tmp_path / "training.pt"
+    splits = train_digits(0, 64), search_digits(64, 96)
+    other = held(slice(1, 4))
+    mask = other.get_buffer("0.weight_prunus_held")
+    mask[3] = True  # zero, but free to grow
+    fit(other, *splits, CONFIG, seed=0, checkpoint=path)
+    with pytest.raises(InputError, match=r"held connections was 0\.weight \(sha256"):
+        fit(held(slice(1, 4)), *splits, CONFIG, seed=0, checkpoint=path)
+
+
+def test_a_file_that_does_not_tell_what_is_held_is_resumed(path: Path) -> None:
+    """As earlier versions wrote it."""
+    content = torch.load(path, weights_only=True)
+    del content["identity"]["held connections"]
+    torch.save(content, path)
+    resume(path)

@@ -95,6 +95,81 @@ def test_resumed_training_ends_with_the_same_weights(
     assert same_state(again, straight)
 
 
+class Averaging(nn.Module):
+    """Subtracts a running mean of its inputs, which its state dict leaves out; ``table`` is expanded."""
+
+    mean: Tensor
+    table: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 10)
+        self.register_buffer("mean", torch.zeros(64), persistent=False)
+        self.register_buffer("table", torch.ones(1).expand(64), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        if self.training:
+            self.mean.lerp_(flat.mean(0), 0.1)
+        out: Tensor = self.head((flat - self.mean) * self.table)
+        return out
+
+
+def averaging() -> Averaging:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Averaging()
+
+
+@pytest.mark.parametrize("select", ["last", "best"])
+def test_a_resumed_training_goes_on_with_buffers_that_a_state_dict_leaves_out(
+    tmp_path: Path, select: str
+) -> None:
+    config, path = settings(select=select), tmp_path / "training.pt"
+    train, search = train_digits(0, 64), search_digits(64, 96)
+    straight, killed, resumed = averaging(), averaging(), averaging()
+    fit(straight, train, search, config, seed=0)
+    with pytest.raises(KeyboardInterrupt):  # in the third of four epochs of two steps
+        fit(killed, train, search, config, seed=0, checkpoint=path, progress=Steps(stop_at=5))
+    fit(resumed, train, search, config, seed=0, checkpoint=path)
+    assert straight.mean.any()
+    assert torch.equal(resumed.mean, straight.mean)
+    assert same_state(resumed, straight)
+
+
+class Growing(nn.Module):
+    """Makes a buffer in its first pass: ones for its largest batch so far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ones = getattr(self, "ones", torch.empty(0, 1))
+        if len(ones) < len(x):
+            self.register_buffer("ones", torch.ones(len(x), 1), persistent=False)
+        out: Tensor = self.head(x.flatten(1)) * self.get_buffer("ones")[: len(x)]
+        return out
+
+
+@pytest.mark.parametrize("met", [0, 1, 100], ids=["new", "small", "large"])
+def test_buffers_that_a_forward_pass_makes_do_not_hinder_a_resumed_training(
+    tmp_path: Path, met: int
+) -> None:
+    config, path = settings(select="best"), tmp_path / "training.pt"
+    train, search = train_digits(0, 64), search_digits(64, 96)
+    straight, resumed = Growing(), Growing()
+    fit(straight, train, search, config, seed=0)
+    with pytest.raises(KeyboardInterrupt):
+        fit(Growing(), train, search, config, seed=0, checkpoint=path, progress=Steps(stop_at=5))
+    if met:
+        resumed(torch.zeros(met, 64))
+    fit(resumed, train, search, config, seed=0, checkpoint=path)
+    assert same_state(resumed, straight)
+
+
 def test_seconds_of_a_resumed_training_are_those_of_all_its_lives(tmp_path: Path) -> None:
     path, config = tmp_path / "training.pt", settings()
     train, search = train_digits(0, 64), search_digits(64, 96)
@@ -239,6 +314,18 @@ def test_held_connections_of_a_copy_stay_zero(before: int) -> None:
     assert len(weight._backward_hooks) == 1
 
 
+def test_held_connections_stay_zero_in_a_resumed_training(tmp_path: Path) -> None:
+    path, config = tmp_path / "training.pt", settings()
+    train, search = train_digits(0, 64), search_digits(64, 96)
+    straight, resumed = held_cnn(), held_cnn()
+    fit(straight, train, search, config, seed=0)
+    with pytest.raises(KeyboardInterrupt):
+        fit(held_cnn(), train, search, config, seed=0, checkpoint=path, progress=Steps(stop_at=5))
+    fit(resumed, train, search, config, seed=0, checkpoint=path)
+    assert same_state(resumed, straight)
+    assert not resumed.get_parameter("0.weight")[1::2].any()
+
+
 class Masks(nn.Module):
     """Keeps what dropout leaves of 64 ones in every training step."""
 
@@ -333,6 +420,23 @@ class Snapshot(Silent):
         self.epochs += "search_top1" in values
         if self.epochs == self.epoch and "search_top1" in values:
             self.copy = copy.deepcopy(self.network)
+
+
+def test_buffers_that_a_state_dict_leaves_out_are_those_of_the_best_epoch() -> None:
+    train, search = train_digits(0, 64), search_digits(64, 96)
+    network, best = averaging(), averaging()
+    snapshot = Snapshot(network, epoch=1)
+    fit(network, train, search, settings(lr=0.5), seed=0, progress=snapshot)
+    kept = snapshot.copy
+    assert isinstance(kept, Averaging)
+    assert not torch.equal(kept.mean, network.mean)
+    # The answers after the first epoch are taken for the labels of the search split.
+    inputs = inputs_of(search)
+    search = SearchSplit(samples(inputs, kept.eval()(inputs).argmax(dim=1)))
+    result = fit(best, train, search, settings(lr=0.5, select="best"), seed=0)
+    assert result.best_epoch == 1
+    assert torch.equal(best.mean, kept.mean)
+    assert same_state(best, kept)
 
 
 def test_best_epoch_is_restored() -> None:

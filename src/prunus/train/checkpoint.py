@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from prunus.changed import told_change
 from prunus.data import SearchSplit, Split, TrainSplit, UnlabeledSplit, tensors_digest
 from prunus.errors import InputError, SettingError, moved_away
+from prunus.graph import held_connections
 from prunus.plan import NetworkShape
 from prunus.records import HistoryPoint
 from prunus.train.config import TrainConfig
@@ -23,11 +25,12 @@ from prunus.train.precision import Execution
 from prunus.zoo.own_file import MODULE_NAME
 
 _FORMAT = "prunus-training-1"
-_NAMED_FROZEN = 3
+_NAMED = 3  # parameters, ahead of a digest of all
 _DIGEST_BATCH = 1024
 _BROKEN = (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError)
 # Of a config or a network of transformers: no part of what it computes.
 _OF_A_PLACE = ("_name_or_path", "name_or_path", "transformers_version")
+_HELD = "held connections"
 _KEYS = ("identity", "network", "optimizer", "best", "history", "precision", "layout")
 
 Identity = dict[str, str | int | float | bool]
@@ -38,7 +41,7 @@ Identity = dict[str, str | int | float | bool]
 class Checkpoint:
     """A training after ``len(history)`` epochs.
 
-    Random states are not kept: every epoch seeds its own from the seed and its number.
+    ``network`` and ``best`` are states as ``copy_state`` gives them. Random states are not kept: every epoch seeds its own from the seed and its number.
     """
 
     identity: Identity
@@ -85,7 +88,8 @@ class Checkpoint:
             InputError: The file cannot be read, is damaged, or is of another training.
         """
         content = _read(path)
-        _require_same(path, content["identity"], identity)
+        # Files of earlier versions do not tell what is held.
+        _require_same(path, {_HELD: identity[_HELD], **content["identity"]}, identity)
         try:
             return cls(
                 identity=identity,
@@ -113,7 +117,8 @@ def training_identity(
     """Describe a training that is about to start.
 
     The starting weights belong to it: two cuts of one network can have the same shape, and to
-    resume the one from the other's checkpoint would silently return the wrong network.
+    resume the one from the other's checkpoint would silently return the wrong network. So do the
+    connections that are held at zero, which a state dict leaves out.
 
     Args:
         network: With the weights it starts from; what is frozen stays frozen.
@@ -137,6 +142,7 @@ def training_identity(
         "starting weights": tensors_digest(_tensors(network)),
         "network form": form_digest(network),
         "frozen parameters": frozen_parameters(network),
+        _HELD: _held_weights(network),
         "teacher weights": "none" if teacher is None else tensors_digest(_tensors(teacher)),
         "teacher form": "none" if teacher is None else form_digest(teacher),
         "unlabeled samples": 0 if unlabeled is None else len(unlabeled),
@@ -196,12 +202,42 @@ def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
+def whole_state(network: nn.Module) -> dict[str, Any]:
+    """The state of a network as it is, not copied: its state dict, and the buffers that this leaves out."""
+    return {**network.state_dict(), **_buffers_beside(network)}
+
+
 def copy_state(network: nn.Module) -> dict[str, Any]:
-    """The state of a network on the CPU, apart from its further life."""
+    """The whole state of a network on the CPU, apart from its further life."""
     return {
         name: value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
-        for name, value in network.state_dict().items()
+        for name, value in whole_state(network).items()
     }
+
+
+def load_state_(network: nn.Module, state: Mapping[str, Any]) -> None:
+    """Give a network a state that ``whole_state`` or ``copy_state`` gave.
+
+    Of the buffers beside the state dict those are set that the network has in the same shape: others
+    are what a forward pass makes, such as a table for the longest text so far, and makes again.
+    """
+    own = network.state_dict().keys()
+    network.load_state_dict({name: state[name] for name in own if name in state})
+    for name, buffer in _buffers_beside(network).items():
+        kept = state.get(name)
+        if kept is None or (kept.shape, kept.dtype) != (buffer.shape, buffer.dtype):
+            continue
+        value = kept.to(buffer.device)
+        # An expanded view cannot be written to, nor has it changed by training.
+        if not torch.equal(buffer, value):
+            with torch.no_grad():
+                buffer.copy_(value)
+
+
+def _buffers_beside(network: nn.Module) -> dict[str, Tensor]:
+    """Buffers that are not persistent, by name, such as masks and running means."""
+    own = network.state_dict().keys()
+    return {name: b.detach() for name, b in network.named_buffers() if name not in own}
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:
@@ -211,11 +247,23 @@ def _tensors(network: nn.Module) -> dict[str, Tensor]:
 def frozen_parameters(network: nn.Module) -> str:
     """Which parameters are not trained, in a few words: names of the first, a digest of all."""
     names = sorted(name for name, p in network.named_parameters() if not p.requires_grad)
-    if len(names) <= _NAMED_FROZEN:
+    if len(names) <= _NAMED:
         return ", ".join(names) or "none"
     digest = hashlib.sha256("\0".join(names).encode()).hexdigest()
-    more = len(names) - _NAMED_FROZEN
-    return f"{', '.join(names[:_NAMED_FROZEN])} and {more} more (sha256 {digest[:12]})"
+    return f"{_first_names(names)} (sha256 {digest[:12]})"
+
+
+def _held_weights(network: nn.Module) -> str:
+    """Which connections are held at zero: names of the first weights, a digest of all masks."""
+    masks = held_connections(network)
+    if not masks:
+        return "none"
+    return f"{_first_names(sorted(masks))} (sha256 {tensors_digest(masks)[:12]})"
+
+
+def _first_names(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -238,11 +286,19 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _require_same(path: Path, saved: Identity, asked: Identity) -> None:
-    if change := told_change(saved, asked):
-        raise InputError(
-            f"checkpoint {path} is of another training: {change}; start from the same network and "
-            "settings to resume it, or delete the file or name another to train anew"
+    change = told_change(saved, asked)
+    if not change:
+        return
+    way_on = "start from the same network and settings"
+    if change.startswith(f"{_HELD} "):
+        way_on = (
+            "a state dict leaves out what is held, so load the network (prunus.load) or cut it "
+            "(prunus.cut) again"
         )
+    raise InputError(
+        f"checkpoint {path} is of another training: {change}; {way_on} to resume it, or delete the "
+        "file or name another to train anew"
+    )
 
 
 def _damaged(path: Path) -> InputError:

@@ -15,7 +15,14 @@ from prunus.errors import InputError
 from prunus.graph import hold_connections_
 from prunus.progress import Progress, Silent
 from prunus.records import HistoryPoint
-from prunus.train.checkpoint import Checkpoint, Identity, copy_state, training_identity
+from prunus.train.checkpoint import (
+    Checkpoint,
+    Identity,
+    copy_state,
+    load_state_,
+    training_identity,
+    whole_state,
+)
 from prunus.train.config import TrainConfig
 from prunus.train.epoch import EpochTrainer, deterministic
 from prunus.train.evaluate import evaluate
@@ -141,7 +148,7 @@ def _run(
     history = list(saved.history) if saved else []
     best = saved.best if saved else None
     if saved:
-        network.load_state_dict(saved.network)
+        load_state_(network, saved.network)
         trainer.optimizer.load_state_dict(saved.optimizer)
         if trainer.teaching is not None:
             trainer.teaching.projection.load_state_dict(saved.projection)
@@ -169,7 +176,7 @@ def _run(
             if store:
                 Checkpoint(
                     identity=store.identity,
-                    network=network.state_dict(),
+                    network=whole_state(network),
                     optimizer=trainer.optimizer.state_dict(),
                     best=best,
                     history=tuple(history),
@@ -181,7 +188,7 @@ def _run(
         progress.finish()
         trainer.optimizer.zero_grad(set_to_none=True)
     if best is not None:
-        network.load_state_dict(best)
+        load_state_(network, best)
     return FitResult.of(history, config, execution)
 
 

@@ -265,6 +265,18 @@ def test_clipping_bounds_a_step() -> None:
     assert network.weight.norm().item() == pytest.approx(0.01, rel=1e-3)
 
 
+def test_old_gradients_of_frozen_parameters_do_not_count_in_clipping() -> None:
+    train, search = train_digits(0, 64), search_digits(64, 96)
+    clean, stale = small_cnn(), small_cnn()
+    for network in (clean, stale):
+        network[0].requires_grad_(False)
+    weight = stale.get_parameter("0.weight")
+    weight.grad = torch.full_like(weight, 100.0)
+    for network in (clean, stale):
+        fit(network, train, search, settings(epochs=1, grad_clip=0.01), seed=0)
+    assert same_state(stale, clean)
+
+
 def test_after_step_holds_connections_at_zero() -> None:
     network = small_cnn()
     kept = torch.zeros(8, 1, 1, 1)

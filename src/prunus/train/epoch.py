@@ -61,6 +61,11 @@ class EpochTrainer:
         return () if self.teaching is None else tuple(self.teaching.projection.parameters())
 
     @property
+    def _trained(self) -> list[nn.Parameter]:
+        """What the optimizer moves: a frozen parameter may have a gradient of before."""
+        return [*(p for p in self.network.parameters() if p.requires_grad), *self._projection]
+
+    @property
     def steps(self) -> int:
         """Optimizer steps of one epoch, those on samples without labels included."""
         size = self.config.batch_size
@@ -148,9 +153,7 @@ class EpochTrainer:
             self.optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
         if self.config.grad_clip:
-            nn.utils.clip_grad_norm_(
-                [*self.network.parameters(), *self._projection], self.config.grad_clip
-            )
+            nn.utils.clip_grad_norm_(self._trained, self.config.grad_clip)
         self.optimizer.step()
         if self.after_step is not None:
             self.after_step(self.network)

@@ -31,6 +31,18 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
+def test_paths_may_be_texts(tmp_path: Path) -> None:
+    path, logits = tmp_path / "run" / "training.pt", tmp_path / "logits"
+    config = CONFIG.model_copy(update={"distill_alpha": 0.5, "augment": False})
+    for _ in range(2):
+        fit(
+            small_cnn(), train_digits(0, 64), search_digits(64, 96), config, seed=0,
+            teacher=small_cnn(1), checkpoint=str(path), teacher_store=str(logits),
+        )  # fmt: skip
+    assert path.is_file()
+    assert [file.suffix for file in logits.iterdir()] == [".safetensors"]
+
+
 def resume(path: Path, **changes: object) -> None:
     network = small_cnn(seed=9 if "weights" in changes else 0)
     config = CONFIG.model_copy(update={k: v for k, v in changes.items() if k == "lr"})

@@ -1,10 +1,12 @@
 """Distillations that cannot be are refused before anything is trained."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 from prunus.data import UnlabeledSplit
@@ -131,3 +133,46 @@ def test_only_a_split_without_labels_is_taken_for_one() -> None:
         )  # fmt: skip
     assert isinstance(search.samples.store, FloatStore)
     assert search.samples.store.sizes == []
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda student: nn.Sequential(*student),
+        copy.copy,
+        lambda student: nn.Sequential(nn.Linear(20, 32), nn.ReLU(), student[2]),
+        lambda student: nn.Sequential(nn.Linear(20, 32), nn.ReLU(), viewed(student[2:])),
+    ],
+    ids=["rebuilt of its layers", "shallow copy", "one layer", "view"],
+)
+def test_a_teacher_that_the_training_would_change_is_refused(
+    made: Callable[[nn.Sequential], nn.Module],
+) -> None:
+    student = mlp(0)
+    teacher, before, steps = made(student), copy.deepcopy(student), Steps()
+    with pytest.raises(PrunusError, match=r"teacher shares '\d\.weight' .*deepcopy") as caught:
+        fit(
+            student, points(40, 0), searched(20, 2), taught(), seed=0, teacher=teacher,
+            progress=steps,
+        )  # fmt: skip
+    assert "\n" not in str(caught.value)
+    assert steps.total == 0
+    assert same_state(student, before)
+
+
+def viewed(layers: nn.Module) -> nn.Module:
+    """Copies whose parameters are others, in the same memory."""
+    found = copy.deepcopy(layers)
+    for name, parameter in layers.named_parameters():
+        found.get_parameter(name).data = parameter.data.view(parameter.shape)
+    return found
+
+
+def test_a_teacher_may_share_what_is_frozen_in_the_student() -> None:
+    student = mlp(0)
+    student[0].requires_grad_(False)
+    teacher = nn.Sequential(student[0], nn.ReLU(), nn.Linear(32, 2))
+    before = copy.deepcopy(teacher)
+    fit(student, points(40, 0), searched(20, 2), taught(epochs=1), seed=0, teacher=teacher)
+    assert same_state(teacher, before)
+    assert not torch.equal(student.get_parameter("2.weight"), mlp(0).get_parameter("2.weight"))

@@ -44,8 +44,8 @@ def fit(  # noqa: PLR0913  # all but four are options, by keyword only
     seed: int,
     teacher: nn.Module | None = None,
     unlabeled: UnlabeledSplit | None = None,
-    checkpoint: Path | None = None,
-    teacher_store: Path | None = None,
+    checkpoint: Path | str | None = None,
+    teacher_store: Path | str | None = None,
     progress: Progress | None = None,
     device: str | torch.device = "cpu",
     after_step: Callable[[nn.Module], None] | None = None,
@@ -66,7 +66,8 @@ def fit(  # noqa: PLR0913  # all but four are options, by keyword only
         search: Evaluated after each epoch; chooses the epoch for ``select="best"``.
         config: All settings.
         seed: Of data order, augmentation, dropout and the global generators; at least 0.
-        teacher: Of a distillation; used in eval mode, never changed.
+        teacher: Of a distillation; used in eval mode, never changed. It may share with the network
+            what is frozen there.
         unlabeled: More samples, on which the teacher alone counts; an epoch passes over them, too.
         checkpoint: File kept at the end of every epoch. If it exists, training resumes from it,
             provided that it is of this very training: build the network anew, with the weights
@@ -94,7 +95,7 @@ def fit(  # noqa: PLR0913  # all but four are options, by keyword only
         identity = training_identity(
             network, train, search, config, seed=seed, teacher=teacher, unlabeled=unlabeled
         )
-        store = _Store(checkpoint, identity)
+        store = _Store(Path(checkpoint), identity)
     saved = store.read() if store else None
     execution = saved.execution if saved else _choose(network, train, config, where)
     with ExitStack() as stack:
@@ -108,7 +109,8 @@ def fit(  # noqa: PLR0913  # all but four are options, by keyword only
             teaching = Teaching(network, teacher, config, execution, where)
             sample = next(iter(train.batches(2)))[0]
             placed_sample = to_place(sample, where, channels_last=execution.channels_last)
-            teaching.prepare(placed_sample, [train, *others.values()], seed, teacher_store)
+            logits = None if teacher_store is None else Path(teacher_store)
+            teaching.prepare(placed_sample, [train, *others.values()], seed, logits)
         trainer = EpochTrainer(
             network=network,
             teaching=teaching,
@@ -221,6 +223,11 @@ def _check_teacher(
 ) -> None:
     if teacher is network:
         raise InputError("teacher is the network itself; give a copy (copy.deepcopy) of it")
+    if teacher is not None and (shared := _trained_in_both(network, teacher)):
+        raise InputError(
+            f"teacher shares '{shared}' with the network, and would change as that is trained; give "
+            "a copy (copy.deepcopy) of it, or freeze what they share"
+        )
     if config.teaches and teacher is None:
         raise InputError(
             f"distill_alpha={config.distill_alpha:g} needs a teacher; give one, or set it to 0"
@@ -235,3 +242,10 @@ def _check_teacher(
             "unlabeled is given but distill_alpha=0: without labels the teacher's logits alone "
             "teach; set distill_alpha (such as 0.9)"
         )
+
+
+def _trained_in_both(network: nn.Module, teacher: nn.Module) -> str:
+    """Name of the first trained parameter whose memory is the teacher's, too; empty: there is none."""
+    theirs = {p.untyped_storage().data_ptr() for p in teacher.parameters() if p.numel()}
+    mine = ((n, p) for n, p in network.named_parameters() if p.requires_grad and p.numel())
+    return next((n for n, p in mine if p.untyped_storage().data_ptr() in theirs), "")

@@ -133,6 +133,20 @@ def test_global_leaves_every_group_its_least_share() -> None:
         global_choice(found, budget, scores, least_share=0.75)
 
 
+@pytest.mark.parametrize(
+    ("share", "units", "least"), [(0.07, 100, 7), (0.28, 25, 7), (0.14, 50, 7), (0.141, 50, 8)]
+)
+def test_a_least_share_is_taken_as_it_is_written(share: float, units: int, least: int) -> None:
+    # Products of the floats are a little above 7. Of 2-a-b-2 the first group is the worst.
+    found = trace(mlp((2, units, units, 2)), torch.randn(2, 2))
+    first, second = (g.name for g in found.cuttable)
+    scores = {first: np.zeros(units), second: np.ones(units)}
+    # As many parameters as the least of the first leaves, with the second whole.
+    budget = Budget(quantity="params", value=2 * least + least * units + 2 * units)
+    kept = global_choice(found, budget, scores, least_share=share)
+    assert counts(kept) == {first: least, second: units}
+
+
 @pytest.mark.parametrize("how", sorted(ALLOCATIONS))
 def test_the_least_reachable_value_is_named_and_reachable(how: str) -> None:
     found = traced_mlp()

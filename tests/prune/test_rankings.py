@@ -141,6 +141,74 @@ def test_bn_scale_of_a_unit_of_several_channels_is_their_mean() -> None:
         assert scores[group.name].tolist() == [1.0] * group.units
 
 
+class _SideBySide(nn.Module):
+    """Channels of a layer of groups beside those of a plain one, each with a batch norm; then both."""
+
+    def __init__(self, *, swapped: bool) -> None:
+        super().__init__()
+        self.swapped = swapped
+        self.a, self.plain = nn.Conv2d(2, 4, 1), nn.BatchNorm2d(4)
+        self.b, self.wide = nn.Conv2d(2, 8, 1), nn.BatchNorm2d(8)
+        self.grouped, self.behind = nn.Conv2d(8, 8, 1, groups=2), nn.BatchNorm2d(8)
+        self.both, self.last = nn.BatchNorm2d(12), nn.Conv2d(12, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        one, other = self.plain(self.a(x)), self.behind(self.grouped(self.wide(self.b(x))))
+        side = [other, one] if self.swapped else [one, other]
+        out: torch.Tensor = self.last(self.both(torch.cat(side, 1)).relu())
+        return out
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_bn_scale_of_branches_side_by_side_is_a_mean_in_each(swapped: bool) -> None:
+    """One batch norm over both: a unit has one of its channels, or two."""
+    context = on(_SideBySide(swapped=swapped).eval())
+    scores = BnScale().rank(context).scores
+    channels = {
+        (a.tensor, g.name): int((a.units >= 0).sum()) / g.units
+        for g in context.trace.cuttable
+        for a in g.axes
+    }
+    assert {channels["both.weight", name] for name in ("a", "grouped")} == {1, 2}
+    for name in ("a", "b", "grouped"):
+        assert scores[name].tolist() == [1.0] * 4
+
+
+class _Recurrent(nn.Module):
+    """Reads the outputs of a layer one after another."""
+
+    def __init__(self, kind: type[nn.LSTM | nn.GRU], *, both: bool) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 4)
+        self.cells = kind(4, 5, batch_first=True, bidirectional=both)
+        self.last = nn.Linear(10 if both else 5, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.last(self.cells(self.first(x))[0][:, -1])
+        return out
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["one way", "both ways"])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize("method", [L1(axes="all"), L2Global(axes="all"), GroupL2()], ids=type)
+def test_biases_of_recurrent_layers_do_not_count(
+    method: UniformRanking | GlobalRanking,  # type: ignore[type-arg]
+    kind: type[nn.LSTM | nn.GRU],
+    both: bool,
+) -> None:
+    network, x = _Recurrent(kind, both=both).eval(), torch.randn(2, 6, 3)
+    context = Context(network, trace(network, x), Budget.parse("params=0.7"), 0)
+    before = method.rank(context).scores
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "bias" in name:
+                parameter.fill_(1000.0)
+    after = method.rank(context).scores
+    assert any("cells" in name for name in before)
+    for name, mine in before.items():
+        assert after[name].tolist() == mine.tolist()
+
+
 def test_bn_scale_refuses_a_network_without_batch_norm() -> None:
     with pytest.raises(InputError, match="needs batch norms"):
         BnScale().rank(on(two_layers(norm=False)))

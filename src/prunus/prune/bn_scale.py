@@ -3,6 +3,7 @@
 from typing import final
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -80,16 +81,21 @@ def _scales(network: nn.Module, trace: Trace) -> dict[str, Tensor]:
     """|gamma| of every batch norm that has one, by parameter name."""
     # A scale that two batch norms share goes by its first name alone.
     return {
-        name: scale.detach().abs() / _channels_a_unit(trace, name)
+        name: scale.detach().abs() / _channels_of_units(trace, name).to(scale)
         for name, scale in _named_scales(network).items()
         if name in trace.parameters
     }
 
 
-def _channels_a_unit(trace: Trace, scale: str) -> float:
-    """Channels that go with one unit, such as those of a group: a unit's scale is their mean."""
+def _channels_of_units(trace: Trace, scale: str) -> Tensor:
+    """How many channels go with the unit of each, ``[channels]``: a unit's scale is their mean.
+
+    Several in a layer of groups; where layers are put side by side, their units differ in that.
+    """
+    counts = np.ones(trace.parameters[scale])
     for group in trace.cuttable:
         for axis in group.axes:
             if axis.tensor == scale:
-                return max(1.0, int((axis.units >= 0).sum()) / group.units)
-    return 1.0
+                mine = axis.units >= 0
+                counts[mine] = np.bincount(axis.units[mine])[axis.units[mine]]
+    return torch.from_numpy(counts)

@@ -7,8 +7,10 @@ filled a step at a time until no group can take one more.
 """
 
 import heapq
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -219,7 +221,8 @@ def _ladder(group: Group, scores: Scores, least_share: float) -> _Ladder:
         raise InputError(
             f"scores of group '{group.name}' must be {group.units} finite numbers; got {found}"
         )
-    first = group.width(int(np.ceil(least_share * group.units)))
+    # As written: 0.07 of 100 is 7, though 0.07 * 100 is a little more in binary.
+    first = group.width(math.ceil(Fraction(repr(float(least_share))) * group.units))
     widths = np.append(np.arange(first, group.units, group.step), group.units)
     order = np.argsort(-mine, kind="stable")
     return _Ladder(group, order, mine, widths.astype(np.int64))

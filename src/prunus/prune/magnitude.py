@@ -34,10 +34,16 @@ def magnitude_scores(
     ``l1``: ``sum |w|``, ``l2-squared``: ``sum w^2``, ``l2``: its root. Several axes of a group are
     averaged, for ``l2`` before the root. Biases are left out: they are no part of a filter.
     """
-    weights = {n: p.detach() for n, p in network.named_parameters() if not n.endswith("bias")}
+    weights = {n: p.detach() for n, p in network.named_parameters() if not _is_bias(n)}
     elements = {n: w.abs() if norm == "l1" else w.double() ** 2 for n, w in weights.items()}
     scores = unit_scores(trace, elements, axes=axes)
     return {n: np.sqrt(s) if norm == "l2" else s for n, s in scores.items()}
+
+
+def _is_bias(name: str) -> bool:
+    """Whether a parameter is one; those of recurrent layers are named ``bias_ih_l0`` and the like."""
+    leaf = name.rpartition(".")[2]
+    return leaf.endswith("bias") or leaf.startswith("bias_")
 
 
 @final

@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from prunus.graph import Choice, Trace, trace
-from prunus.method import TOLERANCE, Budget, Quantity
+from prunus.graph import Choice, Trace, cut, hold_connections_, trace
+from prunus.graph.connections import register_held
+from prunus.method import TOLERANCE, Budget, Context, Quantity
 from prunus.plan import BoolArray
-from prunus.prune import global_choice, uniform_choice
+from prunus.prune import MagnitudeWeights, global_choice, uniform_choice
 from prunus.prune.chromosome import Chromosome, Encoding
 from prunus.prune.genetic_options import GeneticOptions
 from prunus.prune.magnitude import magnitude_scores
@@ -132,6 +133,66 @@ def test_share_of_connections_is_the_same_in_every_weight_and_handed_down(
     sizes = [g.size for layer in made.encoding.full() for g in layer.connections.values()]
     for one in people:
         assert counts(one)[1] == [max(1, round(share * size)) for size in sizes]
+
+
+def sparse(network: nn.Module, sparsity: float) -> nn.Module:
+    """Every layer but the last with its smallest weights held at zero."""
+    found = trace(network, torch.randn(2, 16))
+    given = Context(network, found, Budget.parse("params=1"), seed=0)
+    decision = MagnitudeWeights(sparsity=sparsity, scope="layer").decide(given)
+    return cut(network, found.plan({}, decision.connections)).eval()
+
+
+def proposals_on(network: nn.Module, mode: str, **options: object) -> Proposals:
+    found = trace(network, torch.randn(2, 16))
+    settled = GeneticOptions.model_validate({"mode": mode, **options}).settled()
+    norms = magnitude_scores(network, found, norm="l2", axes="out")
+    return Proposals(
+        encoding=Encoding(network, found),
+        trace=found,
+        options=settled,
+        scores=norms if settled.sampling == "importance" else None,
+        generator=np.random.default_rng(0),
+    )
+
+
+@pytest.mark.parametrize("target", ["params=0.3", "macs=0.3", "params=0.6"])
+@pytest.mark.parametrize("mode", ["guided", "paper", "front"])
+def test_zeros_of_earlier_rounds_leave_nothing_of_the_budget_unused(mode: str, target: str) -> None:
+    """Neurons that they leave without connections cost nothing: others get what these leave."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = proposals_on(sparse(mlp((16, 64, 64, 64, 3)), 0.9), mode)
+    budget = Budget.parse(target)
+    people = [made.initial(budget, number) for number in range(4)]
+    for _ in range(4):
+        people.append(made.child(people[-1], people[-2], budget))
+    limit = budget.limit(budget.measure(made.trace, {}))
+    for one in people:
+        choice = made.encoding.active(one)
+        cost = budget.measure(made.trace, choice)
+        assert cost <= limit
+        assert cost >= (1 - TOLERANCE) * limit or not budget.has_room(made.trace, choice)
+
+
+@pytest.mark.parametrize(
+    ("share", "way_on"),
+    [
+        (1.0, "; let earlier rounds hold fewer at zero to use more"),
+        (0.5, "; raise connections=0.5 or let earlier rounds hold fewer at zero to use more"),
+    ],
+)
+def test_a_budget_that_earlier_zeros_leave_unused_is_told(share: float, way_on: str) -> None:
+    """Of the first layer's units one has inputs: the others cost nothing, whatever the target."""
+    network = mlp((16, 64, 64, 64, 3))
+    mask = torch.zeros(64, 16, dtype=torch.bool)
+    mask[0] = True
+    register_held(network.get_submodule("0"), "weight", mask)
+    hold_connections_(network)
+    made, budget = proposals_on(network, "guided", connections=share), Budget.parse("params=0.9")
+    (note,) = made.shortfall(made.initial(budget, 0), budget)
+    assert note.endswith(f"other units have no connections to active ones{way_on}")
+    assert "connections=1" not in note
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])

@@ -60,9 +60,12 @@ class Proposals:
             choice = ratio_choice(self.trace, budget, self._drawn(), shares)
         chromosome = self.encoding.with_neurons(self.encoding.full(), choice)
         share = self.options.connections
-        if share is None or share == 1:
-            return chromosome
-        return self.fitted(self._sparse(chromosome, share), budget)
+        if share is not None and share < 1:
+            return self.fitted(self._sparse(chromosome, share), budget)
+        # Zeros of earlier rounds take connections from neurons just as genes do.
+        return (
+            self.fitted(chromosome, budget) if self.encoding.zero_share(chromosome) else chromosome
+        )
 
     def _network_wide(self, budget: Budget, scores: Scores) -> Choice:
         """One ranked list; with a least share per group where the budget has room for that."""
@@ -88,11 +91,12 @@ class Proposals:
     def fitted(self, chromosome: Chromosome, budget: Budget) -> Chromosome:
         """The chromosome with neurons that cost what the budget allows, connections as they are.
 
-        A neuron that has lost all its connections costs nothing: others get what it leaves.
+        A neuron that has lost all its connections, by its genes or to earlier rounds, costs nothing:
+        others get what it leaves.
         """
         neurons, order = self.encoding.neurons(chromosome), self._order()
         made = self.encoding.with_neurons(chromosome, self.to_budget(neurons, budget, order))
-        if not dropped_share(made):
+        if not self.encoding.zero_share(made):
             return made
         dense = budget.measure(self.trace, {})
         low = limit = budget.limit(dense)
@@ -129,10 +133,14 @@ class Proposals:
         cost = budget.measure(self.trace, choice)
         if cost >= (1 - TOLERANCE) * limit or not budget.has_room(self.trace, choice):
             return ()
+        ways, share = [], self.options.connections
+        if share is not None and share < 1:
+            ways.append(f"raise connections={share:g}")
+        if not ways or self.encoding.zero_share(chromosome) > dropped_share(chromosome):
+            ways.append("let earlier rounds hold fewer at zero")
         note = (
             f"genetic: {cost} of {limit} {budget.quantity} are used ({cost / limit:.1%}): "
-            "other units have no connections to active ones; raise "
-            f"connections={self.options.connections:g} to use more"
+            f"other units have no connections to active ones; {' or '.join(ways)} to use more"
         )
         return (note,)
 

@@ -95,6 +95,25 @@ def test_the_smallest_weights_go(options: dict[str, Any], expected: dict[str, An
     assert decision.edits == ()
 
 
+def test_channels_that_nothing_reads_go_with_their_weights_and_it_is_told() -> None:
+    """4 of 8 weights, both that read the first unit among them: its column goes, and its row of two."""
+    net = three_layers()
+    with torch.no_grad():
+        net.get_parameter("1.weight").copy_(torch.tensor([[0.1, 0.6], [0.2, 0.7]]))
+        net.get_parameter("0.weight").copy_(torch.tensor([[0.3, 0.8], [0.4, 0.9]]))
+    given = context(net)
+    decision = MagnitudeWeights(sparsity=0.5).decide(given)
+    assert masks(decision) == {"0.weight": [[0, 1], [0, 1]], "1.weight": [[0, 1], [0, 1]]}
+    cut_one = after(given, decision)
+    left = [cut_one.get_parameter(f"{k}.weight") for k in (0, 1)]
+    assert [tuple(weight.shape) for weight in left] == [(1, 2), (2, 1)]
+    assert sum(int((weight == 0).sum()) for weight in left) == 1
+    (note,) = decision.notes
+    assert (
+        "4 of 8 weights are zero (50.0%), 1 of 4 (25.0%) once channels that nothing reads" in note
+    )
+
+
 @given(
     sparsity=st.floats(0.01, 0.99),
     done=st.floats(0.01, 1.0),

@@ -1,5 +1,6 @@
 """Single weights held at zero: the smallest ones, across the network or layer by layer."""
 
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import Literal, final
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from prunus.errors import GraphError, InputError
 from prunus.graph import Inputs, Trace, held_connections, trace
 from prunus.method import Configured, Context, Decision, require_layers
-from prunus.plan import Bits, Names, Record, ZeroConnections
+from prunus.plan import Bits, BoolArray, Names, Record, ZeroConnections
 
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 
@@ -20,7 +21,8 @@ class MagnitudeWeightsOptions(Record):
     """How many weights go.
 
     Attributes:
-        sparsity: Share of the weights that is zero in the end.
+        sparsity: Share of the weights before the cut that is zero in the end. A channel that nothing
+            reads then goes, with zeros and others: of what is left another share is zero.
         scope: ``global``: the smallest of the network; ``layer``: the same share of every layer.
         schedule: What earlier rounds of a ``repeat`` reach: ``cubic`` follows Zhu and Gupta, eq. 1;
             ``none``: every round goes to ``sparsity`` at once.
@@ -87,13 +89,8 @@ class MagnitudeWeights(Configured[MagnitudeWeightsOptions]):
             for name, mask in keep.items()
             if not bool(mask.all())
         )
-        total = sum(w.numel() for w in weights.values())
-        zeros = sum(int((~mask).sum()) for mask in keep.values())
-        note = (
-            f"magnitude-weights: {zeros} of {total} weights are zero ({zeros / total:.1%}); zeros are "
-            "computed and stored like other numbers"
-        )
-        return Decision(choice={}, connections=connections, notes=(note,))
+        notes = (_note(context.trace, keep, connections),)
+        return Decision(choice={}, connections=connections, notes=notes)
 
     def _weights(self, network: nn.Module, traced: Trace) -> dict[str, Tensor]:
         """Weights that may go, by the names that plans know them by: tied ones once.
@@ -129,6 +126,38 @@ class MagnitudeWeights(Configured[MagnitudeWeightsOptions]):
         if inner:
             raise InputError(f"{told} that ignore leaves; mend it")
         raise GraphError(f"{told}; take a method for its channels")
+
+
+def _note(trace: Trace, keep: dict[str, Tensor], connections: tuple[ZeroConnections, ...]) -> str:
+    """How many weights are zero, before and after what nothing reads is cut."""
+    zeros, total = _zeros_of(keep.values())
+    told = f"magnitude-weights: {zeros} of {total} weights are zero ({zeros / total:.1%})"
+    cutting = trace.cut_units({}, connections)
+    if cutting:
+        zeros, total = _zeros_of(_without(trace, keep, cutting))
+        told += (
+            f", {zeros} of {total} ({zeros / total:.1%}) once channels that nothing reads are cut"
+        )
+    return f"{told}; zeros are computed and stored like other numbers"
+
+
+def _zeros_of(masks: Iterable[Tensor]) -> tuple[int, int]:
+    """Zeros, and all weights."""
+    counts = [(int((~mask).sum()), mask.numel()) for mask in masks]
+    return sum(zeros for zeros, _ in counts), sum(total for _, total in counts)
+
+
+def _without(
+    trace: Trace, keep: dict[str, Tensor], cutting: dict[str, BoolArray]
+) -> Iterator[Tensor]:
+    """Of every mask what is left of it, flat."""
+    left = {name: torch.ones_like(mask) for name, mask in keep.items()}
+    for name, kept in cutting.items():
+        for axis in trace.by_name[name].axes:
+            if axis.tensor in left:
+                gone = torch.from_numpy((axis.units >= 0) & ~kept[axis.units])
+                left[axis.tensor].movedim(axis.dim, 0)[gone] = False
+    return (mask[left[name]] for name, mask in keep.items())
 
 
 def _output_weights(network: nn.Module, traced: Trace) -> set[int]:

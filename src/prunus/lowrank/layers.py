@@ -95,6 +95,8 @@ def select_layers(
             notes.append(f"'{path}' stays whole: it {reason}")
         else:
             layers.append(Layer(path, network.get_submodule(path), *positions[path]))
+    if nn.Conv2d in kinds:
+        notes += _other_convolutions(own, ignore, held)
     read = _read_by_others(own, sample, [layer.path for layer in layers])
     notes += [f"'{path}' stays whole: another module reads its weight" for path in sorted(read)]
     return Selection(tuple(la for la in layers if la.path not in read), tuple(notes))
@@ -117,6 +119,18 @@ def _whole(
     if isinstance(module, nn.Embedding) and module.max_norm is not None:
         return "renormalizes its rows (max_norm)"
     return ""
+
+
+def _other_convolutions(
+    network: nn.Module, ignore: Sequence[str], held: Collection[str]
+) -> list[str]:
+    """Notes on convolutions of other kinds, where the user has not left them out."""
+    return [
+        f"'{path}' stays whole: only 2-D convolutions are factorized"
+        for path, module in network.named_modules()
+        if isinstance(module, nn.modules.conv._ConvNd) and not isinstance(module, nn.Conv2d)
+        if path not in held and not any(fnmatchcase(path, pattern) for pattern in ignore)
+    ]
 
 
 def _tied(network: nn.Module) -> set[str]:

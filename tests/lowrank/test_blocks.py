@@ -15,7 +15,8 @@ from prunus.graph import cut, plan_of
 from prunus.lowrank.blocks import Block, EmbeddingBlock, LinearBlock
 from prunus.lowrank.layers import Layer, select_layers
 from prunus.lowrank.spectrum import DAMPING, Spectrum, root_of, spectrum
-from prunus.lowrank.tucker_blocks import ConvBlock, StackBlock
+from prunus.lowrank.tensors import times
+from prunus.lowrank.tucker_blocks import ConvBlock, StackBlock, TuckerBlock
 from prunus.meter import count_macs
 
 pytest.importorskip("tensorly")
@@ -178,6 +179,43 @@ def test_the_energy_rule_by_hand(energy: float, rank: int) -> None:
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([26.0, 2.0, 64.0, 8.0]).sqrt().diag())
     assert LinearBlock((Layer("0", layer, 1, 1),), {}).at_energy(energy) == (rank,)
+
+
+def test_modes_that_lose_different_parts_keep_together_what_is_asked_for() -> None:
+    """Squares 70, 15, 15 in one layer each: in both modes 85 lie along the first direction.
+
+    Yet one direction in both keeps 70 alone.
+    """
+    _, block, _ = made("stack")
+    with torch.no_grad():
+        for layer, (row, column), square in zip(
+            block.layers, ((0, 0), (1, 0), (0, 1)), (70.0, 15.0, 15.0), strict=True
+        ):
+            layer.weight.zero_()
+            layer.weight[row, column] = square**0.5
+    assert block.at_energy(0.8) == (1, 1)
+    assert block.keeping(0.8) == (2, 2)
+    assert block.keeping(0.65) == (1, 1)
+    matrix = made("wide")[1]
+    assert matrix.keeping(0.8) == matrix.at_energy(0.8)
+
+
+@given(seeds, st.sampled_from(["conv", "stack"]), st.booleans(), st.floats(0.05, 0.99))
+def test_a_tucker_decomposition_keeps_the_energy_that_is_asked_for(
+    seed: int, kind: str, seen: bool, energy: float
+) -> None:
+    """Of the weights as the inputs weigh them."""
+    _, block, _ = made(kind, seed, seen=seen)
+    assert isinstance(block, TuckerBlock)
+    ranks = block.keeping(energy)
+    core, first, last = block.factors(ranks)
+    into, out = block.modes
+    rebuilt = times(times(core, first.T, into), last, out)
+    total, lost = block.tensor, block.tensor - rebuilt
+    if block._root is not None:
+        total, lost = (times(t, block._root.T, into) for t in (total, lost))
+    kept = 1 - float(lost.square().sum() / total.square().sum())
+    assert kept >= energy - 1e-6
 
 
 def test_the_least_rank_of_no_energy_is_one() -> None:

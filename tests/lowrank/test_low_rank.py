@@ -100,6 +100,21 @@ def test_of_every_matrix_as_much_energy_is_kept_as_is_asked_for(energy: float) -
         assert rank == 1 or values[: rank - 1].sum() < energy * values.sum()
 
 
+@pytest.mark.parametrize("energy", [0.5, 0.8])
+def test_of_every_kernel_as_much_energy_is_kept_as_is_asked_for(energy: float) -> None:
+    network, decision = decide("tucker", energy=energy)
+    kernels = [e for e in decision.edits if isinstance(e, Factorize) and e.form == "tucker-conv"]
+    assert len(kernels) > 1
+    for edit in kernels:
+        dense = network.get_submodule(edit.module).get_parameter("weight").detach().double()
+        first, core, last = (
+            decision.tensors[f"{edit.module}.{k}.weight"].double() for k in range(3)
+        )
+        product = torch.einsum("or,rqhw,qi->oihw", last[..., 0, 0], core, first[..., 0, 0])
+        lost = float((dense - product).square().sum() / dense.square().sum())
+        assert 1 - lost >= energy - 1e-6
+
+
 @pytest.mark.parametrize("method", list(CASES))
 @pytest.mark.parametrize("target", ["params=0.6", "macs=0.6", "size=0.7"])
 def test_a_budget_is_met_within_one_percent_and_never_exceeded(method: str, target: str) -> None:

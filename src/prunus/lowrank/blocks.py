@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 import numpy as np
 import torch
@@ -30,7 +30,10 @@ class Block(ABC):
     Attributes:
         layers: In the order of the network; the first owns what is shared.
         moments: Second moments of their inputs, empty where all directions count alike.
+        modes_cut: Along how many modes a decomposition leaves energy out.
     """
+
+    modes_cut: ClassVar[int] = 1
 
     def __init__(self, layers: tuple[Layer, ...], moments: Moments) -> None:
         self.layers = layers
@@ -47,7 +50,16 @@ class Block(ABC):
 
     @abstractmethod
     def at_energy(self, energy: float) -> Ranks:
-        """The least ranks that carry a share of the energy."""
+        """The least ranks that carry a share of the energy, each in its own mode."""
+
+    @final
+    def keeping(self, energy: float) -> Ranks:
+        """Ranks at which the whole block keeps a share of the energy.
+
+        What it loses is at most the sum of what its modes leave out (De Lathauwer et al., "A
+        multilinear singular value decomposition", SIAM J. Matrix Anal. Appl. 21, 2000, property 10).
+        """
+        return self.at_energy(1 - (1 - energy) / self.modes_cut)
 
     @abstractmethod
     def shapes(self, ranks: Ranks) -> Shapes:

@@ -11,8 +11,8 @@ class LowRankOptions(Record):
     """How small the factors get, from what they are computed, and which layers stay whole.
 
     ``rank``: Share of the full rank that every layer keeps.
-    ``energy``: Share of the squared singular values that every layer keeps; in place of ``rank``.
-    With neither, the highest common energy within the target is taken.
+    ``energy``: Share of its squared weights that every layer keeps at least; in place of ``rank``.
+    With neither, the highest common energy of every mode within the target is taken.
     ``calibration``: Training samples that weigh the directions of a layer's inputs; 0: all alike.
     ``batch_size``: Of them, at a time.
     ``embeddings``: Factorize embedding tables as well.

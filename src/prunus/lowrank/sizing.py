@@ -92,7 +92,7 @@ class Sizing:
         if rank is not None:
             return self._within(self.at(lambda b: b.at_fraction(rank)), f"rank={rank:g}")
         if energy is not None:
-            return self._within(self._at_energy(energy), f"energy={energy:g}")
+            return self._within(self.at(lambda b: b.keeping(energy)), f"energy={energy:g}")
         return self._by_budget()
 
     def require_reachable(self, options: LowRankOptions) -> None:
@@ -116,7 +116,7 @@ class Sizing:
         return sizes
 
     def _by_budget(self) -> Sizes:
-        """The highest common energy within the limit, then single ranks while one more fits."""
+        """The highest common energy of every mode within the limit, then single ranks while one more fits."""
         if self._dense <= self._limit:
             return (None,) * len(self.blocks)
         least = self._least()

@@ -28,6 +28,8 @@ class TuckerBlock(Block):
     Inputs are weighed as in ``LinearBlock``, by one second moment for the whole block.
     """
 
+    modes_cut = 2
+
     @property
     @abstractmethod
     def modes(self) -> tuple[int, int]:

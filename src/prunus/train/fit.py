@@ -71,7 +71,7 @@ def fit(  # noqa: PLR0913  # all but four are options, by keyword only
         unlabeled: More samples, on which the teacher alone counts; an epoch passes over them, too.
         checkpoint: File kept at the end of every epoch. If it exists, training resumes from it,
             provided that it is of this very training: build the network anew, with the weights
-            that it first started from.
+            that it first started from and the connections that were held.
         teacher_store: Folder where logits of teachers are kept for other trainings on the same
             samples.
         progress: Told each step, with its loss, and each epoch, with its top-1.

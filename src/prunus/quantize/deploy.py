@@ -91,6 +91,8 @@ def deploy(  # noqa: PLR0913  # all but three are options, by keyword only
     _check_place(folder)
     require_deployable(deployment, has_source=source is not None)
     require_shape(deployment, has_length=dynamic_length)
+    if deployment.engine == "torch":
+        torch_engine.require_own_weights(network, deployment)
     batches = _calibration(calibration, deployment)
     written_network = _network_in_float32(network)
     notes = unmatched(network, deployment)

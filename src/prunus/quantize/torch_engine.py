@@ -11,8 +11,10 @@ from typing import Any, final
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
 
 from prunus.artifact import save
 from prunus.artifact.manifest import MANIFEST_FILE, WEIGHTS_FILE, read_manifest
@@ -49,6 +51,13 @@ NO_SOURCE = (
     "engine=torch needs the source of the network to build it again; give source=, or use "
     "engine=onnxruntime"
 )
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+)
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -57,16 +66,17 @@ class Int8Embedding(nn.Module):
     """A table of int8 with one scale for each row; rows are float again when they are looked up.
 
     Args:
-        weight: int8 ``[rows, width]``.
+        levels: int8 ``[rows, width]``.
         scale: float32 ``[rows]``.
         padding_idx: As of the table it replaces.
     """
 
-    def __init__(self, weight: Tensor, scale: Tensor, padding_idx: int | None = None) -> None:
+    def __init__(self, levels: Tensor, scale: Tensor, padding_idx: int | None = None) -> None:
         super().__init__()
         self.padding_idx = padding_idx
-        self.num_embeddings, self.embedding_dim = weight.shape
-        self.register_buffer("weight", weight)
+        self.num_embeddings, self.embedding_dim = levels.shape
+        # Not as ``weight``: what reads that past the layer would take levels for numbers.
+        self.register_buffer("levels", levels)
         self.register_buffer("scale", scale)
 
     @classmethod
@@ -75,9 +85,13 @@ class Int8Embedding(nn.Module):
         return cls(*by_row(table), padding_idx)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Rows ``[..., width]``, float32."""
-        rows = self.get_buffer("weight")[ids].float()
-        return rows * self.get_buffer("scale")[ids].unsqueeze(-1)
+        """Rows ``[..., width]``, float32.
+
+        Raises:
+            IndexError: An id is below 0, or has no row.
+        """
+        rows = functional.embedding(ids, self.get_buffer("levels")).float()
+        return rows * functional.embedding(ids, self.get_buffer("scale").unsqueeze(-1))
 
 
 def write(job: Job, folder: Path) -> Written:
@@ -104,6 +118,30 @@ def write(job: Job, folder: Path) -> Written:
     (folder / WEIGHTS_FILE).unlink()
     write_tensors(stored, folder / INT8_FILE)
     return Written((INT8_FILE,), _float_notes(job))
+
+
+def require_own_weights(network: nn.Module, deployment: Deployment) -> None:
+    """Refuse layers whose weight is computed on each call: it is none to store, and cannot be copied.
+
+    Raises:
+        InputError: Such a layer is to be int8, or keeps a weight with its gradient.
+    """
+    small = _int8_modules(network, deployment)
+    for path, layer in network.named_modules(remove_duplicate=False):
+        weight = vars(layer).get("weight")  # where it is no parameter
+        if isinstance(weight, Tensor) and (path in small or not weight.is_leaf):
+            raise InputError(
+                f"layer '{path}' computes its weight on each call, which engine=torch cannot write; "
+                f"make it a parameter by {_makes_parameter(layer)}"
+            )
+
+
+def _makes_parameter(layer: nn.Module) -> str:
+    """The call that gives a layer its weight back, by how it is computed."""
+    if any(isinstance(hook, BasePruningMethod) for hook in layer._forward_pre_hooks.values()):
+        return "torch.nn.utils.prune.remove(layer, 'weight')"
+    kind = "weight" if "weight_g" in layer._parameters else "spectral"
+    return f"torch.nn.utils.remove_{kind}_norm(layer)"
 
 
 def _unsmoothed(network: nn.Module) -> nn.Module:
@@ -247,7 +285,7 @@ class TorchSession(Session):
 
 def _fill_(network: nn.Module, folder: Path, record: Deployed, ties: Mapping[str, str]) -> None:
     deployment = record.deployment
-    if (folder / INT8_FILE).exists():
+    if INT8_FILE in record.files:
         tie_(network.float(), ties)
         _fill_int8_(network, load_file(folder / INT8_FILE), deployment)
         return
@@ -265,29 +303,46 @@ def _fill_int8_(network: nn.Module, stored: Mapping[str, Tensor], deployment: De
     small = _int8_modules(network, deployment)
     owners, floats = _owners(small), _float_tensors(network, small)
     factors = {f"{path}.{FACTORS}" for path in owners.values()} - set(floats)
-    wanted = {f"{path}.{part}" for path in owners.values() for part in ("weight", "scale")}
-    differing = sorted((wanted | set(floats)) ^ (set(stored) - factors))
-    if differing:
-        raise PlanMismatchError(
-            f"the source of a deployment builds another network than the one deployed: "
-            f"'{differing[0]}' is in one alone; deploy again with the source that builds it"
-        )
+    weights = {f"{path}.weight": small[path].get_parameter("weight") for path in owners.values()}
+    scales = {f"{path}.scale": weights[f"{path}.weight"][:, 0] for path in owners.values()}
+    _require_same(
+        {**weights, **scales, **floats}, {n: t for n, t in stored.items() if n not in factors}
+    )
     with torch.no_grad():
         for name, tensor in floats.items():
             tensor.copy_(stored[name])
-    scales = {path: stored[f"{path}.scale"].float() for path in owners.values()}
     built: dict[int, nn.Module] = {}
     for path, module in small.items():
         owner = owners[id(module.get_parameter("weight"))]
         if id(module) not in built:
-            layer = _int8(module, stored[f"{owner}.weight"], scales[owner])
+            layer = _int8(module, stored[f"{owner}.weight"], stored[f"{owner}.scale"].float())
             name = f"{owner}.{FACTORS}"
-            is_smoothed = name in factors and name in stored
-            built[id(module)] = _Scaled(layer, stored[name].float()) if is_smoothed else layer
+            if name in factors and name in stored:
+                layer = _Scaled(layer, stored[name].float())
+            built[id(module)] = _hooked(layer, module)
         parent, _, leaf = path.rpartition(".")
         setattr(network.get_submodule(parent), leaf, built[id(module)])
     call_parts_(network)  # int8 layers have no tensor of that name
     pad_plainly_(network)
+
+
+def _require_same(wanted: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
+    """Refuse stored tensors of other names or shapes than those that the source has a place for."""
+    said = "the source of a deployment builds another network than the one deployed: "
+    remedy = "deploy again with the source that builds it"
+    if differing := sorted(set(wanted) ^ set(stored)):
+        raise PlanMismatchError(f"{said}'{differing[0]}' is in one alone; {remedy}")
+    for name, tensor in wanted.items():
+        if tensor.shape != stored[name].shape:
+            shapes = f"{list(tensor.shape)} in it and was {list(stored[name].shape)}"
+            raise PlanMismatchError(f"{said}'{name}' is {shapes}; {remedy}")
+
+
+def _hooked(layer: nn.Module, module: nn.Module) -> nn.Module:
+    """The layer, with the hooks of the module that it replaces: what these do to inputs and outputs stays."""
+    for hooks in _HOOKS:  # not copies, so that the handle of a hook removes it here, too
+        setattr(layer, hooks, getattr(module, hooks))
+    return layer
 
 
 def _int8(module: nn.Module, levels: Tensor, scale: Tensor) -> nn.Module:

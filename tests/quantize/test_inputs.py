@@ -70,6 +70,51 @@ def test_what_float16_cannot_hold_is_refused_and_bfloat16_holds_it(tmp_path: Pat
         deploy(network, tmp_path / "d", refused, inputs=inputs, source=source)
 
 
+FAR = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, far=1.0, factor=1.0):
+        super().__init__()
+        self.a, self.b, self.factor = nn.Linear(4, 4), nn.Linear(4, 2), factor
+        self.register_buffer("far", torch.tensor(far), persistent=False)
+
+    def forward(self, x):
+        h = self.a(x) * self.factor
+        return self.b(h / self.factor) + (x[:, :1] > 9) * self.far
+"""
+
+
+def test_buffers_that_are_in_no_state_are_held_against_float16_too(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(FAR, encoding="utf-8")
+    source = Source(model=f"{tmp_path / 'nets.py'}:Net", arguments={"far": -1e9})
+    network, inputs = load_source(source), torch.rand(3, 4)
+    refused = Deployment(engine="torch", weights="float16")
+    with pytest.raises(
+        InputError, match=r"ends at 65504, and 'far' reaches 1e\+09; use weights=bf"
+    ):
+        deploy(network, tmp_path / "d", refused, inputs=inputs, source=source)
+
+
+def test_sums_that_float16_cannot_hold_are_refused_where_the_network_answers(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "nets.py").write_text(FAR, encoding="utf-8")
+    source = Source(model=f"{tmp_path / 'nets.py'}:Net", arguments={"factor": 1e6})
+    network, inputs = load_source(source), torch.rand(3, 4)
+    refused = Deployment(engine="torch", weights="float16")
+    with pytest.raises(
+        InputError, match=r"weights=float16 .* infinities or NaN, .*weights=bfloat16"
+    ):
+        deploy(network, tmp_path / "d", refused, inputs=inputs, source=source)
+    assert not (tmp_path / "d").exists()
+    with torch.no_grad():  # then the network itself has no answers
+        network.get_parameter("b.bias").fill_(float("nan"))
+    deploy(network, tmp_path / "d", refused, inputs=inputs, source=source)
+
+
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_a_network_of_other_floats_is_written_in_float32(

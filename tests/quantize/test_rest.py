@@ -13,6 +13,7 @@ from prunus.quantize import Deployment, deploy, load_deployed
 from prunus.quantize.by_row import by_row
 from prunus.quantize.job import fits_float16
 from prunus.quantize.torch_engine import INT8_FILE
+from prunus.records import Source
 from prunus.zoo import load_source
 from tests.quantize.networks import BERT, DIGITS, LSTM, batches, written
 
@@ -89,6 +90,11 @@ def test_onnx_casts_large_constants_and_leaves_scales(tmp_path: Path) -> None:
         (torch.tensor([float("inf")]), False),
         (torch.tensor([float("nan")]), False),
         (torch.tensor([1e-5, 0.0]), False),
+        (torch.tensor([1e-9, 1.0]), False),  # what is divided by it would be infinite
+        (torch.tensor([[[1e-9]], [[1.0]]]), False),  # a vector, however it lies
+        (torch.tensor([0.0, 1.0]), True),
+        (torch.tensor([[1e-9, 1.0], [1.0, 1.0]]), True),  # most matrices have such entries
+        (torch.tensor(1e-9), False),
         (torch.zeros(3), True),
         (torch.empty(0), False),
         (torch.tensor([3]), False),
@@ -118,6 +124,30 @@ def test_scales_that_float16_would_round_to_nothing_stay(tmp_path: Path) -> None
         deploy(network, tmp_path / name, deployment, inputs=inputs)
         found.append(load_deployed(tmp_path / name)(inputs))
     assert (found[0] - found[1]).abs().max() <= 0.01 * found[0].abs().max()
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
+def test_deviations_that_float16_would_round_to_nothing_stay(engine: str, tmp_path: Path) -> None:
+    """One of 1e-9 among others of 1: inputs divided by zero would be infinite, or NaN."""
+    (tmp_path / "nets.py").write_text(
+        "import torch\nfrom torch import nn\n\n\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n"
+        "        self.a, self.out = nn.Linear(80, 64), nn.Linear(64, 3)\n"
+        "        self.register_buffer('deviations', torch.tensor([1e-9] + [1.0] * 79))\n\n"
+        "    def forward(self, x):\n"
+        "        return self.out(torch.tanh(self.a(x / self.deviations)))\n"
+    )
+    source = Source(model=f"{tmp_path / 'nets.py'}:Net")
+    network = load_source(source).eval()
+    inputs = torch.randn(16, 80, generator=torch.Generator().manual_seed(0))
+    inputs[:, 0] *= 1e-9
+    deployment = Deployment.model_validate({"engine": engine, "weights": "int8", "rest": "float16"})
+    deploy(network, tmp_path / "d", deployment, inputs=inputs, source=source)
+    with torch.no_grad():
+        wanted = network(inputs)
+    found = load_deployed(tmp_path / "d")(inputs)
+    assert (found - wanted).abs().max() <= 0.05 * wanted.abs().max()
 
 
 class Times(nn.Module):

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from prunus.artifact import load
-from prunus.errors import InputError
-from prunus.quantize import Deployment, deploy, load_deployed
+from prunus.errors import InputError, PlanMismatchError
+from prunus.quantize import Deployment, deploy, load_deployed, parity
 from prunus.quantize.torch_engine import TorchSession
 from prunus.records import Source
 from prunus.zoo import load_source
@@ -41,6 +41,22 @@ class Words(nn.Module):
         if self.kind == "past the layer":
             return F.linear(h, F.normalize(self.head.weight))
         return self.head(h @ self.w if self.kind == "product" else h)
+"""
+
+
+ACTIVATED = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.a, self.b, self.kind = nn.Linear(8, 16), nn.Linear(16, 3), kind
+
+    def forward(self, x):
+        x = x.sub_(3.0) if self.kind == "relu_" else x
+        return self.b(getattr(torch, self.kind)(self.a(x)))
 """
 
 
@@ -101,6 +117,44 @@ def test_a_changed_constructor_is_told(weights: str, tmp_path: Path) -> None:
     (tmp_path / "words.py").write_text(FILE.replace("torch.relu", "torch.tanh"), encoding="utf-8")
     with pytest.warns(UserWarning, match=r"words\.py' has changed since"):
         load_deployed(tmp_path / "d")
+
+
+@pytest.mark.parametrize("weights", ["float32", "int8", "bfloat16"])
+def test_a_source_of_another_architecture_with_the_same_tensors_is_refused(
+    weights: str, tmp_path: Path
+) -> None:
+    (tmp_path / "nets.py").write_text(ACTIVATED, encoding="utf-8")
+    ours, theirs = (
+        Source(model=f"{tmp_path / 'nets.py'}:Net", arguments={"kind": kind})
+        for kind in ("tanh", "relu")
+    )
+    network = load_source(ours)
+    deployment = Deployment.model_validate({"engine": "torch", "weights": weights})
+    x = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(
+        PlanMismatchError, match="builds another network .*outputs on inputs differ"
+    ):
+        deploy(network, tmp_path / "d", deployment, inputs=x, source=theirs)
+    assert not (tmp_path / "d").exists()
+    deploy(network, tmp_path / "d", deployment, inputs=x, calibration=[x], source=ours)
+    with pytest.raises(InputError, match="^inputs: the network does not run on them: .*one real"):
+        deploy(network, tmp_path / "d", deployment, inputs=x[:, 1:], source=ours)
+
+
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+def test_a_network_that_works_in_place_on_its_inputs_is_compared_on_copies(
+    weights: str, tmp_path: Path
+) -> None:
+    (tmp_path / "nets.py").write_text(ACTIVATED, encoding="utf-8")
+    source = Source(model=f"{tmp_path / 'nets.py'}:Net", arguments={"kind": "relu_"})
+    network = load_source(source)
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    deployment = Deployment.model_validate({"engine": "torch", "weights": weights})
+    given = x.clone()
+    deploy(network, tmp_path / "d", deployment, inputs=given, source=source)
+    found = parity(network, load_deployed(tmp_path / "d"), [given])
+    assert torch.equal(given, x)
+    assert found.relative_difference <= (1e-6 if weights == "float32" else 0.05)
 
 
 def test_a_deployment_in_float16_is_an_artifact_too(tmp_path: Path) -> None:

@@ -128,6 +128,7 @@ def test_a_weight_that_is_computed_is_refused_with_its_remedy(
     network = load_source(source).eval()
     layer = network.get_submodule("a")
     computes(layer)
+    given: list[Inputs] = [ids()]
 
     def written(calibration: list[Inputs] | None) -> None:
         folder = tmp_path / "d"
@@ -136,11 +137,11 @@ def test_a_weight_that_is_computed_is_refused_with_its_remedy(
     for gradients in (True, False):  # the weight has its gradient, or has none
         with torch.set_grad_enabled(gradients):
             network(ids())
-        for calibration in (None, [ids()]):
+        for calibration in (None, given):
             with pytest.raises(InputError, match=f"layer 'a' computes its weight .*{told}"):
                 written(calibration)
     remedy(layer)
-    written([ids()])
+    written(given)
 
 
 def test_a_stray_file_decides_nothing(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Build a saved network again: find its constructor, cut, fill in the weights, compare outputs."""
 
+import copy
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -120,16 +121,29 @@ def _changed_file(source: Source, manifest: Manifest) -> str | None:
     return now.path
 
 
-def require_same_outputs(network: nn.Module, loaded: nn.Module, inputs: Inputs, model: str) -> None:
+def require_same_outputs(
+    network: nn.Module,
+    loaded: nn.Module,
+    inputs: Inputs,
+    model: str,
+    argument: str = "example_inputs",
+) -> None:
     """Refuse a source that makes another architecture with the same tensors.
 
     Outputs in eval mode on the CPU must agree to the bit, or within 1e-6 of the largest.
+
+    Args:
+        network: As it was given.
+        loaded: As the source builds it, with the same weights.
+        inputs: A real batch.
+        model: Name of the source.
+        argument: What the user calls the batch.
 
     Raises:
         PlanMismatchError: They differ.
         InputError: The network does not run on the inputs.
     """
-    wanted, found = _outputs(network, inputs), _outputs(loaded, inputs)
+    wanted, found = (_outputs(one, inputs, argument) for one in (network, loaded))
     same = len(wanted) == len(found) and all(
         same_values(a, b) for a, b in zip(wanted, found, strict=True)
     )
@@ -139,24 +153,24 @@ def require_same_outputs(network: nn.Module, loaded: nn.Module, inputs: Inputs, 
     if not difference <= _TOLERANCE:
         raise PlanMismatchError(
             f"source '{model}' builds another network than the one given: with the same weights its "
-            f"outputs on example_inputs differ by {difference:.1e} of the largest; name the source, "
+            f"outputs on {argument} differ by {difference:.1e} of the largest; name the source, "
             "with the arguments, that the network was built from"
         )
 
 
-def _outputs(network: nn.Module, inputs: Inputs) -> list[Tensor]:
+def _outputs(network: nn.Module, inputs: Inputs, argument: str) -> list[Tensor]:
     """Outputs of a copy in eval mode, in the memory layout that a loaded network has."""
-    copy = cpu_copy(network)
-    for parameter in copy.parameters():
+    own = cpu_copy(network)
+    for parameter in own.parameters():
         parameter.data = parameter.data.contiguous()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         try:
-            return output_tensors(call(copy, inputs))
+            return output_tensors(call(own, copy.deepcopy(inputs)))  # which it may change
         except Exception as error:  # a user's forward may raise anything
             reason = first_line(error)
             raise InputError(
-                f"example_inputs: the network does not run on them: {reason}; give one real batch"
+                f"{argument}: the network does not run on them: {reason}; give one real batch"
             ) from error
 
 

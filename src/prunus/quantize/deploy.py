@@ -19,12 +19,13 @@ from prunus.data import Inputs, TextTokenizer
 from prunus.errors import DataError, InputError, PrunusError
 from prunus.extras import require_installed
 from prunus.graph import check_network
+from prunus.meter import as_predictor
 from prunus.plan import Plan
 from prunus.progress import Progress
 from prunus.quantize import onnx_runtime, open_vino, torch_engine
 from prunus.quantize.fitted import fitted
 from prunus.quantize.fixed_shape import require_shape
-from prunus.quantize.job import Job, Written, unmatched
+from prunus.quantize.job import Job, Written, trial, unmatched
 from prunus.quantize.options import Deployment
 from prunus.quantize.session import DEPLOYED_FILE, Deployed, Session
 from prunus.records import Source
@@ -81,6 +82,7 @@ def deploy(  # noqa: PLR0913  # all but three are options, by keyword only
 
     Raises:
         InputError: The network cannot be written, or the folder cannot be used.
+        PlanMismatchError: The source builds another network than this one.
         MissingExtraError: The engine is not installed.
     """
     check_network(network)
@@ -118,7 +120,7 @@ def deploy(  # noqa: PLR0913  # all but three are options, by keyword only
         record = _record(part, deployment, written, (*told, *notes))
         record.save(part / DEPLOYED_FILE)
         if deployment.engine == "torch":  # what reads weights past int8 layers finds none there
-            _require_runs(part, record, job.inputs)
+            _require_runs(part, record, job)
         replace_folder(part, folder)
     except OSError as error:
         raise InputError(
@@ -207,21 +209,31 @@ def _check_place(folder: Path) -> None:
         )
 
 
-def _require_runs(part: Path, record: Deployed, inputs: Inputs) -> None:
+def _require_runs(part: Path, record: Deployed, job: Job) -> None:
     """Refuse to leave files that cannot be loaded, or run on the inputs that they were written for.
 
     Raises:
-        InputError: They cannot.
+        InputError: They cannot, or answer with no numbers where the network does.
     """
     try:
         session = _LOADERS[record.deployment.engine](part, record, None)
-        session(copy.deepcopy(inputs))  # which the network may change
+        logits = session(copy.deepcopy(job.inputs))  # which the network may change
     except PrunusError as error:
         raise InputError(
             f"engine={record.deployment.engine} has written what does not run: "
             f"{root_cause(error)}; exclude the layers whose weights the network reads past them, or "
             "use engine=onnxruntime"
         ) from error
+    if bool(logits.isfinite().all()):
+        return
+    own = as_predictor(trial(job.network))(copy.deepcopy(job.inputs))
+    if bool(own.isfinite().all()):
+        asked = record.deployment
+        remedy = "bfloat16" if asked.weights == "float16" else "float32"
+        raise InputError(
+            f"weights={asked.weights} with engine={asked.engine} answers the inputs with infinities or "
+            f"NaN, where the network answers with numbers; use weights={remedy}"
+        )
 
 
 def _network_in_float32(network: nn.Module) -> nn.Module:

@@ -122,12 +122,19 @@ def given(batch: Inputs, names: Sequence[str]) -> dict[str, Any]:
 
 
 def fits_float16(tensor: Tensor) -> bool:
-    """Whether float32 values are in float16's range, known to 11 bits of the largest."""
+    """Whether float32 values are in float16's range, known to 11 bits of the largest.
+
+    Of a vector each is, but zeros: what is divided by a tiny one, such as a deviation, would be infinite.
+    """
     if tensor.dtype != torch.float32 or not tensor.numel():
         return False
-    largest = float(tensor.abs().max())
+    sizes = tensor.abs()
     half = torch.finfo(torch.float16)
-    return largest == 0 or half.tiny <= largest <= half.max
+    if tensor.numel() == max(tensor.shape, default=1) and bool((sizes > 0).any()):
+        least = float(sizes[sizes > 0].min())
+    else:
+        least = float(sizes.max())
+    return least == 0 or (half.tiny <= least and float(sizes.max()) <= half.max)
 
 
 def require_in_float16(network: nn.Module, remedy: str) -> None:
@@ -137,9 +144,12 @@ def require_in_float16(network: nn.Module, remedy: str) -> None:
         InputError: A tensor of the network has one.
     """
     half = torch.finfo(torch.float16)
-    for name, tensor in network.state_dict().items():
+    # Buffers that are in no state as well: they are cast with the rest.
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         largest = (
-            float(tensor.abs().max()) if tensor.is_floating_point() and tensor.numel() else 0.0
+            float(tensor.detach().abs().max())
+            if tensor.is_floating_point() and tensor.numel()
+            else 0.0
         )
         if half.max < largest < float("inf"):
             raise InputError(

@@ -1,5 +1,6 @@
 """How near a deployed network is to the one that it was made from."""
 
+import copy
 from collections.abc import Callable, Iterable
 
 import torch
@@ -36,7 +37,10 @@ def parity(
         InputError: There are no batches.
     """
     predictor = as_predictor(network)
-    pairs = [(predictor(inputs), session(inputs)) for inputs in batches]
+    # Each is given a copy, which it may change.
+    pairs = [
+        (predictor(copy.deepcopy(inputs)), session(copy.deepcopy(inputs))) for inputs in batches
+    ]
     if not pairs:
         raise InputError("batches is empty; give at least one")
     own = torch.cat([mine for mine, _ in pairs]).double()

@@ -16,9 +16,9 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
 
-from prunus.artifact import save
+from prunus.artifact import load, save
 from prunus.artifact.manifest import MANIFEST_FILE, WEIGHTS_FILE, read_manifest
-from prunus.artifact.rebuild import find_source, rebuild
+from prunus.artifact.rebuild import find_source, rebuild, require_same_outputs
 from prunus.artifact.weights import (
     file_sha256,
     fill_,
@@ -44,7 +44,7 @@ from prunus.quantize.job import (
 from prunus.quantize.options import Deployment
 from prunus.quantize.session import Deployed, Session
 from prunus.quantize.smoothed import FACTORS, SmoothedLinear, plain_
-from prunus.records import multiplies_bytes
+from prunus.records import Source, multiplies_bytes
 
 INT8_FILE = "int8.safetensors"
 NO_SOURCE = (
@@ -99,13 +99,14 @@ def write(job: Job, folder: Path) -> Written:
 
     Raises:
         InputError: There is no source, float16 cannot hold a tensor, or this PyTorch has no int8.
+        PlanMismatchError: The source builds another network, or another architecture with its tensors.
     """
     if job.source is None:
         raise InputError(NO_SOURCE)
     deployment = job.deployment
     network = copy.deepcopy(job.network).cpu().eval()
     if deployment.is_float32 or deployment.weights in _DTYPES:
-        save(folder, network, source=job.source, plans=job.plans)
+        _save(folder, network, job, job.source)
         if deployment.weights == "float16":
             require_in_float16(network, "weights=bfloat16")
         if deployment.weights in _DTYPES:
@@ -114,10 +115,16 @@ def write(job: Job, folder: Path) -> Written:
             read_manifest(folder).model_copy(update=told).save(folder / MANIFEST_FILE)
         return Written((WEIGHTS_FILE,), _float_notes(job))
     stored = _quantized_tensors(network, job)
-    save(folder, _unsmoothed(network), source=job.source, plans=job.plans)
+    _save(folder, _unsmoothed(network), job, job.source)
     (folder / WEIGHTS_FILE).unlink()
     write_tensors(stored, folder / INT8_FILE)
     return Written((INT8_FILE,), _float_notes(job))
+
+
+def _save(folder: Path, network: nn.Module, job: Job, source: Source) -> None:
+    """Write an artifact of the network in float32, whose outputs on the real batch come back."""
+    save(folder, network, source=source, plans=job.plans)
+    require_same_outputs(network, load(folder), job.inputs, source.model, "inputs")
 
 
 def require_own_weights(network: nn.Module, deployment: Deployment) -> None:

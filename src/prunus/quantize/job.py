@@ -56,24 +56,30 @@ def int8_layers(network: nn.Module, deployment: Deployment) -> dict[str, nn.Line
     """Linear layers that are quantized, by every path that leads to them."""
     if deployment.weights != "int8":
         return {}
+    left = excluded(network, deployment)
     return {
         path: module
         for path, module in network.named_modules(remove_duplicate=False)
-        if type(module) in (nn.Linear, SmoothedLinear) and not deployment.excludes(path)
+        if type(module) in (nn.Linear, SmoothedLinear) and path not in left
     }
 
 
-def sole_layers(network: nn.Module, deployment: Deployment) -> list[nn.Linear]:
-    """Linear layers that are quantized by every name they have, with weights that no other module has."""
+def excluded(network: nn.Module, deployment: Deployment) -> frozenset[str]:
+    """All paths of modules that stay in float: one of a module's names is enough to exclude it."""
     named = list(network.named_modules(remove_duplicate=False))
     left = {module for path, module in named if deployment.excludes(path)}
+    return frozenset(path for path, module in named if module in left)
+
+
+def sole_layers(network: nn.Module, deployment: Deployment) -> list[nn.Linear]:
+    """Linear layers that are quantized, with weights that no other module has."""
     owners: dict[int, set[nn.Module]] = {}
     for module in network.modules():
         for parameter in module._parameters.values():
             owners.setdefault(id(parameter), set()).add(module)
     layers = dict.fromkeys(int8_layers(network, deployment).values())
     own = (layer for layer in layers if layer._parameters.get("weight") is not None)
-    return [layer for layer in own if layer not in left and len(owners[id(layer.weight)]) == 1]
+    return [layer for layer in own if len(owners[id(layer.weight)]) == 1]
 
 
 def trial(network: nn.Module) -> nn.Module:
@@ -87,10 +93,11 @@ def int8_tables(network: nn.Module, deployment: Deployment) -> dict[str, nn.Embe
     """Tables of word embeddings that are quantized, by every path that leads to them."""
     if deployment.embeddings != "int8":
         return {}
+    left = excluded(network, deployment)
     return {
         path: module
         for path, module in network.named_modules(remove_duplicate=False)
-        if _is_word_table(path, module) and not deployment.excludes(path)
+        if _is_word_table(path, module) and path not in left
     }
 
 
@@ -157,9 +164,13 @@ def require_in_float16(network: nn.Module, remedy: str) -> None:
             )
 
 
-def excluded_nodes(model: Any, deployment: Deployment) -> list[str]:
-    """Names of the nodes of an ONNX model that were exported from excluded layers."""
-    return nodes_of(model, deployment.excludes)
+def excluded_nodes(model: Any, network: nn.Module, deployment: Deployment) -> list[str]:
+    """Names of the nodes of an ONNX model that were exported from excluded layers.
+
+    A layer of several names is in the file under one of them.
+    """
+    left = excluded(network, deployment)
+    return nodes_of(model, lambda path: path in left or deployment.excludes(path))
 
 
 def nodes_of(model: Any, is_chosen: Callable[[str], bool]) -> list[str]:

@@ -264,7 +264,7 @@ def _finish(file: Path, *, halves: bool) -> None:
 
 def _left_out(job: Job, model: Any) -> list[str]:
     """Nodes of excluded layers, which stay in float."""
-    excluded = excluded_nodes(model, job.deployment)
+    excluded = excluded_nodes(model, job.network, job.deployment)
     # The library splits biases off, under another name.
     return [*excluded, *(f"{name}_MatMul" for name in excluded)]
 

@@ -56,7 +56,8 @@ def write(job: Job, folder: Path) -> Written:
         require_in_float16(job.network, "weights=float32")
     try:
         onnx = require_extra("onnx", "onnx")
-        excluded = excluded_nodes(onnx.load(str(whole), load_external_data=False), deployment)
+        exported = onnx.load(str(whole), load_external_data=False)
+        excluded = excluded_nodes(exported, job.network, deployment)
         model = openvino.Core().read_model(str(whole))
         read = [node.get_any_name() for node in model.inputs if node.get_target_inputs()]
         require_mask(read, deployment.shape)

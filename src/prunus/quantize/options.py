@@ -35,7 +35,8 @@ class Deployment(Record):
             that at least halves the error of their outputs on samples, for one multiplication of the
             inputs. ``off``: nowhere. Neither is for ``activations="token"``, nor for
             OpenVINO, whose quantizer smooths by itself.
-        exclude: Glob patterns of layers that stay in float32, or of modules whose layers all do.
+        exclude: Glob patterns of layers that stay in float32 beside int8, or of modules whose layers all
+            do. A layer of several names is left alone if one of them is excluded.
         rest: How tensors that are not quantized lie in the file. ``float16`` halves them; they are
             float32 again when the network is loaded, rounded to 11 bits. Tensors that float16 cannot
             hold stay as they are.
@@ -87,21 +88,6 @@ class Deployment(Record):
                 "rounding=gptq is for weights=int8 with engine=torch or onnxruntime, not "
                 f"{self.weights} with {self.engine}; leave it out"
             )
-        if self.engine == "onnxruntime" and self.weights in ("float16", "bfloat16"):
-            raise ValueError(
-                f"weights={self.weights} gains nothing in engine=onnxruntime, which computes in "
-                "float32 on a CPU; use engine=openvino or torch"
-            )
-        if self.engine == "openvino" and self.weights == "bfloat16":
-            raise ValueError(
-                "weights=bfloat16 is chosen by engine=openvino itself where the CPU has it; use "
-                "weights=float16"
-            )
-        if self.weights in ("float16", "bfloat16") and self.embeddings == "int8":
-            raise ValueError(
-                f"embeddings=int8 beside weights={self.weights} is not there; use weights=int8 or "
-                "float32"
-            )
         if self.rest == "float16" and "int8" not in (self.weights, self.embeddings):
             raise ValueError(
                 f"rest=float16 is for what int8 leaves, and weights={self.weights}, "
@@ -111,6 +97,32 @@ class Deployment(Record):
         if self.shape is not None and self.engine != "openvino":
             raise ValueError(
                 f"shape is for engine=openvino; engine={self.engine} gains nothing by one, leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _possible_in_halves(self) -> Self:
+        if self.weights not in ("float16", "bfloat16"):
+            return self
+        if self.engine == "onnxruntime":
+            raise ValueError(
+                f"weights={self.weights} gains nothing in engine=onnxruntime, which computes in "
+                "float32 on a CPU; use engine=openvino or torch"
+            )
+        if self.engine == "openvino" and self.weights == "bfloat16":
+            raise ValueError(
+                "weights=bfloat16 is chosen by engine=openvino itself where the CPU has it; use "
+                "weights=float16"
+            )
+        if self.embeddings == "int8":
+            raise ValueError(
+                f"embeddings=int8 beside weights={self.weights} is not there; use weights=int8 or "
+                "float32"
+            )
+        if self.exclude:
+            raise ValueError(
+                f"exclude={list(self.exclude)} is for what int8 leaves in float32, and "
+                f"weights={self.weights} is for all layers; leave it out, or use weights=int8"
             )
         return self
 

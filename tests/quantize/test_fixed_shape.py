@@ -1,6 +1,7 @@
 """``shape``: requests of one shape say what requests of any shape say."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from prunus.errors import InputError
 from prunus.quantize import Deployment, deploy, load_deployed, require_shape, run_fresh
-from prunus.quantize.fixed_shape import requests
+from prunus.quantize.fixed_shape import requests, require_filled
+from prunus.records import Source
 from prunus.zoo import load_source
 from tests.quantize.networks import BERT, DIGITS, LSTM, batches, texts, written
 
@@ -121,6 +123,73 @@ def test_a_network_that_takes_padding_for_text_is_refused(tmp_path: Path) -> Non
     with pytest.raises(InputError, match="reads no attention_mask .* only input_ids; leave shape"):
         deploy(Bag().eval(), tmp_path / "no", asked, inputs=ids, dynamic_length=True)
     assert not list(tmp_path.iterdir())
+
+
+class Last(nn.Module):
+    """Reads the last token that is no padding by its id, as GPT-2's classifier does, whatever the mask says."""
+
+    def __init__(self, padding: int | None) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(900, 8), nn.Linear(8, 2)
+        if padding is not None:
+            self.config = SimpleNamespace(pad_token_id=padding)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        hidden = self.words(input_ids) * attention_mask.unsqueeze(-1)
+        places = torch.arange(input_ids.shape[1])
+        last = ((input_ids != 1).long() * places).argmax(-1)
+        logits: Tensor = self.head((hidden * (places == last[:, None]).unsqueeze(-1)).sum(1))
+        return logits
+
+
+def ended_by_one() -> dict[str, Tensor]:
+    ids = torch.tensor([[5, 6, 7, 8], [9, 10, 1, 1]])
+    return {"input_ids": ids, "attention_mask": (ids != 1).long()}
+
+
+def last(padding: int | None) -> Last:
+    torch.manual_seed(0)
+    return Last(padding).eval()
+
+
+@pytest.mark.parametrize("padding", [None, 0])
+@pytest.mark.parametrize("shape", [(2, 8), (1, 4)])  # all have room, or the second text alone
+def test_a_network_whose_answers_change_with_padding_is_refused(
+    padding: int | None, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    asked = Deployment(engine="openvino", shape=shape)
+    said = r"fills up shorter texts, which changes logits .*; leave shape out, or .*pad_token_id"
+    with pytest.raises(InputError, match=said):
+        deploy(last(padding), tmp_path / "no", asked, inputs=ended_by_one(), dynamic_length=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_texts_are_filled_up_with_the_token_that_the_config_names(tmp_path: Path) -> None:
+    network, given = last(1), ended_by_one()
+    with torch.no_grad():
+        wanted = network(**given)
+    for shape in ((2, 8), (1, 5)):
+        asked = Deployment(engine="openvino", shape=shape)
+        deploy(network, tmp_path / "d", asked, inputs=given, dynamic_length=True)
+        torch.testing.assert_close(load_deployed(tmp_path / "d")(given), wanted)
+    filled, _ = next(requests(given, (2, 6), 1))
+    assert filled["input_ids"][:, 4:].eq(1).all()
+    assert filled["attention_mask"][:, 4:].eq(0).all()
+
+
+def test_a_shape_that_the_network_has_no_positions_for_is_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"shape=\[1, 40\]: .* not run on texts of 40 tokens: .*give"
+    ):
+        require_filled(load_source(BERT), texts(2, 9), (1, 40))
+
+
+@pytest.mark.parametrize("source", [BERT, LSTM])
+@pytest.mark.parametrize("shape", [(1, 20), (1, 9), (1, 4), (3,), None])
+def test_networks_that_read_their_mask_are_taken(
+    source: Source, shape: tuple[int, ...] | None
+) -> None:
+    require_filled(load_source(source), texts(4, 9), shape)
 
 
 @pytest.mark.parametrize(

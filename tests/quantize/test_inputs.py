@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import InputError
-from prunus.quantize import Deployment, deploy, load_deployed, parity
+from prunus.quantize import Deployment, deploy, load_deployed, parity, read_deployed
+from prunus.quantize.session import DEPLOYED_FILE
 from prunus.records import Source
 from prunus.zoo import load_source
 from tests.quantize.networks import DIGITS, LSTM, batches, written
@@ -68,6 +69,87 @@ def test_what_float16_cannot_hold_is_refused_and_bfloat16_holds_it(tmp_path: Pat
     refused = Deployment(engine="torch", weights="float16")
     with pytest.raises(InputError, match=r"'1\.running_var' reaches 66000; use weights=bfloat16"):
         deploy(network, tmp_path / "d", refused, inputs=inputs, source=source)
+
+
+class Scaled(nn.Module):
+    """Never reads its second argument, and has a fourth that texts may come without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 3)
+
+    def forward(
+        self, x: Tensor, unread: Tensor, scale: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        logits: Tensor = self.a(x if mask is None else x * mask) * scale
+        return logits
+
+
+class Recurrent(nn.Module):
+    """Is written by PyTorch's older exporter, which leaves the second argument out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.a = nn.LSTM(4, 3, batch_first=True), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor, unread: Tensor, scale: Tensor) -> Tensor:
+        logits: Tensor = self.a(self.rows(x.unsqueeze(1))[0][:, 0]) * scale
+        return logits
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("kind", [Scaled, Recurrent])
+def test_positional_inputs_are_the_arguments_of_the_network_in_order(
+    kind: type[nn.Module], engine: str, tmp_path: Path
+) -> None:
+    network = kind().eval()
+    given = {"x": torch.rand(2, 4), "unread": torch.full((2, 1), 7.0), "scale": torch.rand(2, 1)}
+    wanted = network(**given).detach()
+    deployment = Deployment.model_validate({"engine": engine})
+    deploy(network, tmp_path / "d", deployment, inputs=given)
+    session = load_deployed(tmp_path / "d")
+    for inputs in (given, tuple(given.values()), [*given.values()]):
+        torch.testing.assert_close(session(inputs), wanted)
+
+
+def test_inputs_that_deploy_was_not_given_are_refused(tmp_path: Path) -> None:
+    network = Scaled().eval()
+    given = {"scale": torch.rand(2, 1), "x": torch.rand(2, 4), "unread": torch.zeros(2, 1)}
+    record = deploy(network, tmp_path / "d", Deployment(), inputs=given)
+    assert record.arguments == ("x", "unread", "scale", "mask")
+    session = load_deployed(tmp_path / "d")
+    mask = torch.ones(2, 1)
+    said = (
+        "inputs have '{}', which deploy was not given, .*; leave it out, or deploy with it beside"
+    )
+    with pytest.raises(InputError, match=said.format("mask")):
+        session({**given, "mask": mask})
+    with pytest.raises(InputError, match=said.format("mask")):
+        session((given["x"], given["unread"], given["scale"], mask))
+    with pytest.raises(InputError, match=said.format("scales")):
+        session({**given, "scales": mask})
+    with pytest.raises(
+        InputError, match="inputs are 5, and the network has 4 arguments: x, unread"
+    ):
+        session((given["x"], given["unread"], given["scale"], None, mask))
+    torch.testing.assert_close(
+        session((given["x"], given["unread"], given["scale"], None)), session(given)
+    )
+
+
+def test_a_record_without_names_binds_positional_inputs_by_those_of_the_file(
+    tmp_path: Path,
+) -> None:
+    """Deployments of older versions have none."""
+    written(LSTM, tmp_path / "d", engine="onnxruntime")
+    record = read_deployed(tmp_path / "d")
+    record.model_copy(update={"arguments": (), "given": ()}).save(tmp_path / "d" / DEPLOYED_FILE)
+    session, given = load_deployed(tmp_path / "d"), batches(LSTM)[0]
+    assert isinstance(given, dict)
+    ids, mask = given["input_ids"], given["attention_mask"]
+    assert torch.equal(session((ids, mask)), session({**given, "other": mask}))
+    with pytest.raises(InputError, match="inputs are 3, and the network has 2 arguments"):
+        session((ids, mask, mask))
 
 
 FAR = """

@@ -1,6 +1,7 @@
 """Write a network for an engine, and load it there again."""
 
 import copy
+import inspect
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +25,7 @@ from prunus.plan import Plan
 from prunus.progress import Progress
 from prunus.quantize import onnx_runtime, open_vino, torch_engine
 from prunus.quantize.fitted import fitted
-from prunus.quantize.fixed_shape import require_shape
+from prunus.quantize.fixed_shape import padding_of, require_shape
 from prunus.quantize.job import Job, Written, trial, unmatched
 from prunus.quantize.options import Deployment
 from prunus.quantize.session import DEPLOYED_FILE, Deployed, Session
@@ -117,7 +118,7 @@ def deploy(  # noqa: PLR0913  # all but three are options, by keyword only
         written = _WRITERS[deployment.engine](job, part)
         if tokenizer is not None:
             tokenizer.save(part / "tokenizer.json")
-        record = _record(part, deployment, written, (*told, *notes))
+        record = _record(part, job, written, (*told, *notes))
         record.save(part / DEPLOYED_FILE)
         if deployment.engine == "torch":  # what reads weights past int8 layers finds none there
             _require_runs(part, record, job)
@@ -289,7 +290,7 @@ def _placed(value: Any) -> Any:
     return value.cpu().float() if value.is_floating_point() else value.cpu()
 
 
-def _record(part: Path, deployment: Deployment, written: Written, notes: Sequence[str]) -> Deployed:
+def _record(part: Path, job: Job, written: Written, notes: Sequence[str]) -> Deployed:
     files = {p.name: file_sha256(p) for p in sorted(part.iterdir()) if p.is_file()}
     versions = {}
     for package in _PACKAGES:
@@ -298,10 +299,23 @@ def _record(part: Path, deployment: Deployment, written: Written, notes: Sequenc
         except metadata.PackageNotFoundError:
             continue
     return Deployed(
-        deployment=deployment,
+        deployment=job.deployment,
         files=files,
         model_files=written.model_files,
         size_bytes=sum((part / name).stat().st_size for name in written.model_files),
         versions=versions,
         notes=(*written.notes, *notes),
+        arguments=_arguments(job),
+        given=tuple(job.inputs) if isinstance(job.inputs, Mapping) else (),
+        padding=padding_of(job.network),
     )
+
+
+def _arguments(job: Job) -> tuple[str, ...]:
+    """Of the network's ``forward``, in order; those of ``**kwargs`` in the order that they were given in."""
+    if isinstance(job.inputs, Tensor):
+        return ()
+    named = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(job.network.forward).parameters.values()
+    declared = tuple(one.name for one in parameters if one.kind in named)
+    return (*declared, *(name for name in job.inputs if name not in declared))

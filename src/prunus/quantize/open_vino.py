@@ -17,7 +17,7 @@ from prunus.artifact import export
 from prunus.artifact.export import root_cause
 from prunus.errors import InputError
 from prunus.extras import require_extra
-from prunus.quantize.fixed_shape import requests, require_mask
+from prunus.quantize.fixed_shape import requests, require_filled, require_mask
 from prunus.quantize.job import (
     Job,
     Written,
@@ -61,6 +61,7 @@ def write(job: Job, folder: Path) -> Written:
         model = openvino.Core().read_model(str(whole))
         read = [node.get_any_name() for node in model.inputs if node.get_target_inputs()]
         require_mask(read, deployment.shape)
+        require_filled(job.network, job.inputs, deployment.shape)
         with _quiet():
             if not deployment.is_float32 and deployment.weights != "float16":
                 model = _quantized(job, model, excluded)
@@ -249,8 +250,8 @@ class OpenVinoSession(Session):
         if shape is None:
             return self._infer(feed)
         read = {name: feed[name] for name in self._inputs}
-        found = [self._infer(request)[:count] for request, count in requests(read, shape)]
-        return torch.cat(found)
+        filled = requests(read, shape, self.record.padding)
+        return torch.cat([self._infer(request)[:count] for request, count in filled])
 
     def _infer(self, feed: dict[str, Tensor]) -> Tensor:
         arrays = {name: np.ascontiguousarray(feed[name].cpu().numpy()) for name in self._inputs}

@@ -28,6 +28,9 @@ class Deployed(Record):
         size_bytes: Of these together.
         versions: Of the packages that wrote it.
         notes: What stayed in float, and why; what was done for int8 by samples.
+        arguments: Of the network, in order: what positional inputs are. The engine's order where empty.
+        given: Arguments that ``deploy`` was given: others have no place in the file.
+        padding: Token that fills up texts to a fixed shape.
     """
 
     version: Literal[1] = 1
@@ -37,6 +40,9 @@ class Deployed(Record):
     size_bytes: int = Field(ge=0)
     versions: dict[str, str] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
+    padding: int = 0
 
 
 class Session(ABC):
@@ -65,14 +71,10 @@ class Session(ABC):
         """Logits ``[samples, classes]`` of a tensor, positional or keyword arguments.
 
         Raises:
-            InputError: An input is missing, or the engine cannot run on them.
+            InputError: An input is missing or was not given to ``deploy``, there are too many, or the
+                engine cannot run on them.
         """
-        inputs = self.cast(inputs)
-        if isinstance(inputs, Mapping):
-            feed = dict(inputs)
-        else:
-            given = inputs if isinstance(inputs, tuple | list) else (inputs,)
-            feed = dict(zip(self._names(), given, strict=False))
+        feed = self._by_name(self.cast(inputs))
         missing = [name for name in self._names() if name not in feed]
         if missing:
             raise InputError(
@@ -84,6 +86,33 @@ class Session(ABC):
             raise
         except Exception as error:  # the engines' errors have no common base
             raise self._refused(error) from error
+
+    def _by_name(self, inputs: Any) -> dict[str, Any]:
+        """Inputs by the names of the network's arguments, those that the engine never reads included.
+
+        Raises:
+            InputError: The file has no place for one.
+        """
+        if isinstance(inputs, Mapping):
+            feed = dict(inputs)
+        else:
+            values = inputs if isinstance(inputs, tuple | list) else (inputs,)
+            order = self.record.arguments or self._names()
+            if len(values) > len(order):
+                raise InputError(
+                    f"inputs are {len(values)}, and the network has {len(order)} arguments: "
+                    f"{', '.join(order)}; give these"
+                )
+            named = zip(order, values, strict=False)
+            feed = {name: value for name, value in named if value is not None}
+        known = {*self.record.given, *self._names()}
+        other = next((name for name in feed if name not in known), None)
+        if other is not None and self.record.given:
+            raise InputError(
+                f"inputs have '{other}', which deploy was not given, so that the file has no place for "
+                f"it; leave it out, or deploy with it beside {', '.join(self.record.given)}"
+            )
+        return feed
 
     def cast(self, inputs: Any) -> Any:
         """Inputs whose floats are of its data type, however they are held."""

@@ -57,6 +57,19 @@ def test_any_cut_comes_back(
     assert torch.equal(load(folder / "a")(images(3)), network(images(3)))
 
 
+def test_a_buffer_whose_values_lie_in_one_place_comes_back(tmp_path: Path) -> None:
+    """``expand`` makes such; nothing can be copied into it."""
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom torch import nn\n\n\ndef make():\n    network = nn.Linear(8, 3)\n"
+        "    network.register_buffer('scale', torch.tensor(2.0).expand(8))\n    return network\n"
+    )
+    source = Source(model=f"{tmp_path / 'net.py'}:make")
+    network = load_source(source)
+    save(tmp_path / "a", network, source=source)
+    assert torch.equal(load(tmp_path / "a").get_buffer("scale"), torch.full((8,), 2.0))
+    assert network.get_buffer("scale").stride() == (0,)
+
+
 def test_weights_may_be_read_by_whom_the_other_files_may(saved: Path) -> None:
     modes = {path.stat().st_mode for path in saved.iterdir()}
     assert len(modes) == 1

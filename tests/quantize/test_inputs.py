@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import InputError
-from prunus.quantize import Deployment, deploy, load_deployed, parity, read_deployed
+from prunus.quantize import Deployment, deploy, load_deployed, parity, read_deployed, run_fresh
 from prunus.quantize.session import DEPLOYED_FILE
 from prunus.records import Source
 from prunus.zoo import load_source
@@ -25,8 +25,13 @@ def test_inputs_that_a_session_cannot_take_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"engine=onnxruntime cannot run on these inputs: .*float"):
         session(wrong)
     assert torch.equal(session((given["input_ids"], given["attention_mask"])), session(given))
-    with pytest.raises(InputError, match="threads=0 is below 1"):
-        load_deployed(tmp_path / "d", threads=0)
+    for threads, told in ((0, "0 is below 1"), ("2", "'2' is no whole number"), (1.5, "1.5 is no")):
+        with pytest.raises(InputError, match=f"^threads={told}.*leave it out"):
+            load_deployed(tmp_path / "d", threads=threads)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=f"^threads={told}.*leave it out"):
+            run_fresh(tmp_path / "d", [given], threads=threads)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"^batches\[1\]\['flag'\] is a bool: tensors alone go to"):
+        run_fresh(tmp_path / "d", [given, {**given, "flag": True}])  # type: ignore[dict-item]
 
 
 def test_inputs_that_pytorch_cannot_take_are_named_too(tmp_path: Path) -> None:

@@ -208,8 +208,31 @@ def test_what_deploy_is_given_is_checked_first(tmp_path: Path) -> None:
     refused("inputs is a tuple; give a tensor", inputs=(x,))
     refused("source is a str; give", source="x.py:N")
     refused("is one batch; give several", network, tmp_path / "d", static, calibration=x)
+    refused(
+        "calibration is of type int; give batches", network, tmp_path / "d", static, calibration=5
+    )
     refused(r"calibration\[0\] is a list", network, tmp_path / "d", static, calibration=[[x, 1]])
     refused(r"example_inputs\['scale'\] is a float", inputs={"input": x, "scale": 2.0})
+
+
+@pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8"])
+def test_buffers_whose_values_lie_in_one_place_come_back(weights: str, tmp_path: Path) -> None:
+    """``expand`` makes such; nothing can be copied into them."""
+    path = tmp_path / "scaled.py"
+    path.write_text(
+        "import torch\nfrom torch import nn\n\n\nclass Scaled(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.a = nn.Linear(8, 2)\n"
+        "        self.register_buffer('scale', torch.tensor(2.0).expand(8))\n\n"
+        "    def forward(self, x):\n        return self.a(x * self.scale)\n",
+        encoding="utf-8",
+    )
+    source, inputs = Source(model=f"{path}:Scaled"), torch.rand(3, 8)
+    network = load_source(source).eval()
+    network.scale = torch.linspace(1, 3, 8)  # after a training
+    deployment = Deployment.model_validate({"engine": "torch", "weights": weights})
+    deploy(network, tmp_path / "d", deployment, inputs=inputs, source=source)
+    wanted = network(inputs).detach()
+    assert (load_deployed(tmp_path / "d")(inputs) - wanted).abs().max() <= 0.03 * wanted.abs().max()
 
 
 def test_complex_buffers_come_back(tmp_path: Path) -> None:

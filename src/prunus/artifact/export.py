@@ -93,9 +93,10 @@ def _write(network: nn.Module, path: Path, example_inputs: Inputs, free: Sequenc
     program = _trace(network, example_inputs, free)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".pt2":
-        part = path.with_name(f".{path.stem}.part.pt2")  # torch wants this suffix
-        torch.export.save(program, part)
-        part.replace(path)
+        archive = io.BytesIO()  # torch ends the process where it cannot write to a file
+        torch.export.save(program, archive)
+        with _part_of(path) as part:
+            part.write_bytes(archive.getbuffer())
         return
     _write_onnx(program, path)
     if _shares_parameters(network):
@@ -221,9 +222,8 @@ def store_once(path: Path) -> None:
     kept = [c for c in model.graph.initializer if renamed[c.name] == c.name]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
-    part = path.with_name(path.name + ".part")
-    onnx.save(model, str(part))
-    part.replace(path)
+    with _part_of(path) as part:
+        onnx.save(model, str(part))
 
 
 def _write_recurrent(
@@ -268,6 +268,17 @@ def _write_recurrent(
     part.replace(path)
 
 
+@contextmanager
+def _part_of(path: Path) -> Iterator[Path]:
+    """A file beside its place, which goes there when it is whole, and away where it is not."""
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def _fixes(told: warnings.WarningMessage) -> bool:
     """Whether the tracer took a value for a constant, elsewhere than in PyTorch's own checks of inputs."""
     is_own = Path(told.filename).is_relative_to(Path(torch.__file__).parent)
@@ -287,9 +298,8 @@ def _write_onnx(program: ExportedProgram, path: Path) -> None:
     if size > _LARGEST_ONNX_BYTES:
         onnx_program.save(path, external_data=True)
         return
-    part = path.with_name(path.name + ".part")
-    onnx_program.save(part, external_data=False)
-    part.replace(path)
+    with _part_of(path) as part:
+        onnx_program.save(part, external_data=False)
 
 
 @contextmanager

@@ -4,6 +4,8 @@ import os
 import shutil
 from pathlib import Path
 
+from prunus.errors import InputError, first_line
+
 
 def replace_folder(part: Path, folder: Path) -> None:
     """Put ``part`` where ``folder`` is; the old one comes back where that fails.
@@ -27,3 +29,9 @@ def replace_folder(part: Path, folder: Path) -> None:
         old.rename(folder)
         raise
     shutil.rmtree(old)
+
+
+def unwritable(folder: Path, error: Exception) -> InputError:
+    """What to say where the system refuses; libraries tell what it said in their own words."""
+    said = error.strerror if isinstance(error, OSError) else None
+    return InputError(f"folder={str(folder)!r} cannot be written: {said or first_line(error)}")

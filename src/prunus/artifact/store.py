@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic_core import PydanticSerializationError
+from safetensors import SafetensorError
 from torch import nn
 
 from prunus.artifact.manifest import (
@@ -28,7 +29,7 @@ from prunus.artifact.manifest import (
     plan_file,
     read_manifest,
 )
-from prunus.artifact.place import replace_folder
+from prunus.artifact.place import replace_folder, unwritable
 from prunus.artifact.rebuild import (
     check_source,
     find_source,
@@ -121,10 +122,8 @@ def save(
         if example_inputs is not None:
             require_same_outputs(network, loaded, example_inputs, source.model)
         replace_folder(part, folder)
-    except OSError as error:
-        raise InputError(
-            f"folder={str(folder)!r} cannot be written: {error.strerror or error}"
-        ) from error
+    except (OSError, SafetensorError) as error:
+        raise unwritable(folder, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -92,6 +92,7 @@ def fill_(network: nn.Module, tensors: Mapping[str, Tensor], ties: Mapping[str, 
         NetworkShape(tensors=_shapes(_state(network))), what
     )
     tie_(network, ties)
+    spread_(network)
     _cast_unsaved_(network, tensors)
     with torch.no_grad():
         for name, current in network.state_dict(keep_vars=True).items():
@@ -119,6 +120,13 @@ def tie_(network: nn.Module, ties: Mapping[str, str]) -> None:
     """
     for alias, name in ties.items():
         _place(network, alias, _fetch(network, name))
+
+
+def spread_(network: nn.Module) -> None:
+    """Give every value of the state memory of its own: ``expand`` leaves many in one place, to write none."""
+    for tensor in network.state_dict(keep_vars=True).values():
+        if 0 in tensor.stride():
+            tensor.data = tensor.data.contiguous()
 
 
 def _cast_unsaved_(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from prunus.artifact.export import ONNX_PACKAGES, root_cause
-from prunus.artifact.place import replace_folder
+from prunus.artifact.place import replace_folder, unwritable
 from prunus.artifact.rebuild import check_source
 from prunus.artifact.weights import file_sha256
 from prunus.data import Inputs, TextTokenizer
@@ -28,7 +29,7 @@ from prunus.quantize.fitted import fitted
 from prunus.quantize.fixed_shape import padding_of, require_shape
 from prunus.quantize.job import Job, Written, trial, unmatched
 from prunus.quantize.options import Deployment
-from prunus.quantize.session import DEPLOYED_FILE, Deployed, Session
+from prunus.quantize.session import DEPLOYED_FILE, Deployed, Session, require_threads
 from prunus.records import Source
 
 _WRITERS = {
@@ -123,10 +124,8 @@ def deploy(  # noqa: PLR0913  # all but three are options, by keyword only
         if deployment.engine == "torch":  # what reads weights past int8 layers finds none there
             _require_runs(part, record, job)
         replace_folder(part, folder)
-    except OSError as error:
-        raise InputError(
-            f"folder={str(folder)!r} cannot be written: {error.strerror or error}"
-        ) from error
+    except (OSError, SafetensorError) as error:
+        raise unwritable(folder, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return record
@@ -164,12 +163,12 @@ def load_deployed(folder: Path | str, threads: int | None = None) -> Session:
         threads: CPU threads of the session; the engine's own choice where left out.
 
     Raises:
-        InputError: There is no deployment, ``threads`` is below 1, or the engine cannot load it.
+        InputError: There is no deployment, ``threads`` is no number from 1 up, or the engine cannot
+            load it.
         DataError: A file was changed.
         MissingExtraError: The engine is not installed.
     """
-    if threads is not None and threads < 1:
-        raise InputError(f"threads={threads} is below 1; leave it out for the engine's own choice")
+    require_threads(threads)
     folder = Path(folder)
     record = read_deployed(folder)
     return _LOADERS[record.deployment.engine](folder, record, threads)
@@ -253,6 +252,10 @@ def _calibration(given: Iterable[Inputs] | None, deployment: Deployment) -> tupl
     """
     if isinstance(given, Tensor | Mapping):
         raise InputError("calibration is one batch; give several, as in [batch]")
+    if given is not None and not isinstance(given, Iterable):
+        raise InputError(
+            f"calibration is of type {type(given).__name__}; give batches, as in [batch]"
+        )
     batches = tuple(() if given is None else given)
     for index, batch in enumerate(batches):
         _check_inputs(batch, f"calibration[{index}]")

@@ -15,6 +15,7 @@ from torch import Tensor
 from prunus.data import Inputs
 from prunus.errors import InputError, TemporaryFolderError, first_line
 from prunus.plan import Record
+from prunus.quantize.session import require_threads
 
 IMAGES = "input"  # name of inputs that are no dictionary
 BATCHES_FILE, LOGITS_FILE, FACTS_FILE = "batches.safetensors", "logits.safetensors", "facts.json"
@@ -52,8 +53,9 @@ def run_fresh(
         threads: CPU threads of the session.
 
     Raises:
-        InputError: The other process failed; its last line says why.
+        InputError: ``threads`` or a batch is none, or the other process failed; its last line says why.
     """
+    require_threads(threads)
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
         _keep(_flat(batches), work / BATCHES_FILE)
@@ -87,6 +89,11 @@ def _flat(batches: Iterable[Inputs]) -> dict[str, Tensor]:
     for number, batch in enumerate(batches):
         named = {IMAGES: batch} if isinstance(batch, Tensor) else batch
         for name, tensor in named.items():
+            if not isinstance(tensor, Tensor):
+                raise InputError(
+                    f"batches[{number}][{name!r}] is a {type(tensor).__name__}: tensors alone go to "
+                    "another process; leave it out, or deploy a network that sets it itself"
+                )
             flat[f"{number}/{name}"] = tensor.clone(memory_format=torch.contiguous_format)
     if not flat:
         raise InputError("batches is empty; give at least one")

@@ -45,6 +45,19 @@ class Deployed(Record):
     padding: int = 0
 
 
+def require_threads(threads: object) -> None:
+    """Refuse a number of CPU threads that there cannot be.
+
+    Raises:
+        InputError: It is no whole number, or below 1.
+    """
+    remedy = "leave it out for the engine's own choice"
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int)):
+        raise InputError(f"threads={threads!r} is no whole number; give one, or {remedy}")
+    if threads is not None and threads < 1:
+        raise InputError(f"threads={threads} is below 1; {remedy}")
+
+
 class Session(ABC):
     """A deployed network, ready to run: a ``Predictor`` on the CPU.
 

@@ -23,6 +23,7 @@ from prunus.artifact.weights import (
     file_sha256,
     fill_,
     read_weights,
+    spread_,
     tie_,
     write_tensors,
     write_weights,
@@ -294,6 +295,7 @@ def _fill_(network: nn.Module, folder: Path, record: Deployed, ties: Mapping[str
     deployment = record.deployment
     if INT8_FILE in record.files:
         tie_(network.float(), ties)
+        spread_(network)
         _fill_int8_(network, load_file(folder / INT8_FILE), deployment)
         return
     if deployment.weights in _DTYPES:

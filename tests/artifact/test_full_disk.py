@@ -1,0 +1,99 @@
+"""A disk that takes no more: told in one line, and nothing is left half-written."""
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from prunus.artifact import export, save
+from prunus.errors import InputError
+from prunus.quantize import Deployment, deploy
+from prunus.records import Source
+from prunus.zoo import load_source
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
+
+FILE = """
+from torch import nn
+
+
+def make():
+    return nn.Sequential(nn.Linear(512, 512), nn.Linear(512, 3))
+"""
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """The system refuses to make a file longer, as a full disk does; bytes."""
+    resource = importlib.import_module("resource")  # of POSIX systems
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def saved(folder: Path, network: nn.Module, source: Source) -> None:
+    save(folder, network, source=source)
+
+
+def deployed(folder: Path, network: nn.Module, source: Source) -> None:
+    asked = Deployment(engine="torch")
+    deploy(network, folder, asked, inputs=torch.rand(2, 512), source=source)
+
+
+def deployed_in_int8(folder: Path, network: nn.Module, source: Source) -> None:
+    asked = Deployment(engine="torch", weights="int8")
+    deploy(network, folder, asked, inputs=torch.rand(2, 512), source=source)
+
+
+@pytest.mark.parametrize("write", [saved, deployed, deployed_in_int8])
+def test_a_folder_that_does_not_fit_is_told(
+    write: Callable[[Path, nn.Module, Source], None], tmp_path: Path
+) -> None:
+    (tmp_path / "net.py").write_text(FILE, encoding="utf-8")
+    source = Source(model=f"{tmp_path / 'net.py'}:make")
+    network = load_source(source)
+    with (
+        files_of_at_most(200_000),
+        pytest.raises(InputError, match=r"folder='.*' cannot be written: .*[Ff]ile too large"),
+    ):
+        write(tmp_path / "d", network, source)
+    assert {path.name for path in tmp_path.iterdir()} <= {"net.py", "__pycache__"}
+
+
+def test_an_onnx_file_that_does_not_fit_is_told(tmp_path: Path) -> None:
+    with (
+        files_of_at_most(200_000),
+        pytest.raises(InputError, match=r"path='.*m\.onnx' cannot be written: File too large"),
+    ):
+        export(nn.Linear(512, 512), tmp_path / "m.onnx", torch.rand(2, 512))
+    assert not list(tmp_path.iterdir())
+
+
+SCRIPT = """
+import resource, sys, torch, prunus
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+try:
+    prunus.export(torch.nn.Linear(512, 512), sys.argv[1], torch.rand(2, 512), "pt2")
+except prunus.errors.InputError as error:
+    print(error)
+"""
+
+
+def test_an_exported_program_that_does_not_fit_is_told(tmp_path: Path) -> None:
+    """In a process of its own, which torch's writer of archives would end."""
+    path = tmp_path / "m.pt2"
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == f"path={str(path)!r} cannot be written: File too large"
+    assert not list(tmp_path.iterdir())

@@ -194,6 +194,8 @@ class Net(nn.Module):
         self.register_buffer("divisor", torch.tensor(divisor), persistent=False)
 
     def forward(self, x):
+        if self.name == "past":
+            return self.b(nn.functional.linear(self.a(x), self.a.weight.T) @ self.a.weight.T)
         return self.b(getattr(nn.functional, self.name)(self.a(x))) / self.divisor
 """
 
@@ -215,6 +217,23 @@ def test_a_source_of_another_function_is_refused_before_a_training(
     with pytest.raises(PlanMismatchError, match=said):
         compress(network, steps, few_rows(), source=Source(model=name), progress=phases)
     assert phases.seen == []
+
+
+def test_a_format_that_pytorch_has_not_for_a_network_is_told_before_a_training(
+    tmp_path: Path,
+) -> None:
+    """It reads a weight past its layer, which int8 does not have, and float32 has."""
+    (tmp_path / "nets.py").write_text(NETS, encoding="utf-8")
+    source = Source(model=f"{tmp_path / 'nets.py'}:Net", arguments={"name": "past"})
+    asked = Deploy(engine="torch", weights="int8", rounding="gptq")
+    train, phases = Train(epochs=1, lr=0.01), Phases()
+    with pytest.raises(InputError, match="has written what does not run: .*exclude"):
+        compress(load_source(source), [train, asked], few_rows(), source=source, progress=phases)
+    assert phases.seen == ["try torch"]
+    left = asked.model_copy(update={"exclude": ("a",)})  # what needs samples waits for the step
+    steps: list[Step] = [train, left]
+    done = compress(load_source(source), steps, few_rows(), source=source, latency=None)
+    assert done.record.deployed is not None
 
 
 @pytest.mark.parametrize(("difference", "noted"), [(0.5, True), (0.001, False)])

@@ -18,7 +18,8 @@ def require_engines(
 ) -> None:
     """Refuse a deployment that could not be written, whatever the steps before it make.
 
-    Where a training or a search comes first, the dense network is written once to see.
+    Where a training or a search comes first, the dense network is written once to see: in float32, and
+    for PyTorch in the formats asked for, which are not for every network.
 
     Args:
         subject: The dense network.
@@ -30,7 +31,7 @@ def require_engines(
         InputError: Nothing says how PyTorch builds the network again, or it cannot be written.
         MissingExtraError: An engine is not installed.
     """
-    tried: set[tuple[str, tuple[int, ...] | None]] = set()
+    tried: set[Deployment] = set()
     for actions in runs:
         students = any(isinstance(action.step, Student) for action in actions)
         long = trains or any(isinstance(a.step, Train) or searches(a) for a in actions)
@@ -43,11 +44,18 @@ def require_engines(
             longest = subject.data.max_length
             require_shape(asked, has_length=longest is not None, longest=longest)
             plain_inputs(subject.inputs)
-            trial = asked.engine, asked.shape
+            trial = _without_samples(asked)
             if long and not students and trial not in tried:
                 tried.add(trial)
                 with phase(progress, f"try {asked.engine}"):
-                    _write(subject, Deployment(engine=asked.engine, shape=asked.shape))
+                    _write(subject, trial)
+
+
+def _without_samples(asked: Deployment) -> Deployment:
+    """What can be written of a deployment before anything is measured on samples."""
+    if asked.engine == "torch":
+        return asked.model_copy(update={"rounding": "auto"})
+    return Deployment(engine=asked.engine, shape=asked.shape)
 
 
 def _write(subject: Subject, deployment: Deployment) -> None:

@@ -259,8 +259,8 @@ class TorchSession(Session):
         def fill(network: nn.Module) -> None:
             _fill_(network, folder, record, manifest.ties)
 
-        # In eval mode once: a predictor's walk over all modules would be a part of every call.
-        self.network = rebuild(find_source(manifest, folder), manifest, plans, fill).eval()
+        # In eval mode, and called as it is: a predictor's walk over all modules would be timed with it.
+        self.network = rebuild(find_source(manifest, folder), manifest, plans, fill)
 
     @property
     def floats(self) -> torch.dtype:

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from prunus.device import resolve_device
 from prunus.errors import InputError
 from prunus.meter import as_predictor
 from prunus.train import evaluate, fit, forward_logits
-from prunus.train.forward import modes_restored, placed, resolve_device, to_place
+from prunus.train.forward import modes_restored, placed, to_place
 from tests.train.fakes import (
     inputs_of,
     same_state,

@@ -150,7 +150,7 @@ def test_a_teacher_that_the_training_would_change_is_refused(
 ) -> None:
     student = mlp(0)
     teacher, before, steps = made(student), copy.deepcopy(student), Steps()
-    with pytest.raises(PrunusError, match=r"teacher shares '\d\.weight' .*deepcopy") as caught:
+    with pytest.raises(PrunusError, match=r"teacher shares '\d(\.weight)?' .*deepcopy") as caught:
         fit(
             student, points(40, 0), searched(20, 2), taught(), seed=0, teacher=teacher,
             progress=steps,
@@ -168,10 +168,20 @@ def viewed(layers: nn.Module) -> nn.Module:
     return found
 
 
-def test_a_teacher_may_share_what_is_frozen_in_the_student() -> None:
+def test_a_teacher_with_a_frozen_batch_norm_of_the_student_is_refused() -> None:
+    """Its statistics would move: it is in train mode with the student."""
+    first = nn.Sequential(nn.Linear(20, 32), nn.BatchNorm1d(32)).requires_grad_(False)
+    student, teacher = (nn.Sequential(first, nn.Linear(32, 2)) for _ in range(2))
+    with pytest.raises(PrunusError, match="teacher shares '0' with the network"):
+        fit(student, points(40, 0), searched(20, 2), taught(), seed=0, teacher=teacher)
+
+
+def test_a_teacher_may_share_frozen_parameters_and_what_has_no_state() -> None:
     student = mlp(0)
     student[0].requires_grad_(False)
-    teacher = nn.Sequential(student[0], nn.ReLU(), nn.Linear(32, 2))
+    first = nn.Linear(20, 32)
+    first.weight, first.bias = student[0].weight, student[0].bias  # type: ignore[assignment]  # are
+    teacher = nn.Sequential(first, student[1], nn.Linear(32, 2))
     before = copy.deepcopy(teacher)
     fit(student, points(40, 0), searched(20, 2), taught(epochs=1), seed=0, teacher=teacher)
     assert same_state(teacher, before)

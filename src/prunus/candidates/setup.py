@@ -14,12 +14,13 @@ from prunus.candidates.execution import ScoringExecution
 from prunus.candidates.readable import require_readable, unreadable
 from prunus.candidates.scorer import Images, Scorer, Tricks
 from prunus.data import Inputs as Batch
+from prunus.device import resolve_device
 from prunus.errors import InputError, first_line
 from prunus.graph import Inputs, call, cut, relative_difference, without_packing
 from prunus.graph.inputs import output_tensors
 from prunus.plan import Plan
 from prunus.records import Source
-from prunus.train.forward import modes_restored, placed, resolve_device
+from prunus.train.forward import modes_restored, placed
 from prunus.zoo import load_source, without_weights
 
 Array = npt.NDArray[np.generic]

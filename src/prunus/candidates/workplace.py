@@ -26,6 +26,7 @@ from prunus.candidates.task import Executor, Result, Task
 from prunus.candidates.trial import choose_execution
 from prunus.compute import Compute
 from prunus.data import Inputs, SearchSplit, TrainSplit, tensors_digest
+from prunus.device import resolve_device
 from prunus.errors import DataError, InputError
 from prunus.graph import Inputs as Example
 from prunus.graph import Trace, relative_difference, without_packing
@@ -33,13 +34,7 @@ from prunus.method import Context
 from prunus.plan import Plan
 from prunus.records import Source
 from prunus.train import predictions
-from prunus.train.forward import (
-    forward_logits,
-    modes_restored,
-    placed,
-    resolve_device,
-    to_place,
-)
+from prunus.train.forward import forward_logits, modes_restored, placed, to_place
 
 _BATCH, _ROUNDING = 256, 1e-3
 _PROBES = 4  # samples by which workers see that they have built the network that is searched

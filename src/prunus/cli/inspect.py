@@ -16,6 +16,7 @@ from prunus.cli.show import console
 from prunus.cli.source import data_name, make_source, text_options
 from prunus.cli.work import set_threads
 from prunus.data import DataSplits, LengthStatistics, length_statistics
+from prunus.device import resolve_device
 from prunus.errors import GraphError, InputError, PrunusError
 from prunus.graph import Group, Inputs, Trace, trace
 from prunus.graph.inputs import first_samples
@@ -27,7 +28,6 @@ from prunus.meter import (
 )
 from prunus.method import method_class, method_names
 from prunus.recipe import resolve_subject
-from prunus.train.forward import resolve_device
 from prunus.zoo import load_source
 
 METHODS_PACKAGE = prunus.prune.__name__

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from prunus.device import resolve_device
 from prunus.errors import InputError
-from prunus.meter.device import require_device
 from prunus.meter.predictor import NetworkPredictor, call, eval_mode
 from prunus.records import Latency
 
@@ -99,7 +99,7 @@ def measure_latencies(
         InputError: A count is out of range, the device or an engine's name is missing.
     """
     _require_counts(batch=(batch, 1), warmup=(warmup, 0), repeats=(repeats, 1))
-    place = require_device(device)
+    place = resolve_device(device)
     engines = {name: engine if isinstance(engine, str) else engine.get(name) for name in named}
     unnamed = [name for name, found in engines.items() if found is None]
     if unnamed:

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from prunus.device import resolve_device
 from prunus.errors import InputError
-from prunus.meter.device import require_device
 from prunus.meter.predictor import NetworkPredictor, call, eval_mode
 
 Predict = Callable[[Any], Any]
@@ -39,7 +39,7 @@ def peak_memory_bytes(predict: Predict, inputs: Any, device: str | torch.device 
         InputError: The device is neither, or not there, or ``predict`` runs outside of PyTorch, whose memory
             cannot be seen.
     """
-    place = require_device(device)
+    place = resolve_device(device)
     network = predict.network if isinstance(predict, NetworkPredictor) else predict
     if isinstance(network, nn.Module):
         with eval_mode(network):

@@ -11,6 +11,7 @@ from torch import nn
 
 from prunus.compute import Compute
 from prunus.data import DataSplits, TextOptions
+from prunus.device import resolve_device
 from prunus.errors import InputError, PrunusError, StorageError
 from prunus.graph import Inputs
 from prunus.progress import Progress, Silent
@@ -43,7 +44,6 @@ from prunus.recipe.steps import Prune, Recalibrate, Step, Train
 from prunus.recipe.subject import Subject, resolve_subject
 from prunus.records import Comparison, RunRecord, Source
 from prunus.train import TrainConfig
-from prunus.train.forward import resolve_device
 from prunus.zoo import reads_text
 
 COMPARISON_FILE = "comparison.json"

@@ -9,6 +9,7 @@ from torch import nn
 
 from prunus.artifact import is_whole
 from prunus.data import DataSplits, TextOptions
+from prunus.device import resolve_device
 from prunus.errors import InputError
 from prunus.graph import Inputs, hold_connections_
 from prunus.meter import measure_cost
@@ -27,7 +28,6 @@ from prunus.recipe.saved import load_network, save_network
 from prunus.recipe.subject import Subject, resolve_subject
 from prunus.records import Cost, Environment, Score, Source
 from prunus.train import FitResult, TrainConfig, fit
-from prunus.train.forward import resolve_device
 
 TRAINING_FILE = "training.json"
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 
+from prunus.device import resolve_device
 from prunus.errors import InputError, kind_and_line
 from prunus.recipe.actions import Action
 from prunus.recipe.steps import Train
 from prunus.recipe.subject import Subject
 from prunus.train import Execution, TrainConfig
-from prunus.train.forward import resolve_device
 from prunus.train.precision import TRIAL_SAMPLES, runs_in, training_error
 
 

@@ -13,6 +13,7 @@ from prunus.artifact.weights import file_sha256
 from prunus.candidates.ray_cluster import require_cluster
 from prunus.candidates.workplace import rehearse, threads_of
 from prunus.compute import Compute
+from prunus.device import resolve_device
 from prunus.errors import InputError, PrunusError
 from prunus.extras import require_installed
 from prunus.graph import Trace, without_packing
@@ -31,7 +32,6 @@ from prunus.recipe.subject import Subject, student_of
 from prunus.recipe.teachers import Lessons
 from prunus.records import Cost, Source
 from prunus.train import Execution, TrainConfig
-from prunus.train.forward import resolve_device
 from prunus.train.precision import TRIAL_SAMPLES, choose_execution, runs_in
 
 _PROBES = 2  # samples by which a network that is built again is told from another

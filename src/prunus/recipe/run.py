@@ -11,6 +11,7 @@ from torch import nn
 from prunus.artifact import is_whole, save
 from prunus.compute import Compute
 from prunus.data import DataSplits, TextOptions
+from prunus.device import resolve_device
 from prunus.errors import InputError
 from prunus.graph import Inputs
 from prunus.plan import Plan
@@ -41,7 +42,6 @@ from prunus.recipe.subject import Subject, resolve_subject
 from prunus.recipe.summarize import Summary, make_record
 from prunus.records import RunRecord, Source
 from prunus.train import TrainConfig
-from prunus.train.forward import resolve_device
 
 RECORD_FILE = "record.json"
 _NOT_SAVED = (

@@ -41,7 +41,8 @@ Identity = dict[str, str | int | float | bool]
 class Checkpoint:
     """A training after ``len(history)`` epochs.
 
-    ``network`` and ``best`` are states as ``copy_state`` gives them. Random states are not kept: every epoch seeds its own from the seed and its number.
+    ``network`` is a state as ``whole_state`` gives it, ``best`` as ``copy_state`` does. Random states
+    are not kept: every epoch seeds its own from the seed and its number.
     """
 
     identity: Identity

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from prunus.data import Inputs, Split
+from prunus.device import resolve_device
 from prunus.errors import InputError
 from prunus.plan import Record
 from prunus.train.forward import (
@@ -17,7 +18,6 @@ from prunus.train.forward import (
     logits_of,
     modes_restored,
     placed,
-    resolve_device,
     to_place,
 )
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from prunus.data import SearchSplit, Split, TrainSplit, UnlabeledSplit, composed_texts
+from prunus.device import resolve_device
 from prunus.errors import InputError
 from prunus.graph import hold_connections_
 from prunus.progress import Progress, Silent
@@ -26,7 +27,7 @@ from prunus.train.checkpoint import (
 from prunus.train.config import TrainConfig
 from prunus.train.epoch import EpochTrainer, deterministic
 from prunus.train.evaluate import evaluate
-from prunus.train.forward import modes_restored, placed, resolve_device, to_place
+from prunus.train.forward import modes_restored, placed, to_place
 from prunus.train.precision import TRIAL_SAMPLES, Execution, choose_execution
 from prunus.train.result import FitResult, best_epoch
 from prunus.train.teacher import Teaching
@@ -66,8 +67,8 @@ def fit(  # noqa: PLR0913  # all but four are options, by keyword only
         search: Evaluated after each epoch; chooses the epoch for ``select="best"``.
         config: All settings.
         seed: Of data order, augmentation, dropout and the global generators; at least 0.
-        teacher: Of a distillation; used in eval mode, never changed. It may share with the network
-            what is frozen there.
+        teacher: Of a distillation; used in eval mode, never changed. It may share frozen parameters
+            with the network, but no modules.
         unlabeled: More samples, on which the teacher alone counts; an epoch passes over them, too.
         checkpoint: File kept at the end of every epoch. If it exists, training resumes from it,
             provided that it is of this very training: build the network anew, with the weights
@@ -223,10 +224,10 @@ def _check_teacher(
 ) -> None:
     if teacher is network:
         raise InputError("teacher is the network itself; give a copy (copy.deepcopy) of it")
-    if teacher is not None and (shared := _trained_in_both(network, teacher)):
+    if teacher is not None and (shared := _changed_in_both(network, teacher)):
         raise InputError(
             f"teacher shares '{shared}' with the network, and would change as that is trained; give "
-            "a copy (copy.deepcopy) of it, or freeze what they share"
+            "a copy (copy.deepcopy) of it"
         )
     if config.teaches and teacher is None:
         raise InputError(
@@ -244,8 +245,14 @@ def _check_teacher(
         )
 
 
-def _trained_in_both(network: nn.Module, teacher: nn.Module) -> str:
-    """Name of the first trained parameter whose memory is the teacher's, too; empty: there is none."""
+def _changed_in_both(network: nn.Module, teacher: nn.Module) -> str:
+    """Name of the first module or trained parameter that is the teacher's, too; empty: there is none.
+
+    A module is in train mode with the network, whatever of it is frozen: batch norms count on.
+    """
+    modules = {m for m in teacher.modules() if any(True for _ in (*m.parameters(), *m.buffers()))}
+    if found := next((n for n, module in network.named_modules() if module in modules), ""):
+        return found
     theirs = {p.untyped_storage().data_ptr() for p in teacher.parameters() if p.numel()}
     mine = ((n, p) for n, p in network.named_parameters() if p.requires_grad and p.numel())
     return next((n for n, p in mine if p.untyped_storage().data_ptr() in theirs), "")

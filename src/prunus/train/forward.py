@@ -67,27 +67,6 @@ def to_place(inputs: Inputs, device: torch.device, *, channels_last: bool) -> In
     return {name: _move(tensor, device, channels_last) for name, tensor in inputs.items()}
 
 
-def resolve_device(device: str | torch.device) -> torch.device:
-    """The device of that name, with its index.
-
-    Raises:
-        InputError: It is neither the CPU nor a CUDA device of this machine.
-    """
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"device={device!r} is not a device; use 'cpu' or 'cuda'") from error
-    if found.type == "cpu":
-        return found
-    if found.type != "cuda":
-        raise InputError(f"device={device!r} is not supported; use 'cpu' or 'cuda'")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    index: int | None = found.index  # None for a bare "cuda"
-    if (index or 0) >= count:
-        raise InputError(f"device={device!r}: {count} CUDA devices are available; use 'cpu'")
-    return torch.device("cuda", torch.cuda.current_device() if index is None else index)
-
-
 def device_of(network: nn.Module) -> torch.device:
     """Device of the first parameter or buffer; the CPU for a network without any."""
     for tensor in (*network.parameters(), *network.buffers()):

@@ -11,14 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunus.data import TrainSplit
+from prunus.device import resolve_device
 from prunus.errors import DataError, InputError
-from prunus.train.forward import (
-    forward_logits,
-    modes_restored,
-    placed,
-    resolve_device,
-    to_place,
-)
+from prunus.train.forward import forward_logits, modes_restored, placed, to_place
 
 _COUNT = "num_batches_tracked"
 _STATISTICS = ("running_mean", "running_var", _COUNT)

@@ -255,7 +255,7 @@ def test_a_place_is_looked_up_among_many_parts_by_halving() -> None:
     ("arguments", "message"),
     [
         ({"mean": [77.8], "std": [95.9]}, r"mean \[77.8\] is not within 0 to 1.*divide"),
-        ({"mean": [0.3], "std": [float("nan")]}, r"std \[nan\] has a value <= 0"),
+        ({"mean": [0.3], "std": [float("nan")]}, r"std \[nan\] has a value that is not above 0"),
         ({"mean": [float("nan")], "std": [0.3]}, r"mean \[nan\] is not within 0 to 1"),
         ({"mean": 0.5, "std": 0.5}, "mean is 0.5 and std is 0.5: give a list for each"),
         ({"search_size": 2.5}, "search_size is 2.5: give a whole number"),
@@ -322,3 +322,9 @@ def test_given_labels_that_are_not_those_of_the_samples_are_told() -> None:
     data = from_datasets(pairs(30), pairs(5), options=CustomOptions(train_labels=wrong))
     with pytest.raises(DataError, match="train_labels has 2 for sample 7, whose own label is 1"):
         list(data.train.batches(30)), list(data.search.batches(30))
+
+
+def test_the_default_search_split_leaves_every_class_a_sample() -> None:
+    data = from_datasets(pairs(110, classes=100), pairs(5))
+    assert (len(data.train), len(data.search)) == (100, 10)
+    assert len(data.train.labels.unique()) == 100

@@ -388,10 +388,23 @@ def test_images_behind_links_to_folders_are_read_once(
 
 
 def test_a_link_that_leads_nowhere_is_named(folder: Path) -> None:
-    (folder / "test" / "bee" / "gone.png").symlink_to(folder / "no.png")
-    (folder / "test" / "bee" / "gone.txt").symlink_to(folder / "no.txt")
-    with pytest.raises(DataError, match=r"gone.png' leads to no file .*remove the link"):
+    for name in ("gone.png", "gone"):
+        link = folder / "test" / "bee" / name
+        link.symlink_to(folder / "no")
+        with pytest.raises(DataError, match=rf"{name}' leads nowhere: mend or remove the link"):
+            load_data(f"imagefolder:{folder}", image_size=SIDE)
+        link.unlink()
+
+
+def test_a_file_that_is_twice_in_train_needs_a_search_folder(folder: Path) -> None:
+    """As to sample a class more often: whether search would share it, the seed would decide."""
+    (folder / "train" / "ant" / "again.png").symlink_to(folder / "train" / "ant" / "00.png")
+    with pytest.raises(DataError, match=r"are one file, which a search split .*\(val/\)"):
         load_data(f"imagefolder:{folder}", image_size=SIDE)
+    for name in ("ant", "bee"):
+        save(folder / "val" / name / "0.png", plain(50 + 60 * (name == "bee")))
+    data = load_data(f"imagefolder:{folder}", image_size=SIDE)
+    assert len(data.train) == 21
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
@@ -416,7 +429,7 @@ def test_a_split_that_lacks_a_class_is_told(tmp_path: Path) -> None:
                 value = 100 * (part == "test") + 50 * (name == "bee") + i
                 save(tmp_path / part / name / f"{i}.png", plain(value))
     data = load_data(f"imagefolder:{tmp_path}", image_size=SIDE)
-    assert data.note == "the search split has no sample of 1 of 2 classes (0)"
+    assert data.note == "the search split has no sample of class 0"
 
 
 def test_images_that_differ_in_a_corner_are_no_copies(tmp_path: Path) -> None:

@@ -34,7 +34,11 @@ def test_normalization_is_by_channel() -> None:
     [
         ((0.5,), (1.0, 1.0), r"mean \[0\.5\] and std \[1\.0, 1\.0\] differ in length"),
         ((), (), r"differ in length: give one number per channel"),
-        ((0.5,), (0.0,), r"std \[0\.0\] has a value <= 0: give positive numbers"),
+        (
+            (0.5,),
+            (0.0,),
+            r"std \[0\.0\] has a value that is not above 0 and finite: give positive numbers",
+        ),
     ],
 )
 def test_wrong_constants_are_named(

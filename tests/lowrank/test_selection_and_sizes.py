@@ -74,19 +74,24 @@ def test_layers_that_cannot_be_replaced_stay_whole_and_it_is_said_why() -> None:
     assert (found.layers[0].inputs, found.layers[0].outputs) == (4 * 14, 2 * 12)
 
 
+class Own(nn.Conv2d):
+    """A user's, which may compute something else."""
+
+
 class Kinds(nn.Module):
     """Convolutions of every kind, one after another."""
 
     def __init__(self) -> None:
         super().__init__()
         self.image = nn.Conv2d(2, 4, 3, padding=1)
+        self.own = Own(4, 4, 3, padding=1)
         self.back = nn.ConvTranspose2d(4, 4, 3, padding=1)
         self.volume = nn.Conv3d(4, 4, 3, padding=1)
         self.line = nn.Conv1d(4, 4, 3, padding=1)
         self.last = nn.Linear(4, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.volume(self.back(self.image(x))[:, :, None])[:, :, 0]
+        x = self.volume(self.back(self.own(self.image(x)))[:, :, None])[:, :, 0]
         logits: Tensor = self.last(self.line(x.flatten(2)).mean(2))
         return logits
 
@@ -96,12 +101,14 @@ def test_of_convolutions_those_of_images_alone_are_factorized_and_it_is_said() -
 
     def noted(kinds: Any, ignore: Sequence[str] = (), held: Sequence[str] = ()) -> list[str]:
         found = select_layers(network, x, kinds, ignore=ignore, held=held, classifier=False)
-        why = "stays whole: only 2-D convolutions are factorized"
-        return [path for path in ("back", "volume", "line") if f"'{path}' {why}" in found.notes]
+        why = "stays whole: only 2-D convolutions are factorized (nn.Conv2d)"
+        return [
+            path for path in ("own", "back", "volume", "line") if f"'{path}' {why}" in found.notes
+        ]
 
-    assert noted((nn.Conv2d, nn.Linear)) == ["back", "volume", "line"]
-    assert noted((nn.Conv2d, nn.Linear), ignore=["*a*e*", "l*"]) == ["back", "volume"]
-    assert noted((nn.Conv2d, nn.Linear), held=["back"]) == ["volume", "line"]
+    assert noted((nn.Conv2d, nn.Linear)) == ["own", "back", "volume", "line"]
+    assert noted((nn.Conv2d, nn.Linear), ignore=["*a*e*", "l*"]) == ["own", "back", "volume"]
+    assert noted((nn.Conv2d, nn.Linear), held=["back"]) == ["own", "volume", "line"]
     assert noted((nn.Linear,)) == []
     decision = make_method("tucker", {"rank": 0.5}).decide(context(network, x, "params=1.0"))
     assert [edit.module for edit in decision.edits] == ["image"]  # type: ignore[union-attr]

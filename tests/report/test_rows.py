@@ -267,7 +267,7 @@ def test_refuses_what_does_not_belong_together(comparison, run_of):
     refused("more than once", run.model_copy(update={"test_evaluations": {"dense": 2}}))
     refused("more than once", run.model_copy(update={"scores": run.scores + run.scores[-1:]}))
     fewer = tuple(score.model_copy(update={"samples": 100}) for score in run.scores)
-    refused("tested on 100 and 10000 samples", run, run_of(seed=1, scores=fewer))
+    refused("tested on 100 samples, runs before it on 10000", run, run_of(seed=1, scores=fewer))
     f1 = Score(metric="f1", value=0.5, samples=9, split="search", stage="dense")
     refused("one metric", run, run_of(seed=1, scores=(f1,)))
 

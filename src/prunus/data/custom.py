@@ -102,8 +102,7 @@ def from_datasets(
     test_samples = samples(test_store)
     if search_store is None:
         _require_single(chosen.name, train)
-        size = max(1, round(store.size / 5)) if search_size is None else search_size
-        return three_splits(samples(store), test_samples, search_size=size, seed=seed)
+        return three_splits(samples(store), test_samples, search_size=search_size, seed=seed)
     search_split = SearchSplit(samples(search_store))
     if search_size is not None:
         search_split = search_split.subset(search_size, seed)

@@ -9,6 +9,8 @@ from PIL import ExifTags, Image
 from prunus.errors import DataError
 
 _UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+_ALPHA = frozenset({"LA", "PA", "RGBA", "RGBa"})
+_PALE = frozenset({"1", "L", "P", "RGB"})  # where one of the colours may stand for transparency
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -21,20 +23,34 @@ _TURNS = {
 """What undoes an orientation of the Exif standard (CIPA DC-008, tag 0x0112)."""
 
 
-def decoded(file: Path, *, small: bool = False) -> Image.Image:
-    """One image in 8 bits a channel; a JPEG in an eighth of its sides where ``small`` is set.
+def decoded(file: Path) -> Image.Image:
+    """One image in 8 bits a channel.
 
     Raises:
         DataError: It is no readable image, or its values have no known range.
     """
     try:
         with Image.open(file) as opened:
-            if small:
-                opened.draft("RGB", (1, 1))  # its bytes are all read, most of the work is spared
-            form = opened.mode, opened.format
-            # Older versions of Pillow call a 16-bit PNG "I".
-            deep = opened.mode.startswith("I;16") or form == ("I", "PNG")
-            return _rgb(_turned(opened), file, deep=deep)
+            return _plain(opened, file)
+    except _UNREADABLE as error:
+        raise _no_image(file, error) from error
+
+
+def is_transparent(file: Path) -> bool:
+    """Whether an image is transparent somewhere; it is decoded for that, a JPEG in an eighth of its sides.
+
+    Raises:
+        DataError: As of ``decoded``.
+    """
+    try:
+        with Image.open(file) as opened:
+            opened.draft("RGB", (1, 1))  # its bytes are all read, most of the work is spared
+            _plain(opened, file)
+            told = opened.mode in _PALE and "transparency" in opened.info
+            if opened.mode not in _ALPHA and not told:
+                return False
+            alpha = np.asarray(opened.convert("RGBA").getchannel("A"))
+            return bool((alpha < 255).any())
     except _UNREADABLE as error:
         raise _no_image(file, error) from error
 
@@ -52,13 +68,11 @@ def require_image(file: Path) -> None:
         raise _no_image(file, error) from error
 
 
-def is_transparent(file: Path) -> bool:
-    """Whether an image that can be decoded is transparent somewhere."""
-    with Image.open(file) as opened:
-        if "A" not in opened.mode.upper() and "transparency" not in opened.info:
-            return False
-        alpha = np.asarray(opened.convert("RGBA").getchannel("A"))
-        return bool((alpha < 255).any())
+def _plain(opened: Image.Image, file: Path) -> Image.Image:
+    form = opened.mode, opened.format
+    # Older versions of Pillow call a 16-bit PNG "I".
+    deep = opened.mode.startswith("I;16") or form == ("I", "PNG")
+    return _rgb(_turned(opened), file, deep=deep)
 
 
 def _turned(image: Image.Image) -> Image.Image:

@@ -37,6 +37,6 @@ def load_digits(*, normalizer: Normalizer | None, search_size: int | None, seed:
     return three_splits(
         Samples("digits", store, train, 10),
         Samples("digits", store, test, 10),
-        search_size=round(len(train) / 5) if search_size is None else search_size,
+        search_size=search_size,
         seed=seed,
     )

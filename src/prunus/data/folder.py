@@ -1,10 +1,8 @@
 """A folder of images, one sub-folder per class, decoded as they are needed."""
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import final
@@ -20,13 +18,16 @@ from prunus.data.image_files import (
     ImageFile,
     class_folders,
     copies,
+    evenly,
     images_in,
+    in_threads,
     left_out,
     require_apart,
+    require_single,
 )
 from prunus.data.image_size import image_sides, sized_suffix
 from prunus.data.roles import DataSplits, three_splits, with_absent_noted
-from prunus.data.splits import Samples, SearchSplit, TestSplit, TrainSplit
+from prunus.data.splits import Samples, SearchSplit, Split, TestSplit, TrainSplit
 from prunus.data.stores import Inputs, Normalizer, SampleStore
 from prunus.errors import DataError
 
@@ -36,7 +37,6 @@ _IMAGENET = Normalizer((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _IMAGE_SIZE = (224, 224)
 _OPENED = 50_000  # files of a split, at most, whose beginnings are read at the door
 _DECODED = 2_000  # images of search and of test, at most, that are decoded at the door
-_THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes outside Python's lock
 
 
 @final
@@ -87,8 +87,7 @@ class FolderStore(SampleStore):
         if augment is not None:
             # Drawn before the threads start, so that their order does not matter.
             chances = list(torch.rand(len(files), 4 * ATTEMPTS + 1, generator=augment))
-        with ThreadPoolExecutor(_THREADS) as pool:
-            images = list(pool.map(self._read_one, files, chances))
+        images = in_threads(self._read_one, list(zip(files, chances, strict=True)))
         return self._normalizer(torch.stack(images)), self._labels[indices]
 
     def digest(self, indices: Tensor) -> str:
@@ -111,27 +110,14 @@ class FolderStore(SampleStore):
         """Those of some samples."""
         return [self._files[index] for index in indices.tolist()]
 
-    def transparent(self, indices: Tensor) -> tuple[int, int]:
-        """Decode images once, those of a large split spread evenly, at a fraction of their size.
-
-        Returns:
-            How many of them are transparent somewhere, and how many were decoded.
-
-        Raises:
-            DataError: A file is no readable image, as one that broke off on its way.
-        """
-        some = self.files(indices[:: _step(len(indices), _DECODED)])
-        with ThreadPoolExecutor(_THREADS) as pool:
-            found = list(pool.map(_decoded_transparent, some))
-        return sum(found), len(some)
-
     def take(self, indices: Tensor) -> "FolderStore":
         """A store that knows these files alone."""
         files = self.files(indices)
         return FolderStore(files, self._labels[indices], self._normalizer, self._image_size)
 
-    def _read_one(self, file: Path, chances: Tensor | None) -> Tensor:
-        """One image, uint8 ``[3, height, width]``."""
+    def _read_one(self, given: tuple[Path, Tensor | None]) -> Tensor:
+        """One image, uint8 ``[3, height, width]``; augmented by the chances beside it."""
+        file, chances = given
         image = decoded(file)
         if chances is None:
             image = center(image, self._image_size)
@@ -140,16 +126,6 @@ class FolderStore(SampleStore):
             if float(chances[-1]) < 0.5:
                 image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-
-def _decoded_transparent(file: Path) -> bool:
-    decoded(file, small=True)
-    return is_transparent(file)
-
-
-def _step(n: int, most: int) -> int:
-    """Every how manieth of ``n`` files is taken, so that at most so many are."""
-    return max(1, -(-n // most))
 
 
 def load_folder(
@@ -178,6 +154,7 @@ def load_folder(
             f"'{folder}' lacks {'test/ (or val/)' if (folder / 'train').is_dir() else 'train/'}: "
             "give a folder with train/CLASS/ and test/CLASS/"
         )
+    has_search = test_folder.name == "test" and (folder / "val").is_dir()
     classes = class_folders(folder / "train")
     unread: Counter[str] = Counter()
     seen: dict[Path, ImageFile] = {}
@@ -189,11 +166,13 @@ def load_folder(
                 f"'{part}' and '{folder / 'train'}' differ in the class '{odd}': give both the same"
             )
         found = [images_in(part / each, unread) for each in classes]
-        files = [file.path for each in found for file in each]
-        seen.update((file.path, file) for each in found for file in each)
-        _require_images(files)
+        files = [file for each in found for file in each]
+        if part.name == "train" and not has_search:
+            require_single(files)
+        seen.update((file.path, file) for file in files)
+        _require_images([file.path for file in files])
         store = FolderStore(
-            files,
+            [file.path for file in files],
             torch.tensor([label for label, each in enumerate(found) for _ in each]),
             normalizer or _IMAGENET,
             sides,
@@ -201,16 +180,15 @@ def load_folder(
         return Samples(name, store, torch.arange(len(files)), len(classes))
 
     train, test = scan(folder / "train"), scan(test_folder)
-    if test_folder.name == "test" and (folder / "val").is_dir():
+    if has_search:
         search = SearchSplit(scan(folder / "val"))
         if search_size is not None:
             search = search.subset(search_size, seed)
         note = left_out(unread)
         whole = DataSplits(name, TrainSplit(train), search, TestSplit(test), len(classes), note)
         return _checked(with_absent_noted(whole), seen)
-    size = max(1, round(len(train.indices) / 5)) if search_size is None else search_size
     note = left_out(unread)
-    return _checked(three_splits(train, test, search_size=size, seed=seed, note=note), seen)
+    return _checked(three_splits(train, test, search_size=search_size, seed=seed, note=note), seen)
 
 
 def _checked(data: DataSplits, seen: Mapping[Path, ImageFile]) -> DataSplits:
@@ -219,26 +197,28 @@ def _checked(data: DataSplits, seen: Mapping[Path, ImageFile]) -> DataSplits:
     Raises:
         DataError: One is no readable image, or in two splits.
     """
-    parts = {
-        split.role: (split.samples.store, split.samples.indices)
-        for split in (data.train, data.search, data.test)
-        if isinstance(split.samples.store, FolderStore)
-    }
     files = {
-        role: [seen[path] for path in store.files(indices)]
-        for role, (store, indices) in parts.items()
+        split.role: [seen[path] for path in _files_of(split)]
+        for split in (data.train, data.search, data.test)
     }
     require_apart(files)
     notes = [*([data.note] if data.note else []), *copies(files)]
     for role in ("search", "test"):
-        store, indices = parts[role]
-        found, of = store.transparent(indices)
+        some = evenly([file.path for file in files[role]], _DECODED)
+        found = sum(in_threads(is_transparent, some))
         if found:
             notes.append(
-                f"{found} of {of} images of the {role} split are transparent in part: the colours that "
-                "lie there are read, as torchvision does"
+                f"{found} of {len(some)} images of the {role} split are transparent in part: the colours "
+                "that lie there are read, as torchvision does"
             )
     return replace(data, note="; ".join(notes))
+
+
+def _files_of(split: Split) -> list[Path]:
+    store = split.samples.store
+    if not isinstance(store, FolderStore):  # pragma: no cover - images lie in no other
+        return []
+    return store.files(split.samples.indices)
 
 
 def _require_images(files: Sequence[Path]) -> None:
@@ -247,6 +227,4 @@ def _require_images(files: Sequence[Path]) -> None:
     Raises:
         DataError: One is no image.
     """
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for _ in pool.map(require_image, files[:: _step(len(files), _OPENED)]):
-            pass
+    in_threads(require_image, evenly(files, _OPENED))

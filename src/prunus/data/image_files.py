@@ -1,11 +1,13 @@
 """Which files of a folder are images; none is left out in silence, and none is in two splits."""
 
-import filecmp
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image
 
@@ -13,8 +15,12 @@ from prunus.errors import DataError
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _FOREIGN = frozenset({".heic", ".heif", ".svg"})  # images that Pillow has no plugin for
-_READ = 2**16  # bytes of a file that tell it from most others of its size
-_COMPARED = 2_000  # images of a split, at most, that are compared with those of the others
+_READ = 2**14  # bytes of a file that tell it from most others of its size
+_COMPARED = 2_000  # images of a split, at most, that are looked for in the splits before it
+_COMPARED_WITH = 50_000  # of these, at most
+
+_File = TypeVar("_File")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, order=True)
@@ -91,10 +97,27 @@ def require_apart(splits: Mapping[str, Sequence[ImageFile]]) -> None:
                 )
 
 
+def require_single(files: Sequence[ImageFile]) -> None:
+    """Refuse to draw a search split from files that are there several times: both would have them.
+
+    Raises:
+        DataError: One is.
+    """
+    known: dict[tuple[int, int], Path] = {}
+    for file in files:
+        other = known.setdefault(file.identity, file.path)
+        if other != file.path:
+            raise DataError(
+                f"'{file.path}' and '{other}' are one file, which a search split drawn from train would "
+                "share with it: remove one of the links, or give search a folder of its own (val/)"
+            )
+
+
 def copies(splits: Mapping[str, Sequence[ImageFile]]) -> list[str]:
     """Remarks on splits whose images another one has, too, byte for byte.
 
-    Of each split up to 2,000 images, spread evenly, are compared with all of the splits before it.
+    Of each split up to 2,000 images are compared with up to 50,000 of their sizes in the splits before
+    it, both spread evenly.
 
     Raises:
         DataError: A file cannot be read.
@@ -103,8 +126,10 @@ def copies(splits: Mapping[str, Sequence[ImageFile]]) -> list[str]:
     before: list[ImageFile] = []
     roles: list[str] = []
     for role, files in splits.items():
-        some = files[:: max(1, -(-len(files) // _COMPARED))]
-        found = _known(some, before)
+        some = evenly(files, _COMPARED)
+        sizes = {file.size_bytes for file in some}
+        others = evenly([file for file in before if file.size_bytes in sizes], _COMPARED_WITH)
+        found = _known(some, others)
         if found:
             remarks.append(
                 f"{found} of {len(some)} images of the {role} split are in {' or '.join(roles)}, too"
@@ -114,27 +139,42 @@ def copies(splits: Mapping[str, Sequence[ImageFile]]) -> list[str]:
     return remarks
 
 
+def evenly(files: Sequence[_File], most: int) -> Sequence[_File]:
+    """At most so many of the files, spread evenly."""
+    return files[:: max(1, -(-len(files) // most))]
+
+
+def in_threads(function: Callable[[_File], _Result], files: Sequence[_File]) -> list[_Result]:
+    """What a function says of every file; files are read, and Pillow decodes, outside Python's lock."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(function, files))
+
+
 def _known(files: Sequence[ImageFile], others: Sequence[ImageFile]) -> int:
-    """How many of the files are among others."""
-    sizes = {file.size_bytes for file in files}
-    alike: dict[tuple[int, bytes], list[Path]] = defaultdict(list)
-    for other in others:
-        if other.size_bytes in sizes:
-            alike[_mark(other)].append(other.path)
-    sizes = {size for size, _ in alike}
-    return sum(
-        any(filecmp.cmp(file.path, other, shallow=False) for other in alike.get(_mark(file), ()))
-        for file in files
-        if file.size_bytes in sizes
-    )
+    """How many of the files are among others. Few that are no copies are read to their end."""
+    for look in (_middle, _whole):
+        mine, theirs = in_threads(look, files if others else []), in_threads(look, others)
+        common = {*mine} & {*theirs}
+        files = [file for file, told in zip(files, mine, strict=False) if told in common]
+        others = [file for file, told in zip(others, theirs, strict=True) if told in common]
+    return len(files)
 
 
-def _mark(file: ImageFile) -> tuple[int, bytes]:
-    """The size of a file, and a digest of its middle: few that are no copies have both in common."""
+def _middle(file: ImageFile) -> tuple[int, bytes]:
+    """The size of a file and a digest of its middle."""
+    return file.size_bytes, _digest(file, _READ)
+
+
+def _whole(file: ImageFile) -> tuple[int, bytes]:
+    """The size of a file and a digest of all of it."""
+    return file.size_bytes, _digest(file, file.size_bytes)
+
+
+def _digest(file: ImageFile, count: int) -> bytes:
     try:
         with file.path.open("rb") as opened:
-            opened.seek(max(0, file.size_bytes - _READ) // 2)
-            return file.size_bytes, hashlib.sha256(opened.read(_READ)).digest()
+            opened.seek(max(0, file.size_bytes - count) // 2)
+            return hashlib.sha256(opened.read(count)).digest()
     except OSError as error:
         raise DataError(
             f"'{file.path}' cannot be read ({error.strerror}): mend or remove it"
@@ -142,15 +182,27 @@ def _mark(file: ImageFile) -> tuple[int, bytes]:
 
 
 def _files(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
-    """All that is no folder; links to folders are followed, but not back to one that they lie in."""
+    """All that is no folder; links to folders are followed, but not back to one that they lie in.
+
+    Raises:
+        DataError: A folder cannot be read, or a link leads nowhere.
+    """
     real = folder.resolve()
     if real in above:
         return
-    for path in folder.iterdir():
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
+    try:
+        with os.scandir(folder) as scanned:  # which tells folders from files without a look at each
+            entries = [entry for entry in scanned if not entry.name.startswith(".")]
+    except OSError as error:
+        raise DataError(
+            f"'{folder}' cannot be read ({error.strerror}): mend or remove it"
+        ) from error
+    for entry in entries:
+        path = Path(entry.path)
+        if entry.is_dir():
             yield from _files(path, (*above, real))
+        elif entry.is_symlink() and not path.exists():
+            raise DataError(f"'{path}' leads nowhere: mend or remove the link")
         else:
             yield path
 
@@ -159,9 +211,7 @@ def _seen(path: Path) -> ImageFile:
     try:
         told = path.stat()
     except OSError as error:
-        raise DataError(
-            f"'{path}' leads to no file ({error.strerror}): mend or remove the link"
-        ) from error
+        raise DataError(f"'{path}' cannot be read ({error.strerror}): mend or remove it") from error
     return ImageFile(path, told.st_size, (told.st_dev, told.st_ino))
 
 

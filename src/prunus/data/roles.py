@@ -1,6 +1,7 @@
 """A data set in its three roles, and how the search split is carved out of train."""
 
 import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Literal
@@ -16,10 +17,12 @@ from prunus.data.splits import (
     TrainSplit,
     UnlabeledSplit,
 )
-from prunus.data.stratify import stratified_draw
+from prunus.data.stratify import spare, stratified_draw
 from prunus.data.text.options import TextOptions
 from prunus.data.text.tokenizer import TextTokenizer
 from prunus.errors import DataError, InputError
+
+_NAMED = 3  # classes of a remark, at most
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,7 @@ def carve_search(train: TrainSplit, n: int, seed: int) -> tuple[TrainSplit, Sear
             f"train of '{train.samples.name}' has {len(train)} sample: give at least 2, one for train "
             "and one for search"
         )
-    most = len(train) - int((train.labels.bincount() > 0).sum())
+    most = spare(train.labels)
     if most < 1:
         raise DataError(
             f"train of '{train.samples.name}' has one sample of each class: give at least one more, "
@@ -165,28 +168,52 @@ def carve_search(train: TrainSplit, n: int, seed: int) -> tuple[TrainSplit, Sear
 
 
 def three_splits(
-    train: Samples, test: Samples, *, search_size: int, seed: int, note: str = ""
+    train: Samples, test: Samples, *, search_size: int | None, seed: int, note: str = ""
 ) -> DataSplits:
     """Make the three splits of train and test samples, search carved out of train.
 
+    Args:
+        train: For weights and decisions.
+        test: For reported numbers.
+        search_size: Samples of search; by default a fifth, or as many as leave every class one.
+        seed: Decides which samples become search.
+        note: On the data.
+
     Raises:
-        InputError: ``search_size`` leaves nothing to train, or is below 1.
+        InputError: ``search_size`` leaves a class nothing to train, or is below 1.
+        DataError: There are too few samples for two splits.
     """
-    rest, search = carve_search(TrainSplit(train), search_size, seed)
+    whole = TrainSplit(train)
+    if search_size is None:
+        search_size = max(1, min(round(len(whole) / 5), spare(whole.labels)))
+    rest, search = carve_search(whole, search_size, seed)
     data = DataSplits(train.name, rest, search, TestSplit(test), train.num_classes, note)
     return with_absent_noted(data)
 
 
 def with_absent_noted(data: DataSplits) -> DataSplits:
-    """The same, its note telling of splits that lack a class: their scores say nothing of it."""
+    """The same, its note telling of splits that lack a class."""
+    labels = {split.role: split.labels for split in (data.train, data.search, data.test)}
     notes = [data.note] if data.note else []
-    for split in (data.train, data.search, data.test):
-        counts = split.labels.bincount(minlength=data.num_classes)
-        absent = (counts == 0).nonzero().flatten().tolist()
-        if absent:
-            some = ", ".join(map(str, absent[:3])) + (", …" if len(absent) > 3 else "")
-            notes.append(
-                f"the {split.role} split has no sample of {len(absent)} of {data.num_classes} classes "
-                f"({some})"
-            )
+    notes += absent(labels, [str(k) for k in range(data.num_classes)], "sample")
     return replace(data, note="; ".join(notes))
+
+
+def absent(labels: Mapping[str, Tensor], classes: Sequence[str], what: str) -> list[str]:
+    """Remarks on splits that lack a class, of which their scores then say nothing.
+
+    Args:
+        labels: Of the samples, by the role of their split.
+        classes: What each is called.
+        what: What a sample is called.
+    """
+    remarks = []
+    for role, given in labels.items():
+        counts = given.bincount(minlength=len(classes))
+        missed = [classes[k] for k in (counts == 0).nonzero().flatten().tolist()]
+        if len(missed) > _NAMED:
+            missed = [*missed[:_NAMED], f"… ({len(missed)} of {len(classes)})"]
+        if missed:
+            which = f"class {missed[0]}" if len(missed) == 1 else f"the classes {', '.join(missed)}"
+            remarks.append(f"the {role} split has no {what} of {which}")
+    return remarks

@@ -175,7 +175,9 @@ class Normalizer:
                 "values up to 255 by 255"
             )
         if not all(0 < value < math.inf for value in self.std):
-            raise InputError(f"std {list(self.std)} has a value <= 0: give positive numbers")
+            raise InputError(
+                f"std {list(self.std)} has a value that is not above 0 and finite: give positive numbers"
+            )
 
     @classmethod
     def of(cls, mean: Sequence[float] | None, std: Sequence[float] | None) -> "Normalizer | None":

@@ -34,6 +34,11 @@ def stratified_draw(labels: Tensor, n_samples: int, seed: int, *, leave: int = 0
     return torch.sort(torch.cat(drawn)).values
 
 
+def spare(labels: Tensor) -> int:
+    """How many samples can be drawn so that every class keeps one."""
+    return len(labels) - len(torch.unique(labels))
+
+
 def _quotas(n_samples: int, sizes: Tensor, most: Tensor, generator: torch.Generator) -> Tensor:
     """Samples of every class, in proportion to ``sizes`` and at most ``most``, int64 ``[classes]``."""
     total = int(sizes.sum())

@@ -124,11 +124,14 @@ def _whole(
 def _other_convolutions(
     network: nn.Module, ignore: Sequence[str], held: Collection[str]
 ) -> list[str]:
-    """Notes on convolutions of other kinds, where the user has not left them out."""
+    """Notes on convolutions of other kinds, where the user has not left them out.
+
+    Subclasses of ``nn.Conv2d`` are of another kind: they may compute something else.
+    """
     return [
-        f"'{path}' stays whole: only 2-D convolutions are factorized"
+        f"'{path}' stays whole: only 2-D convolutions are factorized (nn.Conv2d)"
         for path, module in network.named_modules()
-        if isinstance(module, nn.modules.conv._ConvNd) and not isinstance(module, nn.Conv2d)
+        if isinstance(module, nn.modules.conv._ConvNd) and type(module) is not nn.Conv2d
         if path not in held and not any(fnmatchcase(path, pattern) for pattern in ignore)
     ]
 

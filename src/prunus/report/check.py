@@ -19,6 +19,7 @@ def check_comparison(comparison: Comparison) -> None:
             f"comparison '{printable(comparison.title)}' has no runs; add at least one"
         )
     first, seen = comparison.runs[0], set()
+    tested = _tested(first)
     for run in comparison.runs:
         name = f"run '{printable(run.method)}' (seed {run.seed})"
         mine = (run.source.model, run.source.arguments, run.data)
@@ -27,6 +28,13 @@ def check_comparison(comparison: Comparison) -> None:
                 f"{name} is for {_subject(run)}, the first run for {_subject(first)}; "
                 "compare runs on the same network and data"
             )
+        odd = _tested(run) - tested
+        if odd and tested:
+            raise InputError(
+                f"{name} is tested on {min(odd)} samples, runs before it on {min(tested)}; compare runs "
+                "on the same data"
+            )
+        tested |= odd
         for what in ("macs", "params"):
             cost, other = getattr(run.dense_cost, what), getattr(first.dense_cost, what)
             if cost != other:
@@ -42,11 +50,6 @@ def check_comparison(comparison: Comparison) -> None:
             )
         seen.add(key)
         _check_scores(run, name)
-    tested = sorted({s.samples for run in comparison.runs for s in run.scores if s.split == "test"})
-    if len(tested) > 1:
-        raise InputError(
-            f"runs are tested on {' and '.join(map(str, tested))} samples; compare runs on the same data"
-        )
     metrics = sorted({score.metric for run in comparison.runs for score in run.scores})
     if len(metrics) > 1:
         raise InputError(f"runs hold the metrics {metrics}; compare runs with one metric")
@@ -64,6 +67,11 @@ def target_text(target: Mapping[str, float]) -> str:
 def _number(value: float) -> str:
     """Whole numbers in full: six digits of 20,000,049 are those of another target."""
     return str(int(value)) if value == int(value) else f"{value:g}"
+
+
+def _tested(run: RunRecord) -> set[int]:
+    """How many samples it was tested on."""
+    return {score.samples for score in run.scores if score.split == "test"}
 
 
 def _subject(run: RunRecord) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from prunus.data.roles import DataSplits, carve_search
+from prunus.data.roles import DataSplits, absent, carve_search
 from prunus.data.splits import (
     Samples,
     SearchSplit,
@@ -15,6 +15,7 @@ from prunus.data.splits import (
     TrainSplit,
     UnlabeledSplit,
 )
+from prunus.data.stratify import spare
 from prunus.data.text.clean import clean
 from prunus.data.text.copies import known_before, text_digest, texts_of
 from prunus.data.text.division import MOST_SEARCH, Texts, divide
@@ -83,7 +84,7 @@ def load_text(
     }
     _require_learnt(name, names, found, limits)
     notes += [
-        *_absent(names, found),
+        *absent(found, [f"'{each}'" for each in names], "text"),
         *known_before(tokenizer, options, trains, searches, texts.test.texts),
     ]
     return DataSplits(
@@ -101,19 +102,9 @@ def load_text(
     )
 
 
-def _absent(names: Sequence[str], labels: dict[str, Tensor]) -> list[str]:
-    """Remarks on classes so rare that their share of a split rounds to none: scores miss them."""
-    return [
-        f"the {role} split has no text of class '{names[number]}'"
-        for role, given in labels.items()
-        for number, count in enumerate(given.bincount(minlength=len(names)).tolist())
-        if not count
-    ]
-
-
 def _searched(train: TrainSplit, size: int | None, seed: int) -> tuple[TrainSplit, SearchSplit]:
     """Train without its search split, a fifth where no size is asked for, and that split."""
-    fifth = min(MOST_SEARCH, max(1, len(train) // 5))
+    fifth = max(1, min(MOST_SEARCH, len(train) // 5, spare(train.labels)))
     return carve_search(train, fifth if size is None else size, seed)
 
 

@@ -18,7 +18,20 @@ _SETTINGS = "tokenizer_config.json"
 _WORDPIECE = "WordPiece"
 _OF_BERT = {
     f"{name}Tokenizer"
-    for name in ("Bert", "DistilBert", "Electra", "MobileBert", "RetriBert", "Lxmert", "LayoutLM")
+    for name in (
+        "Bert",
+        "ConvBert",
+        "DPRContextEncoder",
+        "DPRQuestionEncoder",
+        "DPRReader",
+        "DistilBert",
+        "Electra",
+        "LayoutLM",
+        "Lxmert",
+        "MobileBert",
+        "RetriBert",
+        "SqueezeBert",
+    )
 }
 """Tokenizers that are BERT's by another name."""
 _PADS = ("[PAD]", "<pad>", "<|endoftext|>", "</s>")
@@ -319,8 +332,8 @@ def _settings(folder: Path) -> Normalization:
         raise DataError(f"'{path}' is no JSON file; mend or remove it") from error
     if not isinstance(told, dict):
         return Normalization()
-    form = str(told.get("tokenizer_class") or "BertTokenizer").removesuffix("Fast")
-    if form not in _OF_BERT:
+    form = str(told.get("tokenizer_class") or "BertTokenizer")
+    if form.removesuffix("Fast") not in _OF_BERT:
         raise DataError(
             f"'{path}' is of a {form}, whose vocab.txt alone does not say how it splits texts; save its "
             "tokenizer.json there (tokenizer.save_pretrained)"

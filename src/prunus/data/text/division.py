@@ -101,7 +101,8 @@ def _train_and_test(
     train, left_out = _apart(train, test.texts, options, "training")
     if left_out:
         given = "its test texts" if options.test_file is None else f"test_file={options.test_file}"
-        _check_left(name, train, names, f"training texts that are not in {given}, too")
+        left = f"training texts that are not in {given}, too"
+        _check_left(name, train, names, left, "give others")
     return train, test, [*notes, *more, *left_out]
 
 
@@ -185,15 +186,19 @@ def _fewer(train: Texts, size: int | None, name: str, *, apart: bool) -> tuple[T
 
 
 def _check_left(
-    name: str, texts: Texts, names: Sequence[str], left: str = "different texts after cleaning"
+    name: str,
+    texts: Texts,
+    names: Sequence[str],
+    left: str = "different texts after cleaning",
+    remedy: str = "give others, or set deduplicate=false",
 ) -> None:
-    """Refuse a class of which cleaning and leaving out copies left too little, by what is left."""
+    """Refuse a class of which too little is left, and say what that is and what to do."""
     counts = texts.labels.bincount(minlength=len(names)).tolist()
     rare = min(range(len(names)), key=lambda number: counts[number])
     if counts[rare] < LEAST_TEXTS:
         raise DataError(
             f"{name}: class '{names[rare]}' has {counts[rare]} {left}; every class needs "
-            f"{LEAST_TEXTS} at least: give others, or keep copies (deduplicate=false)"
+            f"{LEAST_TEXTS} at least: {remedy}"
         )
 
 

@@ -1,5 +1,6 @@
 """``exclude``: layers that have several names, and formats that leave no layer alone."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prunus.quantize import Deployment, deploy, load_deployed
+from prunus.errors import InputError
+from prunus.quantize import Deployment, deploy, load_deployed, read_deployed
+from prunus.quantize.session import DEPLOYED_FILE
 from prunus.quantize.torch_engine import Int8Embedding
 from prunus.records import Source
 
@@ -72,10 +75,24 @@ def test_onnx_leaves_a_layer_alone_by_any_of_its_names(
 @pytest.mark.parametrize(
     ("engine", "weights"), [("torch", "bfloat16"), ("torch", "float16"), ("openvino", "float16")]
 )
-def test_formats_of_all_layers_leave_none_alone(engine: str, weights: str) -> None:
-    asked = {"engine": engine, "weights": weights, "exclude": ["head"]}
-    said = (
-        rf"exclude=\['head'\] is for what int8 leaves .* weights={weights} is for all layers; leave"
-    )
-    with pytest.raises(ValueError, match=said):
-        Deployment.model_validate(asked)
+def test_formats_of_all_layers_leave_none_alone(engine: str, weights: str, tmp_path: Path) -> None:
+    said = rf"^exclude=\['head'\] is for what int8 leaves .* weights={weights} is for all layers; leave"
+    with pytest.raises(InputError, match=said):
+        deployed(
+            tmp_path / "d", engine=engine, weights=weights, embeddings="float32", exclude=["head"]
+        )
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_deployment_from_before_that_was_refused_loads(tmp_path: Path) -> None:
+    deployed(tmp_path / "d", engine="torch", weights="bfloat16", embeddings="float32")
+    ids = torch.arange(10).reshape(2, 5)
+    wanted = load_deployed(tmp_path / "d")(ids)
+    file = tmp_path / "d" / DEPLOYED_FILE
+    record = json.loads(file.read_text(encoding="utf-8"))
+    record["deployment"]["exclude"] = ["head"]
+    file.write_text(json.dumps(record), encoding="utf-8")
+    assert read_deployed(tmp_path / "d").deployment.exclude == ("head",)
+    assert torch.equal(load_deployed(tmp_path / "d")(ids), wanted)
+    deployed(tmp_path / "d", engine="torch")  # replaced
+    assert read_deployed(tmp_path / "d").deployment.exclude == ()

@@ -174,6 +174,19 @@ def test_what_cannot_be_deployed_is_told_before_a_training(
     assert "train" not in phases.seen
 
 
+@pytest.mark.parametrize("trains", [True, False])
+def test_layers_excluded_from_a_format_of_all_are_told_before_anything_is_computed(
+    trains: bool,
+) -> None:
+    data, phases = few_rows(), Phases()
+    asked = Deploy(engine="openvino", weights="float16", exclude=("a",))
+    steps: list[Step] = [Train(epochs=1, lr=0.01), asked] if trains else [asked]
+    with pytest.raises(InputError, match=r"^exclude=\['a'\] is for what int8 leaves in float32"):
+        compress(Small(), steps, data, latency=None, progress=phases)
+    assert phases.seen == []
+    assert data.test.evaluations == 0
+
+
 def test_inputs_that_cannot_be_deployed_are_told_before_a_look(tmp_path: Path) -> None:
     data, inputs = few_rows(), (torch.rand(4, 6),) * 2
     with pytest.raises(InputError, match="is a tuple: to deploy"):

@@ -139,13 +139,19 @@ def require_deployable(deployment: Deployment, *, has_source: bool) -> None:
         has_source: Whether the source of the network will be known.
 
     Raises:
-        InputError: ``engine="torch"`` has no source.
+        InputError: ``engine="torch"`` has no source, or layers are excluded from a format of all.
         MissingExtraError: The engine is not installed.
     """
     if not isinstance(deployment, Deployment):
         raise InputError(
             f"deployment is a {type(deployment).__name__}; give one such as "
             "Deployment(engine='onnxruntime', weights='int8')"
+        )
+    # Not in ``Deployment``: records of deployments from before this was refused are still read.
+    if deployment.exclude and deployment.weights in ("float16", "bfloat16"):
+        raise InputError(
+            f"exclude={list(deployment.exclude)} is for what int8 leaves in float32, and "
+            f"weights={deployment.weights} is for all layers; leave it out, or use weights=int8"
         )
     if deployment.engine == "torch" and not has_source:
         raise InputError(torch_engine.NO_SOURCE)

@@ -119,11 +119,6 @@ class Deployment(Record):
                 f"embeddings=int8 beside weights={self.weights} is not there; use weights=int8 or "
                 "float32"
             )
-        if self.exclude:
-            raise ValueError(
-                f"exclude={list(self.exclude)} is for what int8 leaves in float32, and "
-                f"weights={self.weights} is for all layers; leave it out, or use weights=int8"
-            )
         return self
 
     @property

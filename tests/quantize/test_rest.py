@@ -89,6 +89,7 @@ def test_onnx_casts_large_constants_and_leaves_scales(tmp_path: Path) -> None:
         (torch.tensor([1.0, 65520.0]), False),
         (torch.tensor([float("inf")]), False),
         (torch.tensor([float("nan")]), False),
+        (torch.tensor([float("nan"), 0.0]), False),
         (torch.tensor([1e-5, 0.0]), False),
         (torch.tensor([1e-9, 1.0]), False),  # what is divided by it would be infinite
         (torch.tensor([[[1e-9]], [[1.0]]]), False),  # a vector, however it lies

@@ -135,13 +135,16 @@ def fits_float16(tensor: Tensor) -> bool:
     """
     if tensor.dtype != torch.float32 or not tensor.numel():
         return False
-    sizes = tensor.abs()
     half = torch.finfo(torch.float16)
-    if tensor.numel() == max(tensor.shape, default=1) and bool((sizes > 0).any()):
-        least = float(sizes[sizes > 0].min())
-    else:
-        least = float(sizes.max())
-    return least == 0 or (half.tiny <= least and float(sizes.max()) <= half.max)
+    sizes = tensor.abs()
+    largest = float(sizes.max())
+    if largest == 0:
+        return True
+    if not largest <= half.max:  # NaN is none that it holds, either
+        return False
+    is_vector = tensor.numel() == max(tensor.shape, default=1)
+    finest = float(sizes[sizes > 0].min()) if is_vector else largest  # to have all 11 bits
+    return finest >= half.tiny
 
 
 def require_in_float16(network: nn.Module, remedy: str) -> None:

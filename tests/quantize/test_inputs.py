@@ -174,15 +174,48 @@ class Net(nn.Module):
 """
 
 
-def test_buffers_that_are_in_no_state_are_held_against_float16_too(tmp_path: Path) -> None:
+def test_buffers_that_are_in_no_state_are_judged_by_the_answers(tmp_path: Path) -> None:
+    """Infinite in float16, it is multiplied by zeros."""
     (tmp_path / "nets.py").write_text(FAR, encoding="utf-8")
     source = Source(model=f"{tmp_path / 'nets.py'}:Net", arguments={"far": -1e9})
     network, inputs = load_source(source), torch.rand(3, 4)
     refused = Deployment(engine="torch", weights="float16")
     with pytest.raises(
-        InputError, match=r"ends at 65504, and 'far' reaches 1e\+09; use weights=bf"
+        InputError, match=r"weights=float16 .* infinities or NaN, .*weights=bfloat16"
     ):
         deploy(network, tmp_path / "d", refused, inputs=inputs, source=source)
+    assert not (tmp_path / "d").exists()
+
+
+CAUSAL = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2)
+        causal = torch.triu(torch.full((6, 6), -1e9), 1)
+        self.register_buffer("causal", causal, persistent=False)
+
+    def forward(self, x):
+        h = self.a(x)
+        scores = h @ h.transpose(1, 2) + self.causal[: x.shape[1], : x.shape[1]]
+        return self.b((scores.softmax(-1) @ h).mean(1))
+"""
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_masks_of_numbers_beyond_float16_are_deployed(engine: str, tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(CAUSAL, encoding="utf-8")
+    source = Source(model=f"{tmp_path / 'nets.py'}:Net")
+    network = load_source(source).eval()
+    inputs = torch.rand(3, 5, 4, generator=torch.Generator().manual_seed(0))
+    asked = Deployment.model_validate({"engine": engine, "weights": "float16"})
+    deploy(network, tmp_path / "d", asked, inputs=inputs, source=source)
+    found = parity(network, load_deployed(tmp_path / "d"), [inputs])
+    assert found.relative_difference < 0.01
 
 
 def test_sums_that_float16_cannot_hold_are_refused_where_the_network_answers(

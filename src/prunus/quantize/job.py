@@ -151,16 +151,14 @@ def require_in_float16(network: nn.Module, remedy: str) -> None:
     """Refuse values that would be infinite in float16, such as a variance of inputs in thousands.
 
     Raises:
-        InputError: A tensor of the network has one.
+        InputError: A tensor of the network's state has one.
     """
     half = torch.finfo(torch.float16)
-    # Buffers that are in no state as well: they are cast with the rest.
-    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
-        largest = (
-            float(tensor.detach().abs().max())
-            if tensor.is_floating_point() and tensor.numel()
-            else 0.0
-        )
+    # Buffers beside the state are masks more often than numbers: there infinities do no harm.
+    for name, tensor in network.state_dict().items():
+        # What is no tensor is extra state.
+        is_float = isinstance(tensor, Tensor) and tensor.is_floating_point()
+        largest = float(tensor.abs().max()) if is_float and tensor.numel() else 0.0
         if half.max < largest < float("inf"):
             raise InputError(
                 f"weights=float16 ends at {half.max:g}, and '{name}' reaches {largest:g}; use {remedy}"

@@ -1,7 +1,9 @@
 """What deployed networks are given: data types, missing inputs, numbers out of range."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -30,6 +32,11 @@ def test_inputs_that_a_session_cannot_take_are_named(tmp_path: Path) -> None:
             load_deployed(tmp_path / "d", threads=threads)  # type: ignore[arg-type]
         with pytest.raises(InputError, match=f"^threads={told}.*leave it out"):
             run_fresh(tmp_path / "d", [given], threads=threads)  # type: ignore[arg-type]
+    whole: Any = np.int64(2)
+    assert load_deployed(tmp_path / "d", threads=whole).record.deployment.engine == "onnxruntime"
+    run_fresh(tmp_path / "d", [given], threads=whole)
+    with pytest.raises(InputError, match="^threads=True is no whole number"):
+        load_deployed(tmp_path / "d", threads=True)
     with pytest.raises(InputError, match=r"^batches\[1\]\['flag'\] is a bool: tensors alone go to"):
         run_fresh(tmp_path / "d", [given, {**given, "flag": True}])  # type: ignore[dict-item]
 
@@ -137,9 +144,11 @@ def test_inputs_that_deploy_was_not_given_are_refused(tmp_path: Path) -> None:
         InputError, match="inputs are 5, and the network has 4 arguments: x, unread"
     ):
         session((given["x"], given["unread"], given["scale"], None, mask))
-    torch.testing.assert_close(
-        session((given["x"], given["unread"], given["scale"], None)), session(given)
-    )
+    positional = (given["x"], given["unread"], given["scale"], None)
+    for inputs in (positional, {**given, "mask": None}):
+        torch.testing.assert_close(session(inputs), session(given))
+    with pytest.raises(InputError, match="inputs lack scale; the session takes"):
+        session({**given, "scale": None})
 
 
 def test_a_record_without_names_binds_positional_inputs_by_those_of_the_file(

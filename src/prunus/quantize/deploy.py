@@ -29,7 +29,7 @@ from prunus.quantize.fitted import fitted
 from prunus.quantize.fixed_shape import padding_of, require_shape
 from prunus.quantize.job import Job, Written, trial, unmatched
 from prunus.quantize.options import Deployment
-from prunus.quantize.session import DEPLOYED_FILE, Deployed, Session, require_threads
+from prunus.quantize.session import DEPLOYED_FILE, Deployed, Session, checked_threads
 from prunus.records import Source
 
 _WRITERS = {
@@ -174,7 +174,7 @@ def load_deployed(folder: Path | str, threads: int | None = None) -> Session:
         DataError: A file was changed.
         MissingExtraError: The engine is not installed.
     """
-    require_threads(threads)
+    threads = checked_threads(threads)
     folder = Path(folder)
     record = read_deployed(folder)
     return _LOADERS[record.deployment.engine](folder, record, threads)

@@ -15,7 +15,7 @@ from torch import Tensor
 from prunus.data import Inputs
 from prunus.errors import InputError, TemporaryFolderError, first_line
 from prunus.plan import Record
-from prunus.quantize.session import require_threads
+from prunus.quantize.session import checked_threads
 
 IMAGES = "input"  # name of inputs that are no dictionary
 BATCHES_FILE, LOGITS_FILE, FACTS_FILE = "batches.safetensors", "logits.safetensors", "facts.json"
@@ -55,7 +55,7 @@ def run_fresh(
     Raises:
         InputError: ``threads`` or a batch is none, or the other process failed; its last line says why.
     """
-    require_threads(threads)
+    threads = checked_threads(threads)
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
         _keep(_flat(batches), work / BATCHES_FILE)

@@ -1,7 +1,8 @@
 """What a deployed network is: its record, and the session that runs it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,17 +46,20 @@ class Deployed(Record):
     padding: int = 0
 
 
-def require_threads(threads: object) -> None:
-    """Refuse a number of CPU threads that there cannot be.
+def checked_threads(threads: object) -> int | None:
+    """A number of CPU threads that there can be, as Python's own; None where it is left out.
 
     Raises:
         InputError: It is no whole number, or below 1.
     """
+    if threads is None:
+        return None
     remedy = "leave it out for the engine's own choice"
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int)):
+    if isinstance(threads, bool) or not isinstance(threads, Integral):
         raise InputError(f"threads={threads!r} is no whole number; give one, or {remedy}")
-    if threads is not None and threads < 1:
+    if threads < 1:
         raise InputError(f"threads={threads} is below 1; {remedy}")
+    return int(threads)
 
 
 class Session(ABC):
@@ -107,7 +111,7 @@ class Session(ABC):
             InputError: The file has no place for one.
         """
         if isinstance(inputs, Mapping):
-            feed = dict(inputs)
+            named: Iterable[tuple[str, Any]] = inputs.items()
         else:
             values = inputs if isinstance(inputs, tuple | list) else (inputs,)
             order = self.record.arguments or self._names()
@@ -117,7 +121,7 @@ class Session(ABC):
                     f"{', '.join(order)}; give these"
                 )
             named = zip(order, values, strict=False)
-            feed = {name: value for name, value in named if value is not None}
+        feed = {name: value for name, value in named if value is not None}
         known = {*self.record.given, *self._names()}
         other = next((name for name in feed if name not in known), None)
         if other is not None and self.record.given:

@@ -144,6 +144,42 @@ def test_a_weight_that_is_computed_is_refused_with_its_remedy(
     written(given)
 
 
+COMPUTED = """
+from torch import nn
+
+
+def double(layer, given):
+    layer.weight = layer.raw * 2
+
+
+def net(nested):
+    layer = nn.Linear(8, 8)
+    layer.raw = nn.Parameter(layer._parameters.pop("weight").detach() / 2)
+    layer.register_forward_pre_hook(double)
+    return nn.Sequential(layer, nn.Linear(8, 3)) if nested else layer
+"""
+
+
+@pytest.mark.parametrize(("nested", "name"), [(True, "layer '0'"), (False, "the network itself")])
+def test_a_weight_that_a_users_code_computes_is_refused_with_what_helps(
+    nested: bool, name: str, tmp_path: Path
+) -> None:
+    """Other engines write what PyTorch can copy: no tensor with its gradient."""
+    (tmp_path / "nets.py").write_text(COMPUTED, encoding="utf-8")
+    source = Source(model=f"{tmp_path / 'nets.py'}:net", arguments={"nested": nested})
+    network, x = load_source(source).eval(), torch.rand(4, 8)
+    said = f"^{name} computes its weight .*cannot write; hold it as an nn.Parameter"
+    for gradients, more in ((True, ""), (False, ", or use engine=onnxruntime")):
+        with torch.set_grad_enabled(gradients):
+            network(x)
+        with pytest.raises(InputError, match=f"{said}{more}$"):
+            deploy(network, tmp_path / "d", INT8, inputs=x, source=source)
+    deploy(network, tmp_path / "d", Deployment(weights="int8"), inputs=x)
+    with torch.no_grad():
+        wanted = network(x)
+    assert (load_deployed(tmp_path / "d")(x) - wanted).abs().max() <= 0.03 * wanted.abs().max()
+
+
 def test_a_stray_file_decides_nothing(tmp_path: Path) -> None:
     """Only files of the record are read: others have no SHA-256 there."""
     source = source_of(tmp_path, "plain")

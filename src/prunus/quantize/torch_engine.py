@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from prunus.artifact import load, save
 from prunus.artifact.manifest import MANIFEST_FILE, WEIGHTS_FILE, read_manifest
@@ -141,18 +142,25 @@ def require_own_weights(network: nn.Module, deployment: Deployment) -> None:
     for path, layer in network.named_modules(remove_duplicate=False):
         weight = vars(layer).get("weight")  # where it is no parameter
         if isinstance(weight, Tensor) and (path in small or not weight.is_leaf):
+            name = f"layer '{path}'" if path else "the network itself"
             raise InputError(
-                f"layer '{path}' computes its weight on each call, which engine=torch cannot write; "
-                f"make it a parameter by {_makes_parameter(layer)}"
+                f"{name} computes its weight on each call, which engine=torch cannot write; "
+                f"{_remedy(layer, weight)}"
             )
 
 
-def _makes_parameter(layer: nn.Module) -> str:
-    """The call that gives a layer its weight back, by how it is computed."""
-    if any(isinstance(hook, BasePruningMethod) for hook in layer._forward_pre_hooks.values()):
-        return "torch.nn.utils.prune.remove(layer, 'weight')"
-    kind = "weight" if "weight_g" in layer._parameters else "spectral"
-    return f"torch.nn.utils.remove_{kind}_norm(layer)"
+def _remedy(layer: nn.Module, weight: Tensor) -> str:
+    """How a layer's weight becomes one to store, by how it is computed."""
+    made = "make it a parameter by torch.nn.utils."
+    hooks = layer._forward_pre_hooks.values()
+    if any(isinstance(hook, BasePruningMethod) for hook in hooks):
+        return f"{made}prune.remove(layer, 'weight')"
+    if any(isinstance(hook, SpectralNorm) for hook in hooks):
+        return f"{made}remove_spectral_norm(layer)"
+    if "weight_g" in layer._parameters:
+        return f"{made}remove_weight_norm(layer)"
+    # A weight with its gradient cannot be copied, whatever the engine.
+    return "hold it as an nn.Parameter" + (", or use engine=onnxruntime" if weight.is_leaf else "")
 
 
 def _unsmoothed(network: nn.Module) -> nn.Module:

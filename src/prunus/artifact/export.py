@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.jit._trace import TracerWarning
 
+from prunus.artifact.place import unwritable
 from prunus.errors import InputError
 from prunus.extras import require_extra
 from prunus.graph import check_inputs, check_network
@@ -78,9 +79,7 @@ def export(
         with _quiet():
             _write(network, path, example_inputs, free)
     except OSError as error:
-        raise InputError(
-            f"path={str(path)!r} cannot be written: {error.strerror or error}"
-        ) from error
+        raise unwritable(path, error, "path") from error
 
 
 def _write(network: nn.Module, path: Path, example_inputs: Inputs, free: Sequence[int]) -> None:
@@ -237,35 +236,34 @@ def _write_recurrent(
     args, kwargs = arguments(example_inputs)
     names = list(kwargs) or [f"input_{i}" for i in range(len(args))]
     axes = {name: {dim: f"dim_{dim}" for dim in free} for name in names}
-    part = path.with_name(path.name + ".part")
-    try:
-        with torch.no_grad(), warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always", TracerWarning)
-            torch.onnx.export(
-                cpu_copy(network),
-                tuple(_example(tensor, free) for tensor in args),
-                str(part),
-                kwargs={name: _example(tensor, free) for name, tensor in kwargs.items()},
-                dynamo=False,
-                input_names=names,
-                output_names=["logits"],
-                dynamic_axes={**axes, "logits": {0: "dim_0"}} if free else None,
-                opset_version=_RECURRENT_OPSET,
+    with _part_of(path) as part:
+        try:
+            with torch.no_grad(), warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always", TracerWarning)
+                torch.onnx.export(
+                    cpu_copy(network),
+                    tuple(_example(tensor, free) for tensor in args),
+                    str(part),
+                    kwargs={name: _example(tensor, free) for name, tensor in kwargs.items()},
+                    dynamo=False,
+                    input_names=names,
+                    output_names=["logits"],
+                    dynamic_axes={**axes, "logits": {0: "dim_0"}} if free else None,
+                    opset_version=_RECURRENT_OPSET,
+                )
+        except OSError:  # a disk that is full
+            raise
+        except Exception as error:  # a user's forward may raise anything in the tracer
+            raise InputError(
+                f"network cannot be exported to ONNX: {root_cause(error)}; try format='pt2'"
+            ) from error
+        fixed = next((w for w in told if _fixes(w)), None)
+        if fixed is not None:
+            raise InputError(
+                f"network cannot be exported to ONNX: line {fixed.lineno} of {fixed.filename} makes a "
+                "number of Python of a tensor, which the file would hold as it is for these inputs; "
+                "compute with tensors there"
             )
-    except Exception as error:  # a user's forward may raise anything in the tracer
-        part.unlink(missing_ok=True)
-        raise InputError(
-            f"network cannot be exported to ONNX: {root_cause(error)}; try format='pt2'"
-        ) from error
-    fixed = next((w for w in told if _fixes(w)), None)
-    if fixed is not None:
-        part.unlink(missing_ok=True)
-        raise InputError(
-            f"network cannot be exported to ONNX: line {fixed.lineno} of {fixed.filename} makes a "
-            "number of Python of a tensor, which the file would hold as it is for these inputs; "
-            "compute with tensors there"
-        )
-    part.replace(path)
 
 
 @contextmanager

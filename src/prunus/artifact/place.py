@@ -7,6 +7,10 @@ from pathlib import Path
 from prunus.errors import InputError, first_line
 
 
+class UnwritableError(InputError):
+    """The system refuses to write somewhere; its cause says why."""
+
+
 def replace_folder(part: Path, folder: Path) -> None:
     """Put ``part`` where ``folder`` is; the old one comes back where that fails.
 
@@ -31,7 +35,17 @@ def replace_folder(part: Path, folder: Path) -> None:
     shutil.rmtree(old)
 
 
-def unwritable(folder: Path, error: Exception) -> InputError:
-    """What to say where the system refuses; libraries tell what it said in their own words."""
+def unwritable(place: Path, error: BaseException, argument: str = "folder") -> UnwritableError:
+    """What to say where the system refuses; libraries tell what it said in their own words.
+
+    Args:
+        place: As the user named it.
+        error: Of the system, of a library, or told of a place that the user did not name.
+        argument: That the place was given as.
+    """
+    while isinstance(error, UnwritableError) and error.__cause__ is not None:
+        error = error.__cause__
     said = error.strerror if isinstance(error, OSError) else None
-    return InputError(f"folder={str(folder)!r} cannot be written: {said or first_line(error)}")
+    return UnwritableError(
+        f"{argument}={str(place)!r} cannot be written: {said or first_line(error)}"
+    )

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from prunus.artifact.export import ONNX_PACKAGES, root_cause
-from prunus.artifact.place import replace_folder, unwritable
+from prunus.artifact.place import UnwritableError, replace_folder, unwritable
 from prunus.artifact.rebuild import check_source
 from prunus.artifact.weights import file_sha256
 from prunus.data import Inputs, TextTokenizer
@@ -124,7 +124,7 @@ def deploy(  # noqa: PLR0913  # all but three are options, by keyword only
         if deployment.engine == "torch":  # what reads weights past int8 layers finds none there
             _require_runs(part, record, job)
         replace_folder(part, folder)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, UnwritableError) as error:  # the last may tell of the part
         raise unwritable(folder, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -1,5 +1,6 @@
 """ONNX Runtime as an engine: float32, dynamic int8, and static int8 with calibration."""
 
+import errno
 import logging
 import warnings
 from collections.abc import Iterator
@@ -50,6 +51,7 @@ def write(job: Job, folder: Path) -> Written:
 
     Raises:
         InputError: The network cannot be exported or quantized.
+        OSError: The disk takes no more.
     """
     plain = job.deployment.is_float32
     whole = folder / (MODEL_FILE if plain else "float.onnx")
@@ -64,8 +66,11 @@ def write(job: Job, folder: Path) -> Written:
             try:
                 notes = _quantize(job, whole, folder / MODEL_FILE)
                 _finish(folder / MODEL_FILE, halves=job.deployment.rest == "float16")
-            except InputError:
+            except (InputError, OSError):  # the latter of a full disk
                 raise
+            except _unreadable() as error:  # onnx's own writer of shapes tells of no full disk
+                said = "a file was cut short, as on a full disk"
+                raise OSError(errno.ENOSPC, said) from error
             except Exception as error:  # its errors have no common base
                 raise InputError(
                     f"engine=onnxruntime cannot quantize this network: {root_cause(error)}; use "
@@ -76,6 +81,12 @@ def write(job: Job, folder: Path) -> Written:
     data = MODEL_FILE + ".data"
     files = (MODEL_FILE, data) if (folder / data).exists() else (MODEL_FILE,)
     return Written(files, notes)
+
+
+def _unreadable() -> type[Exception]:
+    """The error of files that were cut short."""
+    kind: type[Exception] = require_extra("google.protobuf.message", "onnx").DecodeError
+    return kind
 
 
 def _make_ready_(whole: Path) -> None:

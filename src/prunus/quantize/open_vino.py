@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from prunus.artifact import export
 from prunus.artifact.export import root_cause
+from prunus.artifact.place import unwritable
 from prunus.errors import InputError
 from prunus.extras import require_extra
 from prunus.quantize.fixed_shape import requests, require_filled, require_mask
@@ -45,6 +46,7 @@ def write(job: Job, folder: Path) -> Written:
 
     Raises:
         InputError: The network cannot be exported, read or quantized.
+        OSError: The disk takes no more.
     """
     openvino = require_extra("openvino", _EXTRA)
     whole = folder / "float.onnx"
@@ -67,9 +69,8 @@ def write(job: Job, folder: Path) -> Written:
                 model = _quantized(job, model, excluded)
         if deployment.rest == "float16":
             _halve_(model, openvino)
-        halves = deployment.weights == "float16"
-        openvino.save_model(model, str(folder / MODEL_FILE), compress_to_fp16=halves)
-    except InputError:
+        _save(model, folder, halves=deployment.weights == "float16")
+    except (InputError, OSError):  # the latter of a full disk
         raise
     except Exception as error:  # its errors have no common base
         raise InputError(
@@ -80,6 +81,19 @@ def write(job: Job, folder: Path) -> Written:
         whole.unlink(missing_ok=True)
         whole.with_name(whole.name + ".data").unlink(missing_ok=True)
     return Written((MODEL_FILE, WEIGHTS_FILE), _notes(job))
+
+
+def _save(model: Any, folder: Path, *, halves: bool) -> None:
+    """Write OpenVINO's own form.
+
+    Raises:
+        UnwritableError: The disk is full, which OpenVINO tells of in words of its own.
+    """
+    openvino = require_extra("openvino", _EXTRA)
+    try:
+        openvino.save_model(model, str(folder / MODEL_FILE), compress_to_fp16=halves)
+    except Exception as error:  # its errors have no common base
+        raise unwritable(folder, error) from error
 
 
 def _quantized(job: Job, model: Any, excluded: list[str]) -> Any:

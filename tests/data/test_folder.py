@@ -1,5 +1,6 @@
 """Image folders: classes, crops, and every way a folder can be wrong."""
 
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -350,6 +351,24 @@ def test_a_file_in_two_splits_is_refused(folder: Path) -> None:
     (folder / "test" / "ant" / "again.png").symlink_to(folder / "train" / "ant" / "00.png")
     with pytest.raises(DataError, match=r"again.png' of test and '.*00.png' of \w+ are one file"):
         load_data(f"imagefolder:{folder}", image_size=SIDE)
+
+
+def test_files_without_numbers_are_told_apart_by_their_paths(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of some network file systems."""
+    known = Path.stat
+
+    def unnumbered(path: Path, **asked: bool) -> os.stat_result:
+        told = known(path, **asked)
+        return os.stat_result((told.st_mode, 0, *tuple(told)[2:]))
+
+    monkeypatch.setattr(Path, "stat", unnumbered)
+    load = f"imagefolder:{folder}"
+    assert len(load_data(load, image_size=SIDE).test) == 6
+    (folder / "test" / "ant" / "again.png").symlink_to(folder / "train" / "ant" / "00.png")
+    with pytest.raises(DataError, match="are one file"):
+        load_data(load, image_size=SIDE)
 
 
 def test_a_test_folder_that_is_the_training_folder_is_refused(tmp_path: Path) -> None:

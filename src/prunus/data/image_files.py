@@ -30,12 +30,12 @@ class ImageFile:
     Attributes:
         path: Of the file or of a link to it.
         size_bytes: Of its content.
-        identity: Device and number on it, by which two links to one file are told.
+        identity: By which two links to one file are told.
     """
 
     path: Path
     size_bytes: int
-    identity: tuple[int, int]
+    identity: str
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -86,7 +86,7 @@ def require_apart(splits: Mapping[str, Sequence[ImageFile]]) -> None:
     Raises:
         DataError: There is one.
     """
-    known: dict[tuple[int, int], tuple[str, Path]] = {}
+    known: dict[str, tuple[str, Path]] = {}
     for role, files in splits.items():
         for file in files:
             other, path = known.setdefault(file.identity, (role, file.path))
@@ -103,7 +103,7 @@ def require_single(files: Sequence[ImageFile]) -> None:
     Raises:
         DataError: One is.
     """
-    known: dict[tuple[int, int], Path] = {}
+    known: dict[str, Path] = {}
     for file in files:
         other = known.setdefault(file.identity, file.path)
         if other != file.path:
@@ -212,7 +212,9 @@ def _seen(path: Path) -> ImageFile:
         told = path.stat()
     except OSError as error:
         raise DataError(f"'{path}' cannot be read ({error.strerror}): mend or remove it") from error
-    return ImageFile(path, told.st_size, (told.st_dev, told.st_ino))
+    # Some network file systems number no files.
+    numbered = f"{told.st_dev}:{told.st_ino}" if told.st_ino else str(path.resolve())
+    return ImageFile(path, told.st_size, numbered)
 
 
 def _counted(suffixes: Counter[str]) -> str:

@@ -15,7 +15,7 @@ from prunus.meter import file_size_bytes
 from prunus.plan import Factorize, Plan
 from prunus.quantize import Deployment, deploy, load_deployed, parity, run_fresh
 from prunus.quantize.by_row import by_row
-from prunus.quantize.torch_engine import Int8Embedding, dynamic_linear
+from prunus.quantize.torch_int8 import Int8Embedding, dynamic_linear
 from prunus.records import multiplies_bytes
 from prunus.zoo import load_source
 from tests.quantize.networks import BERT, LSTM, TWINS, batches, rows, written
@@ -225,7 +225,7 @@ def test_pytorch_without_a_source_or_without_int8_says_what_to_do(
     def missing(name: str) -> None:
         raise ImportError(name)
 
-    monkeypatch.setattr("prunus.quantize.torch_engine.import_module", missing)
+    monkeypatch.setattr("prunus.quantize.torch_int8.import_module", missing)
     with pytest.raises(InputError, match=r"has no torch\.ao.* use engine=onnxruntime for int8"):
         dynamic_linear(torch.zeros(2, 2, dtype=torch.int8), torch.ones(2), None)
 
@@ -265,7 +265,7 @@ def test_parity_by_hand() -> None:
 def test_inputs_of_int8_layers_get_as_many_bits_as_the_processor_can_sum(
     bits: int, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prunus.quantize.torch_engine.multiplies_bytes", lambda: bits == 8)
+    monkeypatch.setattr("prunus.quantize.torch_int8.multiplies_bytes", lambda: bits == 8)
     generator = torch.Generator().manual_seed(0)
     x, weight = (torch.randn(64, 256, generator=generator) for _ in range(2))
     levels, scale = by_row(weight)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from prunus.errors import InputError
 from prunus.quantize import Deployment, deploy, load_deployed, read_deployed
 from prunus.quantize.session import DEPLOYED_FILE
-from prunus.quantize.torch_engine import Int8Embedding
+from prunus.quantize.torch_int8 import Int8Embedding
 from prunus.records import Source
 
 

@@ -18,7 +18,8 @@ from torch.nn.utils import (
 from prunus.data import Inputs
 from prunus.errors import InputError, PlanMismatchError
 from prunus.quantize import Deployment, deploy, load_deployed
-from prunus.quantize.torch_engine import INT8_FILE, Int8Embedding
+from prunus.quantize.torch_engine import INT8_FILE
+from prunus.quantize.torch_int8 import Int8Embedding
 from prunus.records import Source
 from prunus.zoo import load_source
 

@@ -3,7 +3,6 @@
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import final
 
@@ -202,16 +201,16 @@ def _checked(data: DataSplits, seen: Mapping[Path, ImageFile]) -> DataSplits:
         for split in (data.train, data.search, data.test)
     }
     require_apart(files)
-    notes = [*([data.note] if data.note else []), *copies(files)]
+    remarks = copies(files)
     for role in ("search", "test"):
         some = evenly([file.path for file in files[role]], _DECODED)
         found = sum(in_threads(is_transparent, some))
         if found:
-            notes.append(
+            remarks.append(
                 f"{found} of {len(some)} images of the {role} split are transparent in part: the colours "
                 "that lie there are read, as torchvision does"
             )
-    return replace(data, note="; ".join(notes))
+    return data.noted(remarks)
 
 
 def _files_of(split: Split) -> list[Path]:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from prunus.errors import DataError
 
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _FOREIGN = frozenset({".heic", ".heif", ".svg"})  # images that Pillow has no plugin for
 _READ = 2**14  # bytes of a file that tell it from most others of its size
 _COMPARED = 2_000  # images of a split, at most, that are looked for in the splits before it
@@ -23,7 +23,7 @@ _File = TypeVar("_File")
 _Result = TypeVar("_Result")
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class ImageFile:
     """A file as its folder tells of it.
 
@@ -61,14 +61,14 @@ def images_in(folder: Path, unread: Counter[str]) -> list[ImageFile]:
         DataError: There are none, or a link leads to no file.
     """
     shown = sorted(_files(folder, ()))
-    files = [_seen(path) for path in shown if path.suffix.lower() in SUFFIXES]
-    others = {path.suffix.lower() for path in shown} - SUFFIXES
+    files = [_seen(path) for path in shown if path.suffix.lower() in _SUFFIXES]
+    others = {path.suffix.lower() for path in shown} - _SUFFIXES
     if others:
         others &= {*Image.registered_extensions(), *_FOREIGN}  # loads all of Pillow's plugins
     odd = Counter(path.suffix.lower() for path in shown if path.suffix.lower() in others)
     if not files:
         left = f" that are read, but {_counted(odd)}: convert them, or" if odd else ":"
-        raise DataError(f"'{folder}' has no images{left} add some ({', '.join(sorted(SUFFIXES))})")
+        raise DataError(f"'{folder}' has no images{left} add some ({', '.join(sorted(_SUFFIXES))})")
     unread.update(odd)
     return files
 
@@ -77,7 +77,7 @@ def left_out(unread: Counter[str]) -> str:
     """Remark on images whose form is not read."""
     if not unread:
         return ""
-    return f"images were left out, {_counted(unread)}: read are {', '.join(sorted(SUFFIXES))}"
+    return f"images were left out, {_counted(unread)}: read are {', '.join(sorted(_SUFFIXES))}"
 
 
 def require_apart(splits: Mapping[str, Sequence[ImageFile]]) -> None:
@@ -153,9 +153,11 @@ def in_threads(function: Callable[[_File], _Result], files: Sequence[_File]) -> 
 def _known(files: Sequence[ImageFile], others: Sequence[ImageFile]) -> int:
     """How many of the files are among others. Few that are no copies are read to their end."""
     for look in (_middle, _whole):
-        mine, theirs = in_threads(look, files if others else []), in_threads(look, others)
+        if not others:
+            return 0
+        mine, theirs = in_threads(look, files), in_threads(look, others)
         common = {*mine} & {*theirs}
-        files = [file for file, told in zip(files, mine, strict=False) if told in common]
+        files = [file for file, told in zip(files, mine, strict=True) if told in common]
         others = [file for file, told in zip(others, theirs, strict=True) if told in common]
     return len(files)
 

@@ -100,6 +100,10 @@ class DataSplits:
         """The greatest length of a sample, where samples differ in it (texts)."""
         return self.train.samples.store.max_length
 
+    def noted(self, remarks: Sequence[str]) -> "DataSplits":
+        """The same, with more remarks in its note."""
+        return replace(self, note="; ".join([*([self.note] if self.note else []), *remarks]))
+
     def with_tokenizer(self, tokenizer: TextTokenizer) -> "DataSplits":
         """The same texts, split into other pieces. The test split goes on with its count.
 
@@ -194,9 +198,7 @@ def three_splits(
 def with_absent_noted(data: DataSplits) -> DataSplits:
     """The same, its note telling of splits that lack a class."""
     labels = {split.role: split.labels for split in (data.train, data.search, data.test)}
-    notes = [data.note] if data.note else []
-    notes += absent(labels, [str(k) for k in range(data.num_classes)], "sample")
-    return replace(data, note="; ".join(notes))
+    return data.noted(absent(labels, [str(k) for k in range(data.num_classes)], "sample"))
 
 
 def absent(labels: Mapping[str, Tensor], classes: Sequence[str], what: str) -> list[str]:

@@ -91,6 +91,6 @@ def _require_pass(subject: Subject, config: TrainConfig, device: str, where: str
         return
     raise InputError(
         f"{where.rstrip('.') or 'training'}: {subject.source.model} cannot be trained: in train mode it "
-        f"raised {kind_and_line(error)}; a training calls it with a batch (of {config.batch_size} here) and needs logits "
-        "that gradients flow from"
+        f"raised {kind_and_line(error)}; a training calls it with a batch (of {config.batch_size} here) and "
+        "needs logits that gradients flow from"
     ) from error

@@ -1,10 +1,9 @@
 """A disk that takes no more: told in one line, and nothing is left half-written."""
 
-import importlib
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from prunus.quantize import Deployment, deploy, onnx_runtime, open_vino
 from prunus.quantize.options import Engine
 from prunus.records import Source
 from prunus.zoo import load_source
+from tests.limits import files_of_at_most
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
 
@@ -28,18 +28,6 @@ from torch import nn
 def make():
     return nn.Sequential(nn.Linear(512, 512), nn.Linear(512, 3))
 """
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """The system refuses to make a file longer, as a full disk does; bytes."""
-    resource = importlib.import_module("resource")  # of POSIX systems
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def saved(folder: Path, network: nn.Module, source: Source) -> None:

@@ -183,19 +183,6 @@ class Net(nn.Module):
 """
 
 
-def test_buffers_that_are_in_no_state_are_judged_by_the_answers(tmp_path: Path) -> None:
-    """Infinite in float16, it is multiplied by zeros."""
-    (tmp_path / "nets.py").write_text(FAR, encoding="utf-8")
-    source = Source(model=f"{tmp_path / 'nets.py'}:Net", arguments={"far": -1e9})
-    network, inputs = load_source(source), torch.rand(3, 4)
-    refused = Deployment(engine="torch", weights="float16")
-    with pytest.raises(
-        InputError, match=r"weights=float16 .* infinities or NaN, .*weights=bfloat16"
-    ):
-        deploy(network, tmp_path / "d", refused, inputs=inputs, source=source)
-    assert not (tmp_path / "d").exists()
-
-
 CAUSAL = """
 import torch
 from torch import nn
@@ -227,11 +214,18 @@ def test_masks_of_numbers_beyond_float16_are_deployed(engine: str, tmp_path: Pat
     assert found.relative_difference < 0.01
 
 
-def test_sums_that_float16_cannot_hold_are_refused_where_the_network_answers(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param({"far": -1e9}, id="a buffer in no state, infinite, is multiplied by zeros"),
+        pytest.param({"factor": 1e6}, id="sums are too large"),
+    ],
+)
+def test_what_float16_cannot_hold_is_refused_where_the_network_answers(
+    arguments: dict[str, float], tmp_path: Path
 ) -> None:
     (tmp_path / "nets.py").write_text(FAR, encoding="utf-8")
-    source = Source(model=f"{tmp_path / 'nets.py'}:Net", arguments={"factor": 1e6})
+    source = Source(model=f"{tmp_path / 'nets.py'}:Net", arguments=arguments)
     network, inputs = load_source(source), torch.rand(3, 4)
     refused = Deployment(engine="torch", weights="float16")
     with pytest.raises(

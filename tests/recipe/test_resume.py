@@ -1,12 +1,9 @@
 """Run folders: a killed run ends as an uninterrupted one; another run's folder is refused."""
 
 import errno
-import importlib
 import json
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +21,7 @@ from prunus.recipe.measure import look
 from prunus.recipe.subject import data_digest, resolve_subject
 from prunus.records import Comparison, Environment, RunRecord, Source
 from prunus.train import TrainConfig
+from tests.limits import files_of_at_most
 from tests.recipe import texts
 from tests.recipe.subjects import (
     FAST,
@@ -449,18 +447,6 @@ def test_a_run_folder_of_a_newer_form_is_refused(tmp_path: Path) -> None:
         pass
 
 
-@contextmanager
-def _files_of_at_most(size: int) -> Iterator[None]:
-    """The system refuses to make a file longer, as a full disk does; bytes."""
-    resource = importlib.import_module("resource")  # of POSIX systems
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
 @pytest.mark.parametrize(
     ("size", "writer"),
@@ -477,7 +463,7 @@ def test_a_full_disk_is_told_in_one_line_and_loses_nothing(
     """Whoever writes."""
     whole = compress(trained_cnn(), STEPS, few_digits(), latency=None)
     out = tmp_path / "run"
-    with _files_of_at_most(size), pytest.raises(StorageError) as caught:
+    with files_of_at_most(size), pytest.raises(StorageError) as caught:
         compress(trained_cnn(), STEPS, few_digits(), out=out, latency=None)
     assert str(caught.value) == (
         f"out='{out}': File too large: free some space and resume (--resume); what the folder says "
@@ -492,7 +478,7 @@ def test_a_full_disk_is_told_in_one_line_and_loses_nothing(
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
 def test_a_full_disk_ends_a_comparison_and_is_no_failure_of_a_method(tmp_path: Path) -> None:
     out = tmp_path / "c"
-    with _files_of_at_most(5000), pytest.raises(StorageError, match="File too large: free some"):
+    with files_of_at_most(5000), pytest.raises(StorageError, match="File too large: free some"):
         compare(trained_cnn(), ["l1", "l2"], few_digits(), "macs=0.5", out=out, latency=None)
     assert not (out / "comparison.json").exists()
 

@@ -208,3 +208,29 @@ def same_state(one: nn.Module, other: nn.Module) -> bool:
     """Whether all parameters and buffers agree bit for bit."""
     ours, theirs = one.state_dict(), other.state_dict()
     return ours.keys() == theirs.keys() and all(torch.equal(v, theirs[k]) for k, v in ours.items())
+
+
+class Averaging(nn.Module):
+    """Subtracts a running mean of its inputs, which its state dict leaves out; ``table`` is expanded."""
+
+    mean: Tensor
+    table: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 10)
+        self.register_buffer("mean", torch.zeros(64), persistent=False)
+        self.register_buffer("table", torch.ones(1).expand(64), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        if self.training:
+            self.mean.lerp_(flat.mean(0), 0.1)
+        out: Tensor = self.head((flat - self.mean) * self.table)
+        return out
+
+
+def averaging() -> Averaging:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Averaging()

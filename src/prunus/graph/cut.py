@@ -22,6 +22,7 @@ from prunus.graph.connections import (
 )
 from prunus.graph.encoders import pad_plainly_
 from prunus.graph.kept import may_keep, refresh_
+from prunus.graph.overlap import require_tied_by_name
 from prunus.graph.rebuild import rebuild_
 from prunus.plan import (
     BoolArray,
@@ -72,7 +73,9 @@ def plan_of(network: nn.Module, edits: Sequence[Rebuild]) -> Plan:
 
     Raises:
         GraphError: An edit does not fit the network.
+        InputError: Parameters of the network share memory.
     """
+    require_tied_by_name(network)
     shape = network_shape(network)
     if not edits:
         return Plan(source=shape, result=shape)

@@ -13,6 +13,7 @@ from prunus.graph.follow import follow
 from prunus.graph.grouping import groups_of, left_whole, named_by
 from prunus.graph.groups import Trace
 from prunus.graph.inputs import check_inputs, check_network
+from prunus.graph.overlap import require_tied_by_name
 from prunus.graph.probe import probe
 from prunus.graph.settle import settle
 from prunus.sound import require_sound
@@ -55,7 +56,7 @@ def trace(
     if verify:
         require_sound(network)
     _require_followed(network)
-    _require_tied_by_name(network)
+    require_tied_by_name(network)
     inputs = check_inputs(example_inputs)
     numbers: dict[str, object] = {"min_units": min_units, "round_to": round_to}
     for name, value in numbers.items():
@@ -94,25 +95,6 @@ def _require_followed(network: nn.Module) -> None:
             raise InputError(
                 f"'{path or type(network).__name__}' is scripted (torch.jit), and cannot be followed "
                 "or cut; give the module that it was made from"
-            )
-
-
-def _require_tied_by_name(network: nn.Module) -> None:
-    """Refuse two parameters over one memory: a cut would part them, and a file holds both.
-
-    Raises:
-        InputError: There are two.
-    """
-    known: dict[tuple[int, int, torch.Size], str] = {}
-    for name, tensor in network.named_parameters():
-        if tensor.is_meta or not tensor.numel() or tensor.layout != torch.strided:
-            continue
-        storage = tensor.untyped_storage().data_ptr(), int(tensor.storage_offset())
-        other = known.setdefault((*storage, tensor.shape), name)
-        if other != name:
-            raise InputError(
-                f"parameters '{other}' and '{name}' share their memory without being one parameter: "
-                "tie them (assign the parameter itself, not its .data), or clone one"
             )
 
 

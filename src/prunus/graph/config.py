@@ -7,11 +7,13 @@ stays; the plan is what rebuilds the network, never the config. A model inside t
 (``network.bert``) gets the same: it can be saved on its own.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
+import torch
 from torch import nn
 
 from prunus.graph.attributes import with_entries
+from prunus.graph.computed import weight_of
 
 _WIDTH = ("hidden_size", "d_model", "n_embd", "dim", "embed_dim")
 _FEED_FORWARD = ("intermediate_size", "ffn_dim", "hidden_dim", "d_ff", "n_inner", "d_inner")
@@ -88,13 +90,18 @@ def _agreed(
 
 
 def _embedding_widths(network: nn.Module) -> dict[str, int]:
-    tables = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Embedding)]
-    return {name: int(table.weight.shape[1]) for name, table in tables}
+    return {name: shape[1] for name, shape in _shapes(network, nn.Embedding)}
 
 
 def _output_widths(network: nn.Module) -> dict[str, int]:
-    layers = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear)]
-    return {name: int(layer.weight.shape[0]) for name, layer in layers}
+    return {name: shape[0] for name, shape in _shapes(network, nn.Linear)}
+
+
+def _shapes(network: nn.Module, kind: type[nn.Module]) -> Iterator[tuple[str, torch.Size]]:
+    """Names of the layers of a kind, and the shapes of their weights."""
+    for name, module in network.named_modules():
+        if isinstance(module, kind) and (weight := weight_of(module)) is not None:
+            yield name, weight.shape
 
 
 def _head_counts(network: nn.Module) -> dict[str, int]:

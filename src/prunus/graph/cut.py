@@ -12,6 +12,7 @@ from torch import nn
 from prunus.errors import GraphError, PlanMismatchError
 from prunus.graph.attention import free_heads_, sync_heads_
 from prunus.graph.attributes import read_attribute, write_attribute
+from prunus.graph.computed import weight_of
 from prunus.graph.config import sync_config_
 from prunus.graph.connections import (
     held_connections,
@@ -236,8 +237,8 @@ def _load_(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
 
 def sync_sizes_(module: nn.Module) -> None:
     """Sizes that a layer of ``torch.nn`` keeps beside its tensors."""
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, torch.Tensor):
+    weight = weight_of(module)
+    if weight is None:
         _sync_others_(module)
         return
     if isinstance(module, nn.modules.batchnorm._NormBase):

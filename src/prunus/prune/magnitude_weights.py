@@ -102,7 +102,7 @@ class MagnitudeWeights(Configured[MagnitudeWeightsOptions]):
         kinds = (*_LAYERS, nn.Embedding) if self.options.embeddings else _LAYERS
         weights: dict[str, nn.Parameter] = {}
         for path, module in network.named_modules():
-            weight = getattr(module, "weight", None)
+            weight = module._parameters.get("weight")  # computed ones are not to be computed
             if isinstance(module, kinds) and isinstance(weight, nn.Parameter):
                 weights[path] = weight
         ignore = self.options.ignore
@@ -165,7 +165,7 @@ def _output_weights(network: nn.Module, traced: Trace) -> set[int]:
     of: dict[bool, set[int]] = {True: set(), False: set()}
     found = set()
     for path, module in network.named_modules(remove_duplicate=False):
-        weight = id(getattr(module, "weight", None))
+        weight = id(module._parameters.get("weight"))
         if path in traced.output_layers:
             found.add(weight)
         if isinstance(module, (*_LAYERS, nn.Embedding)):

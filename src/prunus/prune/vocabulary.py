@@ -109,7 +109,7 @@ def _tables(network: nn.Module, inputs: Inputs) -> tuple[str, ...]:
         )
     weights = {id(network.get_parameter(name)) for name in tables}
     for module in network.modules():
-        shares = id(getattr(module, "weight", None)) in weights
+        shares = id(module._parameters.get("weight")) in weights
         if shares and not isinstance(module, nn.Embedding):
             raise GraphError(
                 f"method 'vocabulary' cannot trim {type(network).__name__}: its output layer has the "

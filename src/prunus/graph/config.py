@@ -5,19 +5,38 @@ config of the whole network is for its readers: it gets the new width, feed-forw
 count where all layers agree on them. Where layers differ no single number is right, and the old one
 stays; the plan is what rebuilds the network, never the config. A model inside that shares the config
 (``network.bert``) gets the same: it can be saved on its own.
+
+Where layers go, the config is read while the network runs: a cache takes the depth from it, and some
+models look up in lists of it what kind each layer is. So all modules get it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import compress
 
 import torch
 from torch import nn
 
 from prunus.graph.attributes import with_entries
 from prunus.graph.computed import weight_of
+from prunus.plan import BoolArray
 
 _WIDTH = ("hidden_size", "d_model", "n_embd", "dim", "embed_dim")
 _FEED_FORWARD = ("intermediate_size", "ffn_dim", "hidden_dim", "d_ff", "n_inner", "d_inner")
 HEAD_COUNTS = ("num_attention_heads", "n_head", "num_heads", "n_heads", "encoder_attention_heads")
+_DEPTHS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "encoder_layers")
+_DECODER_DEPTHS = ("decoder_layers", "num_decoder_layers")
+_PER_LAYER = (
+    *(
+        "layer_types",
+        "mlp_layer_types",
+        "layers_block_type",
+        "attention_layers",
+        "attention_window",
+    ),
+    *("no_rope_layers", "kv_sharing_modes", "indexer_types", "layer_rope_theta"),
+    *("layers_num_experts", "per_layer_config"),
+)
+"""Lists with an entry for each layer; told by name, as others may be as long by chance."""
 
 
 def sync_config_(network: nn.Module, dense: nn.Module) -> None:
@@ -63,6 +82,51 @@ def set_config_(
         if id(config) not in copies:
             copies[id(config)] = with_entries(config, found)
         module.__dict__["config"] = copies[id(config)]
+
+
+def set_depth_(network: nn.Module, stack: str, keep: BoolArray) -> None:
+    """Tell the configs of a network, and of the models around a stack, which of its layers stay.
+
+    Args:
+        network: Any; one without configs stays as it is.
+        stack: Path of the layers.
+        keep: One flag for each layer that there was.
+    """
+    names = stack.split(".")
+    around = [network.get_submodule(".".join(names[:n])) for n in range(len(names))]
+    models = [module for module in around if own_config(module) is not None]
+    inner = list(models[-1].modules()) if models else []
+    fresh: dict[int, object] = {}
+    for module in (*inner, *reversed(models)):  # a config that holds another one comes behind it
+        config = own_config(module)
+        if config is None or id(config) in fresh:
+            continue
+        new = _of_depth(config, "decoder" in names, keep)
+        parts = {name: fresh[id(v)] for name, v in vars(config).items() if id(v) in fresh}
+        if new or parts:
+            fresh[id(config)] = with_entries(config, {**new, **parts})
+    for module in network.modules():
+        module_config = own_config(module)
+        if id(module_config) in fresh:
+            module.__dict__["config"] = fresh[id(module_config)]
+
+
+def _of_depth(config: object, decoder: bool, keep: BoolArray) -> dict[str, object]:
+    """Entries of a config that told of all layers, as they are for those that stay; none where none did."""
+    entries = vars(config)
+    # Of an encoder and a decoder, unless it is the decoder's own.
+    two = entries.get("is_encoder_decoder") and not entries.get("is_decoder")
+    depths = (*(_DECODER_DEPTHS if decoder else ()), *(() if two and decoder else _DEPTHS))
+    found: dict[str, object] = {
+        name: int(keep.sum()) for name in depths if entries.get(name) == keep.size
+    }
+    if not found:
+        return {}
+    for name in _PER_LAYER:
+        value = entries.get(name)
+        if isinstance(value, list | tuple) and len(value) == keep.size:
+            found[name] = type(value)(compress(value, keep))
+    return found
 
 
 def _holders(network: nn.Module) -> list[str]:

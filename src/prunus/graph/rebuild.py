@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from prunus.errors import GraphError
-from prunus.graph.config import own_config, set_config_
+from prunus.graph.config import own_config, set_config_, set_depth_
 from prunus.graph.connections import held_name
 from prunus.graph.encoders import call_parts_
 from prunus.plan import Factorize, KeepLayers, KeepVocabulary, Rebuild
 
 _VOCABULARY_SIZES = ("vocab_size",)
-_DEPTHS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+_LAYER_NUMBERS = ("layer_idx", "layer_id", "layer_index", "layer_number", "layer_num")
 _PADDING, _SPECIAL = "pad_token_id", "_token_id"
 _PADDING_NUMBERS = ("pad_id", "padding_idx")
 _M = TypeVar("_M", bound=nn.Module)
@@ -156,11 +156,23 @@ def _keep_layers_(network: nn.Module, edit: KeepLayers) -> None:
         raise GraphError(
             f"'{edit.stack}' is no stack of {edit.keep.size} layers; use the network of the plan"
         )
-    kept = [layer for layer, stays in zip(stack, edit.keep.unpack(), strict=True) if stays]
+    keep = edit.keep.unpack()
+    kept = [layer for layer, stays in zip(stack, keep, strict=True) if stays]
+    for new, old in enumerate(np.flatnonzero(keep)):
+        _renumber_layer_(kept[new], int(old), new)
     # In place: a subclass keeps its own forward, hooks and mode.
     stack._modules.clear()
     stack._modules.update({str(at): layer for at, layer in enumerate(kept)})
-    _set_config_(network, dict.fromkeys(_DEPTHS, (edit.keep.size, len(kept))))
+    set_depth_(network, edit.stack, keep)
+
+
+def _renumber_layer_(layer: nn.Module, old: int, new: int) -> None:
+    """A layer, and what is in it, know its place in the stack: a cache keeps keys and values by it."""
+    for module in layer.modules():
+        for name in _LAYER_NUMBERS:
+            value = vars(module).get(name)
+            if isinstance(value, int) and not isinstance(value, bool) and value == old:
+                setattr(module, name, new)
 
 
 def _keep_rows_(network: nn.Module, edit: KeepVocabulary) -> None:

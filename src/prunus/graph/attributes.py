@@ -6,6 +6,7 @@ namespace) that they share. What a cut changes in it, it changes in a copy that 
 
 import copy
 import enum
+import operator
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -36,11 +37,14 @@ def with_entries(settings: Any, entries: Mapping[str, object]) -> Any:
     return own
 
 
-def read_attribute(module: nn.Module, attribute: str) -> int:
-    """The number behind ``name``, ``settings.name`` or ``name[i]``."""
-    holder, (name, index) = _holder(module, attribute)
-    value = getattr(holder, name)
-    return int(value if index is None else value[index])
+def read_attribute(module: nn.Module, attribute: str) -> int | None:
+    """The number behind ``name``, ``settings.name`` or ``name[i]``; None where there is no whole one."""
+    try:
+        holder, (name, index) = _holder(module, attribute)
+        value = getattr(holder, name)
+        return operator.index(value if index is None else value[index])
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return None
 
 
 def write_attribute(module: nn.Module, attribute: str, value: int) -> None:

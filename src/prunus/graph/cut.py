@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from prunus.errors import GraphError, PlanMismatchError
+from prunus.errors import GraphError, InputError, PlanMismatchError
 from prunus.graph.attention import free_heads_, sync_heads_
 from prunus.graph.attributes import read_attribute, write_attribute
 from prunus.graph.computed import weight_of
@@ -22,10 +22,12 @@ from prunus.graph.connections import (
     require_fit,
 )
 from prunus.graph.encoders import pad_plainly_
+from prunus.graph.inputs import check_network
 from prunus.graph.kept import may_keep, refresh_
 from prunus.graph.overlap import require_tied_by_name
-from prunus.graph.rebuild import rebuild_
+from prunus.graph.rebuild import rebuild_, submodule
 from prunus.plan import (
+    Axis,
     BoolArray,
     IntArray,
     KeepChannels,
@@ -59,9 +61,16 @@ def cut(
         The smaller network, in the same training mode, on the same device.
 
     Raises:
-        PlanMismatchError: The network has other tensors than the plan's source.
+        InputError: One is no network, or the other no plan.
+        PlanMismatchError: The network has other tensors or numbers than those the plan was made for,
+            or the plan names what is not there.
         GraphError: The result has other shapes than the plan says.
     """
+    check_network(network, values=False)
+    if not isinstance(plan, Plan):
+        raise InputError(
+            f"plan is a {type(plan).__name__}; give one that Trace.plan made or Plan.load read"
+        )
     plan.source.require(network_shape(network), "the plan")
     smaller = _cut(network, plan, tensors)
     plan.result.require(network_shape(smaller), "the plan's result")
@@ -121,6 +130,7 @@ def kept_slices(tensors: Mapping[str, torch.Tensor], plan: Plan) -> dict[str, to
     Raises:
         GraphError: The plan names a tensor that is not there, or is not what the plan takes it for.
     """
+    _require_axes(tensors, plan)
     changed: dict[str, torch.Tensor] = {}
     for edit in plan.edits:
         if isinstance(edit, ReindexBuffer):
@@ -138,6 +148,31 @@ def kept_slices(tensors: Mapping[str, torch.Tensor], plan: Plan) -> dict[str, to
             value = _gathered(value, dim, np.flatnonzero(stays))
         changed[name] = value
     return changed
+
+
+def _require_axes(tensors: Mapping[str, torch.Tensor], plan: Plan) -> None:
+    """Refuse channels of what is not there, and flags that are not as many as the channels."""
+    for edit in plan.edits:
+        if not isinstance(edit, KeepChannels):
+            continue
+        for axis in edit.axes:
+            found = _misfit(tensors.get(axis.tensor), axis)
+            if found:
+                raise PlanMismatchError(
+                    f"the plan tells of {axis.keep.size} positions of '{axis.tensor}', dim {axis.dim}, "
+                    f"which stay (group '{edit.group}'), but {found}: it is damaged or for another "
+                    "network; trace the network and plan anew"
+                )
+
+
+def _misfit(tensor: torch.Tensor | None, axis: Axis) -> str:
+    """Why a tensor cannot lose positions as an axis says; "" where it can."""
+    if tensor is None:
+        return "there is no such tensor"
+    if axis.dim >= tensor.dim():
+        return f"its shape is {list(tensor.shape)}"
+    size = tensor.shape[axis.dim]
+    return "" if size == axis.keep.size else f"it has {size} there"
 
 
 def _gathered(tensor: torch.Tensor, dim: int, at: IntArray) -> torch.Tensor:
@@ -183,12 +218,14 @@ def set_attributes_(network: nn.Module, plan: Plan) -> None:
     """
     for edit in plan.edits:
         if isinstance(edit, SetAttribute):
-            module = network.get_submodule(edit.module)
+            module = submodule(network, edit.module)
             now = read_attribute(module, edit.attribute)
             if now != edit.before:
+                where = edit.module or type(network).__name__
                 raise PlanMismatchError(
-                    f"the plan is for another network: '{edit.attribute}' of '{edit.module}' should "
-                    f"be {edit.before} but is {now}; use the arguments that the plan was made for"
+                    f"the plan is for another network: '{edit.attribute}' of '{where}' should "
+                    f"be {edit.before} but is {'no whole number' if now is None else now}; use the "
+                    "class and the arguments that the plan was made for"
                 )
             write_attribute(module, edit.attribute, edit.after)
 
@@ -197,6 +234,12 @@ def _renumbered(buffer: torch.Tensor | None, edit: ReindexBuffer) -> torch.Tenso
     if buffer is None:
         raise GraphError(f"the plan renumbers '{edit.buffer}', which is not a buffer")
     stays = torch.from_numpy(edit.keep.unpack()).to(buffer.device)
+    if not buffer.is_meta and bool(((buffer < -stays.numel()) | (buffer >= stays.numel())).any()):
+        raise PlanMismatchError(
+            f"the plan renumbers {stays.numel()} positions in '{edit.buffer}', which holds "
+            f"{int(buffer.min())} to {int(buffer.max())}: it is for another network; use the class and "
+            "the arguments that the plan was made for"
+        )
     # A position that goes away is read only by entries that go away too: their value is never used.
     rank = torch.where(stays, stays.long().cumsum(0) - 1, 0)
     return rank[buffer.long()].to(buffer.dtype)

@@ -64,10 +64,10 @@ def factorized(layer: nn.Module, edit: Factorize) -> nn.Sequential:
 
 
 def _factorize_(network: nn.Module, edit: Factorize) -> None:
-    chain = factorized(_module(network, edit.module), edit)
+    chain = factorized(submodule(network, edit.module), edit)
     for position, owner in ((0, edit.first), (-1, edit.last)):
         if owner:
-            shared = _module(network, owner)
+            shared = submodule(network, owner)
             part = shared[position] if isinstance(shared, nn.Sequential) and len(shared) else None
             weight, own = getattr(part, "weight", None), chain[position].weight
             if not isinstance(weight, nn.Parameter):
@@ -151,7 +151,7 @@ def _embedding_chain(module: nn.Module, edit: Factorize) -> nn.Sequential:
 
 
 def _keep_layers_(network: nn.Module, edit: KeepLayers) -> None:
-    stack = _module(network, edit.stack)
+    stack = submodule(network, edit.stack)
     if not isinstance(stack, nn.ModuleList | nn.Sequential) or len(stack) != edit.keep.size:
         raise GraphError(
             f"'{edit.stack}' is no stack of {edit.keep.size} layers; use the network of the plan"
@@ -179,7 +179,7 @@ def _keep_rows_(network: nn.Module, edit: KeepVocabulary) -> None:
     at = np.flatnonzero(edit.keep.unpack())
     for name in edit.tables:
         path, _, leaf = name.rpartition(".")
-        table = _module(network, path)
+        table = submodule(network, path)
         weight = getattr(table, leaf, None)
         if not isinstance(weight, nn.Parameter) or len(weight) != edit.keep.size:
             raise GraphError(
@@ -248,7 +248,12 @@ def _set_config_(network: nn.Module, changes: dict[str, tuple[int, int]]) -> Non
         set_config_(network, new)
 
 
-def _module(network: nn.Module, path: str) -> nn.Module:
+def submodule(network: nn.Module, path: str) -> nn.Module:
+    """The module that a plan names.
+
+    Raises:
+        GraphError: There is none.
+    """
     try:
         return network.get_submodule(path)
     except AttributeError as error:

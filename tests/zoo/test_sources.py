@@ -44,6 +44,11 @@ def ran():
     network(torch.zeros(1, 4))
     return network
 
+def compressed():
+    network = nn.Linear(4, 3)
+    network.register_buffer("near", torch.eye(3).to_sparse_csr())
+    return network
+
 def normed():
     warnings.simplefilter("ignore")
     return nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 3)))
@@ -83,17 +88,19 @@ def test_file_factory_is_called_with_the_arguments(file: Path) -> None:
     assert not first.training
 
 
+@pytest.mark.filterwarnings("ignore:Sparse:UserWarning")  # torch tells that they are new
 @pytest.mark.parametrize(
     ("factory", "arguments", "message"),
     [
         (
             "nothing",
             {},
-            r"has no function 'nothing': it defines Size, broken, lazy, make, normed, number, ran",
+            r"has no function 'nothing': it defines Size, broken, compressed, lazy, make, normed, number, ran",
         ),
         ("broken", {}, r"broken\(\) raised RuntimeError: no such layer; mend the file"),
         ("make", {"inputs": 2}, r"make\(inputs\) raised TypeError"),
         ("lazy", {}, r"has lazy layers without shapes \('1'\): give their sizes, or run"),
+        ("compressed", {}, r"'near' is of torch\.sparse_csr, .* take to_sparse_coo\(\) of it"),
         ("normed", {}, r"cannot be copied .* take those of torch\.nn\.utils\.parametrizations"),
         ("number", {}, r"gave int: the factory must return a torch\.nn\.Module"),
         ("", {}, r"names no factory: write FILE\.py:FACTORY"),

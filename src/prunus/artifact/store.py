@@ -41,6 +41,7 @@ from prunus.artifact.weights import (
     file_sha256,
     fill_,
     read_weights,
+    require_saved,
     same_values,
     state_shapes,
     tied_state,
@@ -104,6 +105,7 @@ def save(
     """
     check_network(network)
     check_source(source)
+    require_saved(network)
     folder = Path(folder).resolve()
     _check_place(folder)
     for index, (before, after) in enumerate(pairwise(plans)):

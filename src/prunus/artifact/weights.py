@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from prunus.errors import InputError, PlanMismatchError
 from prunus.graph.file_size import FILE_METADATA
 from prunus.meter.params import tensor_key
+from prunus.meter.size import require_storable
 from prunus.plan import NetworkShape
 
 
@@ -22,7 +23,7 @@ def write_weights(network: nn.Module, path: Path) -> dict[str, str]:
         Names that share another name's tensor, and that other name: these are not in the file.
 
     Raises:
-        InputError: The state holds something else than tensors with data.
+        InputError: The state holds something else than dense tensors with data.
     """
     state, ties = tied_state(network)
     tensors = {
@@ -49,7 +50,7 @@ def tied_state(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The state of a network by name, and the names that share another name's tensor with that name.
 
     Raises:
-        InputError: The state holds something else than tensors with data.
+        InputError: The state holds something else than dense tensors with data.
     """
     state = _state(network)
     return state, _ties(state, dict(network.named_parameters(remove_duplicate=False)))
@@ -107,6 +108,15 @@ def fill_(network: nn.Module, tensors: Mapping[str, Tensor], ties: Mapping[str, 
             )
 
 
+def require_saved(network: nn.Module) -> None:
+    """Refuse a network whose state cannot be written.
+
+    Raises:
+        InputError: The state holds something else than dense tensors with data.
+    """
+    _state(network)
+
+
 def state_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
     """Shapes of the state of a network, by name."""
     return _shapes(_state(network))
@@ -149,10 +159,18 @@ def file_sha256(path: Path) -> str:
 
 def same_values(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors agree in data type, shape and every value; NaN agrees with NaN."""
-    if a.dtype != b.dtype or a.shape != b.shape:
+    if (a.dtype, a.shape, a.layout) != (b.dtype, b.shape, b.layout):
         return False
-    a, b = a.detach().cpu(), b.detach().cpu()
+    a, b = _plain(a), _plain(b)
     return bool(((a == b) | ((a != a) & (b != b))).all())  # noqa: PLR0124 (x != x is NaN)
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """A tensor on the CPU as numbers side by side: sparse and quantized ones cannot be compared."""
+    tensor = tensor.detach().cpu()
+    if tensor.is_quantized:
+        return tensor.dequantize()
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()
 
 
 def _state(network: nn.Module) -> dict[str, Tensor]:
@@ -165,6 +183,7 @@ def _state(network: nn.Module) -> dict[str, Tensor]:
             )
         if value.is_meta:
             raise InputError(f"network holds no data for '{name}' (meta device); load it first")
+    require_storable(state)
     return state
 
 

@@ -70,13 +70,21 @@ def stored_tensors(network: nn.Module) -> dict[str, Tensor]:
 
 
 def require_storable(tensors: Mapping[str, Tensor]) -> None:
-    """Refuse tensors of a type that the file's form has no name for.
+    """Refuse tensors that are not plain, or of a type that the file's form has no name for.
 
     Raises:
-        InputError: There is one; found by trying, for what the form knows grows with its versions.
+        InputError: There is one; types are found by trying, for what the form knows grows with its
+            versions.
     """
     first: dict[torch.dtype, str] = {}
     for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            kind = tensor.dtype if tensor.is_quantized else tensor.layout
+            raise InputError(
+                f"network's '{name}' is of {kind}, and a safetensors file stores dense tensors: register "
+                "it with persistent=False where the constructor makes it, or keep it dense and convert "
+                "it in forward()"
+            )
         first.setdefault(tensor.dtype, name)
     for dtype, name in first.items():
         try:

@@ -56,8 +56,8 @@ def _edit_manifest(folder: Path, **changes: Any) -> None:
 
 
 def test_a_newer_version_is_refused(saved: Path) -> None:
-    _edit_manifest(saved, version=2, something_new=True)
-    with pytest.raises(InputError, match=r"version 2 is newer than 1.*upgrade prunus"):
+    _edit_manifest(saved, version=3, something_new=True)
+    with pytest.raises(InputError, match=r"version 3 is newer than 2.*upgrade prunus"):
         load(saved)
 
 

@@ -10,7 +10,7 @@ from prunus.errors import InputError
 from prunus.plan import Record
 from prunus.records import Source
 
-VERSION = 1
+VERSION = 2
 MANIFEST_FILE = "artifact.json"
 WEIGHTS_FILE = "model.safetensors"
 RECORD_FILE = "record.json"
@@ -40,6 +40,9 @@ class Manifest(Record):
         factory: The file of the constructor, where ``source`` is a ``file.py:factory``.
         plans: File names, in the order in which the plans are cut.
         ties: Parameter or buffer name to the name whose tensor it shares. Such a tensor is stored once.
+        buffers: Name to data type, such as ``float32``, of the floating buffers that are in no state: the
+            constructor makes them, and a network in half precision may keep them whole. None in an
+            artifact of version 1: they have the type of the weights.
         weights_sha256: Of ``model.safetensors``, in hex.
         recipe: The steps that made the network.
     """
@@ -49,6 +52,7 @@ class Manifest(Record):
     factory: FactoryFile | None = None
     plans: tuple[str, ...] = ()
     ties: dict[str, str] = Field(default_factory=dict)
+    buffers: dict[str, str] | None = None
     weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     recipe: dict[str, Any] = Field(default_factory=dict)
 

@@ -1,6 +1,6 @@
 """Save a compressed network as a folder, and load it with its own constructor. Nothing is pickled.
 
-artifact.json        source, order of the plans, ties, recipe
+artifact.json        source, order of the plans, ties, data types of unsaved buffers, recipe
 plan-0.json ...      what was cut, in order
 model.safetensors    weights of the network as it is now
 record.json          what happened in the run (optional)
@@ -45,6 +45,7 @@ from prunus.artifact.weights import (
     same_values,
     state_shapes,
     tied_state,
+    unsaved_types,
     write_weights,
 )
 from prunus.data import TextTokenizer
@@ -152,7 +153,7 @@ def require_source(source: Source, network: nn.Module, example_inputs: Inputs) -
             f"in it and {here} in yours; give the arguments that yours was built with"
         )
     tensors, ties = tied_state(network)
-    fill_(built, tensors, ties)
+    fill_(built, tensors, ties, unsaved_types(network))
     _compare(network, built)
     require_same_outputs(network, built, example_inputs, source.model)
 
@@ -182,7 +183,11 @@ def load_artifact(folder: Path | str) -> Artifact:
     spelled = folder / TOKENIZER_FILE
     tokenizer = TextTokenizer.read(spelled) if spelled.exists() else None
     source = find_source(manifest, folder)
-    network = rebuild(source, manifest, plans, lambda built: fill_(built, tensors, manifest.ties))
+
+    def fill(built: nn.Module) -> None:
+        fill_(built, tensors, manifest.ties, manifest.buffers)
+
+    network = rebuild(source, manifest, plans, fill)
     return Artifact(network, source, plans, manifest.recipe, record, tokenizer)
 
 
@@ -205,6 +210,7 @@ def _write(
         factory=note_factory(source),
         plans=names,
         ties=ties,
+        buffers=unsaved_types(network),
         weights_sha256=file_sha256(part / WEIGHTS_FILE),
         recipe=recipe,
     )

@@ -81,10 +81,33 @@ def read_weights(path: Path, sha256: str, ties: Mapping[str, str]) -> dict[str, 
     return tensors
 
 
-def fill_(network: nn.Module, tensors: Mapping[str, Tensor], ties: Mapping[str, str]) -> None:
+def unsaved_types(network: nn.Module) -> dict[str, str]:
+    """Data types of floating buffers that are in no state, by name: casts of a network may leave them out."""
+    state = network.state_dict()
+    return {
+        name: str(buffer.dtype).removeprefix("torch.")
+        for name, buffer in network.named_buffers()
+        if name not in state and buffer.is_floating_point()
+    }
+
+
+def fill_(
+    network: nn.Module,
+    tensors: Mapping[str, Tensor],
+    ties: Mapping[str, str],
+    types: Mapping[str, str] | None = None,
+) -> None:
     """Give a network the tensors, with their data types, and share those that are tied.
 
+    Args:
+        network: As its constructor and plans make it.
+        tensors: Its whole state.
+        ties: As ``tied_state`` tells them.
+        types: As ``unsaved_types`` tells them; None where they were not noted: such buffers are cast
+            as the whole network was.
+
     Raises:
+        InputError: A noted data type is none.
         PlanMismatchError: A name is missing on either side, a shape differs, or the network shares
             a tensor whose values are not the same under both names.
     """
@@ -94,7 +117,10 @@ def fill_(network: nn.Module, tensors: Mapping[str, Tensor], ties: Mapping[str, 
     )
     tie_(network, ties)
     spread_(network)
-    _cast_unsaved_(network, tensors)
+    if types is None:
+        _cast_unsaved_(network, tensors)
+    else:
+        _give_types_(network, types)
     with torch.no_grad():
         for name, current in network.state_dict(keep_vars=True).items():
             if current.dtype != tensors[name].dtype:
@@ -149,6 +175,20 @@ def _cast_unsaved_(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     for name, buffer in network.named_buffers():
         if name not in state and {buffer.dtype} == built:
             buffer.data = buffer.data.to(next(iter(saved)))
+
+
+def _give_types_(network: nn.Module, types: Mapping[str, str]) -> None:
+    """Cast buffers to the data types that were noted."""
+    buffers = dict(network.named_buffers())
+    for name, kind in types.items():
+        dtype = getattr(torch, kind, None)
+        if not isinstance(dtype, torch.dtype):
+            raise InputError(
+                f"buffer '{name}' was saved as {kind!r}, which is no data type of this PyTorch; save the "
+                "artifact again"
+            )
+        if name in buffers:
+            buffers[name].data = buffers[name].data.to(dtype)
 
 
 def file_sha256(path: Path) -> str:

@@ -1,7 +1,6 @@
 """PyTorch as an engine: a network stored as plain tensors, and built again by its source."""
 
 import copy
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
@@ -14,7 +13,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from prunus.artifact import load, save
-from prunus.artifact.manifest import MANIFEST_FILE, WEIGHTS_FILE, read_manifest
+from prunus.artifact.manifest import MANIFEST_FILE, WEIGHTS_FILE, Manifest, read_manifest
 from prunus.artifact.rebuild import find_source, rebuild, require_same_outputs
 from prunus.artifact.weights import (
     file_sha256,
@@ -22,6 +21,7 @@ from prunus.artifact.weights import (
     read_weights,
     spread_,
     tie_,
+    unsaved_types,
     write_tensors,
     write_weights,
 )
@@ -62,7 +62,10 @@ def write(job: Job, folder: Path) -> Written:
             require_in_float16(network, "weights=bfloat16")
         if deployment.weights in _DTYPES:
             write_weights(network.to(_DTYPES[deployment.weights]), folder / WEIGHTS_FILE)
-            told = {"weights_sha256": file_sha256(folder / WEIGHTS_FILE)}
+            told: dict[str, Any] = {
+                "weights_sha256": file_sha256(folder / WEIGHTS_FILE),
+                "buffers": unsaved_types(network),  # cast with the others
+            }
             read_manifest(folder).model_copy(update=told).save(folder / MANIFEST_FILE)
         return Written((WEIGHTS_FILE,), _float_notes(job))
     stored = quantized_tensors(network, job)
@@ -164,7 +167,7 @@ class TorchSession(Session):
         plans = [Plan.load(folder / name) for name in manifest.plans]
 
         def fill(network: nn.Module) -> None:
-            _fill_(network, folder, record, manifest.ties)
+            _fill_(network, folder, record, manifest)
 
         # In eval mode, and called as it is: a predictor's walk over all modules would be timed with it.
         self.network = rebuild(find_source(manifest, folder), manifest, plans, fill)
@@ -201,8 +204,8 @@ class TorchSession(Session):
             return logits_in(call(self.network, feed))
 
 
-def _fill_(network: nn.Module, folder: Path, record: Deployed, ties: Mapping[str, str]) -> None:
-    deployment = record.deployment
+def _fill_(network: nn.Module, folder: Path, record: Deployed, manifest: Manifest) -> None:
+    deployment, ties = record.deployment, manifest.ties
     if INT8_FILE in record.files:
         tie_(network.float(), ties)
         spread_(network)
@@ -210,4 +213,5 @@ def _fill_(network: nn.Module, folder: Path, record: Deployed, ties: Mapping[str
         return
     if deployment.weights in _DTYPES:
         network.to(_DTYPES[deployment.weights])
-    fill_(network, read_weights(folder / WEIGHTS_FILE, record.files[WEIGHTS_FILE], ties), ties)
+    tensors = read_weights(folder / WEIGHTS_FILE, record.files[WEIGHTS_FILE], ties)
+    fill_(network, tensors, ties, manifest.buffers)

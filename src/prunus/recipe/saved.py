@@ -8,7 +8,13 @@ from torch import nn
 
 from prunus.artifact import Manifest, read_manifest, save
 from prunus.artifact.manifest import MANIFEST_FILE, TOKENIZER_FILE, WEIGHTS_FILE, plan_file
-from prunus.artifact.weights import file_sha256, fill_, read_weights, write_weights
+from prunus.artifact.weights import (
+    file_sha256,
+    fill_,
+    read_weights,
+    unsaved_types,
+    write_weights,
+)
 from prunus.data import TextTokenizer
 from prunus.graph import Inputs, cut
 from prunus.plan import Plan
@@ -43,6 +49,7 @@ def save_network(
         source=Source(model=type(network).__qualname__),
         plans=files,
         ties=ties,
+        buffers=unsaved_types(network),
         weights_sha256=file_sha256(folder / WEIGHTS_FILE),
     ).save(folder / MANIFEST_FILE)
     if tokenizer is not None:
@@ -57,5 +64,5 @@ def load_network(folder: Path, dense: nn.Module) -> tuple[nn.Module, tuple[Plan,
     network = copy.deepcopy(dense)
     for plan in plans:
         network = cut(network, plan)
-    fill_(network, tensors, manifest.ties)
+    fill_(network, tensors, manifest.ties, manifest.buffers)
     return network.eval(), plans

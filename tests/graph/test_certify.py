@@ -1,5 +1,6 @@
 """The certificate passes right cuts, catches wrong ones, and its masked side has an outside witness."""
 
+import random
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from prunus.errors import CertificateError, GraphError, PlanMismatchError
 from prunus.graph import certify, cut, masked_outputs, relative_difference, trace
 from prunus.plan import BoolArray, Edit, KeepChannels, Plan, ReindexBuffer, SetAttribute
+from prunus.seeding import host_states, seed_globally_
 from prunus.zoo import PadShortcut, build
 from tests.helpers import (
     FusedAttention,
@@ -442,6 +444,34 @@ def test_relative_difference_by_hand() -> None:
     assert relative_difference(torch.tensor([1.0, -inf]), torch.tensor([1.0, -inf])) == 0.0
     assert relative_difference(one, torch.ones(3)) == inf
     assert relative_difference(torch.ones(2).int(), torch.ones(2).int()) == inf
+
+
+# -- numbers drawn by other generators -----------------------------------------------------------
+
+
+def linears() -> dict[str, nn.Module]:
+    return {"a": nn.Linear(6, 4), "b": nn.Linear(4, 2)}
+
+
+def skipped(network: Any, x: Tensor) -> Tensor:
+    """Stochastic depth, by Python's numbers and NumPy's."""
+    y = network.a(x)
+    for layer in network.layers:
+        chance = random.random() + np.random.random()  # noqa: NPY002 (a user's code does)
+        y = y if network.training and chance > 1 else y + layer(y).relu()
+    return network.b(y)  # type: ignore[no-any-return]
+
+
+def test_states_of_all_generators_are_kept_and_decide_nothing() -> None:
+    layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+    network = Wired(skipped, layers=layers, **linears()).eval()
+    for seed in range(6):
+        seed_globally_(seed)
+        before = host_states()
+        found = trace(network, TOKENS)
+        assert found.by_name["a"].refused == ""
+        certify(network, found, found.plan({"a": all_but(4, 0)}))
+        assert host_states() == before
 
 
 def test_every_group_is_probed_with_every_unit() -> None:

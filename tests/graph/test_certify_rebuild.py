@@ -1,5 +1,6 @@
 """The certificate of edits that replace modules: holds for what a plan says, fails for all else."""
 
+import random
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 from prunus.errors import CertificateError, GraphError
 from prunus.graph import Inputs, certify_rebuild, cut, plan_of
 from prunus.plan import Bits, Factorize, KeepLayers, KeepVocabulary, Plan, Rebuild
+from prunus.seeding import host_states
 from prunus.zoo import build
+from tests.helpers import Wired
 
 under_test = import_module("prunus.graph.certify_rebuild")  # the package's name is the function
 BERT: dict[str, Any] = {"vocab_size": 40, "hidden": 16, "layers": 3, "max_length": 12, "seed": 2}
@@ -79,6 +82,14 @@ def test_any_values_of_factors_are_certified_and_stand_for_their_product(name: s
     assert found.eval_difference < 1e-5
     assert found.train_difference is None
     assert found.samples == (4 if name == "bert" else 3)
+
+
+def test_a_network_that_draws_numbers_gets_the_same_twice_and_leaves_the_states_alone() -> None:
+    network = Wired(lambda n, x: n.a(x) * (1 + random.random()), a=nn.Linear(6, 4)).eval()
+    plan, tensors = values(network, [Factorize(module="a", form="linear", ranks=(2,))])
+    before = host_states()
+    assert certify_rebuild(network, plan, tensors, torch.ones(2, 6)).passed
+    assert host_states() == before
 
 
 @pytest.mark.parametrize("name", list(MADE))

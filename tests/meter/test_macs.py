@@ -1,8 +1,10 @@
 """MACs against closed formulas: one multiply-add is one MAC, biases and element-wise work are 0."""
 
+import random
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from prunus.errors import InputError
 from prunus.meter import count_macs
+from prunus.seeding import host_states
 from tests.meter.wrappers import NeedsValues
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -272,3 +275,17 @@ def test_what_is_no_network_is_refused() -> None:
     wrong: Any = "resnet20"
     with pytest.raises(InputError, match="network is a str: give a torch.nn.Module"):
         count_macs(wrong, torch.zeros(1, 3))
+
+
+class Jittered(nn.Linear):
+    """Draws from the generators of Python, NumPy and torch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        drawn = random.random() + np.random.random()  # noqa: NPY002 (a user's code does)
+        return super().forward(x + drawn * torch.rand(1))
+
+
+def test_what_a_network_draws_leaves_no_trace() -> None:
+    network, before = Jittered(4, 2), host_states()
+    assert count_macs(network, torch.ones(1, 4)).macs == 8
+    assert host_states() == before

@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from prunus.artifact.export import cpu_copy
@@ -16,6 +15,7 @@ from prunus.graph import Inputs, call, cut, network_shape, relative_difference
 from prunus.graph.inputs import output_tensors
 from prunus.plan import Plan
 from prunus.records import Source
+from prunus.seeding import seeded
 from prunus.zoo import load_source, without_weights
 from prunus.zoo.hugging_face import INLINE
 from prunus.zoo.own_code import code_sha256
@@ -163,8 +163,7 @@ def _outputs(network: nn.Module, inputs: Inputs, argument: str) -> list[Tensor]:
     own = cpu_copy(network)
     for parameter in own.parameters():
         parameter.data = parameter.data.contiguous()
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
+    with seeded(0):
         try:
             return output_tensors(call(own, copy.deepcopy(inputs)))  # which it may change
         except Exception as error:  # a user's forward may raise anything

@@ -20,6 +20,7 @@ from prunus.graph import Inputs, call, cut, relative_difference, without_packing
 from prunus.graph.inputs import output_tensors
 from prunus.plan import Plan
 from prunus.records import Source
+from prunus.seeding import seeded
 from prunus.train.forward import modes_restored, placed
 from prunus.zoo import load_source, without_weights
 
@@ -216,10 +217,9 @@ def _answers(network: nn.Module, samples: Inputs) -> list[Tensor]:
     with (
         modes_restored(network),
         placed(network, home, channels_last=False),
-        torch.random.fork_rng(devices=[]),
+        seeded(0),
         torch.no_grad(),
     ):
-        torch.default_generator.manual_seed(0)
         return [t.detach().clone() for t in output_tensors(call(network.eval(), samples))]
 
 

@@ -36,6 +36,7 @@ from prunus.graph.kept import may_keep, refresh_
 from prunus.graph.walk import Walk
 from prunus.plan import Plan, ZeroConnections
 from prunus.records import Certificate
+from prunus.seeding import random_states_kept, seeded
 
 FLOAT32_LIMIT = 1e-5
 FLOAT64_LIMIT = 1e-10
@@ -66,7 +67,7 @@ def certify(
         CertificateError: The outputs disagree, or the cut network does not run.
     """
     given = trace.example_inputs if inputs is None else inputs
-    with torch.random.fork_rng(devices=[]):  # a train mode may draw random numbers
+    with seeded(0):  # a train mode may draw random numbers
         return _certify(network, trace, plan, given, train=train)
 
 
@@ -179,13 +180,12 @@ def _differences(
     found: list[float] = []
     for mode in [False, True] if training else [False]:
         dense.train(mode)
-        drawn = torch.get_rng_state()  # a network that draws numbers gets the same ones twice
-        ours = _run_cut(dense, plan, given)
+        with random_states_kept():  # a network that draws numbers gets the same ones twice
+            ours = _run_cut(dense, plan, given)
         if mode and not _repeats(training):
             # Other draws, other numbers; but it has to run, and to answer in the same shapes.
             _require_shapes(training, ours, plan)
             break
-        torch.set_rng_state(drawn)
         theirs = masked_outputs(dense, trace, plan, given)
         same = _agree_in_whole_numbers(theirs, ours)
         found.append(relative_difference(theirs, ours) if same else float("inf"))

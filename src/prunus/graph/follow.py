@@ -27,6 +27,7 @@ from prunus.graph.labels import OUTPUT, Algebra
 from prunus.graph.provenance import SizeWatch, plant
 from prunus.graph.settle import note_numbers
 from prunus.graph.walk import Walk
+from prunus.seeding import seeded
 
 
 def follow(network: nn.Module, inputs: Inputs) -> tuple[Algebra, Findings]:
@@ -66,7 +67,7 @@ def _follow_once(
     watch = SizeWatch(walk)
     _forget_shapes()
     try:
-        with torch.random.fork_rng([]), torch.no_grad(), walk.follow_modules(), watch, walk:
+        with seeded(0), torch.no_grad(), walk.follow_modules(), watch, walk:
             refresh_(may_keep(planted))
             # One sample: costs are stated for batch 1, and no label can hide in the batch.
             output = call(planted, first_sample(inputs))
@@ -97,7 +98,7 @@ def _where_it_runs(network: nn.Module, inputs: Inputs) -> str:
     }
     for message, given in told.items():
         try:
-            with torch.random.fork_rng([]):
+            with seeded(0):
                 call(network, given)
         except Exception:  # noqa: BLE001, S112  # whatever a network raises
             continue

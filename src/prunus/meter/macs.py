@@ -21,6 +21,7 @@ from prunus.meter.params import require_shapes
 from prunus.meter.predictor import ExampleInputs, call
 from prunus.meter.shadow import Place, Shadow, WeightShares
 from prunus.plan import Record
+from prunus.seeding import random_states_kept
 
 # All that a network's own code may raise on tensors without values. It is run again with values, and
 # what it raises then is reported.
@@ -87,7 +88,7 @@ def _count(network: nn.Module, example_inputs: ExampleInputs, place: Place) -> M
     inputs = tree_map_only(Tensor, lambda t: t.detach().to(place, copy=True), example_inputs)
     counter = _Counter(shadow.weights, _Whereabouts(shadow.network))
     # Not inference mode: there, composite operations reach the counter whole.
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), plain_attention(), counter:
+    with random_states_kept(), torch.no_grad(), plain_attention(), counter:
         call(shadow.network, inputs)
     return MacCount(
         macs=sum(counter.by_module.values()),

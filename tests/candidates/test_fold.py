@@ -11,7 +11,7 @@ from torch.nn import functional
 from prunus.candidates.fold import Pair, find_pairs, fold_
 from prunus.candidates.skeleton import Skeleton
 from prunus.graph import cut, trace
-from prunus.graph.certify import relative_difference
+from prunus.graph.difference import relative_difference
 from prunus.zoo import build
 from tests.candidates.subjects import bits_of, forward, inner, random_plan, same_bits, unchanged
 from tests.helpers import Wired, chain, enliven_, images, pooled

@@ -25,7 +25,7 @@ from prunus.candidates.skeleton import Skeleton
 from prunus.candidates.task import Task
 from prunus.errors import InputError
 from prunus.graph import Trace, cut, trace
-from prunus.graph.certify import relative_difference
+from prunus.graph.difference import relative_difference
 from prunus.plan import Plan
 from prunus.zoo import build
 from tests.candidates.subjects import (

@@ -18,7 +18,7 @@ from prunus.candidates.kernels import (
 )
 from prunus.candidates.skeleton import Skeleton
 from prunus.graph import cut, trace
-from prunus.graph.certify import relative_difference
+from prunus.graph.difference import relative_difference
 from prunus.zoo import build
 from tests.candidates.subjects import bits_of, forward, random_plan, unchanged
 from tests.helpers import Wired, enliven_, images, pooled

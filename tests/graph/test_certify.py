@@ -429,28 +429,33 @@ def test_network_that_returns_only_nan_certifies_nothing() -> None:
         certify(network, found, rolled_axis(plan, "2.weight", 1))
 
 
-# -- the measure of difference ------------------------------------------------------------------
+# -- outputs of other kinds ----------------------------------------------------------------------
 
 
-def test_relative_difference_by_hand() -> None:
-    nan, inf = float("nan"), float("inf")
-    one = torch.tensor([1.0, -4.0])
-    assert relative_difference(one, torch.tensor([1.0, -3.0])) == 0.25
-    assert relative_difference((one, {"x": [one]}), (one, {"x": [one + 1]})) == 0.25
-    assert relative_difference(torch.zeros(2), torch.zeros(2)) == 0.0
-    assert relative_difference(torch.zeros(2), torch.ones(2)) == 1.0
-    assert relative_difference(one, torch.tensor([1.0, nan])) == inf
-    assert relative_difference(torch.tensor([1.0, inf]), torch.tensor([1.0, -inf])) == inf
-    assert relative_difference(torch.tensor([1.0, -inf]), torch.tensor([1.0, -inf])) == 0.0
-    assert relative_difference(one, torch.ones(3)) == inf
-    assert relative_difference(torch.ones(2).int(), torch.ones(2).int()) == inf
+def nested(y: Tensor) -> Tensor:
+    return torch.nested.nested_tensor(list(y), layout=torch.jagged)
 
 
-# -- numbers drawn by other generators -----------------------------------------------------------
+@pytest.mark.parametrize(
+    "beside",
+    [lambda y: y.new_zeros(0, 3), Tensor.to_sparse, nested],
+    ids=["empty", "sparse", "nested"],
+)
+def test_empty_sparse_and_nested_outputs_are_compared(beside: Callable[[Tensor], Tensor]) -> None:
+    network = Wired(lambda n, x: (n.b(n.a(x).relu()), beside(n.b(n.a(x)))), **linears()).eval()
+    found = trace(network, TOKENS)
+    assert found.by_name["a"].refused == ""
+    plan = found.plan({"a": all_but(4, 0)})
+    assert certify(network, found, plan).passed
+    with pytest.raises(CertificateError):
+        certify(network, found, rolled_axis(plan, "b.weight", 1))
 
 
 def linears() -> dict[str, nn.Module]:
     return {"a": nn.Linear(6, 4), "b": nn.Linear(4, 2)}
+
+
+# -- numbers drawn by other generators -----------------------------------------------------------
 
 
 def skipped(network: Any, x: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from prunus.errors import CertificateError, GraphError, InputError
 from prunus.graph import certify, cut, hold_connections_, trace
-from prunus.graph.certify import masked_outputs, relative_difference
+from prunus.graph.certify import masked_outputs
+from prunus.graph.difference import relative_difference
 from prunus.plan import Bits, BoolArray, ZeroConnections
 from tests.helpers import Wired, all_but, enliven_, images
 

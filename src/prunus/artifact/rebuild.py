@@ -12,7 +12,7 @@ from prunus.artifact.manifest import FactoryFile, Manifest
 from prunus.artifact.weights import file_sha256, same_values
 from prunus.errors import InputError, PlanMismatchError, PrunusError, first_line
 from prunus.graph import Inputs, call, cut, network_shape, relative_difference
-from prunus.graph.inputs import output_tensors
+from prunus.graph.difference import dense_tensors
 from prunus.plan import Plan
 from prunus.records import Source
 from prunus.seeding import seeded
@@ -165,7 +165,7 @@ def _outputs(network: nn.Module, inputs: Inputs, argument: str) -> list[Tensor]:
         parameter.data = parameter.data.contiguous()
     with seeded(0):
         try:
-            return output_tensors(call(own, copy.deepcopy(inputs)))  # which it may change
+            return dense_tensors(call(own, copy.deepcopy(inputs)))  # which it may change
         except Exception as error:  # a user's forward may raise anything
             reason = first_line(error)
             raise InputError(

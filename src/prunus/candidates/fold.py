@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunus.candidates.skeleton import Skeleton
 from prunus.graph import Inputs
-from prunus.graph.certify import relative_difference
+from prunus.graph.difference import relative_difference
 from prunus.graph.inputs import call
 from prunus.train.forward import modes_restored
 

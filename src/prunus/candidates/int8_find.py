@@ -14,7 +14,7 @@ from prunus.candidates.kernels import Rectified, converted_layers, is_plain_conv
 from prunus.candidates.skeleton import Skeleton
 from prunus.data import Inputs
 from prunus.errors import InputError
-from prunus.graph.certify import relative_difference
+from prunus.graph.difference import relative_difference
 from prunus.graph.inputs import call
 from prunus.records import int8_weight_bits
 from prunus.train.forward import modes_restored

@@ -1,10 +1,11 @@
 """Trace a network's coupled channels, cut along a plan, certify the cut."""
 
 from prunus.graph.attention import plain_attention
-from prunus.graph.certify import certify, masked_outputs, relative_difference
+from prunus.graph.certify import certify, masked_outputs
 from prunus.graph.certify_rebuild import certify_rebuild
 from prunus.graph.connections import held_connections, hold_connections_
 from prunus.graph.cut import cut, network_shape, plan_of
+from prunus.graph.difference import relative_difference
 from prunus.graph.encoders import call_parts_, pad_plainly_, without_packing
 from prunus.graph.groups import Trace
 from prunus.graph.inputs import (

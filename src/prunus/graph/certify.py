@@ -22,6 +22,7 @@ from prunus.errors import CertificateError, first_line
 from prunus.graph.attention import plain_attention
 from prunus.graph.attributes import is_settings, with_entries
 from prunus.graph.cut import cut
+from prunus.graph.difference import dense_tensors, relative_difference, same_whole_numbers
 from prunus.graph.encoders import packs_padding, pad_plainly_
 from prunus.graph.groups import Trace
 from prunus.graph.inputs import (
@@ -29,7 +30,6 @@ from prunus.graph.inputs import (
     batch_size,
     call,
     cast,
-    output_tensors,
     recast_,
 )
 from prunus.graph.kept import may_keep, refresh_
@@ -165,7 +165,7 @@ def _caveats(network: nn.Module, inputs: Inputs, *, compared: bool) -> str:
             "torch zeroes padded positions of an nn.TransformerEncoder, in evaluation alone, and the "
             "network reads them; cut networks leave them as they are: mask what comes out"
         )
-    rows = [t for t in output_tensors(plain) if t.dim() and t.shape[0] > 1]
+    rows = [t for t in dense_tensors(plain) if t.dim() and t.shape[0] > 1]
     if rows and all(torch.equal(t, t[:1].expand_as(t)) for t in rows):
         found.append("the outputs are the same for all samples, so equality says little")
     return "; ".join(found)
@@ -187,7 +187,7 @@ def _differences(
             _require_shapes(training, ours, plan)
             break
         theirs = masked_outputs(dense, trace, plan, given)
-        same = _agree_in_whole_numbers(theirs, ours)
+        same = same_whole_numbers(theirs, ours)
         found.append(relative_difference(theirs, ours) if same else float("inf"))
     return found[0], found[1] if len(found) > 1 else None
 
@@ -206,21 +206,12 @@ def _run_cut(dense: nn.Module, plan: Plan, given: Inputs) -> Any:
 
 
 def _require_shapes(training: Sequence[Any], ours: Any, plan: Plan) -> None:
-    shapes = [[t.shape for t in output_tensors(out)] for out in training]
-    if shapes[0] == shapes[1] and [t.shape for t in output_tensors(ours)] != shapes[0]:
+    shapes = [[t.shape for t in dense_tensors(out)] for out in training]
+    if shapes[0] == shapes[1] and [t.shape for t in dense_tensors(ours)] != shapes[0]:
         raise CertificateError(
             f"the network cut at {_names(plan)} answers in other shapes in train mode; leave these "
             "layers out with ignore"
         )
-
-
-def _agree_in_whole_numbers(one: Any, other: Any) -> bool:
-    """Whether outputs that are no floating numbers, such as classes, are equal."""
-    left, right = (
-        [t for t in output_tensors(out) if not (t.is_floating_point() or t.is_complex())]
-        for out in (one, other)
-    )
-    return len(left) == len(right) and all(map(torch.equal, left, right))
 
 
 def masked_outputs(network: nn.Module, trace: Trace, plan: Plan, inputs: Inputs) -> Any:
@@ -237,32 +228,6 @@ def masked_outputs(network: nn.Module, trace: Trace, plan: Plan, inputs: Inputs)
     walk = Walk(full, trace.algebra(), trace.findings, keep=trace.keep_by_atom(plan.channels))
     with torch.no_grad(), plain_attention(), walk.follow_modules(), walk:
         return call(full, inputs)
-
-
-def relative_difference(reference: Any, other: Any) -> float:
-    """The largest ``max|a - b| / max|a|`` of the floating outputs; infinite when shapes or NaNs differ."""
-    largest = 0.0
-    left, right = _compared(reference), _compared(other)
-    if not left or len(left) != len(right):
-        return float("inf")
-    for a, b in zip(left, right, strict=True):
-        if a.shape != b.shape or bool((a.isnan() != b.isnan()).any()):
-            return float("inf")
-        finite = a.isfinite() & b.isfinite()
-        if not torch.equal(a[~finite].nan_to_num(), b[~finite].nan_to_num()):
-            return float("inf")
-        if not finite.any():
-            return float("inf")  # nothing to compare proves nothing
-        scale = float(a[finite].abs().max())
-        difference = float((a - b)[finite].abs().max())
-        largest = max(largest, difference / scale if scale > 0 else difference)
-    return largest
-
-
-def _compared(output: Any) -> list[torch.Tensor]:
-    """Floating outputs; of complex ones both parts."""
-    found = [torch.view_as_real(t) if t.is_complex() else t for t in output_tensors(output)]
-    return [t for t in found if t.is_floating_point()]
 
 
 def _without_dropout(network: nn.Module) -> nn.Module:

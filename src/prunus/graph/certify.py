@@ -20,9 +20,9 @@ from torch.overrides import TorchFunctionMode
 
 from prunus.errors import CertificateError, first_line
 from prunus.graph.attention import plain_attention
-from prunus.graph.attributes import is_settings, with_entries
 from prunus.graph.cut import cut
 from prunus.graph.difference import dense_tensors, relative_difference, same_whole_numbers
+from prunus.graph.dropout import draws_in_evaluation, without_dropout
 from prunus.graph.encoders import packs_padding, pad_plainly_
 from prunus.graph.groups import Trace
 from prunus.graph.inputs import (
@@ -130,7 +130,7 @@ def _require_double(
     Raises:
         CertificateError: The dense network does not run in it.
     """
-    dense = recast_(_without_dropout(network), torch.float64)
+    dense = _as_compared(network, torch.float64).eval()
     try:
         with _InDouble():
             call(dense, cast(given, torch.float64))
@@ -172,24 +172,49 @@ def _caveats(network: nn.Module, inputs: Inputs, *, compared: bool) -> str:
 
 
 def _differences(
-    network: nn.Module, trace: Trace, plan: Plan, inputs: Inputs, dtype: torch.dtype, *, train: bool
+    network: nn.Module,
+    trace: Trace,
+    plan: Plan,
+    inputs: Inputs,
+    dtype: torch.dtype,
+    *,
+    train: bool,
 ) -> tuple[float, float | None]:
-    dense = recast_(_without_dropout(network), dtype)
-    given = cast(inputs, dtype)
-    training = _outputs_in_training(dense, given) if train else ()
-    found: list[float] = []
-    for mode in [False, True] if training else [False]:
-        dense.train(mode)
+    """Differences in eval mode, as the network is, and in train mode, without dropout."""
+    dense, given = _as_compared(network, dtype), cast(inputs, dtype)
+    dense.eval()
+
+    def difference(dense: nn.Module) -> float:
         with random_states_kept():  # a network that draws numbers gets the same ones twice
             ours = _run_cut(dense, plan, given)
-        if mode and not _repeats(training):
-            # Other draws, other numbers; but it has to run, and to answer in the same shapes.
-            _require_shapes(training, ours, plan)
-            break
         theirs = masked_outputs(dense, trace, plan, given)
         same = same_whole_numbers(theirs, ours)
-        found.append(relative_difference(theirs, ours) if same else float("inf"))
-    return found[0], found[1] if len(found) > 1 else None
+        return relative_difference(theirs, ours) if same else float("inf")
+
+    found = difference(dense)
+    limit = FLOAT64_LIMIT if dtype == torch.float64 else FLOAT32_LIMIT
+    if found > limit and draws_in_evaluation(dense, given):
+        found = difference(without_dropout(dense, given))
+    if not train:
+        return found, None
+    dense = without_dropout(dense, given)
+    training = _outputs_in_training(dense, given)
+    if not training:
+        return found, None
+    dense.train()
+    if _repeats(training):
+        return found, difference(dense)
+    # Other draws, other numbers; but it has to run, and to answer in the same shapes.
+    _require_shapes(training, _run_cut(dense, plan, given), plan)
+    return found, None
+
+
+def _as_compared(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy in another precision, whose tensors have sizes and follow its parameters."""
+    dense = copy.deepcopy(network)
+    pad_plainly_(dense)
+    refresh_(may_keep(dense))
+    return recast_(dense, dtype)
 
 
 def _run_cut(dense: nn.Module, plan: Plan, given: Inputs) -> Any:
@@ -228,27 +253,6 @@ def masked_outputs(network: nn.Module, trace: Trace, plan: Plan, inputs: Inputs)
     walk = Walk(full, trace.algebra(), trace.findings, keep=trace.keep_by_atom(plan.channels))
     with torch.no_grad(), plain_attention(), walk.follow_modules(), walk:
         return call(full, inputs)
-
-
-def _without_dropout(network: nn.Module) -> nn.Module:
-    """A copy whose dropout and drop-path rates are all zero."""
-    quiet = copy.deepcopy(network)
-    pad_plainly_(quiet)
-    refresh_(may_keep(quiet))
-    for module in quiet.modules():
-        for name, value in list(vars(module).items()):
-            if is_settings(value):
-                rates = {k: 0.0 for k, v in vars(value).items() if _no_drop(k, v) is not v}
-                module.__dict__[name] = with_entries(value, rates) if rates else value
-            else:
-                module.__dict__[name] = _no_drop(name, value)
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
-    return quiet
-
-
-def _no_drop(name: str, value: Any) -> Any:
-    return 0.0 if "drop" in name and isinstance(value, float) else value
 
 
 def _outputs_in_training(network: nn.Module, inputs: Inputs) -> tuple[Any, ...]:

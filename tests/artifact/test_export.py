@@ -117,6 +117,26 @@ def test_the_difference_is_relative_to_the_network(tmp_path: Path, format: str) 
     assert verify_export(path, Doubling(float("nan")), x) == float("inf")
 
 
+class Filled(nn.Module):
+    """Class 0 is ruled out; boxes of 640 stand beside a score."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x[:, :1] * 0 - 1e9, 640 * x[:, :1], x[:, 1:] * self.factor], 1)
+
+
+def test_large_outputs_hide_no_wrong_small_ones(tmp_path: Path) -> None:
+    """Scores of 2 and 3 times 1e-3 off, beside boxes of 640: told to a tenth of these, 3e-3 / 64."""
+    path = tmp_path / "model.pt2"
+    x = torch.tensor([[1.0, 2.0], [0.9, 3.0]])
+    export(Filled(1.001), path, x, "pt2")
+    assert verify_export(path, Filled(1.0), x) == pytest.approx(3e-3 / 64, rel=1e-3)
+    assert verify_export(path, Filled(1.001), x) == 0.0
+
+
 def test_the_example_inputs_are_not_stored(tmp_path: Path) -> None:
     path = tmp_path / "model.pt2"
     x = torch.full((2, 3), 0.123456789)

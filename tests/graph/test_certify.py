@@ -429,6 +429,92 @@ def test_network_that_returns_only_nan_certifies_nothing() -> None:
         certify(network, found, rolled_axis(plan, "2.weight", 1))
 
 
+# -- small values beside large ones --------------------------------------------------------------
+
+
+class WrittenScale(nn.Module):
+    """Attention divided by a width in NumPy's hands, so that a cut of ``q`` changes what it answers."""
+
+    def __init__(self, finish: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.q, self.k, self.o = nn.Linear(6, 16), nn.Linear(6, 16), nn.Linear(6, 4)
+        self.box, self.finish = nn.Linear(6, 4), finish
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = self.q(x), self.k(x)
+        mixed = (q @ k.transpose(1, 2) / np.sqrt(q.shape[-1])).softmax(-1) @ x
+        return self.finish(self.o(mixed.mean(1)), self.box(x.mean(1)))
+
+
+ILLEGAL = torch.ones(4, 4).triu(1)  # no action in all samples
+
+
+@pytest.mark.parametrize(
+    "finish",
+    [
+        lambda y, _: y.masked_fill(torch.arange(4) == 0, -1e9),
+        lambda y, _: y.masked_fill(torch.arange(4) == 0, torch.finfo(y.dtype).min),
+        lambda y, _: y.masked_fill(ILLEGAL > 0, -1e4),
+        lambda y, _: y - 1e4 * ILLEGAL,
+        lambda y, _: y - 1e9 * ILLEGAL,
+        lambda y, box: torch.cat([box.sigmoid() * 640, y.sigmoid() / 100], 1),
+        lambda y, box: torch.stack([box.sigmoid() * 640, y.sigmoid() / 100], 1),
+    ],
+    ids=["-1e9", "least", "-1e4 here and there", "added", "much added", "boxes", "along dim 1"],
+)
+def test_large_values_beside_small_ones_hide_no_wrong_cut(
+    finish: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    torch.manual_seed(0)
+    network = WrittenScale(finish).eval()
+    assert trace(network, TOKENS).by_name["q"].refused.startswith("probe failed")
+    found = trace(network, TOKENS, verify=False)
+    plan = found.plan({"q": np.arange(16) < 4})
+    with pytest.raises(CertificateError, match="disagree"):
+        certify(network, found, plan)
+
+
+def cancelled(network: Any, x: Tensor) -> Tensor:
+    """Two columns that are nearly alike, what is left of them, and zero."""
+    y = network.b(network.a(x).relu())
+    return torch.cat([y, y[..., :1] - y[..., 1:], y[..., :1] * 0], -1)
+
+
+def cancelling(wiring: Callable[..., Tensor]) -> nn.Module:
+    torch.manual_seed(0)
+    network = Wired(wiring, a=nn.Linear(6, 256), b=nn.Linear(256, 2)).eval()
+    with torch.no_grad():
+        weight = network.get_parameter("b.weight")
+        weight[1] = weight[0] + 1e-4 * weight[1]
+        network.get_parameter("b.bias").zero_()
+    return network
+
+
+def in_float32(network: Any, x: Tensor) -> Tensor:
+    if x.dtype != torch.float32:
+        raise TypeError("float32 alone")
+    return cancelled(network, x)
+
+
+def test_small_values_in_which_float32_rounds_are_decided_on_in_float64() -> None:
+    network = cancelling(cancelled)
+    found = trace(network, TOKENS)
+    certificate = certify(network, found, found.plan({"a": np.arange(256) % 2 == 0}))
+    assert certificate.passed
+    assert certificate.eval_difference > 1e-5
+    assert certificate.eval_difference_float64 is not None
+
+
+def test_where_float64_does_not_run_small_values_are_told_of() -> None:
+    network = cancelling(in_float32)
+    found = trace(network, TOKENS)
+    certificate = certify(network, found, found.plan({"a": np.arange(256) % 2 == 0}))
+    assert certificate.passed
+    assert certificate.eval_difference <= 1e-5
+    assert "float32's rounding" in certificate.reason
+    assert "float32 alone" in certificate.reason
+
+
 # -- outputs of other kinds ----------------------------------------------------------------------
 
 

@@ -1,18 +1,28 @@
 """Build a saved network again: find its constructor, cut, fill in the weights, compare outputs."""
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from prunus.artifact.export import cpu_copy
 from prunus.artifact.manifest import FactoryFile, Manifest
 from prunus.artifact.weights import file_sha256, same_values
 from prunus.errors import InputError, PlanMismatchError, PrunusError, first_line
-from prunus.graph import Inputs, call, cut, network_shape, relative_difference
-from prunus.graph.difference import dense_tensors
+from prunus.graph import Inputs, call, cut, network_shape
+from prunus.graph.certify import FLOAT64_LIMIT
+from prunus.graph.difference import (
+    FINE,
+    dense_tensors,
+    relative_difference,
+    same_whole_numbers,
+)
+from prunus.graph.double import InDouble
+from prunus.graph.inputs import cast, recast_
 from prunus.plan import Plan
 from prunus.records import Source
 from prunus.seeding import seeded
@@ -130,7 +140,8 @@ def require_same_outputs(
 ) -> None:
     """Refuse a source that makes another architecture with the same tensors.
 
-    Outputs in eval mode on the CPU must agree to the bit, or within 1e-6 of the largest.
+    Outputs in eval mode on the CPU must agree to the bit, or within 1e-6, small values beside large
+    ones as well; where rounding exceeds that, float64 decides, within 1e-10.
 
     Args:
         network: As it was given.
@@ -149,23 +160,51 @@ def require_same_outputs(
     )
     if same:
         return
-    difference = relative_difference(wanted, found) if len(wanted) == len(found) else float("inf")
-    if not difference <= _TOLERANCE:
+    limit, difference = _TOLERANCE, _apart(wanted, found, FINE)
+    if not difference <= limit:
+        try:
+            with InDouble():
+                mine, theirs = (
+                    _outputs(one, inputs, argument, torch.float64) for one in (network, loaded)
+                )
+            limit, difference = FLOAT64_LIMIT, _apart(mine, theirs, FINE)
+        except InputError:  # it does not run in float64: small values cannot be told from rounding
+            difference = _apart(wanted, found, 1.0)
+    if not difference <= limit:
         raise PlanMismatchError(
             f"source '{model}' builds another network than the one given: with the same weights its "
-            f"outputs on {argument} differ by {difference:.1e} of the largest; name the source, "
+            f"outputs on {argument} differ by {difference:.1e}, relative to their size; name the source, "
             "with the arguments, that the network was built from"
         )
 
 
-def _outputs(network: nn.Module, inputs: Inputs, argument: str) -> list[Tensor]:
-    """Outputs of a copy in eval mode, in the memory layout that a loaded network has."""
+def _apart(wanted: list[Tensor], found: list[Tensor], share: float) -> float:
+    """Relative difference of outputs, infinite where classes and other whole numbers differ."""
+    if not same_whole_numbers(wanted, found):
+        return math.inf
+    return relative_difference(wanted, found, share=share)
+
+
+def _outputs(
+    network: nn.Module, inputs: Inputs, argument: str, dtype: torch.dtype | None = None
+) -> list[Tensor]:
+    """Outputs of a copy in eval mode, in the memory layout that a loaded network has.
+
+    Args:
+        network: Not touched.
+        inputs: A real batch.
+        argument: What the user calls it.
+        dtype: The precision to run in; its own where left out.
+    """
     own = cpu_copy(network)
     for parameter in own.parameters():
         parameter.data = parameter.data.contiguous()
+    inputs = copy.deepcopy(inputs)  # which it may change
     with seeded(0):
         try:
-            return dense_tensors(call(own, copy.deepcopy(inputs)))  # which it may change
+            if dtype is not None:
+                own, inputs = recast_(own, dtype), cast(inputs, dtype)
+            return dense_tensors(call(own, inputs))
         except Exception as error:  # a user's forward may raise anything
             reason = first_line(error)
             raise InputError(

@@ -12,16 +12,23 @@ another number of samples, was not run by it.
 import copy
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from prunus.errors import CertificateError, first_line
 from prunus.graph.attention import plain_attention
 from prunus.graph.cut import cut
-from prunus.graph.difference import dense_tensors, relative_difference, same_whole_numbers
+from prunus.graph.difference import (
+    FINE,
+    ROUGH,
+    dense_tensors,
+    relative_difference,
+    same_whole_numbers,
+)
+from prunus.graph.double import InDouble, rough_caveat, why_not_in_double
 from prunus.graph.dropout import draws_in_evaluation, without_dropout
 from prunus.graph.encoders import packs_padding, pad_plainly_
 from prunus.graph.groups import Trace
@@ -61,7 +68,8 @@ def certify(
         train: Compare in train mode as well (on copies, dropout and drop-path at zero).
 
     Returns:
-        The measured differences, ``max|a - b| / max|a|`` over all outputs.
+        The measured differences, relative to each value, its column and 1e-3 of the largest; see
+        ``relative_difference``.
 
     Raises:
         CertificateError: The outputs disagree, or the cut network does not run.
@@ -74,19 +82,26 @@ def certify(
 def _certify(
     network: nn.Module, trace: Trace, plan: Plan, given: Inputs, *, train: bool
 ) -> Certificate:
+    compare = partial(_differences, network, trace, plan, given, train=train)
     double: tuple[float, float | None] | None = None
+    single_only = ""
     if _is_double(network):  # constants of its own, which no cast reaches, are double as well
-        single = double = _differences(network, trace, plan, given, torch.float64, train=train)
-        passed = all(d is None or d <= FLOAT64_LIMIT for d in double)
+        single = double = compare(torch.float64)
+        passed = _within(FLOAT64_LIMIT, double)
     else:
-        single = _differences(network, trace, plan, given, torch.float32, train=train)
-        passed = all(d is None or d <= FLOAT32_LIMIT for d in single)
+        single = compare(torch.float32)
+        passed = _within(FLOAT32_LIMIT, single)
     if not passed and double is None:
-        # Rounding alone exceeds float32's limit in a deep network: float64 decides.
-        _require_double(network, given, single, plan)
-        with _InDouble():
-            double = _differences(network, trace, plan, given, torch.float64, train=train)
-        passed = all(d is None or d <= FLOAT64_LIMIT for d in double)
+        # Rounding alone exceeds float32's limit in a deep network, and where values are small beside
+        # others: float64 decides.
+        single_only = why_not_in_double(network, given)
+        if single_only:
+            single = _require_rough(compare(torch.float32, share=ROUGH), plan, single_only)
+            passed = True
+        else:
+            with InDouble():
+                double = compare(torch.float64)
+            passed = _within(FLOAT64_LIMIT, double)
     certificate = Certificate(
         passed=passed,
         eval_difference=single[0],
@@ -94,7 +109,9 @@ def _certify(
         eval_difference_float64=None if double is None else double[0],
         train_difference_float64=None if double is None else double[1],
         samples=batch_size(given),
-        reason=_caveats(network, given, compared=single[1] is not None) if train else "",
+        reason=_caveats(network, given, single_only, compared=single[1] is not None)
+        if train
+        else "",
     )
     if not passed:
         raise CertificateError(
@@ -104,42 +121,25 @@ def _certify(
     return certificate
 
 
-class _InDouble(TorchFunctionMode):
-    """What a network makes or casts in float32 is float64: its constants, and norms that ask for it."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is torch.Tensor.float:
-            return args[0].double()
-        args = tuple(_doubled(value) for value in args)
-        out = func(*args, **{name: _doubled(value) for name, value in (kwargs or {}).items()})
-        made = isinstance(out, torch.Tensor) and not any(isinstance(a, torch.Tensor) for a in args)
-        return out.double() if made and out.dtype == torch.float32 else out
+def _within(limit: float, differences: tuple[float, float | None]) -> bool:
+    return all(d is None or d <= limit for d in differences)
 
 
-def _doubled(value: Any) -> Any:
-    return torch.float64 if value is torch.float32 else value
-
-
-def _require_double(
-    network: nn.Module, given: Inputs, single: tuple[float, float | None], plan: Plan
-) -> None:
-    """Refuse a difference that float64 cannot decide on.
+def _require_rough(
+    single: tuple[float, float | None], plan: Plan, reason: str
+) -> tuple[float, float | None]:
+    """Differences that leave room for float32's rounding of large values, where float64 cannot decide.
 
     Raises:
-        CertificateError: The dense network does not run in it.
+        CertificateError: They exceed float32's limit.
     """
-    dense = _as_compared(network, torch.float64).eval()
-    try:
-        with _InDouble():
-            call(dense, cast(given, torch.float64))
-    except Exception as error:
-        raise CertificateError(
-            f"cut and masked network disagree (float32 {single}) for cuts of {_names(plan)}, and float64 "
-            f"cannot tell whether that is rounding: the dense network does not run in it "
-            f"({first_line(error)}); leave these layers out with ignore"
-        ) from error
+    if _within(FLOAT32_LIMIT, single):
+        return single
+    raise CertificateError(
+        f"cut and masked network disagree (float32 {single}) for cuts of {_names(plan)}, and float64 "
+        f"cannot tell whether that is rounding: the dense network does not run in it "
+        f"({reason}); leave these layers out with ignore"
+    )
 
 
 def _names(plan: Plan) -> str:
@@ -147,9 +147,9 @@ def _names(plan: Plan) -> str:
     return ", ".join(sorted(plan.channels)[:3]) or "connections"
 
 
-def _caveats(network: nn.Module, inputs: Inputs, *, compared: bool) -> str:
+def _caveats(network: nn.Module, inputs: Inputs, single_only: str, *, compared: bool) -> str:
     """What the certificate could not show; empty when it showed all it promises."""
-    found = []
+    found = [rough_caveat(single_only)] if single_only else []
     if not compared:
         found.append("the dense network has no train mode that runs and repeats on these inputs")
     dense = copy.deepcopy(network).eval()
@@ -179,6 +179,7 @@ def _differences(
     dtype: torch.dtype,
     *,
     train: bool,
+    share: float = FINE,
 ) -> tuple[float, float | None]:
     """Differences in eval mode, as the network is, and in train mode, without dropout."""
     dense, given = _as_compared(network, dtype), cast(inputs, dtype)
@@ -189,7 +190,7 @@ def _differences(
             ours = _run_cut(dense, plan, given)
         theirs = masked_outputs(dense, trace, plan, given)
         same = same_whole_numbers(theirs, ours)
-        return relative_difference(theirs, ours) if same else float("inf")
+        return relative_difference(theirs, ours, share=share) if same else float("inf")
 
     found = difference(dense)
     limit = FLOAT64_LIMIT if dtype == torch.float64 else FLOAT32_LIMIT

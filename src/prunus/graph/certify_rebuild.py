@@ -9,6 +9,7 @@ are called by their old numbers.
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,9 @@ from torch import nn
 from prunus.errors import CertificateError, GraphError, first_line
 from prunus.graph.certify import FLOAT32_LIMIT, FLOAT64_LIMIT
 from prunus.graph.cut import cut
-from prunus.graph.difference import relative_difference
-from prunus.graph.inputs import (
-    Inputs,
-    call,
-    cast,
-    flat_tensors,
-    recast_,
-)
+from prunus.graph.difference import FINE, ROUGH, relative_difference
+from prunus.graph.double import InDouble, rough_caveat, why_not_in_double
+from prunus.graph.inputs import Inputs, call, cast, flat_tensors, recast_
 from prunus.graph.kept import may_keep, refresh_
 from prunus.plan import Factorize, KeepLayers, KeepVocabulary, Plan
 from prunus.records import Certificate
@@ -60,12 +56,19 @@ def certify_rebuild(network: nn.Module, plan: Plan, tensors: Values, inputs: Inp
         if isinstance(edit, Factorize)
     }
     _require_given(factors, tensors)
-    single = _difference(network, plan, tensors, factors, inputs, torch.float32)
-    double = None
+    compare = partial(_difference, network, plan, tensors, factors, inputs)
+    single = compare(torch.float32)
+    double, single_only = None, ""
     passed = single <= FLOAT32_LIMIT
     if not passed:
-        double = _difference(network, plan, tensors, factors, inputs, torch.float64)
-        passed = double <= FLOAT64_LIMIT
+        single_only = why_not_in_double(network, inputs)
+        if single_only:
+            single = compare(torch.float32, share=ROUGH)
+            passed = single <= FLOAT32_LIMIT
+        else:
+            with InDouble():
+                double = compare(torch.float64)
+            passed = double <= FLOAT64_LIMIT
     if not passed:
         names = ", ".join(_name(edit) for edit in plan.rebuilds[:3])
         raise CertificateError(
@@ -78,6 +81,7 @@ def certify_rebuild(network: nn.Module, plan: Plan, tensors: Values, inputs: Inp
         train_difference=None,
         eval_difference_float64=double,
         samples=int(next((t.shape[0] for t in flat_tensors(inputs) if t.dim()), 1)),
+        reason=rough_caveat(single_only),
     )
 
 
@@ -121,6 +125,8 @@ def _difference(
     factors: Factors,
     inputs: Inputs,
     dtype: torch.dtype,
+    *,
+    share: float = FINE,
 ) -> float:
     dense = copy.deepcopy(network).eval()
     refresh_(may_keep(dense))
@@ -140,7 +146,7 @@ def _difference(
             _multiply_out_(dense.get_submodule(edit.module), edit, parts)
     with seeded(0):
         wanted = _stood_for(dense, plan, old)
-    return relative_difference(wanted, found)
+    return relative_difference(wanted, found, share=share)
 
 
 def _stood_for(dense: nn.Module, plan: Plan, inputs: Inputs) -> Any:

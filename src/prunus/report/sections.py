@@ -57,7 +57,7 @@ def certificate_section(comparison: Comparison) -> str:
     ]
     note = (
         '<p class="note">The cut network against the dense network masked by the same plan, on '
-        "real inputs: max|a - b| / max|a|. Passed within 1e-5 in float32, or 1e-10 in float64.</p>"
+        "real inputs: the largest difference, relative to the size of what differs. Passed within 1e-5 in float32, or 1e-10 in float64.</p>"
     )
     if not lines:
         return note + "<p>No run holds a certificate.</p>"

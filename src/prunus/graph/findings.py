@@ -42,6 +42,7 @@ class Findings:
     macs: list[MacTerm] = field(default_factory=list)
     attributes: list[AttributeUse] = field(default_factory=list)
     multiples: list[AttributeUse] = field(default_factory=list)
+    presumed: list[AttributeUse] = field(default_factory=list)
     reindexed: list[Reindexed] = field(default_factory=list)
     same_size: list[tuple[IntArray, IntArray]] = field(default_factory=list)
     unequal: list[tuple[AttributeUse, AttributeUse]] = field(default_factory=list)

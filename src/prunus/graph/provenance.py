@@ -143,20 +143,20 @@ class SizeWatch(TorchFunctionMode):
             return self._number(args[0], dim % args[0].dim(), out)
         if name in ("numel", "nelement") and args[0].dim() == 1:
             return self._number(args[0], 0, out)
-        if name in ("view", "reshape") and isinstance(out, torch.Tensor):
-            self._viewed(_sizes(args, kwargs), out)
+        if name in _VIEWS and isinstance(out, torch.Tensor):
+            self._viewed(*_arranged(name, args, kwargs, out), out)
         numbers = [n for n in _traced([*args, *kwargs.values()]) if self._is_mine(n)]
         if numbers:
             self._report(name, args, kwargs, out, numbers)
         return out
 
-    def _viewed(self, sizes: list[Any], out: torch.Tensor) -> None:
-        """Tell of the sizes of a view that are no traced numbers: one left open, and multiples."""
-        if len(sizes) != out.dim():
+    def _viewed(self, first: int, sizes: list[Any], out: torch.Tensor) -> None:
+        """Tell of a view's sizes that are no traced numbers: one left open, and multiples."""
+        if first < 0:
             return
         if -1 in sizes:
-            self._listener.size_inferred(out, sizes.index(-1))
-        for dim, size in enumerate(sizes):
+            self._listener.size_inferred(out, first + sizes.index(-1))
+        for dim, size in enumerate(sizes, start=first):
             self._ranges.made(out, dim, size)
 
     def _followed(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -205,8 +205,7 @@ class SizeWatch(TorchFunctionMode):
         elif name in ("split", "split_with_sizes"):
             self._report_split(args, kwargs, out)
         elif name in _LAST_SIZES and isinstance(out, torch.Tensor):
-            sizes = _sizes(args[1:], kwargs)
-            first = int(args[1]) % args[0].dim() if name == "unflatten" else out.dim() - len(sizes)
+            first, sizes = _arranged(name, args, kwargs, out)
             for dim, size in enumerate(sizes, start=first):
                 if self._is_mine(size):
                     self._listener.size_used(SizeUse(size.origin, out, dim))
@@ -259,6 +258,8 @@ class SizeWatch(TorchFunctionMode):
 
 # Functions that take the sizes of some dims of their result: the last ones, or those from one on.
 _LAST_SIZES = {"layer_norm", "rms_norm", "unflatten"}
+# Functions that arrange positions anew in dims of given sizes, of which one may be left open.
+_VIEWS = {"view", "reshape", "unflatten"}
 # Functions that may be given as many groups as there are channels.
 _CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 # Functions that make dims out of nothing.
@@ -282,6 +283,18 @@ def _sizes(args: Any, kwargs: dict[str, Any]) -> list[Any]:
         if isinstance(value, tuple | list | torch.Size):
             return list(value)
     return [value for value in args if isinstance(value, int) or _is_number(value)]
+
+
+def _arranged(
+    name: str, args: Any, kwargs: dict[str, Any], out: torch.Tensor
+) -> tuple[int, list[Any]]:
+    """The sizes that a function is given, and which dim of its result the first of them is of."""
+    if name == "unflatten":
+        given = dict(zip(("input", "dim", "sizes"), args, strict=False)) | kwargs
+        sizes = list(given["sizes"])
+        return int(given["dim"]) % (out.dim() - len(sizes) + 1), sizes
+    sizes = _sizes(args, kwargs)
+    return out.dim() - len(sizes), sizes
 
 
 def _is_number(value: object) -> bool:

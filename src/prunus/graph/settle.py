@@ -13,11 +13,13 @@ from prunus.plan import IntArray
 def note_numbers(findings: Findings, scalars: Sequence[Origin]) -> None:
     """What a formula computes with must not change: an attribute, or the size of a dim.
 
-    A number that is seen only as a multiple, in the sizes of views, is as long as each part of these.
+    A number that is seen only as a multiple, in the sizes of views, is as long as each part of these;
+    of one that is seen nowhere its name and value may tell.
     """
-    told = {(use.module, use.attribute) for use in findings.attributes}
-    findings.attributes += [u for u in findings.multiples if (u.module, u.attribute) not in told]
-    sizes = {(u.module, u.attribute): u.value for u in findings.attributes}
+    findings.attributes += _untold(findings, findings.multiples)
+    findings.presumed = _untold(findings, findings.presumed)
+    uses = [*findings.attributes, *findings.presumed]
+    sizes = {(u.module, u.attribute): u.value for u in uses}
     for origin in scalars:
         if isinstance(origin, tuple):
             findings.formulas.add(origin)
@@ -27,8 +29,27 @@ def note_numbers(findings: Findings, scalars: Sequence[Origin]) -> None:
             findings.whole.append(origin)
 
 
+def _untold(findings: Findings, uses: Sequence[AttributeUse]) -> list[AttributeUse]:
+    """Those of numbers that nothing else tells of."""
+    told = {(use.module, use.attribute) for use in findings.attributes}
+    return [use for use in uses if (use.module, use.attribute) not in told]
+
+
 def settle(algebra: Algebra, findings: Findings) -> None:
     """Unite until every view stays a full rectangle and every attribute has one meaning."""
+    _unite(algebra, findings)
+    # What is presumed of a dim that is not the one cut, as of heads' width, was a chance likeness.
+    likely = [
+        use
+        for use in findings.presumed
+        if use.ids is not None and algebra.own_column(use.ids) is not None
+    ]
+    if likely:
+        findings.attributes += likely
+        _unite(algebra, findings)
+
+
+def _unite(algebra: Algebra, findings: Findings) -> None:
     joints = {(ids.shape, ids.tobytes()): ids for ids in findings.joints}
     while True:
         before = algebra.atoms.find(np.arange(algebra.atoms.size)).copy()

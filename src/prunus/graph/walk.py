@@ -249,18 +249,23 @@ class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves 
     def size_inferred(self, tensor: torch.Tensor, dim: int) -> None:
         """A view left a head count open: what the module says of it follows the cut all the same.
 
-        Nothing in the forward pass reads these numbers, so only their names and values tell.
+        Nothing in the forward pass reads these numbers, so only their names and values tell. A number
+        that is read after all (as ``view(b, t, self.num_heads, -1)`` does) tells of itself.
         """
         factor = self.labels(tensor).on(dim) if tensor.dim() else None
         if factor is None or self.masked or dim not in factor.dims:
             return
         heads = np.moveaxis(factor.ids, factor.dims.index(dim), 0)
         known = vars(self.module)
+        # Heads stand before their width: last, behind as many heads, it is a width of the same size.
+        width = dim == factor.dims[-1] and heads.shape[0] in tensor.shape[:dim]
         for name in HEAD_COUNTS:
-            if known.get(name) == heads.shape[0]:
-                self.attribute(self.path, name, heads.shape[0], heads)
+            if known.get(name) == heads.shape[0] and not width:
+                use = AttributeUse(self.path, name, heads.shape[0], heads)
+                self.findings.presumed.append(use)
         if heads.ndim > 1 and known.get("all_head_size") == heads.size:
-            self.attribute(self.path, "all_head_size", heads.size, factor.ids.reshape(-1))
+            use = AttributeUse(self.path, "all_head_size", heads.size, factor.ids.reshape(-1))
+            self.findings.presumed.append(use)
 
     def _constant(self, made: torch.Tensor, dim: int) -> IntArray:
         """What is alike along a dim of a size that a module names follows what reads it there.

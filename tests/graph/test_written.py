@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -113,3 +114,67 @@ STAYS: list[Making] = [of_a_size_in_code, part_of_the_width, into_what_was_compu
 def test_what_is_written_into_a_fixed_size_stays_whole(making: Making) -> None:
     network = made(making)
     assert trace(network, X).by_name["a"].refused
+
+
+def where_it_is_negative(n: Any, x: Tensor, h: Tensor) -> Tensor:
+    y = h.clone()
+    y[y < 0] = 0.0
+    return y
+
+
+def where_another_is_negative(n: Any, x: Tensor, h: Tensor) -> Tensor:
+    y = h.clone()
+    y[n.b(x) < 0] = 0.5
+    return y
+
+
+def one_more_there(n: Any, x: Tensor, h: Tensor) -> Tensor:
+    return h.index_put((h > 0,), torch.ones(1), accumulate=True)
+
+
+def into_the_last_step(n: Any, x: Tensor, h: Tensor) -> Tensor:
+    y = h.clone()
+    y[:, -1][y[:, -1].isnan() | (y[:, -1] > 1)] = 1.0
+    return y
+
+
+MASKED: list[Making] = [
+    where_it_is_negative,
+    where_another_is_negative,
+    one_more_there,
+    into_the_last_step,
+]
+
+
+@pytest.mark.parametrize("making", MASKED)
+def test_one_value_wherever_a_mask_says_is_put_in_channel_by_channel(making: Making) -> None:
+    """Masks of all positions, as ``masked_fill`` takes them."""
+    network: Any = made(making)
+    found = trace(network, X)
+    assert {g.name: g.units for g in found.cuttable} == {"a": 8}
+    keep = np.arange(8) % 3 > 0
+    plan = found.plan({"a": keep})
+    assert certify(network, found, plan).passed
+    small = cut(network, plan)
+    assert count_macs(small, X[:1]).macs == found.macs(plan.channels)
+    with torch.no_grad():  # the other channels, by hand
+        said = making(network, X, network.a(X))[..., keep]
+        expected = nn.functional.linear(said, network.o.weight[:, keep], network.o.bias)
+        assert torch.allclose(small(X), expected, atol=1e-6)
+
+
+def by_a_mask_in_the_code(n: Any, x: Tensor, h: Tensor) -> Tensor:
+    y = h.clone()
+    y[torch.arange(8).remainder(2).bool().expand(len(x), 5, 8)] = 0.0
+    return y
+
+
+def one_value_each(n: Any, x: Tensor, h: Tensor) -> Tensor:
+    y = h.clone()
+    y[h < 0] = 2 * h[h < 0]
+    return y
+
+
+@pytest.mark.parametrize("making", [by_a_mask_in_the_code, one_value_each])
+def test_channels_that_a_mask_in_the_code_names_stay(making: Making) -> None:
+    assert trace(made(making), X).by_name["a"].refused

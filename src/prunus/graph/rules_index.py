@@ -8,6 +8,7 @@ import torch
 from prunus.graph.findings import Reindexed
 from prunus.graph.inputs import flat_tensors
 from prunus.graph.labels import FIXED, LOOKUP, NONE, Factor, Labels
+from prunus.graph.rules_pointwise import pointwise
 from prunus.graph.walk import Walk, rule
 from prunus.plan import IntArray
 
@@ -195,6 +196,8 @@ def _picked(
 def index_put(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Advanced indexing the other way: indexed dims stay, along all others values are coupled."""
     target, indices, values = args[0], list(args[1]), args[2]
+    if _is_masked_fill(target, indices, values):
+        return pointwise(walk, func, args, kwargs)
     shape = tuple(target[tuple(slice(None) if i is None else i for i in indices)].shape)
     labels = walk.labels(target)
     out = func(*args, **kwargs)
@@ -208,6 +211,12 @@ def index_put(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
     operands = [(picked, shape), (put, tuple(values.shape))]
     walk.mark(out, walk.algebra.elementwise(operands, shape, reason).moved(origin))
     return out
+
+
+def _is_masked_fill(target: torch.Tensor, indices: list[Any], values: torch.Tensor) -> bool:
+    """Whether one value is put wherever a mask of all positions says, as ``h[h < 0] = 0`` does."""
+    masks = [one for one in indices if one is not None and one.dtype == torch.bool]
+    return len(indices) == len(masks) == values.numel() == 1 and masks[0].shape == target.shape
 
 
 @rule("gather", "scatter", "scatter_", "scatter_add", "scatter_add_")

@@ -349,7 +349,13 @@ class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        # A scripted function's operations come here with the watch over sizes on, as no others do: it
+        # must not take what the rules ask of shapes for questions of the network.
+        with torch._C.DisableTorchFunction():
+            return self._followed(func, args, kwargs or {})
+
+    def _followed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The result of an operation, with labels."""
         name = func.overloadpacket.__name__
         self.read(flat_tensors((args, kwargs)))
         known = RULES.get(name)

@@ -97,3 +97,126 @@ def test_heads_as_wide_as_they_are_many(taking: Taking, heads: int) -> None:
     small, _ = proven(attention(taking, heads, heads), "qkv", heads, TOKENS)
     assert (small.num_heads, small.width) == (2, heads)
     assert (small.qkv.out_features, small.out.in_features) == (6 * heads, 2 * heads)
+
+
+def test_a_width_is_no_head_count_that_nothing_reads() -> None:
+    """As many heads by a number in the code: their width is what may go, and no head goes."""
+
+    def attend(n: Any, x: Tensor) -> Tensor:
+        q, k, v = (part.view(*x.shape[:2], 4, -1).transpose(1, 2) for part in n.qkv(x).chunk(3, -1))
+        mixed = (q @ k.transpose(-2, -1) / 2).softmax(-1) @ v
+        out: Tensor = n.out(mixed.transpose(1, 2).flatten(2))
+        return out
+
+    torch.manual_seed(0)
+    network = Wired(attend, qkv=nn.Linear(6, 48), out=nn.Linear(16, 3), num_heads=4).eval()
+    small, _ = proven(network, "qkv", 4, TOKENS)
+    assert (small.num_heads, small.qkv.out_features) == (4, 24)
+
+
+def shuffled(h: Tensor, groups: int) -> Tensor:
+    return h.view(h.shape[0], groups, -1).transpose(1, 2).flatten(1)
+
+
+def shuffled_by_shares(h: Tensor, groups: int) -> Tensor:
+    parts = h.reshape(h.shape[0], groups, h.shape[1] // groups)
+    return parts.transpose(1, 2).reshape(h.shape[0], -1)
+
+
+def shuffled_by_unflatten(h: Tensor, groups: int) -> Tensor:
+    parts: Tensor = h.unflatten(1, (groups, -1))
+    return parts.transpose(1, 2).flatten(1)
+
+
+def dealt_out(h: Tensor, groups: int) -> Tensor:
+    return h.view(h.shape[0], -1, groups).transpose(1, 2).flatten(1)
+
+
+def weighed_in_groups(h: Tensor, groups: int) -> Tensor:
+    return h.view(h.shape[0], groups, -1).softmax(-1).flatten(1)
+
+
+GROUPED = [shuffled, shuffled_by_shares, shuffled_by_unflatten, dealt_out, weighed_in_groups]
+
+
+@pytest.mark.parametrize("groups", [2, 4, 8])
+@pytest.mark.parametrize("between", GROUPED)
+def test_groups_by_a_number_in_the_code_lose_the_same_channels(
+    between: Callable[[Tensor, int], Tensor], groups: int
+) -> None:
+    """As many groups as channels in each, or more: what is left open is what can change."""
+    torch.manual_seed(0)
+    layers = {"a": nn.Linear(6, 16), "out": nn.Linear(16, 3)}
+    network = Wired(lambda n, x: n.out(between(n.a(x), groups)), **layers).eval()
+    small, found = proven(network, "a", 16 // groups, FLAT)
+    assert small.a.out_features == 8
+    assert found.by_name["a"].channels_per_unit == groups
+
+
+def test_a_number_of_groups_on_a_module_follows_the_cut() -> None:
+    """Either of the two can change then; the longer does, so that units are small."""
+
+    def between(n: Any, x: Tensor) -> Tensor:
+        out: Tensor = n.out(shuffled(n.a(x), n.groups))
+        return out
+
+    torch.manual_seed(0)
+    network = Wired(between, a=nn.Linear(6, 16), out=nn.Linear(16, 3), groups=8).eval()
+    small, _ = proven(network, "a", 8, FLAT)
+    assert (small.groups, small.a.out_features) == (4, 8)
+
+
+@pytest.mark.parametrize("side", [2, 3])
+def test_a_share_is_no_number_in_the_code(side: int) -> None:
+    """Pixels shuffled by hand: what the product of two numbers on a module leaves of the channels."""
+
+    def between(n: Any, x: Tensor) -> Tensor:
+        h = n.a(x)
+        batch, channels, height, width = h.shape
+        share = channels // (n.side * n.side)
+        runs = h.view(batch, share, n.side, n.side, height, width).permute(0, 1, 4, 2, 5, 3)
+        out: Tensor = n.out(runs.reshape(batch, share, height * n.side, width * n.side))
+        return out
+
+    torch.manual_seed(0)
+    network = Wired(between, a=nn.Conv2d(6, 4 * side**2, 1), out=nn.Conv2d(4, 3, 1), side=side)
+    small, _ = proven(network.eval(), "a", 4, torch.randn(2, 6, 3, 3))
+    assert (small.side, small.out.in_channels) == (side, 2)
+
+
+def test_a_product_is_no_number_in_the_code() -> None:
+    """Not even one of more terms than are followed: it changes with the channels that it counts."""
+
+    def between(n: Any, x: Tensor) -> Tensor:
+        h = n.a(x)
+        batch, channels, height, width = h.shape
+        halves = h.view(batch, -1, channels * height * width // 2).softmax(1)
+        out: Tensor = n.out(halves.view(batch, channels, height, width))
+        return out
+
+    torch.manual_seed(0)
+    network = Wired(between, a=nn.Conv2d(6, 8, 1), out=nn.Conv2d(8, 3, 1)).eval()
+    proven(network, "a", 4, torch.randn(2, 6, 9, 9))
+
+
+def test_one_query_head_for_each_key_head_is_no_number_in_the_code() -> None:
+    """Grouped queries whose groups are of one head: the product of both counts is still one of heads."""
+
+    def attend(n: Any, x: Tensor) -> Tensor:
+        q, k, v = (n.get_submodule(name)(x) for name in "qkv")
+        q, k, v = (p.view(*x.shape[:2], n.heads, n.width).transpose(1, 2) for p in (q, k, v))
+        batch, heads, tokens, width = k.shape
+        sizes = batch, heads, n.times, tokens, width
+        k, v = (
+            p[:, :, None].expand(sizes).reshape(batch, heads * n.times, tokens, width)
+            for p in (k, v)
+        )
+        mixed = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        out: Tensor = n.out(mixed.flatten(2))
+        return out
+
+    torch.manual_seed(0)
+    layers = {**{name: nn.Linear(6, 12) for name in "qkv"}, "out": nn.Linear(12, 3)}
+    network = Wired(attend, **layers, heads=4, width=3, times=1).eval()
+    small, _ = proven(network, "q", 4, TOKENS)
+    assert (small.heads, small.width) == (2, 3)

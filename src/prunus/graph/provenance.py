@@ -151,13 +151,16 @@ class SizeWatch(TorchFunctionMode):
         return out
 
     def _viewed(self, first: int, sizes: list[Any], out: torch.Tensor) -> None:
-        """Tell of a view's sizes that are no traced numbers: one left open, and multiples."""
+        """Tell of a view's sizes that are no traced numbers: one left open, multiples, plain ones."""
         if first < 0:
             return
         if -1 in sizes:
             self._listener.size_inferred(out, first + sizes.index(-1))
-        for dim, size in enumerate(sizes, start=first):
+        given = list(enumerate(sizes, start=first))
+        for dim, size in given:
             self._ranges.made(out, dim, size)
+        plain = [dim for dim, size in given if type(size) is int and size >= 0]
+        self._listener.sizes_written(out, plain)
 
     def _followed(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
         """The result of a call that is followed in a way of its own; else ``NotImplemented``."""

@@ -16,6 +16,7 @@ from prunus.graph.traced_numbers import (
     QuotientInt,
     RestInt,
     TracedInt,
+    UnclearInt,
     traced_int,
 )
 from prunus.plan import IntArray
@@ -160,7 +161,8 @@ class Ranges:
     def _ends(self, item: slice, size: int) -> tuple[_End, _End] | None:
         """What the ends were computed from, nothing for those of the whole dim; None: not followed."""
         start, stop = self._place(item, size)
-        whole = item.stop is None or (type(item.stop) is int and item.stop >= size)
+        plain = type(item.stop) in (int, UnclearInt)
+        whole = item.stop is None or (plain and item.stop >= size)
         first = self._end(0 if item.start is None else item.start, size)
         last = _End(size) if whole else self._end(item.stop, size)
         inside = item.step in (None, 1) and 0 <= start < stop
@@ -181,7 +183,7 @@ class Ranges:
 
     def _parts(self, end: object) -> Parts | None:
         """What a number was computed from in this trace; None where that is unclear."""
-        if type(end) is int and end == 0:
+        if type(end) in (int, UnclearInt) and end == 0:
             return ()
         if not isinstance(end, Followed) or int(end) <= 0:
             return None

@@ -1,7 +1,7 @@
 """Whole numbers that remember where they came from, through the little arithmetic done with sizes."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -54,9 +54,15 @@ class Followed(_Remembering):
             return _sum(*[self] * times)
         if isinstance(self, TracedInt) and isinstance(times, TracedInt):
             return _product(self, times)
-        return int(self) * int(times) if isinstance(times, int) else NotImplemented
+        return UnclearInt(int(self) * int(times)) if isinstance(times, int) else NotImplemented
 
     __rmul__ = __mul__
+
+    def __floordiv__(self, shares: Any) -> int:
+        return UnclearInt(int(self) // int(shares)) if isinstance(shares, int) else NotImplemented
+
+    def __rfloordiv__(self, whole: Any) -> int:
+        return UnclearInt(int(whole) // int(self)) if isinstance(whole, int) else NotImplemented
 
 
 class ComputedInt(Followed):
@@ -148,7 +154,7 @@ class TracedInt(Followed):
         if isinstance(shares, TracedInt) and size > 1 and size * int(shares) == int(self):
             return _quotient(size, self, shares)
         exact = type(shares) is int and 0 < shares <= _MOST_PARTS and 0 < size * shares == int(self)
-        return _computed(size, (Part(self, shares),)) if exact else size
+        return _computed(size, (Part(self, shares),)) if exact else UnclearInt(size)
 
 
 class RestInt(_Remembering):
@@ -196,6 +202,18 @@ class QuotientInt(_Remembering):
 
     whole: TracedInt
     rows: TracedInt
+
+
+class UnclearInt(_Remembering):
+    """A product or share of traced numbers that nothing follows: plain, but no number in the code."""
+
+    def __mul__(self, times: Any) -> int:
+        return UnclearInt(int(self) * int(times)) if isinstance(times, int) else NotImplemented
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, shares: Any) -> int:
+        return UnclearInt(int(self) // int(shares)) if isinstance(shares, int) else NotImplemented
 
 
 class Part(NamedTuple):
@@ -254,7 +272,7 @@ def _product(a: TracedInt, b: TracedInt) -> int:
     """Rows of a width. Which is which only names tell; the wrong way round nothing can be cut."""
     size = int(a) * int(b)
     if min(int(a), int(b)) < 2:
-        return size
+        return UnclearInt(size)
     name = a.origin[1].rpartition(".")[2] if isinstance(a.origin, tuple) else ""
     rows, width = (b, a) if _A_WIDTH.search(name) else (a, b)
     return _computed(size, (Part(rows, 1, width),))
@@ -266,7 +284,7 @@ def _sum(*terms: int) -> int:
     if not all(isinstance(term, Followed) or (type(term) is int and not term) for term in terms):
         return value
     parts = tuple(part for term in terms if isinstance(term, Followed) for part in term.parts)
-    return _computed(value, parts) if len(parts) <= _MOST_PARTS else value
+    return _computed(value, parts) if len(parts) <= _MOST_PARTS else UnclearInt(value)
 
 
 class Listener(Protocol):
@@ -286,6 +304,9 @@ class Listener(Protocol):
 
     def size_inferred(self, tensor: torch.Tensor, dim: int) -> None:
         """A view left the size of one dim open."""
+
+    def sizes_written(self, tensor: torch.Tensor, dims: Sequence[int]) -> None:
+        """A view was given plain numbers as the sizes of some dims."""
 
     def read(self, tensors: Iterable[torch.Tensor]) -> None:
         """Values of tensors were read."""

@@ -5,7 +5,7 @@ is given which atoms stay: it changes no label, and multiplies by zero (or leave
 whatever the plan removes, at full width. See ``certify``.
 """
 
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -266,6 +266,21 @@ class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves 
         if heads.ndim > 1 and known.get("all_head_size") == heads.size:
             use = AttributeUse(self.path, "all_head_size", heads.size, factor.ids.reshape(-1))
             self.findings.presumed.append(use)
+
+    def sizes_written(self, tensor: torch.Tensor, dims: Sequence[int]) -> None:
+        """A view was given plain numbers for some dims: of those made of one, the others are cut.
+
+        Where all of them are plain, one of the numbers may have been computed from what follows a cut.
+        """
+        labels = known = self.labels(tensor)
+        for factor in known.factors:
+            written = [dim for dim in factor.dims if dim in dims]
+            if len(written) < len(factor.dims):
+                for dim in written:
+                    reason = self.reason("view", "is given a size that is a number in the code")
+                    labels = self.algebra.keep_size(labels, dim, reason)
+        if labels is not known:
+            self.mark(tensor, labels)
 
     def _constant(self, made: torch.Tensor, dim: int) -> IntArray:
         """What is alike along a dim of a size that a module names follows what reads it there.

@@ -114,6 +114,28 @@ def test_a_width_is_no_head_count_that_nothing_reads() -> None:
     assert (small.num_heads, small.qkv.out_features) == (4, 24)
 
 
+@pytest.mark.parametrize(("width", "keys"), [(4, 2), (3, 2), (2, 4)])
+def test_key_heads_that_a_view_leaves_open_follow_the_cut(width: int, keys: int) -> None:
+    """Grouped queries: how often a key head is read is asked of two numbers that no view reads."""
+
+    def attend(n: Any, x: Tensor) -> Tensor:
+        q, k, v = (
+            layer(x).view(*x.shape[:2], -1, n.width).transpose(1, 2) for layer in (n.q, n.k, n.v)
+        )
+        times = n.num_heads // n.num_key_value_heads
+        k, v = k.repeat_interleave(times, 1), v.repeat_interleave(times, 1)
+        mixed = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        out: Tensor = n.out(mixed.flatten(2))
+        return out
+
+    torch.manual_seed(0)
+    layers = {name: nn.Linear(6, keys * width) for name in "kv"}
+    layers |= {"q": nn.Linear(6, 4 * width), "out": nn.Linear(4 * width, 3)}
+    numbers = {"num_heads": 4, "num_key_value_heads": keys, "width": width}
+    small, _ = proven(Wired(attend, **layers, **numbers).eval(), "q", keys, TOKENS)
+    assert (small.num_key_value_heads, small.num_heads) == (keys // 2, 2)
+
+
 def shuffled(h: Tensor, groups: int) -> Tensor:
     return h.view(h.shape[0], groups, -1).transpose(1, 2).flatten(1)
 

@@ -22,7 +22,10 @@ from prunus.plan import BoolArray
 
 _WIDTH = ("hidden_size", "d_model", "n_embd", "dim", "embed_dim")
 _FEED_FORWARD = ("intermediate_size", "ffn_dim", "hidden_dim", "d_ff", "n_inner", "d_inner")
-HEAD_COUNTS = ("num_attention_heads", "n_head", "num_heads", "n_heads", "encoder_attention_heads")
+HEAD_COUNTS = (
+    *("num_attention_heads", "n_head", "num_heads", "n_heads", "encoder_attention_heads"),
+    *("num_key_value_heads", "num_kv_heads", "n_kv_heads", "n_kv_head"),
+)
 _DEPTHS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "encoder_layers")
 _DECODER_DEPTHS = ("decoder_layers", "num_decoder_layers")
 _PER_LAYER = (

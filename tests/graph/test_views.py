@@ -206,6 +206,22 @@ def test_a_share_is_no_number_in_the_code(side: int) -> None:
     assert (small.side, small.out.in_channels) == (side, 2)
 
 
+def test_equal_parts_of_a_group_stay_equal() -> None:
+    """Each of two groups is halved: of eight channels in it the same go from both halves."""
+
+    def between(n: Any, x: Tensor) -> Tensor:
+        gate, value = n.a(x).view(x.shape[0], n.groups, -1).chunk(2, -1)
+        out: Tensor = n.out(torch.cat((gate.sigmoid(), value), -1).flatten(1))
+        return out
+
+    torch.manual_seed(0)
+    network = Wired(between, a=nn.Linear(6, 16), out=nn.Linear(16, 3), groups=2).eval()
+    _, found = proven(network, "a", 4, FLAT)
+    for bits in range(1, 15):
+        keep = np.array([bool(bits >> unit & 1) for unit in range(4)])
+        assert certify(network, found, found.plan({"a": keep})).passed
+
+
 def test_a_product_is_no_number_in_the_code() -> None:
     """Not even one of more terms than are followed: it changes with the channels that it counts."""
 

@@ -179,6 +179,8 @@ def split(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         elif not walk.masked:  # which knows no traced sizes, and changes no label
             reason = walk.reason("split", "into unequal parts; use attributes (self.n)")
             labels = walk.algebra.keep_size(labels, dim, reason)
+    elif factor is not None and len(set(sizes)) == 1 and expected != sizes:
+        _keep_equal(walk, factor, dim, len(out))
     start = 0
     for part, size in zip(out, sizes, strict=True):
         picked = np.arange(start, start + size)
@@ -190,6 +192,14 @@ def split(walk: Walk, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
             walk.mark(part, labels)
         start += size
     return out
+
+
+def _keep_equal(walk: Walk, factor: Factor, dim: int, parts: int) -> None:
+    """Should this dim of a joint label be the one that is cut, its parts lose the same positions."""
+    if not walk.masked:
+        ids = np.moveaxis(factor.ids, factor.dims.index(dim), 0)
+        first, *rest = np.split(ids, parts)
+        walk.findings.same_size += [(first, part) for part in rest]
 
 
 @rule("cat", "concat", "stack")

@@ -29,15 +29,9 @@ HEAD_COUNTS = (
 _DEPTHS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "encoder_layers")
 _DECODER_DEPTHS = ("decoder_layers", "num_decoder_layers")
 _PER_LAYER = (
-    *(
-        "layer_types",
-        "mlp_layer_types",
-        "layers_block_type",
-        "attention_layers",
-        "attention_window",
-    ),
-    *("no_rope_layers", "kv_sharing_modes", "indexer_types", "layer_rope_theta"),
-    *("layers_num_experts", "per_layer_config"),
+    *("layer_types", "mlp_layer_types", "layers_block_type", "attention_layers"),
+    *("attention_window", "no_rope_layers", "kv_sharing_modes", "indexer_types"),
+    *("layer_rope_theta", "layers_num_experts", "per_layer_config"),
 )
 """Lists with an entry for each layer; told by name, as others may be as long by chance."""
 

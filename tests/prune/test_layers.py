@@ -267,6 +267,20 @@ def ignoring(context: Context, *ignore: str) -> Context:
 
 
 @pytest.mark.parametrize(
+    ("keep", "stay"), [(None, [[0], [2]]), (1, [[0], [2]]), (2, [[0, 2], [2, 0]])]
+)
+def test_the_layers_that_matter_most_go_where_the_target_is_below_them(
+    keep: int | None, stay: list[list[int]]
+) -> None:
+    """All loss is in the wide ones, which would stay to the last: the target takes narrow ones alone."""
+    network = Stacked([2, 40, 2, 40], [0, 2])
+    feed = {width: 2 * 4 * width + width + 4 for width in (2, 40)}
+    limit = count_params(network) - 2 * feed[40] - (2 - (keep or 1)) * feed[2]
+    decision = Layers(order="importance", keep=keep).decide(stacked(network, f"params={limit}"))
+    assert kept(decision) in stay
+
+
+@pytest.mark.parametrize(
     ("order", "ignore", "stay"),
     [
         ("top", "*.2.*", [0, 2]),

@@ -26,7 +26,7 @@ class LayersOptions(Record):
         keep: Layers that stay; by default as many as the target allows.
         share: In place of ``keep``, the share of the layers that stay, rounded.
         order: ``importance``: one after the other the layer without which the loss on the search
-            split is least; ``top``: the last ones; ``every-other``: spread evenly.
+            split is least, of those without which the target can still be met; ``top``: the last ones; ``every-other``: spread evenly.
         images: Samples of the search split that losses are measured on.
     """
 
@@ -106,7 +106,7 @@ class Layers(Configured[LayersOptions]):
         if wanted is None and limit >= dense:
             return list(range(size))
         if wanted is None:  # known before any loss is measured
-            least = list(held) or _cheapest(context, stack, size)
+            least = list(held) or _by_cost(context, stack, size)[:1]
             _require(context, stack, size, least, limit)
         kept = list(range(size))
         while len(kept) > (wanted or len(held) or 1):
@@ -142,6 +142,8 @@ class Layers(Configured[LayersOptions]):
             every = [k for k in range(size) if k not in held]
             places = np.linspace(0, len(every) - 1, len(free) - 1)
             return sorted([*held, *(every[round(place)] for place in places)])
+        if not held:
+            free = _leaving_enough(context, stack, size, kept, self._wanted(size) or 1)
         split = search_split(context, self)
         split = split.subset(min(self.options.images, len(split)), context.seed)
         losses: dict[int, float] = {}
@@ -179,11 +181,40 @@ def _left(context: Context, stack: str, size: int, kept: Sequence[int]) -> int:
     return budget.read(measure_cost(smaller, one, size=budget.quantity == "size"))
 
 
-def _cheapest(context: Context, stack: str, size: int) -> list[int]:
-    """The layer that alone costs least: earlier cuts may have left layers of unlike widths."""
+def _by_cost(context: Context, stack: str, size: int) -> list[int]:
+    """Layers by what each alone costs, the least first: earlier cuts may have left unlike widths."""
     layers = context.network.get_submodule(stack).children()
-    kinds = {str([p.shape for p in layer.parameters()]): at for at, layer in enumerate(layers)}
-    return [min(kinds.values(), key=lambda layer: _left(context, stack, size, [layer]))]
+    kinds = [str([p.shape for p in layer.parameters()]) for layer in layers]
+    costs = {
+        kind: _left(context, stack, size, [kinds.index(kind)]) for kind in dict.fromkeys(kinds)
+    }
+    return sorted(range(size), key=lambda layer: costs[kinds[layer]])
+
+
+def _leaving_enough(
+    context: Context, stack: str, size: int, kept: Sequence[int], wanted: int
+) -> list[int]:
+    """Layers that can go so that the cheapest of the others still meet the target; all where none can.
+
+    The wide layers of a stack may be those that matter most: where they alone stayed, a target that
+    a narrow one meets would be out of reach.
+    """
+    dense = context.budget.measure(context.trace, {})
+    limit = context.budget.limit(dense)
+    if limit >= dense:
+        return list(kept)
+    order = [layer for layer in _by_cost(context, stack, size) if layer in kept]
+
+    def is_enough(layers: Sequence[int]) -> bool:
+        return _left(context, stack, size, sorted(layers)) <= limit
+
+    first, spare = order[:wanted], order[wanted]
+    found = [
+        layer
+        for layer in kept
+        if layer not in first or is_enough([*(k for k in first if k != layer), spare])
+    ]
+    return found if is_enough(first) and found else list(kept)
 
 
 def _require(context: Context, stack: str, size: int, kept: Sequence[int], limit: int) -> None:

@@ -56,6 +56,7 @@ def decide_front(context: Context, proposals: Proposals) -> Decision:
             found = engine.score([proposals.encoding.candidate(g) for g in genomes])
             known |= {s.key: s for s in found}
             search.tell(costs.values(genomes, found), [s.key for s in found])
+            costs.note(search.told)
             every += found
             seconds += [time.perf_counter() - begin] * len(found)
             volume = hypervolume(costs.scaled(search.front), np.ones(costs.objectives))
@@ -72,7 +73,7 @@ def decide_front(context: Context, proposals: Proposals) -> Decision:
             context.progress.advance(hypervolume=volume)
             if _has_settled(volumes, options.patience, options.tolerance):
                 break
-        pick = costs.pick(search.archive)
+        pick = costs.pick
         genome = proposals.fitted(pick.genome, context.budget)
         best = proposals.encoding.candidate(genome)
         (filled,) = engine.score([best])
@@ -86,10 +87,7 @@ def decide_front(context: Context, proposals: Proposals) -> Decision:
     return Decision(
         choice=best.choice,
         connections=best.connections,
-        history=(
-            *candidate_history("genetic", every, scoring.fitness, seconds),
-            *points,
-        ),
+        history=(*candidate_history("genetic", every, scoring.fitness, seconds), *points),
         evaluations=different,
         front=_front(context, members),
         notes=(note, *proposals.shortfall(genome, context.budget)),
@@ -127,6 +125,7 @@ class _Costs:
         self._names = _objectives(context.budget, proposals.options.objectives)
         self._whole = [Budget(quantity=n, value=1).measure(self._trace, {}) for n in self._names]
         self._worst = 0.0
+        self._fittest: list[Individual[Chromosome]] = []
         self.objectives = 1 + len(self._names)
 
     def spread(self, count: int) -> list[Budget]:
@@ -172,15 +171,19 @@ class _Costs:
         values[:, 0] /= self._worst
         return values
 
-    def pick(self, archive: Sequence[Individual[Chromosome]]) -> Individual[Chromosome]:
-        """The fittest within the run's budget, which may limit what is no objective."""
+    def note(self, told: Sequence[Individual[Chromosome]]) -> None:
+        """Keep the fittest so far within the run's budget, which may limit what is no objective."""
         encoding, measure = self._proposals.encoding, self._budget.measure
         within = [
-            one
-            for one in archive
-            if measure(self._trace, encoding.active(one.genome)) <= self._limit
+            one for one in told if measure(self._trace, encoding.active(one.genome)) <= self._limit
         ]
-        return min(within, key=lambda one: one.values)  # of equal ones the first, as on the front
+        # Of equal ones the first, as on the front.
+        self._fittest = sorted([*self._fittest, *within], key=lambda one: one.values)[:1]
+
+    @property
+    def pick(self) -> Individual[Chromosome]:
+        """The fittest of all within the run's budget; the first population has one."""
+        return self._fittest[0]
 
     def points(
         self,

@@ -23,7 +23,9 @@ class Nsga2(Generic[Genome]):
         seed: Of tournaments.
 
     Attributes:
-        archive: Everything told of, in its order.
+        archive: Of everything told of those that no other dominates, in its order; of equal ones the
+            first. Other genomes are let go: together they can take gigabytes.
+        told: What was told of last, in its order.
 
     Raises:
         MissingExtraError: pymoo is not installed.
@@ -48,6 +50,7 @@ class Nsga2(Generic[Genome]):
         self._population: list[Individual[Genome]] = []
         self._fitness: list[tuple[int, float]] = []
         self.archive: list[Individual[Genome]] = []
+        self.told: list[Individual[Genome]] = []
 
     @property
     def generation(self) -> int:
@@ -61,11 +64,8 @@ class Nsga2(Generic[Genome]):
 
     @property
     def front(self) -> list[Individual[Genome]]:
-        """Those of the archive that no other dominates, by first objective; of equal ones the first."""
-        if not self.archive:
-            return []
-        found = [self.archive[k] for k in nondominated(_values(self.archive))]
-        return sorted(found, key=lambda one: (one.values, one.key))
+        """The archive, by first objective."""
+        return sorted(self.archive, key=lambda one: (one.values, one.key))
 
     def ask(self) -> list[Genome]:
         """Genomes to score next; empty when the search is over. Asking twice gives the same."""
@@ -83,12 +83,13 @@ class Nsga2(Generic[Genome]):
             raise ValueError(f"{len(values)} scores for {len(self._asked)} genomes asked for")
         if not np.isfinite(values).all():
             raise ValueError("a score is not finite")
-        told = [
+        self.told = [
             Individual(genome, tuple(map(float, row)), key)
             for genome, row, key in zip(self._asked, values, keys, strict=True)
         ]
-        self.archive += told
-        distinct = {one.key: one for one in reversed([*self._population, *told])}
+        known = [*self.archive, *self.told]
+        self.archive = [known[k] for k in nondominated(_values(known))]
+        distinct = {one.key: one for one in reversed([*self._population, *self.told])}
         self._survive(list(reversed(distinct.values())))
         self._told += 1
         self._asked = []

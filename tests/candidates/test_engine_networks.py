@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from prunus.candidates import Candidate, Engine, Scoring, ranked
@@ -25,7 +25,7 @@ from prunus.method import Budget, Context
 from prunus.train import evaluate, recalibrate_batch_norm_
 from tests.candidates.engines import PLAIN, SMALL, summary
 from tests.candidates.subjects import bits_of, unchanged
-from tests.helpers import enliven_, images, random_choice
+from tests.helpers import Wired, enliven_, images, random_choice
 from tests.recipe.subjects import few_digits, trained_cnn
 
 
@@ -76,6 +76,29 @@ def test_scores_are_those_of_cut_recalibrated_evaluated_networks(memory_mb: int)
         assert found.top1 == pytest.approx(expected.top1, abs=1.01 / 64)
         assert found.loss == pytest.approx(expected.loss, rel=1e-4)
         assert found.kl == pytest.approx(float((p * (p.log() - q)).sum(1).mean()), rel=1e-3)
+
+
+def test_a_network_that_works_on_its_input_in_place_is_scored_on_the_images() -> None:
+    """The same function as one that does not: the same logits of the dense network, and scores."""
+
+    def context_of(in_place: bool) -> Context:
+        def wiring(m: Any, x: Tensor) -> Tensor:
+            out: Tensor = m.rest(x.sub_(0.3).div_(0.5) if in_place else x.sub(0.3).div(0.5))
+            return out
+
+        return context(Wired(wiring, rest=trained_cnn()).eval())
+
+    plain, working = context_of(False), context_of(True)
+    some = [Candidate(random_choice(plain.trace, seed, 0.8)) for seed in range(2)]
+    found = []
+    for one in (plain, working):
+        held = gather_images(one, SMALL)
+        with Engine.open(one, SMALL) as engine:
+            found.append((held.search, held.reference, summary(engine.score(some))))
+    (images_of_plain, *_), (images_of_working, *_) = found
+    assert torch.equal(images_of_plain, images_of_working)
+    assert torch.equal(found[0][1], found[1][1])
+    assert found[0][2] == found[1][2]
 
 
 @pytest.mark.parametrize("top", [None, 2])

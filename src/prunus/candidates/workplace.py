@@ -29,12 +29,12 @@ from prunus.data import Inputs, SearchSplit, TrainSplit, tensors_digest
 from prunus.device import resolve_device
 from prunus.errors import DataError, InputError
 from prunus.graph import Inputs as Example
-from prunus.graph import Trace, relative_difference, without_packing
+from prunus.graph import Trace, call, relative_difference, without_packing
 from prunus.method import Context
 from prunus.plan import Plan
 from prunus.records import Source
 from prunus.train import predictions
-from prunus.train.forward import forward_logits, modes_restored, placed, to_place
+from prunus.train.forward import logits_of, modes_restored, placed, to_place
 
 _BATCH, _ROUNDING = 256, 1e-3
 _PROBES = 4  # samples by which workers see that they have built the network that is searched
@@ -149,8 +149,8 @@ def _reference(network: nn.Module, inputs: Inputs, device: str) -> Tensor:
     ):
         network.eval()
         batches = (rows(inputs, at, at + _BATCH) for at in range(0, count, _BATCH))
-        logits = [
-            forward_logits(network, to_place(batch, where, channels_last=False)).float().cpu()
+        logits = [  # of copies: a network may work in place, and candidates are to see the images
+            logits_of(call(network, to_place(batch, where, channels_last=False))).float().cpu()
             for batch in batches
         ]
     return torch.cat(logits)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax
 
 from prunus.candidates.execution import ScoringExecution as Execution
@@ -34,7 +34,7 @@ from tests.candidates.subjects import (
     unchanged,
     zero,
 )
-from tests.helpers import enliven_, images
+from tests.helpers import Wired, enliven_, images
 
 BARE = Tricks(fold=False, memory_bytes=0)
 LAST = Execution("float32", "channels_last")
@@ -235,6 +235,63 @@ def test_statistics_go_on_from_the_first_images(execution: Execution, shared: bo
         assert same(scorer(task), whole)
 
 
+class Recurrent(nn.Module):
+    """A convolution and its batch norm that run three times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3, padding=1)
+        self.norm, self.head = nn.BatchNorm2d(6), nn.Linear(6, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).relu()
+        for _ in range(3):
+            x = self.norm(self.b(x)).relu()
+        out: Tensor = self.head(x.mean((2, 3)))
+        return out
+
+
+def test_statistics_go_on_where_a_batch_norm_runs_more_than_once() -> None:
+    network = enliven_(Recurrent())
+    search, train = search_split(images(64, 3, 8, 8), 10), train_split(images(128, 3, 8, 8), 10)
+    held = gather(network, search, train)
+    plan = random_plan(trace(network, images(2, 3, 8, 8), verify=False), 0)
+    scorer = Scorer(network, held)
+    first = scorer(Task("k", plan, 0, 64, calibration=1))
+    gone_on = scorer(Task("k", plan, 0, 64, statistics=first.statistics, measured=1))
+    assert same(gone_on, scorer(Task("k", plan, 0, 64)))
+
+
+class TwoBlocks(nn.Module):
+    """The second block uses the batch norm of the first, behind a layer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU())
+        self.middle = nn.Conv2d(6, 4, 1)
+        self.second = nn.Sequential(nn.Conv2d(4, 6, 1), self.first.get_submodule("1"), nn.ReLU())
+        self.head = nn.Linear(6, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.second(3 * self.middle(self.first(x)).relu())
+        out: Tensor = self.head(y.mean((2, 3)))
+        return out
+
+
+def test_statistics_of_a_batch_norm_that_runs_again_are_not_shared() -> None:
+    """Candidates that agree in the first block, and not in what its batch norm is given later."""
+    network = enliven_(TwoBlocks())
+    search, train = search_split(images(64, 3, 8, 8), 10), train_split(images(64, 3, 8, 8), 10)
+    held = gather(network, search, train, 64)
+    found = trace(network, images(2, 3, 8, 8), verify=False)
+    plans = [found.plan({"middle": np.arange(4) < count}) for count in (4, 1, 2)]
+    scorer = Scorer(network, held)
+    every = tuple(range(len(scorer.prefix.boundaries)))
+    for plan in plans:
+        alone = score(Scorer(network, held, tricks=Tricks(memory_bytes=0)), plan, 64)
+        assert same(score(scorer, plan, 64, share=every), alone)
+
+
 def test_statistics_of_few_and_of_many_images_are_never_mixed() -> None:
     network, found, _, _, held = subject()
     plans = [found.plan({}), *some_plans(found, 4, groups=1)]
@@ -393,6 +450,26 @@ def test_network_random_state_and_threads_are_left_alone() -> None:
     assert [m.training for m in given_one.modules()] == modes
     assert unchanged(given_one, before)
     assert same(result, score(Scorer(network, held), random_plan(found, 3), 150))
+
+
+def test_what_a_networks_code_keeps_elsewhere_can_be_trained_on() -> None:
+    tables: dict[int, Tensor] = {}
+
+    def wiring(m: Any, x: Tensor) -> Tensor:
+        width = x.shape[-1]
+        if width not in tables:
+            tables[width] = torch.hann_window(width)
+        out: Tensor = m.head((m.conv(x) * tables[width]).mean((2, 3)))
+        return out
+
+    layers = {"conv": nn.Conv2d(3, 4, 3, padding=1), "head": nn.Linear(4, 10)}
+    network = enliven_(Wired(wiring, **layers))
+    search, train = search_split(images(64, 3, 8, 8), 10), train_split(images(64, 3, 8, 8), 10)
+    held, plan = gather(network, search, train, 64), trace(network, images(2, 3, 8, 8)).plan({})
+    tables.clear()
+    score(Scorer(network, held), plan, 64)
+    assert tables
+    torch.autograd.backward(network(images(2, 3, 8, 8)).sum())
 
 
 def test_order_of_batch_norms_is_that_of_definition() -> None:

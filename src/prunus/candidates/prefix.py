@@ -7,7 +7,8 @@ boundary when their plans make the same of every tensor and number used up to th
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +68,7 @@ class Prefix:
 
     Attributes:
         boundaries: In forward order; each later one includes all that the earlier ones do.
+        calls: Of every inner module in one forward pass.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Prefix:
     ) -> None:
         self._skeleton = skeleton
         self._least_work = least_work
+        self.calls: Mapping[str, int] = {}
         self.boundaries: tuple[Boundary, ...] = tuple(self._find(inputs))
 
     def signatures(self, plan: Plan) -> tuple[str, ...]:
@@ -118,6 +121,7 @@ class Prefix:
         trail = _Trail(self._skeleton)
         with _watched(self._skeleton, trail):
             reference = output_tensors(call(self._skeleton.module, inputs))
+        self.calls = trail.calls
         trial = _Trial(self._skeleton, inputs, reference)
         found: list[Boundary] = []
         last: list[str] = []
@@ -224,7 +228,7 @@ class _Trail:
         self._skeleton = skeleton
         self._began: list[str] = []
         self._open: list[str] = []
-        self._ended: list[tuple[str, frozenset[str], frozenset[str], Any, int]] = []
+        self._ended: list[tuple[str, frozenset[str], int, Any, int]] = []
         self._work = 0
         self._done: list[str] = []
         self._shapes: dict[str, Any] = {}
@@ -243,14 +247,25 @@ class _Trail:
         self._shapes[name] = _shapes_of(out)
         self._work += _multiply_adds(self._skeleton.submodule(name), out)
         if any(True for _ in flat_tensors(out)):
-            owners = frozenset(("", *self._began))
-            self._ended.append((name, before, owners, _copied(out), self._work))
+            self._ended.append((name, before, len(self._began), _copied(out), self._work))
         return out
 
+    @property
+    def calls(self) -> Mapping[str, int]:
+        """How often each module was called."""
+        return Counter(self._began)
+
     def candidates(self) -> Iterator[tuple[Boundary, Passed]]:
-        """Every module that was called once, in order of ending."""
-        for name, done, owners, value, work in self._ended:
-            if self._began.count(name) == 1:
+        """Every module that was called once, in order of ending.
+
+        Not one behind which a batch norm from before runs again: its statistics are those of all its
+        calls, so that later layers decide what it makes of the earlier ones.
+        """
+        calls = self.calls
+        for name, done, began, value, work in self._ended:
+            owners = frozenset(("", *self._began[:began]))
+            again = owners.intersection(self._began[began:], self._skeleton.norms)
+            if calls[name] == 1 and not again:
                 shapes = {inner: self._shapes[inner] for inner in done}
                 share = work / self._work if self._work else 0.0
                 yield Boundary(name, done, owners, share), Passed(value, shapes)

@@ -117,7 +117,7 @@ class Scorer:
         self._batch_size = batch_size
         self._device = next((p.device for p in network.parameters()), torch.device("cpu"))
         self._skeleton = Skeleton(network, channels_last=execution.channels_last)
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference mode: what the network's code keeps is trained on
             sample = self._placed(rows(images.search, 0, 2))
             # Where nothing is kept, no beginning is worth it: trying them takes seconds.
             least = LEAST_WORK if tricks.memory_bytes else math.inf
@@ -155,7 +155,7 @@ class Scorer:
                 f"a task on images {task.start} to {task.stop} does not fit {len(self._images)} "
                 f"images in batches of {size}"
             )
-        with torch.inference_mode():
+        with torch.no_grad():
             signatures = self.prefix.signatures(task.plan) if task.share else ()
             self._skeleton.load(task.plan)
             if self._int8 is not None:
@@ -300,7 +300,9 @@ class Scorer:
                 pair.append(values[at : at + like.numel()].to(like))
                 at += like.numel()
             mean, var = pair
-            self._skeleton.put_statistics(name, mean, var, batches)
+            # A norm counts its calls, of which weights shared over depth make several a batch.
+            count = batches * self.prefix.calls.get(name, 0)
+            self._skeleton.put_statistics(name, mean, var, count)
         if at != values.numel():
             raise InputError(
                 f"{values.numel()} batch-norm statistics for {at} channels: they are of another plan"

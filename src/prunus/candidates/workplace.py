@@ -226,7 +226,7 @@ def open_workplace(
             executor = SerialExecutor(scorer)
         else:
             if compute.memory_mb:
-                with torch.inference_mode():
+                with torch.no_grad():
                     sample = to_place(
                         rows(images.search, 0, 2),
                         resolve_device(context.device),

@@ -13,6 +13,7 @@ References:
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 from prunus.candidates.fold import factors
 from prunus.candidates.int8_bytes import Bytes
 from prunus.candidates.int8_find import Int8Layer
+from prunus.candidates.numbers import are_finite
 from prunus.candidates.skeleton import Skeleton
 
 
@@ -31,10 +33,20 @@ class Int8Layers:
         skeleton: Whose layers they stand in for.
         found: Of the skeleton's network.
         bits: Of the weights.
+        doubting: Look for what is no number in what is rounded, too, and not in weights and
+            statistics alone: see ``Skeleton.doubtful``.
     """
 
-    def __init__(self, skeleton: Skeleton, found: Sequence[Int8Layer], *, bits: int) -> None:
+    def __init__(
+        self,
+        skeleton: Skeleton,
+        found: Sequence[Int8Layer],
+        *,
+        bits: int,
+        doubting: bool = False,
+    ) -> None:
         self._skeleton = skeleton
+        self._doubting = doubting
         self._levels = 2 ** (bits - 1) - 1  # on each side of 0
         self._found = found
         self._reads = {one.layer: one.reads for one in found}
@@ -47,7 +59,18 @@ class Int8Layers:
             for one in self._found
         }
         for path, convolution in self._running.items():
-            self._skeleton.swap(path, convolution)
+            self._take(path, convolution)
+
+    def _take(self, path: str, convolution: "_Convolution") -> None:
+        """Run it in place of a layer; plain layers where its weights are no numbers."""
+        if not convolution.is_finite:
+            self._skeleton.plain = True
+        doubted = partial(self._doubt, convolution)
+        self._skeleton.hasten(path, doubted if self._doubting else convolution)
+
+    def _doubt(self, convolution: "_Convolution", x: Tensor) -> Tensor:
+        self._skeleton.doubtful |= not are_finite(x)
+        return convolution(x)
 
     def fold(self) -> None:
         """Take batch norms, in their present statistics, and ReLUs into the layers before them."""
@@ -56,10 +79,11 @@ class Int8Layers:
                 continue
             convolution = self._running[one.layer]
             convolution.fold(self._skeleton.submodule(one.norm))
-            self._skeleton.bypass(one.norm)
+            self._take(one.layer, convolution)
+            self._skeleton.hasten(one.norm)
             if one.relu is not None:
                 convolution.rectify(None if one.reader is None else self._reads[one.reader])
-                self._skeleton.bypass(one.relu)
+                self._skeleton.hasten(one.relu)
 
 
 class _Convolution:
@@ -70,6 +94,7 @@ class _Convolution:
         self._reads = found.reads
         weight: Tensor = module.weight
         scales = weight.abs().amax(dim=(1, 2, 3)) / levels
+        self.is_finite = are_finite(scales, module.bias)
         self._scales = torch.where(scales > 0, scales, 1.0)
         self._zeros = torch.zeros(len(weight), dtype=torch.int32)
         self._bias: Tensor | None = module.bias
@@ -88,6 +113,7 @@ class _Convolution:
     def fold(self, norm: Any) -> None:
         factor, self._bias = factors(self._module, norm)
         self._scales = self._scales * factor
+        self.is_finite = self.is_finite and are_finite(self._scales, self._bias)
 
     def rectify(self, writes: Bytes | None) -> None:
         self._attached = "relu"

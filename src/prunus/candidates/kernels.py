@@ -5,7 +5,7 @@ activations; PyTorch has that kernel for its own compiler. Autocast converts the
 again for every batch; converted once, they give the same numbers.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.candidates.fold import Pair, fold_, unchanged_by
+from prunus.candidates.numbers import are_finite
 from prunus.candidates.skeleton import Skeleton
 from prunus.graph import Inputs
 from prunus.graph.inputs import call
@@ -61,11 +62,24 @@ def find_rectified(
         return ()
 
 
-def rectify_(skeleton: Skeleton, found: Iterable[Rectified]) -> None:
-    """Let convolutions compute the ReLUs behind them, until the next plan is loaded."""
+def rectify_(skeleton: Skeleton, found: Iterable[Rectified], *, doubting: bool = False) -> None:
+    """Let convolutions compute the ReLUs behind them, until the next plan is loaded.
+
+    The kernel makes 0 of what is no number. Where weights or biases are none, with the batch norms that
+    are folded into them, the plan runs in plain layers.
+
+    Args:
+        skeleton: With batch norms folded.
+        found: Of its network.
+        doubting: Look at activations, too: see ``Skeleton.doubtful``.
+    """
     for one in found:
-        skeleton.swap(one.layer, partial(_convolve_and_rectify, skeleton.submodule(one.layer)))
-        skeleton.bypass(one.relu)
+        layer: Any = skeleton.submodule(one.layer)
+        if not are_finite(layer.weight, layer.bias):
+            skeleton.plain = True
+        convolve = partial(_convolve_and_rectify, layer)
+        skeleton.hasten(one.layer, partial(_doubt, skeleton, convolve) if doubting else convolve)
+        skeleton.hasten(one.relu)
 
 
 def converted_layers(skeleton: Skeleton) -> tuple[str, ...]:
@@ -84,6 +98,11 @@ def convert_(skeleton: Skeleton, layers: Iterable[str], dtype: torch.dtype) -> N
     for name in (f"{path}.{leaf}" for path in layers for leaf in ("weight", "bias")):
         if skeleton.holds(name):
             skeleton.put(name, skeleton.tensor(name).to(dtype))
+
+
+def _doubt(skeleton: Skeleton, convolve: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    skeleton.doubtful |= not are_finite(x)
+    return convolve(x)
 
 
 def _convolve_and_rectify(layer: Any, x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from prunus.candidates.fold import find_pairs, fold_
 from prunus.candidates.int8 import Int8Layers
 from prunus.candidates.int8_find import find_int8, require_int8
 from prunus.candidates.kernels import convert_, converted_layers, find_rectified, rectify_
+from prunus.candidates.numbers import may_break
 from prunus.candidates.prefix import LEAST_WORK, Passed, Prefix
 from prunus.candidates.prefix_cache import PrefixCache
 from prunus.candidates.skeleton import Skeleton
@@ -126,6 +127,8 @@ class Scorer:
             halves = execution.precision == "bfloat16"
             dtype = torch.bfloat16 if halves else torch.float32
             self._rectified = find_rectified(network, self._pairs, sample, dtype)
+            fast = self._rectified or execution.weight_bits
+            self._doubting = bool(fast) and may_break(self._skeleton.module, sample)
             self._int8 = self._find_int8(network) if execution.weight_bits else None
         self._converted = converted_layers(self._skeleton) if halves else ()
         self._cache = PrefixCache(tricks.memory_bytes)
@@ -140,7 +143,7 @@ class Scorer:
         mine = {one.layer for one in found}
         self._pairs = tuple(pair for pair in self._pairs if pair.layer not in mine)
         self._rectified = tuple(one for one in self._rectified if one.layer not in mine)
-        return Int8Layers(self._skeleton, found, bits=bits)
+        return Int8Layers(self._skeleton, found, bits=bits, doubting=self._doubting)
 
     def __call__(self, task: Task) -> Result:
         """Score a candidate on the images of a task.
@@ -172,7 +175,7 @@ class Scorer:
             self._install(statistics)
             fold_(self._skeleton, self._pairs)
             convert_(self._skeleton, self._converted, torch.bfloat16)
-            rectify_(self._skeleton, self._rectified)
+            rectify_(self._skeleton, self._rectified, doubting=self._doubting)
             if self._int8 is not None:
                 self._int8.fold()
             parts = [
@@ -209,8 +212,13 @@ class Scorer:
         known: Sequence[Point],
         at: tuple[str, Hashable],
     ) -> Tensor:
-        """Run the loaded candidate from the deepest known activation on, and keep those at points."""
+        """Run the loaded candidate from the deepest known activation on, and keep those at points.
+
+        Where a fast layer was given what is no number, nothing is kept: it may have made one of it.
+        """
         phase, item = at
+        if self._skeleton.plain:  # which rounds otherwise: neither taken over nor handed on
+            points = known = ()
         start: tuple[int, Passed] | None = None
         for index, signature in reversed(known):
             passed = self._cache.get((phase, index, signature), item)
@@ -221,7 +229,7 @@ class Scorer:
         with self._execution.autocast(self._device):
             out, passes = self.prefix.run(self._placed(inputs), start, missing)
         names = dict(points)
-        for index, passed in passes.items():
+        for index, passed in () if self._skeleton.doubtful else passes.items():
             self._cache.put((phase, index, names[index]), item, passed)
         return logits_of(out)
 
@@ -230,7 +238,12 @@ class Scorer:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """KL(dense || candidate), cross-entropy and hits of some images, ``[batch]`` each."""
         at = "score", positions.numpy().tobytes()
-        logits = self._logits(inputs, points, points, at).double().cpu()
+        logits = self._logits(inputs, points, points, at)
+        if self._skeleton.doubtful:
+            plain, self._skeleton.plain = self._skeleton.plain, True
+            logits = self._logits(inputs, (), (), at)
+            self._skeleton.plain, self._skeleton.doubtful = plain, False
+        logits = logits.double().cpu()
         labels = self._images.labels[positions]
         dense = log_softmax(self._images.reference[positions].double(), dim=1)
         terms = dense.exp() * (dense - log_softmax(logits, dim=1))
@@ -246,10 +259,21 @@ class Scorer:
 
         Each batch counts equally, so that what is known of the first ones is gone on from.
         """
+        known = [point for point in points if point in self._shared_statistics]
+        self._measure(points, known, task)
+        if self._skeleton.doubtful:  # rounded to bytes: the statistics are not what they seem
+            self._skeleton.plain, self._skeleton.doubtful = True, False
+            self._measure((), (), task)
+        if not self._skeleton.plain:
+            self._share_statistics(points, known)
+        rows = [t.float().cpu() for name in self._skeleton.norms for t in self._running(name)]
+        return torch.cat(rows).numpy().tobytes() if rows else b""
+
+    def _measure(self, points: Sequence[Point], known: Sequence[Point], task: Task) -> None:
+        """Run the batches that the statistics of a task still need."""
         skeleton = self._skeleton
         begun = 0 if task.statistics is None else task.measured or 0
         norms: list[Any] = [skeleton.submodule(name) for name in skeleton.norms]
-        known = [point for point in points if point in self._shared_statistics]
         momenta = [norm.momentum for norm in norms]
         if task.statistics is not None:
             self._install(task.statistics, begun)
@@ -268,9 +292,6 @@ class Scorer:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
                 norm.training = False
-        self._share_statistics(points, known)
-        rows = [t.float().cpu() for name in skeleton.norms for t in self._running(name)]
-        return torch.cat(rows).numpy().tobytes() if rows else b""
 
     def _share_statistics(self, points: Sequence[Point], known: Sequence[Point]) -> None:
         """Take the statistics of layers that did not run, and keep those that others will need."""

@@ -36,6 +36,8 @@ class Skeleton:
         norms: Paths of its batch norms with running statistics, in order of definition.
         watcher: Called in place of every inner module's forward, with the module's path, that
             forward and its arguments; None: nothing is watched.
+        plain: Leave out what stands in for forwards because it is faster, until the next plan.
+        doubtful: A stand-in was given what is no number, and may have made one of it.
     """
 
     def __init__(self, network: nn.Module, *, channels_last: bool = False) -> None:
@@ -62,6 +64,8 @@ class Skeleton:
         self._changed: dict[str, None] = dict.fromkeys(self._slots)
         self._settings: list[tuple[nn.Module, dict[str, Any]]] = []
         self._swapped: dict[str, Forward] = {}
+        self._faster: dict[str, Forward] = {}
+        self.plain = self.doubtful = False
         self.reset()
 
     def _find_slots(self, named: dict[str, Tensor]) -> dict[str, list[tuple[dict[str, Any], str]]]:
@@ -86,6 +90,8 @@ class Skeleton:
 
     def _call(self, name: str, forward: Forward, *args: Any, **kwargs: Any) -> Any:
         forward = self._swapped.get(name, forward)
+        if not self.plain:
+            forward = self._faster.get(name, forward)
         if self.watcher is None:
             return forward(*args, **kwargs)
         return self.watcher(name, forward, args, kwargs)
@@ -146,6 +152,8 @@ class Skeleton:
             vars(module).update(settings)
         self._settings.clear()
         self._swapped.clear()
+        self._faster.clear()
+        self.plain = self.doubtful = False
         refresh_(self._keepers)  # last: settings that are put back may hold what was kept since
 
     def put(self, name: str, value: Tensor) -> None:
@@ -181,6 +189,13 @@ class Skeleton:
     def swap(self, path: str, forward: Forward) -> None:
         """Call something else in place of a module's forward until the next ``load``."""
         self._swapped[path] = forward
+
+    def hasten(self, path: str, forward: Forward | None = None) -> None:
+        """Call something faster in place of a module's forward until the next ``load``; see ``plain``.
+
+        None: the forward is computed elsewhere, and its input is returned.
+        """
+        self._faster[path] = _same if forward is None else forward
 
 
 def _same(value: Any) -> Any:

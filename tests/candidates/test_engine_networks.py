@@ -101,6 +101,19 @@ def test_a_network_that_works_on_its_input_in_place_is_scored_on_the_images() ->
     assert found[0] == found[1]
 
 
+def test_an_error_of_the_dense_network_is_told_in_one_line() -> None:
+    def wiring(m: Any, x: Tensor) -> Tensor:
+        if len(x) == 60:
+            raise ValueError("odd batch")
+        out: Tensor = m.rest(x)
+        return out
+
+    given_one = context(Wired(wiring, rest=trained_cnn()).eval())
+    said = "^digits: on 60 samples of the search split the network raised ValueError: odd batch; "
+    with pytest.raises(InputError, match=said):
+        gather_images(given_one, SMALL.model_copy(update={"images": 60}))
+
+
 @pytest.mark.parametrize("top", [None, 2])
 def test_order_of_candidates_does_not_matter(top: int | None) -> None:
     given_one = context()

@@ -1,6 +1,7 @@
 """A score is what cutting, recalibrating and evaluating gives, however it is computed."""
 
 import copy
+import random
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -20,6 +21,7 @@ from prunus.errors import InputError
 from prunus.graph import Trace, cut, trace
 from prunus.graph.inputs import call
 from prunus.plan import Plan
+from prunus.seeding import host_states, seed_globally_
 from prunus.train import evaluate, recalibrate_batch_norm_
 from prunus.train.forward import logits_of
 from prunus.zoo import build
@@ -470,6 +472,79 @@ def test_what_a_networks_code_keeps_elsewhere_can_be_trained_on() -> None:
     score(Scorer(network, held), plan, 64)
     assert tables
     torch.autograd.backward(network(images(2, 3, 8, 8)).sum())
+
+
+class Moody(nn.Module):
+    """Draws from a generator, or keeps count, in evaluation, too."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+        self.body = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU())
+        self.more, self.head = nn.Conv2d(6, 6, 1), nn.Linear(6, 10)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        match self.what:
+            case "torch":
+                x = nn.functional.dropout(x, 0.3, training=True)
+            case "python":
+                x = x * random.random()  # as a network may
+            case "numpy":
+                x = x * np.random.rand()  # noqa: NPY002  # as a network may
+            case "buffer":
+                seen = self.get_buffer("seen")
+                x = x - seen.mul_(0.9).add_(x.max())
+        out: Tensor = self.head(self.more(x).relu().mean((2, 3)))
+        return out
+
+
+@pytest.mark.parametrize("what", ["torch", "python", "numpy", "buffer"])
+def test_a_score_is_the_candidates_own_whatever_was_drawn_or_scored_before(what: str) -> None:
+    network = enliven_(Moody(what)).eval()
+    search, train = search_split(images(128, 3, 8, 8), 10), train_split(images(64, 3, 8, 8), 10)
+    held = gather(network, search, train, 64)
+    found = trace(network, images(2, 3, 8, 8), verify=False)
+    with torch.no_grad():
+        network.get_buffer("seen").zero_()
+    before, states = bits_of(network), host_states()
+    plans = [found.plan({}), random_plan(found, 1), random_plan(found, 2)]
+    alone = [score(Scorer(network, held), plan, 128) for plan in plans]
+    assert host_states() == states and unchanged(network, before)
+    seed_globally_(7)
+    scorer = Scorer(network, held)
+    assert scorer.prefix.boundaries == ()
+    for plan, expected in zip(plans[::-1], alone[::-1], strict=True):
+        assert same(score(scorer, plan, 128), expected)
+    other = score(Scorer(network, held, seed=1), plans[0], 128)
+    assert same(other, alone[0]) == (what == "buffer")
+
+
+@pytest.mark.parametrize("what", ["torch", "python", "numpy"])
+def test_what_is_drawn_is_the_batchs_own(what: str) -> None:
+    network = enliven_(Moody(what)).eval()
+    search, train = search_split(images(128, 3, 8, 8), 10), train_split(images(64, 3, 8, 8), 10)
+    scorer = Scorer(network, gather(network, search, train, 64))
+    plan = trace(network, images(2, 3, 8, 8), verify=False).plan({})
+    assert same(score(scorer, plan, 64, 128), score(scorer, plan, 128))
+
+
+def test_what_a_network_raises_is_told_in_one_line() -> None:
+    def wiring(m: Any, x: Tensor) -> Tensor:
+        if len(x) == 60:
+            raise ValueError("odd batch\nand more")
+        out: Tensor = m.head(m.conv(x).mean((2, 3)))
+        return out
+
+    network = enliven_(Wired(wiring, conv=nn.Conv2d(3, 4, 3), head=nn.Linear(4, 10)))
+    search, train = search_split(images(124, 3, 8, 8), 10), train_split(images(64, 3, 8, 8), 10)
+    scorer = Scorer(network, gather(network, search, train, 64))
+    plan = trace(network, images(2, 3, 8, 8)).plan({})
+    score(scorer, plan, 64)
+    said = r"^scoring a candidate on 60 samples: the network raised ValueError: odd batch; .*$"
+    with pytest.raises(InputError, match=said):
+        scorer(Task("k", plan, 64, 124))
 
 
 def test_order_of_batch_norms_is_that_of_definition() -> None:

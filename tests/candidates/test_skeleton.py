@@ -261,19 +261,46 @@ def test_module_under_two_names() -> None:
 # What is shared
 
 
-def test_nothing_is_copied() -> None:
+def test_no_parameter_is_copied_and_every_buffer_is() -> None:
     network, _, _ = subject("resnet20")
     skeleton = Skeleton(network)
     mine = dict([*skeleton.module.named_parameters(), *skeleton.module.named_buffers()])
     theirs = dict([*network.named_parameters(), *network.named_buffers()])
     assert mine.keys() <= theirs.keys()
-    held = [
-        t
-        for m in skeleton.module.modules()
-        for t in (*m._parameters.values(), *m._buffers.values())
-    ]
-    addresses = {t.data_ptr() for t in theirs.values()}
+    held = [t for m in skeleton.module.modules() for t in m._parameters.values()]
+    addresses = {t.data_ptr() for t in network.parameters()}
     assert {t.data_ptr() for t in held if t is not None} == addresses
+    buffers = [t for m in skeleton.module.modules() for t in m._buffers.values()]
+    assert not {t.data_ptr() for t in buffers if t is not None} & {
+        t.data_ptr() for t in network.buffers()
+    }
+
+
+WRITES: dict[str, Callable[[Any, Tensor], None]] = {
+    "in place": lambda m, x: m.seen.mul_(0.9).add_(x.max()),
+    "a new tensor": lambda m, x: setattr(m, "seen", 0.9 * m.seen + x.max()),
+    "behind the back of autograd": lambda m, x: m.seen.data.add_(x.max()),
+    "another shape": lambda m, _: m.seen.resize_(1),
+}
+
+
+@pytest.mark.parametrize("case", WRITES)
+def test_what_a_forward_writes_to_a_buffer_is_forgotten(case: str) -> None:
+    def wiring(m: Any, x: Tensor) -> Tensor:
+        WRITES[case](m, x)
+        out: Tensor = m.head(x - m.seen)
+        return out
+
+    network = Wired(wiring, head=nn.Linear(4, 2)).eval()
+    network.register_buffer("seen", torch.zeros(()))
+    skeleton, x = Skeleton(network), images(3, 4)
+    assert not skeleton.has_written()
+    first = forward(skeleton.module, x)
+    assert skeleton.has_written()
+    for _ in range(2):
+        skeleton.reset()
+        assert same_bits(forward(skeleton.module, x), first)
+    assert inner(network, "").seen.shape == () and inner(network, "").seen == 0
 
 
 def test_contiguous_range_is_a_view_and_others_are_not() -> None:

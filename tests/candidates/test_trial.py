@@ -239,6 +239,30 @@ def test_a_type_that_a_network_cannot_run_in_is_refused_and_float32_not_tried(
         choose(enliven_(chain()), **given)
 
 
+class OneType(nn.Module):
+    """Refuses what is not of the type of its input, by an error of its own kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        if y.dtype != x.dtype:
+            raise TypeError(f"{y.dtype} is not {x.dtype}")
+        out: Tensor = self.head(y.mean((2, 3)))
+        return out
+
+
+def test_errors_of_every_kind_leave_a_choice_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "has_bfloat16", lambda _: True)
+    monkeypatch.setattr(trial, "weight_bits", lambda _: 0)
+    assert choose(enliven_(OneType()), layout="contiguous") == PLAIN
+    said = r"'bfloat16': the network cannot run in it \(torch.bfloat16 is not torch.float32\); use"
+    with pytest.raises(InputError, match=said):
+        choose(enliven_(OneType()), precision="bfloat16", layout="contiguous")
+
+
 class Checks(nn.Module):
     """Refuses numbers that are none, takes a layer by keyword, and reads what a ReLU read."""
 

@@ -50,7 +50,7 @@ def may_break(network: nn.Module, inputs: Inputs) -> bool:
     """
     with _Watch() as watch:
         call(network, inputs)
-    return watch.found
+    return bool(watch.found)
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its types out

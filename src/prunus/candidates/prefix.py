@@ -22,6 +22,7 @@ from prunus.candidates.skeleton import Forward, Skeleton
 from prunus.graph import Inputs
 from prunus.graph.inputs import call, flat_tensors, output_tensors
 from prunus.plan import KeepChannels, Plan, ReindexBuffer, SetAttribute, ZeroConnections
+from prunus.seeding import host_states
 
 LEAST_WORK = 0.1
 """Share of the multiply-adds before a boundary: for less, keeping activations costs what it saves."""
@@ -69,6 +70,7 @@ class Prefix:
     Attributes:
         boundaries: In forward order; each later one includes all that the earlier ones do.
         calls: Of every inner module in one forward pass.
+        draws_on_host: Whether the network draws from the global states of Python or NumPy.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Prefix:
         self._skeleton = skeleton
         self._least_work = least_work
         self.calls: Mapping[str, int] = {}
+        self.draws_on_host = False
         self.boundaries: tuple[Boundary, ...] = tuple(self._find(inputs))
 
     def signatures(self, plan: Plan) -> tuple[str, ...]:
@@ -119,9 +122,17 @@ class Prefix:
 
     def _find(self, inputs: Inputs) -> Iterator[Boundary]:
         trail = _Trail(self._skeleton)
+        before = host_states()
         with _watched(self._skeleton, trail):
             reference = output_tensors(call(self._skeleton.module, inputs))
         self.calls = trail.calls
+        drawn = [a != b for a, b in zip(before, host_states(), strict=True)]
+        self.draws_on_host = any(drawn[:2])
+        # What is kept of one batch or drawn for it decides another: beginnings cannot be left out.
+        stateful = self._skeleton.has_written() or any(drawn)
+        self._skeleton.reset()
+        if stateful:
+            return
         trial = _Trial(self._skeleton, inputs, reference)
         found: list[Boundary] = []
         last: list[str] = []

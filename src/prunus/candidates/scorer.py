@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax
 
+from prunus.candidates.draws import Draws
 from prunus.candidates.execution import ScoringExecution
 from prunus.candidates.fold import find_pairs, fold_
 from prunus.candidates.int8 import Int8Layers
@@ -24,7 +25,7 @@ from prunus.candidates.task import Result, Task
 from prunus.data import Inputs
 from prunus.errors import InputError
 from prunus.train import answers
-from prunus.train.forward import logits_of, to_place
+from prunus.train.forward import buffers_restored, foreign_errors_told, logits_of, to_place
 
 CALIBRATION_BATCH = 64
 """Images per batch of the batch-norm statistics, as ``recalibrate_batch_norm_`` takes them."""
@@ -102,6 +103,10 @@ class Scorer:
         execution: Number format and layout.
         batch_size: Search images per forward pass; tasks begin at its multiples.
         tricks: To compute faster.
+        seed: Of what the network draws from the global random states, which are given back.
+
+    Raises:
+        InputError: The network raises an error.
     """
 
     def __init__(
@@ -112,13 +117,21 @@ class Scorer:
         execution: ScoringExecution = ScoringExecution(),  # noqa: B008  # frozen
         batch_size: int = 64,
         tricks: Tricks = Tricks(),  # frozen
+        seed: int = 0,
     ) -> None:
         self._images = images
         self._execution = execution
         self._batch_size = batch_size
         self._device = next((p.device for p in network.parameters()), torch.device("cpu"))
         self._skeleton = Skeleton(network, channels_last=execution.channels_last)
-        with torch.no_grad():  # not inference mode: what the network's code keeps is trained on
+        self._draws = Draws(seed, self._device)
+        with (
+            foreign_errors_told("before candidates are scored, on 2 search samples:"),
+            torch.no_grad(),  # not inference mode: what the network's code keeps is trained on
+            self._draws.kept(),
+            buffers_restored(network),
+        ):
+            self._draws.begin("trial")
             sample = self._placed(rows(images.search, 0, 2))
             # Where nothing is kept, no beginning is worth it: trying them takes seconds.
             least = LEAST_WORK if tricks.memory_bytes else math.inf
@@ -130,6 +143,7 @@ class Scorer:
             fast = self._rectified or execution.weight_bits
             self._doubting = bool(fast) and may_break(self._skeleton.module, sample)
             self._int8 = self._find_int8(network) if execution.weight_bits else None
+        self._draws = Draws(seed, self._device, host=self.prefix.draws_on_host)
         self._converted = converted_layers(self._skeleton) if halves else ()
         self._cache = PrefixCache(tricks.memory_bytes)
         self._shared_statistics: dict[tuple[int, str], dict[str, tuple[Tensor, Tensor]]] = {}
@@ -149,7 +163,8 @@ class Scorer:
         """Score a candidate on the images of a task.
 
         Raises:
-            InputError: The task begins in the middle of a batch, or ends beyond the images.
+            InputError: The task begins in the middle of a batch, or ends beyond the images; or the
+                network raises an error.
         """
         begin = time.perf_counter()
         size = self._batch_size
@@ -158,7 +173,7 @@ class Scorer:
                 f"a task on images {task.start} to {task.stop} does not fit {len(self._images)} "
                 f"images in batches of {size}"
             )
-        with torch.no_grad():
+        with torch.no_grad(), self._draws.kept():
             signatures = self.prefix.signatures(task.plan) if task.share else ()
             self._skeleton.load(task.plan)
             if self._int8 is not None:
@@ -226,7 +241,11 @@ class Scorer:
                 start = index, passed
                 break
         missing = [index for index, _ in points if start is None or index > start[0]]
-        with self._execution.autocast(self._device):
+        count = len(inputs if isinstance(inputs, Tensor) else next(iter(inputs.values())))
+        with (
+            foreign_errors_told(f"scoring a candidate on {count} samples:"),
+            self._execution.autocast(self._device),
+        ):
             out, passes = self.prefix.run(self._placed(inputs), start, missing)
         names = dict(points)
         for index, passed in () if self._skeleton.doubtful else passes.items():
@@ -237,10 +256,12 @@ class Scorer:
         self, positions: Tensor, inputs: Inputs, points: Sequence[Point]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """KL(dense || candidate), cross-entropy and hits of some images, ``[batch]`` each."""
-        at = "score", positions.numpy().tobytes()
+        at, first = ("score", positions.numpy().tobytes()), int(positions[0])
+        self._draws.begin("score", first)
         logits = self._logits(inputs, points, points, at)
         if self._skeleton.doubtful:
             plain, self._skeleton.plain = self._skeleton.plain, True
+            self._draws.begin("score", first)
             logits = self._logits(inputs, (), (), at)
             self._skeleton.plain, self._skeleton.doubtful = plain, False
         logits = logits.double().cpu()
@@ -286,6 +307,7 @@ class Scorer:
         batches = list(enumerate(self._images.calibration[: task.calibration]))
         try:
             for item, inputs in batches[begun:] if norms else ():
+                self._draws.begin("calibrate", item)
                 # Activations without the statistics of the layers before them are of no use here.
                 self._logits(inputs, points, known, ("calibrate", item))
         finally:

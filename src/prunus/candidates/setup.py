@@ -21,7 +21,7 @@ from prunus.graph.inputs import output_tensors
 from prunus.plan import Plan
 from prunus.records import Source
 from prunus.seeding import seeded
-from prunus.train.forward import modes_restored, placed
+from prunus.train.forward import buffers_restored, modes_restored, placed
 from prunus.zoo import load_source, without_weights
 
 Array = npt.NDArray[np.generic]
@@ -165,6 +165,7 @@ class Setup:
     tricks: Tricks
     device: str = "cpu"
     lengths: Array | None = None
+    seed: int = 0
 
     @classmethod
     def of(
@@ -175,6 +176,7 @@ class Setup:
         batch_size: int,
         tricks: Tricks,
         device: str,
+        seed: int = 0,
     ) -> "Setup":
         """Gather a setup from tensors."""
         return cls(
@@ -189,6 +191,7 @@ class Setup:
             tricks,
             device,
             None if images.lengths is None else images.lengths.numpy(),
+            seed,
         )
 
 
@@ -208,6 +211,7 @@ def make_scorer(setup: Setup) -> Scorer:
         execution=setup.execution,
         batch_size=setup.batch_size,
         tricks=setup.tricks,
+        seed=setup.seed,
     )
 
 
@@ -217,6 +221,7 @@ def _answers(network: nn.Module, samples: Inputs) -> list[Tensor]:
     with (
         modes_restored(network),
         placed(network, home, channels_last=False),
+        buffers_restored(network),
         seeded(0),
         torch.no_grad(),
     ):

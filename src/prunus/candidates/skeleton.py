@@ -1,6 +1,7 @@
 """A network whose tensors are swapped for slices: candidates run on it without any copy.
 
-The structure is copied once; the dense tensors are shared and never written to. Loading a plan puts
+The structure is copied once; the dense parameters are shared and never written to. Buffers are copies,
+made anew where a forward has written to them: no candidate finds what another left. Loading a plan puts
 gathered slices (views, where what stays is contiguous) in their places, sets the numbers that
 shapes depend on, and takes back what the last plan did. No re-trace, no deep copy.
 """
@@ -19,6 +20,7 @@ from prunus.graph.attention import free_heads_
 from prunus.graph.cut import kept_slices, network_shape, set_attributes_, sync_sizes_
 from prunus.graph.kept import may_keep, refresh_
 from prunus.plan import Plan, SetAttribute
+from prunus.train.forward import same_values
 
 Forward = Callable[..., Any]
 Watcher = Callable[[str, Forward, tuple[Any, ...], dict[str, Any]], Any]
@@ -52,6 +54,9 @@ class Skeleton:
         self._channels_last = channels_last
         self._slots = self._find_slots(named)
         self._dense = {name: self._laid_out(tensor.detach()) for name, tensor in named.items()}
+        self._given = {name: tensor.detach() for name, tensor in network.named_buffers()}
+        self._versions: dict[str, int | None] = dict.fromkeys(self._given)
+        self._written: set[str] = set()
         self._modules: dict[str, nn.Module] = dict(self.module.named_modules())
         self._forwards: dict[str, Forward] = {n: m.forward for n, m in self._modules.items() if n}
         for name, forward in self._forwards.items():
@@ -144,6 +149,7 @@ class Skeleton:
 
     def reset(self) -> None:
         """Be the dense network again."""
+        self._renew_buffers()
         for name in self._changed:
             for table, leaf in self._slots[name]:
                 table[leaf] = self._dense[name]
@@ -155,6 +161,27 @@ class Skeleton:
         self._faster.clear()
         self.plain = self.doubtful = False
         refresh_(self._keepers)  # last: settings that are put back may hold what was kept since
+
+    def _renew_buffers(self) -> None:
+        """Take copies of the buffers given, where a forward has written to those that there were."""
+        for name, given in self._given.items():
+            version = _version(self._dense[name])
+            if name in self._written or version is None or version != self._versions[name]:
+                self._dense[name] = self._laid_out(given.clone())
+                self._versions[name] = _version(self._dense[name])
+            for table, leaf in self._slots[name]:
+                table[leaf] = self._dense[name]
+
+    def has_written(self) -> bool:
+        """Whether forwards have written to a buffer since a plan was taken back; there they may again."""
+        for name, given in self._given.items():
+            now, dense = self.tensor(name), self._dense[name]
+            kept = now is dense and _version(dense) == self._versions[name]
+            if not (
+                kept and same_values(now, given)
+            ):  # what autograd is not told of has no version
+                self._written.add(name)
+        return bool(self._written)
 
     def put(self, name: str, value: Tensor) -> None:
         """Swap one tensor until the next ``load`` or ``reset``."""
@@ -196,6 +223,11 @@ class Skeleton:
         None: the forward is computed elsewhere, and its input is returned.
         """
         self._faster[path] = _same if forward is None else forward
+
+
+def _version(tensor: Tensor) -> int | None:
+    """Of writes to a tensor; None: they are not counted."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def _same(value: Any) -> Any:

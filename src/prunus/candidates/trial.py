@@ -11,7 +11,7 @@ from prunus.candidates.int8_find import require_int8, weight_bits
 from prunus.candidates.scorer import Images, Scorer, Tricks
 from prunus.candidates.task import Result, Task
 from prunus.compute import Compute
-from prunus.errors import InputError
+from prunus.errors import InputError, PrunusError, first_line
 from prunus.graph import Trace
 from prunus.plan import Plan
 from prunus.train.config import Layout
@@ -63,8 +63,11 @@ def _require_it_runs(
 ) -> None:
     try:
         _scored(network, images, plan, compute, choice)
-    except RuntimeError as error:
-        first = str(error).partition("\n")[0]
+    except Exception as error:  # a user's forward may raise anything
+        told = isinstance(error, PrunusError)
+        if told and error.__cause__ is None:
+            raise
+        first = first_line(error.__cause__ if told and error.__cause__ is not None else error)
         raise InputError(
             f"precision '{compute.precision}': the network cannot run in it ({first}); use precision 'auto'"
         ) from error
@@ -135,7 +138,7 @@ def _seconds(
     for choice in choices:
         try:
             first, scorer = _scored(network, images, plan, compute, choice)
-        except RuntimeError:
+        except Exception:  # noqa: BLE001, S112  # as above
             continue  # the plain choice, if it fails too, raises in the scoring itself
         task = Task("trial", plan, 0, first.stop, statistics=first.statistics, calibration=1)
         runs[choice] = scorer, task

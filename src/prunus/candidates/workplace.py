@@ -10,6 +10,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from prunus.candidates.draws import Draws
 from prunus.candidates.execution import ScoringExecution
 from prunus.candidates.int8_find import require_int8
 from prunus.candidates.options import Scoring
@@ -33,8 +34,16 @@ from prunus.graph import Trace, call, relative_difference, without_packing
 from prunus.method import Context
 from prunus.plan import Plan
 from prunus.records import Source
+from prunus.seeding import seeded
 from prunus.train import predictions
-from prunus.train.forward import logits_of, modes_restored, placed, to_place
+from prunus.train.forward import (
+    buffers_restored,
+    foreign_errors_told,
+    logits_of,
+    modes_restored,
+    placed,
+    to_place,
+)
 
 _BATCH, _ROUNDING = 256, 1e-3
 _PROBES = 4  # samples by which workers see that they have built the network that is searched
@@ -118,9 +127,10 @@ def gather_images(context: Context, scoring: Scoring) -> Images:
     generator = torch.Generator().manual_seed(context.seed)
     batches = islice(train.batches(size, generator=generator), available // size)
     lengths = drawn.samples.store.lengths
-    with threads(threads_of(context.compute)):
-        original = without_packing(_original(context))
-        reference = _reference(original, inputs, context.device)
+    original = without_packing(_original(context))
+    draws = Draws(context.seed, resolve_device(context.device))
+    with threads(threads_of(context.compute)), draws.kept(), buffers_restored(original):
+        reference = _reference(original, inputs, draws, f"{drawn.name}:")
         if lengths is not None:
             apart = predictions(original, drawn, batch_size=FEWEST_TEXTS, device=context.device)
             if relative_difference(reference, apart) > _ROUNDING:
@@ -139,20 +149,23 @@ def gather_images(context: Context, scoring: Scoring) -> Images:
     )
 
 
-def _reference(network: nn.Module, inputs: Inputs, device: str) -> Tensor:
+def _reference(network: nn.Module, inputs: Inputs, draws: Draws, data: str) -> Tensor:
     """Logits of samples in one padding, float32 ``[samples, classes]`` on the CPU."""
-    where, count = resolve_device(device), len(next(iter(_parts(inputs).values())))
+    where, count = draws.device, len(next(iter(_parts(inputs).values())))
+    logits = []
     with (
         modes_restored(network),
         placed(network, where, channels_last=False),
         torch.no_grad(),  # what the network keeps of a forward pass may be trained on later
     ):
         network.eval()
-        batches = (rows(inputs, at, at + _BATCH) for at in range(0, count, _BATCH))
-        logits = [  # of copies: a network may work in place, and candidates are to see the images
-            logits_of(call(network, to_place(batch, where, channels_last=False))).float().cpu()
-            for batch in batches
-        ]
+        for at in range(0, count, _BATCH):
+            batch = to_place(rows(inputs, at, at + _BATCH), where, channels_last=False)
+            draws.begin("reference", at)
+            some = min(_BATCH, count - at)
+            with foreign_errors_told(f"{data} on {some} samples of the search split"):
+                # Of a copy: a network may work in place, and candidates are to see the images.
+                logits.append(logits_of(call(network, batch)).float().cpu())
     return torch.cat(logits)
 
 
@@ -207,7 +220,7 @@ def open_workplace(
         InputError: The network cannot be sent to the workers, or these cannot be reached.
         MissingExtraError: Ray is asked for and not installed.
     """
-    compute = context.compute
+    compute, seed = context.compute, context.seed
     network = context.network.to(resolve_device(context.device))
     with threads(threads_of(compute)):
         execution = _execution(network, context.trace, images, compute, store)
@@ -221,12 +234,13 @@ def open_workplace(
                 execution=execution,
                 batch_size=compute.batch_size,
                 tricks=tricks,
+                seed=seed,
             )
             prefix = scorer.prefix
             executor = SerialExecutor(scorer)
         else:
             if compute.memory_mb:
-                with torch.no_grad():
+                with torch.no_grad(), seeded(seed):
                     sample = to_place(
                         rows(images.search, 0, 2),
                         resolve_device(context.device),
@@ -237,7 +251,7 @@ def open_workplace(
             blueprint = Blueprint.of(network, context.source, context.plans, few)
             blueprint.require_readable(type(network).__name__, compute.engine)
             setup = Setup.of(
-                blueprint, images, execution, compute.batch_size, tricks, context.device
+                blueprint, images, execution, compute.batch_size, tricks, context.device, seed
             )
             executor = _hire(setup, compute)
     return Workplace(

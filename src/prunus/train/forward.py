@@ -86,6 +86,29 @@ def modes_restored(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def buffers_restored(network: nn.Module) -> Iterator[None]:
+    """Give every buffer its values back: some networks keep count in evaluation, too."""
+    held = [
+        (module._buffers, name, tensor, tensor.detach().clone())
+        for module in network.modules()
+        for name, tensor in module._buffers.items()
+        if tensor is not None
+    ]
+    try:
+        yield
+    finally:
+        for table, name, tensor, value in held:
+            table[name] = tensor
+            if not same_values(tensor, value):
+                tensor.data = value
+
+
+def same_values(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors hold the same, NaN at the same places."""
+    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
+
+
+@contextmanager
 def placed(network: nn.Module, device: torch.device, *, channels_last: bool) -> Iterator[None]:
     """Move a network to ``device`` and layout, in place, and back at the end.
 

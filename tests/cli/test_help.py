@@ -6,8 +6,9 @@ import pytest
 from typer.main import get_command
 
 from prunus.cli.app import app
-from prunus.cli.given import Subject, Training
+from prunus.cli.given import Training
 from prunus.cli.training import make_training
+from prunus.records import Source
 
 COMMANDS = getattr(get_command(app), "commands")  # noqa: B009  # a group's, which typer hides
 
@@ -31,11 +32,12 @@ def test_the_rates_that_are_told_are_those_that_are_taken(command: str, option: 
     sgd, pretrained, adamw, texts, pretrained_adamw = map(
         float, re.findall(r"\d[\d.e-]*\d", _help(command, option))
     )
-    images, text = (Subject(model, (), None, "x") for model in ("digits_cnn", "bert_tiny"))
-    loaded = Subject("hf:x", ("task=text",), None, "text:x.csv")
+    images, text = (Source(model=model) for model in ("digits_cnn", "bert_tiny"))
+    loaded = Source(model="hf:x", arguments={"task": "text"})
 
-    def taken(subject: Subject, optimizer: str) -> float:
-        return make_training(Training(1, None, None, 0.0, 1, None, None, optimizer), subject).lr
+    def taken(source: Source, optimizer: str) -> float:
+        training = Training(1, None, None, 0.0, 1, None, None, optimizer)
+        return make_training(training, source, "x").lr
 
     assert (taken(images, "sgd"), taken(loaded, "sgd")) == (sgd, pretrained)
     assert (taken(images, "adamw"), taken(text, "adamw")) == (adamw, texts)

@@ -381,7 +381,7 @@ def test_formats_of_trainings_and_scoring_can_be_pinned() -> None:
     training = Training(2, None, None, 0.0, 3, None, None, None, "float32", "contiguous")
     step = make_finetune(training, text=False)
     assert (step.precision, step.layout) == ("float32", "contiguous")
-    first = make_train_first(training, Subject("digits_cnn", (), None, "digits"))
+    first = make_train_first(training, Source(model="digits_cnn"), "digits")
     assert first is not None
     assert (first.precision, first.layout) == ("float32", "contiguous")
     compute = make_compute(Scoring("serial", 1, None, 256), training)

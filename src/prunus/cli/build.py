@@ -14,7 +14,7 @@ from prunus.cli.given import (
     read_pairs,
     require_sensible,
 )
-from prunus.cli.source import data_name, reads_text, text_options
+from prunus.cli.source import data_name, make_source, text_options
 from prunus.cli.training import AFTER, make_finetune, refusal, refuse_idle
 from prunus.compute import Compute
 from prunus.errors import InputError
@@ -30,6 +30,7 @@ from prunus.recipe import (
     make_recipe,
     standard_steps,
 )
+from prunus.recipe.pieces import takes_pieces
 
 DEFAULT_METHODS = (
     "random",
@@ -75,7 +76,7 @@ def own_recipe(method: str | None, cut: Cut, training: Training, subject: Subjec
     options = read_pairs(cut.options, "--option")
     _require_target(method, cut.target, options, "leave --target out and set --option")
     refuse_idle(training)
-    text = reads_text(subject)
+    text = takes_pieces(make_source(subject), subject.data)
     steps = _steps(method, cut.target or "", options, training, text=text)
     return make_recipe({"steps": steps}, _HERE)
 
@@ -196,7 +197,7 @@ def method_steps(
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"--method '{twice}' is given twice; give each once")
-    text = reads_text(subject)
+    text = takes_pieces(make_source(subject), subject.data)
     options: dict[str, dict[str, Any]] = {name: {} for name in names}
     for key, value in read_pairs(cut.options, "--option").items():
         name, dot, option = key.partition(".")

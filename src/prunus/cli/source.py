@@ -4,7 +4,6 @@ from prunus.cli.given import Subject, read_image_size, read_pairs
 from prunus.data import TextOptions, is_text_data, named_size, with_image_size
 from prunus.errors import InputError
 from prunus.records import Source
-from prunus.zoo import reads_text as source_reads_text
 
 
 def make_source(subject: Subject) -> Source:
@@ -67,8 +66,3 @@ def text_options(subject: Subject, recipes: str | None = None) -> TextOptions | 
             f"--text '{subject.text[0]}' is given, but data '{name}' is no set of texts; leave it out"
         )
     return TextOptions.from_pairs(given, "--text") if given else None
-
-
-def reads_text(subject: Subject) -> bool:
-    """Whether the network that is asked for takes pieces of texts."""
-    return subject.model is not None and source_reads_text(make_source(subject))

@@ -6,11 +6,12 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from prunus.cli.given import Subject, Training
-from prunus.cli.source import reads_text
+from prunus.cli.given import Training
 from prunus.errors import InputError
 from prunus.plan import complaint
 from prunus.recipe import Train
+from prunus.recipe.pieces import takes_pieces
+from prunus.records import Source
 from prunus.train import TrainConfig
 
 _BATCH = 128
@@ -178,37 +179,45 @@ def refusal(error: ValidationError, options: Mapping[str, str], whole: str = "")
     return InputError(f"{option} {first['input']}: {message}")
 
 
-def make_train_first(training: Training, subject: Subject) -> TrainConfig | None:
+def make_train_first(
+    training: Training, source: Source | None, data: str | None
+) -> TrainConfig | None:
     """The training of the dense network, before everything else.
+
+    Args:
+        training: As given.
+        source: Of the network, be it a recipe's; None: none is named, for ``compress`` to refuse.
+        data: Its name.
 
     Raises:
         InputError: A value cannot be used; names the option.
     """
     if training.train_epochs is None:
         return None
-    return _whole(training, subject, training.train_epochs, training.train_lr, _BEFORE)
+    return _whole(training, source, data, training.train_epochs, training.train_lr, _BEFORE)
 
 
-def make_training(training: Training, subject: Subject) -> TrainConfig:
+def make_training(training: Training, source: Source, data: str | None) -> TrainConfig:
     """The training of a network that is not cut.
 
     Raises:
         InputError: A value cannot be used; names the option.
     """
-    return _whole(training, subject, training.epochs, training.lr, AFTER)
+    return _whole(training, source, data, training.epochs, training.lr, AFTER)
 
 
 def _whole(
     training: Training,
-    subject: Subject,
+    source: Source | None,
+    data: str | None,
     epochs: int | None,
     lr: float | None,
     options: Mapping[str, str],
 ) -> TrainConfig:
     """A training of the network as it is given, not of one that was cut."""
-    text = reads_text(subject)
+    text = source is not None and takes_pieces(source, data)
     rates = _rates(training, text=text)
-    pretrained = (subject.model or "").startswith("hf:")
+    pretrained = source is not None and source.model.startswith("hf:")
     values = {
         **_manner(training, text=text),
         "epochs": epochs,

@@ -33,6 +33,7 @@ from prunus.cli.source import data_name, make_source, text_options
 from prunus.cli.training import make_train_first, make_training, require_training
 from prunus.errors import InputError
 from prunus.recipe import TraceOptions, compare, compress, load_recipe, train_network
+from prunus.recipe.prepare import recipe_source
 from prunus.recipe.recipe import as_recipe
 from prunus.records import Comparison
 from prunus.report.summary import failures
@@ -72,7 +73,7 @@ def run_compress(
             resume=where.resume,
             device=where.device,
             progress=progress,
-            train_first=make_train_first(training, subject),
+            train_first=make_train_first(training, recipe_source(asked), asked.data),
             latency=make_latency(where),
             compute=compute,
         )
@@ -129,7 +130,7 @@ def run_compare(  # noqa: PLR0913  # all that the command line holds
             resume=where.resume,
             device=where.device,
             progress=progress,
-            train_first=make_train_first(training, subject),
+            train_first=make_train_first(training, source, subject.data),
             latency=make_latency(where),
             compute=compute,
         )
@@ -145,10 +146,11 @@ def run_train(subject: Subject, training: Training, where: Where, *, seed: int) 
     """Train, and save an artifact."""
     require_folder(where)
     set_threads(where)
-    config = make_training(training, subject)
+    source = make_source(subject)
+    config = make_training(training, source, subject.data)
     with RichProgress(Console(stderr=True)) as progress:
         done = train_network(
-            make_source(subject),
+            source,
             config,
             data_name(subject) or "",
             text=text_options(subject),

@@ -1,12 +1,26 @@
 """The pieces that texts are split into: those that a network was trained on, where it was."""
 
 from prunus.artifact.manifest import TOKENIZER_FILE
-from prunus.data import DataSplits, TextTokenizer
+from prunus.data import DataSplits, TextTokenizer, is_text_data
 from prunus.errors import InputError
 from prunus.records import Source
 from prunus.zoo import find_weights, reads_text
 from prunus.zoo.hugging_face import INLINE, padding_number
 from prunus.zoo.sources import is_own_file
+
+
+def takes_pieces(source: Source, data: DataSplits | str | None) -> bool:
+    """Whether a network takes pieces of texts; of a user's own file its data tells.
+
+    Raises:
+        InputError: The config of an ``hf:`` network cannot be found.
+        MissingExtraError: transformers is not installed.
+    """
+    if not is_own_file(source.model):
+        return reads_text(source)
+    if isinstance(data, DataSplits):
+        return data.tokenizer is not None
+    return data is not None and is_text_data(data)
 
 
 def own_tokenizer(source: Source) -> TextTokenizer | None:

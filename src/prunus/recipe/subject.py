@@ -15,13 +15,13 @@ from prunus.errors import InputError
 from prunus.graph import Inputs, check_network, hold_connections_
 from prunus.recipe.fit import require_fit
 from prunus.recipe.inputs import CERTIFICATE_SAMPLES, shapes, stated
-from prunus.recipe.pieces import own_tokenizer, require_pieces
+from prunus.recipe.pieces import own_tokenizer, require_pieces, takes_pieces
 from prunus.records import Source
 from prunus.train.checkpoint import form_digest, frozen_parameters
 from prunus.zoo import copied, is_drawn, load_source, normalization, reads_text, zoo_names
 from prunus.zoo.hugging_face import INLINE
 from prunus.zoo.own_code import code_sha256
-from prunus.zoo.sources import LIBRARIES, is_own_file
+from prunus.zoo.sources import LIBRARIES
 
 _GRAY_DATA = ("digits",)
 
@@ -112,9 +112,7 @@ def resolve_data(
             "(text:FILE, docstrings, sst2, sms, ru_toxic, hfdata:NAME)"
         )
     model = None if source is None else source.model
-    if source is not None and (
-        reads_text(source) or (is_own_file(source.model) and is_text_data(data))
-    ):
+    if source is not None and takes_pieces(source, data):
         return load_data(data, text=text, tokenizer=own_tokenizer(source))
     if text is not None or is_text_data(data):
         return load_data(data, text=text)

@@ -310,6 +310,16 @@ def test_the_rows_of_the_suite_train_with_the_batch_that_is_asked_for(
     assert {step.batch_size for step in trainings} == {used}
 
 
+@pytest.mark.parametrize("first", [None, 1])
+def test_the_rows_of_the_suite_train_in_the_format_that_is_asked_for(first: int | None) -> None:
+    cut = Cut(target=None, options=(), ignore=(), min_units=1, round_to=1)
+    training = Training(1, None, None, 0.0, first, None, None, None, "bfloat16", "contiguous")
+    rows = suite_steps("text", (), cut, training)
+    trainings = [step for steps in rows.values() for step in steps if isinstance(step, Train)]
+    formats = {(step.precision, step.layout) for step in trainings}
+    assert formats == {("bfloat16", "contiguous")}
+
+
 def test_an_unknown_optimizer_ends_every_command_in_one_line() -> None:
     said = "error: --optimizer foo: input should be 'sgd' or 'adamw'"
     ends([*COMPARE, "--target", "macs=0.5", "--optimizer", "foo"], said)

@@ -31,6 +31,7 @@ from prunus.recipe import (
     standard_steps,
 )
 from prunus.recipe.pieces import takes_pieces
+from prunus.recipe.recipe import as_recipe
 
 DEFAULT_METHODS = (
     "random",
@@ -237,8 +238,6 @@ def suite_steps(
         "--distill": training.distill or None,
         "--scratch-epochs": training.scratch_epochs,
     }
-    if training.train_epochs is None:
-        fixed |= {"--precision": training.precision, "--layout": training.layout}
     for name, value in fixed.items():
         if value not in (None, ()):
             raise InputError(
@@ -255,9 +254,10 @@ def suite_steps(
     chains = tuple(engine for engine in engines if engine != "torch") or engines
     try:
         settings = {"engines": engines, "chain_engines": chains, **asked}
-        return TextSuite.model_validate(settings).rows()  # whose error has the places of settings
+        rows = TextSuite.model_validate(settings).rows()  # whose error has the places of settings
     except ValidationError as error:
         raise refusal(error, AFTER) from error
+    return {name: with_format(as_recipe(steps), training).steps for name, steps in rows.items()}
 
 
 def make_compute(scoring: Scoring, training: Training) -> Compute:

@@ -113,11 +113,19 @@ def test_the_suite_refuses_what_its_steps_cannot_use() -> None:
         ["--option", "taylor.batches=2"],
         ["--distill", "0.5"],
         ["--scratch-epochs", "3"],
+        ["--optimizer", "sgd"],
     ],
 )
 def test_the_suite_refuses_what_its_rows_would_pass_by(given: list[str]) -> None:
     suite = ["compare", "--suite", "text", "--model", "bert_tiny", "--data", "docstrings"]
     ends([*suite, *given], f"error: {given[0]} is given beside --suite, whose rows say it")
+
+
+def test_an_optimizer_beside_a_suite_is_of_the_training_before() -> None:
+    training = Training(None, None, None, 0.0, 1, None, None, "sgd")
+    rows = suite_steps("text", (), Cut(None, (), (), 1, 1), training)
+    trainings = [step for steps in rows.values() for step in steps if isinstance(step, Train)]
+    assert {step.optimizer for step in trainings} == {"adamw"}
 
 
 @pytest.mark.parametrize(

@@ -238,6 +238,8 @@ def suite_steps(
         "--distill": training.distill or None,
         "--scratch-epochs": training.scratch_epochs,
     }
+    if training.train_epochs is None:  # else it is of the training before
+        fixed["--optimizer"] = training.optimizer
     for name, value in fixed.items():
         if value not in (None, ()):
             raise InputError(

@@ -36,7 +36,7 @@ def test_the_rates_that_are_told_are_those_that_are_taken(command: str, option: 
     loaded = Source(model="hf:x", arguments={"task": "text"})
 
     def taken(source: Source, optimizer: str) -> float:
-        training = Training(1, None, None, 0.0, 1, None, None, optimizer)
+        training = Training(1, None, None, None, 1, None, None, optimizer)
         return make_training(training, source, "x").lr
 
     assert (taken(images, "sgd"), taken(loaded, "sgd")) == (sgd, pretrained)

@@ -1,11 +1,13 @@
 """What the command line says beside a recipe takes the place of that alone which it names."""
 
+import pytest
+
 from prunus.cli.build import overridden
 from prunus.cli.given import Cut, Subject
 from prunus.data import Cleaning, TextOptions
 from prunus.recipe import Recipe, make_recipe
 
-WHOLE = Cut(None, (), (), 1, 1)
+WHOLE = Cut(None, (), ())
 STEPS = [{"prune": {"method": "l1", "target": "macs=0.5"}}]
 SAYS = {
     "model": "bert_tiny",
@@ -56,3 +58,18 @@ def test_arguments_that_are_not_named_stay_the_recipes() -> None:
     assert _given(arguments=("layers=3",), model="bert_tiny").arguments["hidden"] == 32
     # Another network need not know them.
     assert _given(arguments=("hidden=8",), model="bilstm").arguments == {"hidden": 8}
+
+
+@pytest.mark.parametrize(("asked", "found"), [(None, (4, 8)), (1, (1, 1)), (2, (2, 2))])
+def test_widths_of_one_unit_can_be_asked_for_in_the_place_of_a_recipes(
+    asked: int | None, found: tuple[int, int]
+) -> None:
+    recipe = make_recipe({**SAYS, "min_units": 4, "round_to": 8})
+    subject = Subject(None, (), None, None)
+    mine = overridden(recipe, subject, Cut(None, (), (), asked, asked), None)
+    assert (mine.min_units, mine.round_to) == found
+
+
+def test_a_seed_of_zero_can_be_asked_for_in_the_place_of_a_recipes() -> None:
+    recipe = make_recipe({**SAYS, "seed": 3})
+    assert overridden(recipe, Subject(None, (), None, None), WHOLE, 0).seed == 0

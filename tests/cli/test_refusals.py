@@ -112,6 +112,7 @@ def test_the_suite_refuses_what_its_steps_cannot_use() -> None:
         ["--target", "macs=0.25"],
         ["--option", "taylor.batches=2"],
         ["--distill", "0.5"],
+        ["--distill", "0"],
         ["--scratch-epochs", "3"],
         ["--optimizer", "sgd"],
     ],
@@ -122,8 +123,8 @@ def test_the_suite_refuses_what_its_rows_would_pass_by(given: list[str]) -> None
 
 
 def test_an_optimizer_beside_a_suite_is_of_the_training_before() -> None:
-    training = Training(None, None, None, 0.0, 1, None, None, "sgd")
-    rows = suite_steps("text", (), Cut(None, (), (), 1, 1), training)
+    training = Training(None, None, None, None, 1, None, None, "sgd")
+    rows = suite_steps("text", (), Cut(None, (), ()), training)
     trainings = [step for steps in rows.values() for step in steps if isinstance(step, Train)]
     assert {step.optimizer for step in trainings} == {"adamw"}
 
@@ -133,6 +134,7 @@ def test_an_optimizer_beside_a_suite_is_of_the_training_before() -> None:
     [
         ["--lr", "0.1"],
         ["--distill", "0.5"],
+        ["--distill", "0"],
         ["--scratch-epochs", "3"],
         ["--epochs", "1"],
         ["--batch-size", "7"],
@@ -311,8 +313,8 @@ def _recipe_file(folder: Path, *lines: str) -> str:
 def test_the_rows_of_the_suite_train_with_the_batch_that_is_asked_for(
     asked: int | None, used: int
 ) -> None:
-    cut = Cut(target=None, options=(), ignore=(), min_units=1, round_to=1)
-    training = Training(1, None, asked, 0.0, None, None, None)
+    cut = Cut(target=None, options=(), ignore=())
+    training = Training(1, None, asked, None, None, None, None)
     rows = suite_steps("text", (), cut, training)
     trainings = [step for steps in rows.values() for step in steps if isinstance(step, Train)]
     assert {step.batch_size for step in trainings} == {used}
@@ -320,8 +322,8 @@ def test_the_rows_of_the_suite_train_with_the_batch_that_is_asked_for(
 
 @pytest.mark.parametrize("first", [None, 1])
 def test_the_rows_of_the_suite_train_in_the_format_that_is_asked_for(first: int | None) -> None:
-    cut = Cut(target=None, options=(), ignore=(), min_units=1, round_to=1)
-    training = Training(1, None, None, 0.0, first, None, None, None, "bfloat16", "contiguous")
+    cut = Cut(target=None, options=(), ignore=())
+    training = Training(1, None, None, None, first, None, None, None, "bfloat16", "contiguous")
     rows = suite_steps("text", (), cut, training)
     trainings = [step for steps in rows.values() for step in steps if isinstance(step, Train)]
     formats = {(step.precision, step.layout) for step in trainings}
@@ -393,10 +395,11 @@ def test_formats_hold_for_the_trainings_of_a_recipe_too(
     formats = [(train.precision, train.layout) for train in recipe.trainings]
     assert formats == [("bfloat16", "contiguous")] * 2
     ends([*given, "--layout", "channels_last"], "--layout channels_last is given, and a step train")
+    ends([*given, "--layout", "auto"], "--layout auto is given, and a step train of")
 
 
 def test_formats_of_trainings_and_scoring_can_be_pinned() -> None:
-    training = Training(2, None, None, 0.0, 3, None, None, None, "float32", "contiguous")
+    training = Training(2, None, None, None, 3, None, None, None, "float32", "contiguous")
     step = make_finetune(training, text=False)
     assert (step.precision, step.layout) == ("float32", "contiguous")
     first = make_train_first(training, Source(model="digits_cnn"), "digits")

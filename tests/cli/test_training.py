@@ -20,7 +20,7 @@ REVIEWS = "text:reviews.csv"
 
 
 def asked(optimizer: str | None, lr: float | None = None) -> Training:
-    return Training(1, lr, None, 0.0, 1, lr, None, optimizer)
+    return Training(1, lr, None, None, 1, lr, None, optimizer)
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def refuse_with_recipe(method: str | None, cut: Cut, training: Training) -> None
         "--option": cut.options,
         "--epochs": training.epochs,
         "--lr": training.lr,
-        "--distill": training.distill or None,
+        "--distill": training.distill,
         "--scratch-epochs": training.scratch_epochs,
     }
     if training.train_epochs is None:  # else they are of the training before
@@ -150,7 +150,7 @@ def with_format(recipe: Recipe, training: Training, where: str = "the recipe") -
     for name, value in given.items():
         for train in recipe.trainings:
             says = getattr(train, name)
-            if value not in (None, "auto") and says not in ("auto", value):
+            if value is not None and says not in ("auto", value):
                 raise InputError(
                     f"--{name} {value} is given, and a step train of {where} says {says}; leave one of "
                     "them out"
@@ -179,8 +179,8 @@ def overridden(recipe: Recipe, subject: Subject, cut: Cut, seed: int | None) -> 
         "text": text,
         "seed": seed,
         "ignore": cut.ignore or None,
-        "min_units": cut.min_units if cut.min_units != 1 else None,
-        "round_to": cut.round_to if cut.round_to != 1 else None,
+        "min_units": cut.min_units,
+        "round_to": cut.round_to,
     }
     content |= {name: value for name, value in given.items() if value is not None}
     return make_recipe(content, _HERE)
@@ -235,7 +235,7 @@ def suite_steps(
     fixed = {
         "--target": cut.target,
         "--option": cut.options,
-        "--distill": training.distill or None,
+        "--distill": training.distill,
         "--scratch-epochs": training.scratch_epochs,
     }
     if training.train_epochs is None:  # else it is of the training before

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import yaml
 
@@ -29,15 +29,27 @@ class Subject:
     image_size: str | None = None
 
 
+class Widths(TypedDict):
+    """How many units a group keeps: at least, and a multiple of."""
+
+    min_units: int
+    round_to: int
+
+
 @dataclass(frozen=True)
 class Cut:
-    """What may be cut, and how far."""
+    """What may be cut, and how far; None: not said."""
 
     target: str | None
     options: tuple[str, ...]
     ignore: tuple[str, ...]
-    min_units: int
-    round_to: int
+    min_units: int | None = None
+    round_to: int | None = None
+
+    @property
+    def widths(self) -> Widths:
+        """What is said, and the defaults of what is not."""
+        return {"min_units": self.min_units or 1, "round_to": self.round_to or 1}
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,7 @@ class Training:
     epochs: int | None
     lr: float | None
     batch_size: int | None
-    distill: float
+    distill: float | None
     train_epochs: int | None
     train_lr: float | None
     scratch_epochs: int | None

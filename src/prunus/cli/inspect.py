@@ -61,9 +61,7 @@ def _measure(subject: Subject, cut: Cut, where: Where, shape: str | None) -> Non
     device = resolve_device(where.device)
     network, inputs, one, data = _network(subject, shape)
     try:
-        found = trace(
-            network, inputs, ignore=cut.ignore, min_units=cut.min_units, round_to=cut.round_to
-        )
+        found = trace(network, inputs, ignore=cut.ignore, **cut.widths)
     except GraphError as error:
         if shape is None:
             raise

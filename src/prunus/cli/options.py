@@ -99,14 +99,15 @@ Ignore = Annotated[
     ),
 ]
 MinUnits = Annotated[
-    int,
+    int | None,
     typer.Option(
-        help="Fewest units (channels, or heads and groups of them) that stay in a group.",
+        help="Fewest units (channels, or heads and groups of them) that stay in a group; 1 by default.",
         rich_help_panel=_CUT,
     ),
 ]
 RoundTo = Annotated[
-    int, typer.Option(help="Kept channels are a multiple of this.", rich_help_panel=_CUT)
+    int | None,
+    typer.Option(help="Kept channels are a multiple of this; 1 by default.", rich_help_panel=_CUT),
 ]
 Epochs = Annotated[
     int | None,
@@ -157,9 +158,9 @@ SuiteBatchSize = Annotated[
     ),
 ]
 Distill = Annotated[
-    float,
+    float | None,
     typer.Option(
-        help="Weight of the dense network as teacher, 0 to 1; 0: labels alone.",
+        help="Weight of the dense network as teacher, 0 to 1; 0, as by default: labels alone.",
         rich_help_panel=_TRAIN,
     ),
 ]

@@ -72,8 +72,7 @@ def _differences(
         "text": text_options(subject) or TextOptions(),
         "seed": seeds,
         "ignore": cut.ignore,
-        "min_units": cut.min_units,
-        "round_to": cut.round_to,
+        **cut.widths,
     }
     for key, value in used.items():
         says = getattr(recipe, key)

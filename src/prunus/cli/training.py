@@ -83,7 +83,7 @@ def refuse_idle(training: Training) -> None:
         return
     given: dict[str, Any] = {
         "--lr": training.lr,
-        "--distill": training.distill or None,
+        "--distill": training.distill or None,  # 0 asks for no teacher, and has none here
         "--scratch-epochs": training.scratch_epochs,
     }
     if training.train_epochs is None:
@@ -112,7 +112,7 @@ def make_finetune(training: Training, *, text: bool) -> Train:
         "epochs": training.epochs,
         "lr": _given(training.lr, rates.after),
         "batch_size": _given(training.batch_size, _BATCH),
-        "distill_alpha": training.distill,
+        "distill_alpha": _given(training.distill, 0.0),
     }
     if training.scratch_epochs is not None:
         values["scratch_epochs"] = training.scratch_epochs

@@ -125,7 +125,7 @@ def run_compare(  # noqa: PLR0913  # all that the command line holds
             data_name(subject) or "",
             text=text_options(subject),
             seeds=all_seeds,
-            trace_options=TraceOptions(cut.ignore, cut.min_units, cut.round_to),
+            trace_options=TraceOptions(cut.ignore, **cut.widths),
             out=where.out,
             resume=where.resume,
             device=where.device,

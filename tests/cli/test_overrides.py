@@ -58,6 +58,7 @@ def test_arguments_that_are_not_named_stay_the_recipes() -> None:
     assert _given(arguments=("layers=3",), model="bert_tiny").arguments["hidden"] == 32
     # Another network need not know them.
     assert _given(arguments=("hidden=8",), model="bilstm").arguments == {"hidden": 8}
+    assert _given(model="bilstm").arguments == {}
 
 
 @pytest.mark.parametrize(("asked", "found"), [(None, (4, 8)), (1, (1, 1)), (2, (2, 2))])

@@ -173,7 +173,7 @@ def overridden(recipe: Recipe, subject: Subject, cut: Cut, seed: int | None) -> 
         text = recipe.text.overridden(text)
     given: dict[str, Any] = {
         "model": subject.model,
-        "arguments": arguments or None,
+        "arguments": arguments,
         "weights": subject.weights,
         "data": data_name(subject, recipe.data),
         "text": text,

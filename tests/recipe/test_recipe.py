@@ -176,6 +176,42 @@ def test_what_is_no_recipe_is_refused(text: str, said: str) -> None:
     assert said in str(caught.value)
 
 
+MERGED = """
+steps:
+  - repeat:
+      times: 2
+      steps:
+        - prune: {method: l1, target: macs=0.5}
+        - train: &first {epochs: 1, lr: 0.1, batch_size: 16}
+        - train: &base {<<: *first, lr: 0.05}
+  - train: {<<: *base, lr: 0.01}
+  - train: {<<: *base, epochs: 3}
+"""
+
+
+def test_settings_that_are_merged_are_given_once_wherever_they_are_merged_again() -> None:
+    assert [(t.epochs, t.lr, t.batch_size) for t in parse_recipe(MERGED).trainings] == [
+        (1, 0.1, 16),
+        (1, 0.05, 16),
+        (1, 0.01, 16),
+        (3, 0.05, 16),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("{epochs: 1, lr: 0.1, batch_size: 16}", "{epochs: 1, lr: 0.1, epochs: 2}"),
+        ("{<<: *first, lr: 0.05}", "{<<: *first, lr: 0.05, lr: 0.06}"),
+        ("{<<: *base, lr: 0.01}", "{<<: *base, lr: 0.01, lr: 0.02}"),
+    ],
+)
+def test_a_key_twice_is_refused_beside_merged_ones_too(old: str, new: str) -> None:
+    assert old in MERGED
+    with pytest.raises(InputError, match="the key '(epochs|lr)' is given twice"):
+        parse_recipe(MERGED.replace(old, new))
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.yaml.*No such file"):
         load_recipe(tmp_path / "none.yaml")

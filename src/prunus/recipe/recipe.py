@@ -115,8 +115,22 @@ def _require_steps(steps: object) -> None:
 class _Once(yaml.SafeLoader):
     """YAML's plain loader, which lets the last of two equal keys win without a word, but for that."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuse a key that comes twice."""
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._checked: set[yaml.MappingNode] = set()
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Refuse a key that comes twice, before merged ones are written beside those that replace them.
+
+        An anchored mapping comes here again wherever it is merged, and has them by then.
+        """
+        if node not in self._checked:
+            self._checked.add(node)
+            self._require_once(node)
+        super().flatten_mapping(node)
+
+    @staticmethod
+    def _require_once(node: yaml.MappingNode) -> None:
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
@@ -124,8 +138,6 @@ class _Once(yaml.SafeLoader):
                     None, None, f"the key '{key.value}' is given twice", key.start_mark
                 )
             seen.add(str(key.value))
-        found: dict[Any, Any] = super().construct_mapping(node, deep=deep)
-        return found
 
 
 def parse_recipe(text: str, where: str = "recipe") -> Recipe:

@@ -518,9 +518,9 @@ def test_a_signal_to_all_processes_leaves_no_files_of_workers(
 
 
 def test_values_of_pairs_are_read_as_yaml() -> None:
-    pairs = read_pairs(["a=1", "b=0.5", "c=true", "d=text", "e=[1, 2]"], "--x")
-    assert pairs == {"a": 1, "b": 0.5, "c": True, "d": "text", "e": [1, 2]}
-    for wrong in (["a"], ["=1"], ["a=1", "a=2"], ["a=["]):
+    pairs = read_pairs(["a=1", "b=0.5", "c=true", "d=text", "e=[1, 2]", "f=1e-3"], "--x")
+    assert pairs == {"a": 1, "b": 0.5, "c": True, "d": "text", "e": [1, 2], "f": 0.001}
+    for wrong in (["a"], ["=1"], ["a=1", "a=2"], ["a=["], ["a={b: 1, b: 2}"], ["a=" + 5000 * "["]):
         with pytest.raises(InputError, match="--x"):
             read_pairs(wrong, "--x")
     assert read_seeds("0, 7") == (0, 7)

@@ -70,6 +70,19 @@ def test_yaml_json_and_plain_values_go_both_ways() -> None:
     assert list(recipe.model_dump()["steps"][0]) == ["repeat"]
 
 
+def test_numbers_need_no_dot_before_an_exponent() -> None:
+    """Factories and methods get what stands in their settings as it is read."""
+    recipe = parse_recipe(
+        "arguments: {p: 1e-3, q: -1.5E3, name: '1e-3', code: 1e-3a}\n"
+        "steps: [prune: {method: l1, target: macs=0.5, options: {tolerance: 2e-1}}]"
+    )
+    assert recipe.arguments == {"p": 0.001, "q": -1500.0, "name": "1e-3", "code": "1e-3a"}
+    (step,) = recipe.steps
+    assert isinstance(step, Prune)
+    assert step.options == {"tolerance": 0.2}
+    assert parse_recipe(recipe.to_yaml()) == recipe
+
+
 @given(
     st.lists(
         st.one_of(

@@ -11,6 +11,7 @@ import yaml
 
 from prunus.errors import InputError
 from prunus.plan import SEEDS
+from prunus.yaml_text import KeyTwiceError, read_yaml
 
 _TOO_LARGE = 2**63  # sizes are counted in 64 bits
 _SHAPE = re.compile(r"[1-9][0-9]*([,x][1-9][0-9]*)*")
@@ -90,7 +91,7 @@ class Scoring:
 
 
 def read_pairs(pairs: Iterable[str], option: str) -> dict[str, Any]:
-    """``key=value`` texts as a mapping; values are read as in YAML: 3, 0.5, true, text.
+    """``key=value`` texts as a mapping; values are read as in YAML: 3, 0.5, 1e-3, true, text.
 
     Raises:
         InputError: A text is no pair, or a key comes twice.
@@ -103,7 +104,11 @@ def read_pairs(pairs: Iterable[str], option: str) -> dict[str, Any]:
         if key in found:
             raise InputError(f"{option} '{key}' is given twice; give it once")
         try:
-            found[key] = yaml.safe_load(text)
+            found[key] = read_yaml(text)
+        except KeyTwiceError as error:
+            raise InputError(f"{option} '{pair}': {error.problem}; give it once") from error
+        except RecursionError as error:
+            raise InputError(f"{option} '{key}': its value is nested too deep; mend it") from error
         except yaml.YAMLError as error:
             quoted = '["*3"]' if text.lstrip().startswith("[") else '"*3"'
             raise InputError(

@@ -13,6 +13,7 @@ from prunus.data import Cleaning, TextOptions
 from prunus.errors import InputError
 from prunus.plan import SEEDS, Record, complaint, in_short
 from prunus.recipe.steps import STEPS, Repeat, Step, StepItem, Train
+from prunus.yaml_text import read_yaml, write_yaml
 
 _NAME = re.compile(r"[\w-]+")  # of a key; what else stands in a location names a branch of a union
 
@@ -53,7 +54,7 @@ class Recipe(Record):
     def to_yaml(self) -> str:
         """The recipe as text that ``parse_recipe`` reads back; defaults are left out."""
         content = {"version": self.version, **self.model_dump(mode="json", exclude_defaults=True)}
-        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        return write_yaml(content)
 
     @property
     def trainings(self) -> tuple[Train, ...]:
@@ -112,34 +113,6 @@ def _require_steps(steps: object) -> None:
         )
 
 
-class _Once(yaml.SafeLoader):
-    """YAML's plain loader, which lets the last of two equal keys win without a word, but for that."""
-
-    def __init__(self, stream: str) -> None:
-        super().__init__(stream)
-        self._checked: set[yaml.MappingNode] = set()
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Refuse a key that comes twice, before merged ones are written beside those that replace them.
-
-        An anchored mapping comes here again wherever it is merged, and has them by then.
-        """
-        if node not in self._checked:
-            self._checked.add(node)
-            self._require_once(node)
-        super().flatten_mapping(node)
-
-    @staticmethod
-    def _require_once(node: yaml.MappingNode) -> None:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key.value}' is given twice", key.start_mark
-                )
-            seen.add(str(key.value))
-
-
 def parse_recipe(text: str, where: str = "recipe") -> Recipe:
     """Read a recipe from YAML.
 
@@ -147,7 +120,7 @@ def parse_recipe(text: str, where: str = "recipe") -> Recipe:
         InputError: The text is no YAML, or no recipe.
     """
     try:
-        content = yaml.load(text, Loader=_Once)
+        content = read_yaml(text)
     except RecursionError as error:
         raise InputError(f"{where}: it is nested too deep for a recipe; mend the file") from error
     except yaml.YAMLError as error:

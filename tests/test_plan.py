@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from prunus.errors import InputError, PlanMismatchError, SettingError
 from prunus.plan import (
@@ -114,6 +115,33 @@ def test_a_text_in_place_of_a_list_is_told_how_one_is_written() -> None:
 
     with pytest.raises(SettingError, match=r"widths='3': give a list, such as \[3\]"):
         Listed(widths="3")
+
+
+def test_a_boolean_is_no_number_however_deep_it_stands() -> None:
+    class Sized(Record):
+        count: int = 1
+        share: Annotated[float, Field(ge=0)] | None = None
+        shape: tuple[Annotated[int, Field(ge=0)], ...] = ()
+        costs: dict[str, float] = Field(default_factory=dict)
+        version: Literal[1] = 1
+        free: dict[str, Any] = Field(default_factory=dict)
+        flag: bool = False
+        choice: Literal["auto", True, False] = "auto"
+
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"count": True}, "count"),
+        ({"share": False}, "share"),
+        ({"shape": (3, True)}, r"shape\.1"),
+        ({"costs": {"macs": False}}, r"costs\.macs"),
+        ({"version": True}, "version"),
+    ]
+    for values, where in wrong:
+        with pytest.raises(SettingError, match=f"Sized: {where}=(True|False): input should be a"):
+            Sized(**values)
+        with pytest.raises(ValidationError, match="not a boolean"):
+            Sized.model_validate_json(json.dumps(values))
+    kept = Sized(free={"a": True}, flag=True, choice=True, count=0)
+    assert Sized.model_validate_json(kept.model_dump_json()) == kept
 
 
 def test_zeroed_connections_must_fill_their_shape() -> None:

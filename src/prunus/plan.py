@@ -8,14 +8,15 @@ for (``source``); applying it gives a network with the shapes in ``result``, so 
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args, get_origin
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from prunus.errors import InputError, PlanMismatchError, SettingError
 
@@ -25,6 +26,10 @@ IntArray = npt.NDArray[np.int64]
 SEEDS = 2**64
 """How many there are: what PyTorch's generators take."""
 
+_A_BOOLEAN = PydanticCustomError(
+    "boolean_type",
+    "Input should be a number, not a boolean (in YAML yes, no, on and off are booleans, too)",
+)
 
 if TYPE_CHECKING:
     from pydantic._internal._model_construction import ModelMetaclass
@@ -82,6 +87,47 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 """Names or globs, as a command line gives them: one, or a list."""
 
 
+@cache
+def _number_fields(record: type[BaseModel]) -> frozenset[str]:
+    """Fields that hold numbers, alone or in lists and mappings, and no booleans."""
+    kinds = {name: set(_kinds(field.annotation)) for name, field in record.model_fields.items()}
+    return frozenset(
+        name
+        for name, found in kinds.items()
+        if found & {int, float} and not any(k in {bool, Any} or _is_record(k) for k in found)
+    )
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The types that an annotation is made of, and those of the values that it lists."""
+    if get_origin(annotation) is Literal:
+        yield from map(type, get_args(annotation))
+    elif get_origin(annotation) is Annotated:
+        yield from _kinds(get_args(annotation)[0])
+    elif parts := get_args(annotation):
+        for part in parts:
+            yield from _kinds(part)
+    else:
+        yield annotation
+
+
+def _is_record(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _booleans(value: Any, *where: Any) -> Iterator[InitErrorDetails]:
+    """A complaint of each boolean in a value: that itself, and those in lists and mappings."""
+    if isinstance(value, bool):
+        yield {"type": _A_BOOLEAN, "loc": where, "input": value}
+    inner: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, list | tuple):
+        inner = enumerate(value)
+    elif isinstance(value, Mapping):
+        inner = value.items()
+    for name, part in inner:
+        yield from _booleans(part, *where, name)
+
+
 class Record(BaseModel, metaclass=_Told):
     """Base of all records: frozen, closed, JSON both ways.
 
@@ -91,6 +137,18 @@ class Record(BaseModel, metaclass=_Told):
 
     # Infinities and NaN survive as strings: as null they could not be read back.
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_booleans(cls, given: Any) -> Any:
+        """No boolean in the place of a number: pydantic would take it for 0 or 1."""
+        if not isinstance(given, Mapping):
+            return given
+        numbers = _number_fields(cls)
+        wrong = [w for name in given if name in numbers for w in _booleans(given[name], name)]
+        if wrong:
+            raise ValidationError.from_exception_data(cls.__name__, wrong)
+        return given
 
     def save(self, path: Path, *, parents: bool = True) -> None:
         """Write the record as indented JSON, replacing the file in one step.

@@ -97,11 +97,14 @@ def test_looks_before_the_run_are_noted() -> None:
     assert record.test_evaluations == {"dense": 1, "after_cut": 1}
 
 
-def test_a_target_that_asks_for_nothing_is_noted() -> None:
-    steps = [Prune(method="l1", target="macs=1")]
+@pytest.mark.parametrize("target", ["macs=1", "params=100000000"])
+def test_a_target_that_asks_for_nothing_is_noted_alone(target: str) -> None:
+    """Not beside a word on what is left of it, as if a step of a cut were too large for that."""
+    steps = [Prune(method="l1", target=target)]
     record = compress(trained_cnn(), steps, few_digits(), latency=None).record
     assert record.cost.macs == record.dense_cost.macs
-    assert any("target macs=1 is met as it is: nothing was cut" in note for note in record.notes)
+    said = f"steps[0].prune: target {target} is met as it is: nothing was cut"
+    assert [note for note in record.notes if "prune" in note] == [said]
 
 
 @pytest.mark.parametrize(("round_to", "noted"), [(8, True), (1, False)])

@@ -111,7 +111,7 @@ def _prune(action: Action, step: Prune, state: State, tools: Tools) -> tuple[Sta
     if plan.is_empty:
         met = f"target {step.target} is met as it is: " if step.target else ""
         notes.append(f"{action.path}: {met}nothing was cut")
-    if action.budget is not None and not method.edits:
+    elif action.budget is not None and not method.edits:
         notes += _unused(action, budget, found, decision)
     if decision.evaluations:
         notes.append(f"{action.path}: {decision.evaluations} evaluations of candidates")

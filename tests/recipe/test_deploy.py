@@ -133,6 +133,23 @@ def test_dense_networks_that_hold_the_same_tensors_are_not_taken_for_each_other_
     assert places[0] != places[1] == places[2]
 
 
+def test_a_latency_that_was_switched_off_is_measured_where_the_network_was_deployed(
+    tmp_path: Path,
+) -> None:
+    network, data, out = Small().eval(), few_rows(), tmp_path / "run"
+    step, watch = Deploy(engine="onnxruntime"), Phases()
+    first = compress(network, [step], data, out=out, latency=None).record
+    looks, fast = data.test.evaluations, LatencyOptions(repeats=30, warmup=1)
+    again = compress(
+        network, [step], data, out=out, resume=True, progress=watch, latency=fast
+    ).record
+    assert "deploy to onnxruntime" not in watch.seen and data.test.evaluations == looks
+    assert again.scores == first.scores and "latency: switched off" not in again.notes
+    row = again.deployed
+    assert row is not None and row.latency is not None and row.latency.engine == "onnxruntime"
+    assert (again.latency, again.dense_latency) == (row.latency, row.dense_latency)
+
+
 class Phases(Silent):
     """Notes what a run has begun."""
 

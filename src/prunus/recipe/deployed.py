@@ -176,6 +176,15 @@ def _timed(
     )
 
 
+def timed_later(outcome: Outcome, state: State, tools: Tools) -> Outcome:
+    """The outcome of a deployment with its latency, where that had been switched off and is not now."""
+    row, folder, options = outcome.deployed, state.deployed, tools.latency
+    if row is None or row.latency is not None or folder is None or options is None:
+        return outcome
+    with phase(tools.progress, f"time in {row.engine}"):
+        return outcome.model_copy(update={"deployed": _timed(row, folder, state, tools, options)})
+
+
 def _is_whole(folder: Path) -> bool:
     """Whether a deployed network is there, as it was written."""
     try:

@@ -18,6 +18,7 @@ from prunus.plan import Plan
 from prunus.progress import Progress, Silent
 from prunus.recipe.actions import Action, label, lay_out
 from prunus.recipe.dense import require_no_teacher, trained_first
+from prunus.recipe.deployed import timed_later
 from prunus.recipe.engines import require_engines
 from prunus.recipe.execute import perform
 from prunus.recipe.folder import RunFolder, keep_record, require_out
@@ -173,11 +174,14 @@ def run_recipe(
     artifact = None
     if folder is not None and state.origin.rebuildable:  # a student is, whatever the dense one is
         artifact = folder.path / "artifact"
-    if file is not None and (record := whole_record(file)) is not None:
+    record = None if file is None else whole_record(file)
+    if record is not None and (record.latency or not settings.latency):
         if artifact is not None and not is_whole(artifact):
             shutil.rmtree(artifact, ignore_errors=True)
             _save(artifact, state, record)
         return Compressed(state.network, state.plans, record, artifact)
+    # Else there is none, or one that lacks the latency: with it the record is made anew.
+    outcomes = [timed_later(outcome, state, tools) for outcome in outcomes]
     summary = Summary(
         name=name or label(recipe),
         recipe=_complete(recipe, subject),

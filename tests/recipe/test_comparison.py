@@ -24,7 +24,7 @@ from prunus.recipe import (
     compress,
     standard_steps,
 )
-from prunus.recipe.comparison import Cell
+from prunus.recipe.comparison import Cell, TraceOptions, make_cells
 from prunus.recipe.folder import RUN_FILE, RunFile, open_run
 from prunus.recipe.recipe import Recipe
 from prunus.recipe.saved import load_network
@@ -279,6 +279,27 @@ def test_no_two_rows_share_a_folder_and_ordinary_names_keep_theirs(tmp_path: Pat
     again = compare(trained_cnn(), turned, few_digits(), out=out, resume=True, latency=None)
     assert again.runs[:2] == (kept.runs[3], kept.runs[2])
     assert {run.method for run in again.runs[2:]} == set(names) - set(turned)
+
+
+def test_names_too_long_for_a_folder_have_their_beginning_and_no_two_the_same() -> None:
+    step = (Prune(method="l1", target="macs=0.5"),)
+    longest = "n" * (255 - len("-seed0"))  # what a folder could be named by before
+    names = [longest, "x" * 300, "x" * 299 + "y", "Резка" * 60]
+    cells = make_cells(dict.fromkeys(names, step), "", (0, 10), None, {}, TraceOptions())
+    folders = {(cell.name, cell.recipe.seed): cell.folder for cell in cells}
+    assert folders[longest, 0] == f"{longest}-seed0"
+    assert folders["x" * 300, 0].startswith("x" * 100 + "-")
+    assert len(set(folders.values())) == 2 * len(names)
+    assert all(len(folder.encode()) <= 255 for folder in folders.values())
+
+
+def test_a_row_of_a_long_name_is_run_and_resumed(tmp_path: Path) -> None:
+    rows = {"x" * 300: (Prune(method="l1", target="macs=0.5"),)}
+    data, out = few_digits(), tmp_path / "c"
+    first = compare(trained_cnn(), rows, data, out=out, latency=None)
+    looks = data.test.evaluations
+    assert compare(trained_cnn(), rows, data, out=out, resume=True, latency=None) == first
+    assert data.test.evaluations == looks
 
 
 def test_a_cell_folder_of_another_run_is_refused_before_any_cell_runs(tmp_path: Path) -> None:

@@ -48,6 +48,10 @@ from prunus.zoo import reads_text
 
 COMPARISON_FILE = "comparison.json"
 _CELLS = "cells"
+_LONGEST = 255
+"""Bytes of a folder's name that file systems take: what fits has the name that it always had."""
+_CUT = 100
+"""Letters that are left of a name that does not fit."""
 
 
 @dataclass(frozen=True)
@@ -254,7 +258,7 @@ def make_cells(
         for seed in seeds:
             content = {**shared, "name": name, "seed": seed, "steps": tuple(steps)}
             recipe = make_recipe(content, f"method '{name}'")
-            cells.append(Cell(name, recipe, f"{folders[name]}-seed{seed}"))
+            cells.append(Cell(name, recipe, _folder(name, folders[name], seed)))
     return cells
 
 
@@ -269,9 +273,27 @@ def _folders(names: Iterable[str]) -> dict[str, str]:
     for name in names:
         plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)
         if not name.isascii() or plain in found.values():
-            plain += f"-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+            plain += f"-{_digest(name)}"
         found[name] = plain
     return found
+
+
+def _folder(name: str, plain: str, seed: int) -> str:
+    """The folder of a row's seed; a name that no file system takes is cut, and has its digest.
+
+    Args:
+        name: Of the row.
+        plain: What its folders begin with.
+        seed: Of the cell.
+    """
+    whole = f"{plain}-seed{seed}"
+    if len(whole) <= _LONGEST:
+        return whole
+    return f"{plain[:_CUT]}-{_digest(name)}-seed{seed}"
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
 
 
 def _require_lists(methods: object, seeds: object) -> None:

@@ -237,6 +237,8 @@ def test_a_killed_comparison_resumes_and_may_grow(tmp_path: Path) -> None:
         ({"seeds": 3}, "seeds is 3; give a list of them"),
         ({"seeds": "0,1"}, "seeds is '0,1'; give a list of them"),
         ({"methods": ["l1", "l1"]}, "each once"),
+        ({"methods": {"dense": [SHORT]}}, "a row is named 'dense', as the dense network is"),
+        ({"methods": {"dense (int8)": [SHORT]}}, "a row is named 'dense (int8)'"),
         ({"methods": ["l9"]}, "no method 'l9'"),
         ({"seeds": ()}, "seeds is []"),
         ({"seeds": (-1,)}, "seed"),

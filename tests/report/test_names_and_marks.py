@@ -35,6 +35,20 @@ def test_rows_whose_short_names_are_equal_stay_apart(run_of):
     assert len([t for t in drawn["training"].data if t.showlegend]) == 2
 
 
+def test_a_row_that_is_called_like_the_dense_network_is_drawn_apart_from_it(run_of):
+    runs = [run_of(name, seed) for name in ("dense", "l1") for seed in (0, 1)]
+    drawn = figures(Comparison(title="t", runs=tuple(runs)))["pareto"]
+    named = [t for t in drawn.data if t.name == "dense"]
+    assert [len(t.x) for t in named] == [1, 1]
+    assert len({(t.legendgroup, t.marker.color, t.marker.symbol) for t in named}) == 2
+    (dots,) = (
+        t
+        for t in drawn.data
+        if t.hovertext and t.hovertext[0].endswith("seed 0") and t.hovertext[0].startswith("dense")
+    )
+    assert dots.legendgroup == named[1].legendgroup != named[0].legendgroup
+
+
 def test_names_that_stand_upright_have_a_place(run_of):
     few = figures(many(run_of, ["a", "b"]))["widths"]
     wide = figures(many(run_of, [f"a method of a long name, {i}" for i in range(30)]))["widths"]

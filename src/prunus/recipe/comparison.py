@@ -255,6 +255,7 @@ def make_cells(
     }
     cells, folders = [], _folders(named)
     for name, steps in named.items():
+        _require_own_name(name)
         for seed in seeds:
             content = {**shared, "name": name, "seed": seed, "steps": tuple(steps)}
             recipe = make_recipe(content, f"method '{name}'")
@@ -294,6 +295,15 @@ def _folder(name: str, plain: str, seed: int) -> str:
 
 def _digest(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:8]
+
+
+def _require_own_name(name: str) -> None:
+    """Refuse what reports call the dense network, ``dense (ENGINE ...)`` where several engines ran it."""
+    if name == "dense" or (name.startswith("dense (") and name.endswith(")")):
+        raise InputError(
+            f"a row is named '{name}', as the dense network is in every report; give it another name "
+            "(a recipe file: its key name)"
+        )
 
 
 def _require_lists(methods: object, seeds: object) -> None:

@@ -94,14 +94,16 @@ def pareto_figure(comparison: Comparison, rows: Sequence[Row]) -> go.Figure | No
         fronts |= {key: {"x": [], "y": []} for key in keys if key in LATENCY_KEYS}
     traces.append((front, fronts))
     shapes = symbols(rows)
-    for method in dict.fromkeys(row.method for row in scored):
-        group = [row for row in scored if row.method == method]
-        marker = {"color": tint.get(method, DENSE_COLOR), "symbol": shapes.get(method, "x")}
+    for kind, method in dict.fromkeys((row.kind, row.method) for row in scored):
+        group = [row for row in scored if (row.kind, row.method) == (kind, method)]
+        marker = {"color": DENSE_COLOR, "symbol": "x"}  # also where a method is called so
+        if kind != "dense":
+            marker = {"color": tint[method], "symbol": shapes[method]}
         means = _mean_marks(comparison, group, marker)
         traces.append((means, {key: _means(group, key, scale) for key in keys}))
         seeds = [(row, run) for row in group for run in row.runs if len(row.runs) > 1]
         if seeds:
-            dots = _seed_marks(method, seeds, marker)
+            dots = _seed_marks(seeds, marker)
             traces.append((dots, {key: _dots(seeds, columns[key], scale) for key in keys}))
     for trace, points in traces:
         drawn.add_trace(trace.update(points[keys[0]]))
@@ -187,7 +189,7 @@ def _mean_marks(comparison: Comparison, group: Sequence[Row], marker: dict[str, 
     scale = _percent(comparison)
     return go.Scatter(
         name=short(group[0].method) + (" (null)" if group[0].kind == "null" else ""),
-        legendgroup=text(group[0].method),
+        legendgroup=_legend_group(group[0]),
         mode="markers",
         error_y={
             "type": "data",
@@ -201,18 +203,21 @@ def _mean_marks(comparison: Comparison, group: Sequence[Row], marker: dict[str, 
     )
 
 
-def _seed_marks(
-    method: str, seeds: Sequence[tuple[Row, RunRecord]], marker: dict[str, Any]
-) -> go.Scatter:
+def _seed_marks(seeds: Sequence[tuple[Row, RunRecord]], marker: dict[str, Any]) -> go.Scatter:
     """The small marks of one method, still without points."""
     return go.Scatter(
-        legendgroup=text(method),
+        legendgroup=_legend_group(seeds[0][0]),
         showlegend=False,
         mode="markers",
         marker={**marker, "size": 6, "opacity": 0.45},
         hovertext=[f"{text(row.label)}, seed {run.seed}" for row, run in seeds],
         hoverinfo="text",
     )
+
+
+def _legend_group(row: Row) -> str:
+    """What one click in the legend shows or hides."""
+    return f"{row.kind} {text(row.method)}"
 
 
 def _means(rows: Sequence[Row], key: str, scale: float) -> dict[str, list[Any]]:

@@ -1,7 +1,8 @@
 """What differs between what a run was begun with and what it is asked to go on with."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import takewhile
+from typing import Any
 
 _SHOWN = 60  # characters of a value
 _BEFORE = 8  # of them, ahead of the first that differs
@@ -39,3 +40,15 @@ def _around(text: str, same: int) -> str:
     first = max(0, same - _BEFORE) if len(text) > _SHOWN else 0
     last = first + _SHOWN
     return f"{'...' if first else ''}{text[first:last]}{'...' if len(text) > last else ''}"
+
+
+def flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Nested values as ``steps[1].train.lr`` to text."""
+    if isinstance(value, Mapping) and value:
+        for name, inner in value.items():
+            yield from flatten(inner, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, list | tuple) and value:
+        for index, inner in enumerate(value):
+            yield from flatten(inner, f"{path}[{index}]")
+    else:
+        yield path, str(value)

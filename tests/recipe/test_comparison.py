@@ -1,6 +1,7 @@
 """Several methods and seeds: one dense measurement, cells that stand alone, null baselines shown."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
@@ -10,6 +11,8 @@ from torch import nn
 
 from prunus.cli.build import method_steps
 from prunus.cli.given import Cut, Subject, Training
+from prunus.compute import Compute
+from prunus.data import DataSplits
 from prunus.errors import BudgetError, InputError, PrunusError
 from prunus.method import Context, Decision, Method
 from prunus.plan import Plan
@@ -325,6 +328,65 @@ def test_a_cell_folder_of_another_run_is_refused_before_any_cell_runs(tmp_path: 
         go(0.5)
     (stranger / "notes.txt").unlink()
     assert [run.method for run in go(0.5).runs] == ["first", "second"]
+
+
+def test_seeds_of_a_row_that_would_be_done_otherwise_are_refused_before_a_training(
+    tmp_path: Path,
+) -> None:
+    """They are one mean with those that are kept."""
+
+    def go(seeds: tuple[int, ...], train: Train, data: DataSplits, watch: Killer) -> Comparison:
+        return compare(
+            "digits_cnn",
+            ["l1"],
+            data,
+            "macs=0.5",
+            seeds=seeds,
+            finetune=train,
+            train_first=TrainConfig(**SHORT.model_dump(include=set(TrainConfig.model_fields))),
+            latency=None,
+            out=out,
+            resume=True,
+            progress=watch,
+        )
+
+    out = tmp_path / "c"
+    go((0,), SHORT, few_digits(), Killer())
+    longer = SHORT.model_copy(update={"epochs": 2})
+    shutil.rmtree(out / "dense")  # as where it were to be trained
+    for seeds, said in (((1,), r"l1-seed0' holds another run of this row: "), ((0,), "l1-seed0' ")):
+        data, watch = few_digits(), Killer()
+        with pytest.raises(InputError, match=rf"{said}.*train\.epochs was 1 and is 2") as caught:
+            go(seeds, longer, data, watch)
+        assert "name a new folder" in str(caught.value)
+        assert watch.phases == ["trace"] and data.test.evaluations == 0
+    assert [run.seed for run in go((1,), SHORT, few_digits(), Killer()).runs] == [1, 0]
+
+
+def test_seeds_of_a_search_that_would_be_scored_otherwise_are_refused(tmp_path: Path) -> None:
+    def go(seed: int, batch_size: int) -> Comparison:
+        compute = Compute(precision="float32", layout="contiguous", batch_size=batch_size)
+        more = {"latency": None, "resume": True, "seeds": (seed,), "compute": compute}
+        return compare(trained_cnn(), steps, data, out=tmp_path / "c", **more)  # type: ignore[arg-type]
+
+    options = {"population": 4, "parents": 2, "generations": 0, "images": 32}
+    steps = {"genetic": [Prune(method="genetic", target="macs=0.5", options=options)]}
+    data = few_digits()
+    go(0, 32)
+    with pytest.raises(InputError, match="row: compute.batch_size was 32 and is 64; all seeds"):
+        go(1, 64)
+
+
+def test_seeds_of_a_row_may_be_added_where_the_format_was_picked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = cycle([Execution(layout="channels_last"), Execution()])
+    monkeypatch.setattr("prunus.recipe.prepare.choose_execution", lambda *_: next(said))
+    train, out = Train(epochs=1, lr=0.02, batch_size=64), tmp_path / "c"
+    for seed in (0, 1):
+        more = {"latency": None, "resume": True, "seeds": (seed,), "finetune": train}
+        found = compare(trained_cnn(), ["l1"], few_digits(), "macs=0.5", out=out, **more)  # type: ignore[arg-type]
+    assert [run.seed for run in found.runs] == [1, 0]
 
 
 def test_rows_that_are_not_asked_for_again_stay_in_the_comparison(tmp_path: Path) -> None:

@@ -20,8 +20,10 @@ from prunus.recipe.dense import require_no_teacher, trained_first
 from prunus.recipe.disk import full_disk_told
 from prunus.recipe.engines import require_engines
 from prunus.recipe.folder import (
+    RUN_FILE,
     RunFolder,
     keep_record,
+    require_alike,
     require_out,
     require_resumable,
 )
@@ -196,6 +198,8 @@ def _compare(
     shared = run_identity(subject, frame, settings, train_first)
     with open_folder(out, {"kind": "comparison", **shared}, resume=resume) as folder:
         settings = fix_threads(settings, actions, folder)
+        if folder is not None:
+            _require_alike(folder, cells, subject, settings)
         subject = trained_first(subject, train_first, out, settings.device, settings.progress)
         pinned = pin([cell.recipe for cell in cells], subject, folder, settings.device)
         cells = [replace(c, recipe=recipe) for c, recipe in zip(cells, pinned, strict=True)]
@@ -209,15 +213,42 @@ def _compare(
             raise failures[0][1]
         notes = tuple(f"{cell} failed: {error}" for cell, error in failures)
         runs[0] = runs[0].model_copy(update={"notes": (*runs[0].notes, *notes)})
-        return (*runs, *([] if out is None else _earlier(out, cells)))
+        return (*runs, *([] if out is None else _earlier(out, cells).values()))
 
 
-def _earlier(out: Path, cells: Sequence[Cell]) -> list[RunRecord]:
-    """Rows of a comparison that were done before and are not asked for now: they cost what they cost."""
+def _earlier(out: Path, cells: Sequence[Cell]) -> dict[Path, RunRecord]:
+    """Rows of a comparison that were done before and are not asked for now: they cost what they cost.
+
+    Returns:
+        The record of each by its folder.
+    """
     asked = {_place(out, cell) for cell in cells}
     files = sorted((out / _CELLS).glob(f"*/{RECORD_FILE}"))
-    found = [whole_record(file) for file in files if file.parent not in asked]
-    return [record for record in found if record is not None]
+    found = {file.parent: whole_record(file) for file in files if file.parent not in asked}
+    return {place: record for place, record in found.items() if record is not None}
+
+
+def _require_alike(
+    folder: RunFolder, cells: Sequence[Cell], subject: Subject, settings: Settings
+) -> None:
+    """Refuse what is asked of a row otherwise than before, while nothing is trained or measured yet.
+
+    The seeds of a row are one mean; the identity of a comparison leaves the steps out, for rows may
+    be added.
+
+    Raises:
+        InputError: A cell, or another seed of its row that stays in the comparison, was done otherwise.
+    """
+    kept, picked = _earlier(folder.path, cells), folder.file.execution
+    for cell in cells:
+        recipe = cell.recipe if picked is None else cell.recipe.pinned(**picked)
+        identity = run_identity(subject, recipe, settings, None)
+        own = _place(folder.path, cell)
+        if (own / RUN_FILE).exists():
+            require_alike(own, identity, same_seed=True)
+        for place, record in kept.items():
+            if record.method == cell.name:
+                require_alike(place, identity, same_seed=False)
 
 
 def make_cells(

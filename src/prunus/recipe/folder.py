@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from prunus.changed import told_change
+from prunus.changed import flatten, told_change
 from prunus.errors import InputError, PrunusError, moved_away
 from prunus.plan import Record, in_short
 from prunus.recipe.disk import LOCK_FILE, full_disk_told, locked, require_writable
@@ -30,6 +30,8 @@ from prunus.recipe.disk import LOCK_FILE, full_disk_told, locked, require_writab
 RUN_FILE = "run.json"
 _BEGUN = {LOCK_FILE, f"{RUN_FILE}.part"}
 """Left by a process that was killed while it made the folder."""
+_OF_A_CELL = {"recipe.name", "recipe.seed"}
+"""What differs between the seeds of a row, or names it."""
 
 
 class RunFile(Record):
@@ -122,7 +124,7 @@ def open_run(
         StorageError: The disk is full or fails, here or in the block.
     """
     path = Path(path)
-    flat = dict(_flatten(identity))
+    flat = dict(flatten(identity))
     require_usable(path, resume=resume)
     with full_disk_told(path):
         try:
@@ -191,7 +193,39 @@ def require_resumable(path: Path, identity: Mapping[str, Any]) -> None:
     require_usable(path, resume=True)
     file = path / RUN_FILE
     if file.exists():
-        _require_same(path, _run_file(path).identity, dict(_flatten(identity)))
+        _require_same(path, _run_file(path).identity, dict(flatten(identity)))
+
+
+def require_alike(path: Path, identity: Mapping[str, Any], *, same_seed: bool) -> None:
+    """Refuse a run whose steps are not those of the run in a folder, whatever network and data are.
+
+    Nothing is made, nothing left behind.
+
+    Args:
+        path: Folder of the other run.
+        identity: Of the run that is asked for; the weights in it may be those of before a training.
+        same_seed: Whether both are one run, or two seeds of a row.
+
+    Raises:
+        InputError: The steps, what may be cut, or how candidates are scored differ.
+    """
+    saved, asked = _run_file(path).identity, dict(flatten(identity))
+    before, now = (
+        {name: value for name, value in found.items() if _of_steps(name)}
+        for found in (saved, asked)
+    )
+    if same_seed:
+        _require_same(path, before, now)
+    elif change := told_change(before, now):
+        raise InputError(
+            f"out='{path}' holds another run of this row: {change}; all seeds of a row are done alike: "
+            "give the same arguments, or name a new folder"
+        )
+
+
+def _of_steps(name: str) -> bool:
+    """Whether a part of an identity says what is done, by the names that ``run_identity`` gives them."""
+    return name.startswith(("recipe.", "compute.", "files.")) and name not in _OF_A_CELL
 
 
 def _run_file(path: Path) -> RunFile:
@@ -222,15 +256,3 @@ def _require_same(path: Path, saved: Mapping[str, str], asked: Mapping[str, str]
             f"out='{path}' holds another run: {change}; give the same arguments to resume it, or name "
             "a new folder"
         )
-
-
-def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Nested values as ``steps[1].train.lr`` to text."""
-    if isinstance(value, Mapping) and value:
-        for name, inner in value.items():
-            yield from _flatten(inner, f"{path}.{name}" if path else str(name))
-    elif isinstance(value, list | tuple) and value:
-        for index, inner in enumerate(value):
-            yield from _flatten(inner, f"{path}[{index}]")
-    else:
-        yield path, str(value)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from prunus.records import Comparison, RunRecord, Stage
+from prunus.report.alike import unlike_seeds
 from prunus.report.check import check_comparison, target_text
 from prunus.report.columns import (
     LATENCY_KEYS,
@@ -203,6 +204,8 @@ def _largest(differences: Sequence[float]) -> float:
 
 def _warnings(row: Row) -> list[str]:
     found = []
+    if unlike := unlike_seeds(row.runs):
+        found.append(f"{row.label}: its seeds were not done alike, and are no one mean: {unlike}.")
     if row.certificate is not None and not row.certificate.passed:
         reasons = {
             p.reason for run in row.runs for p in run.certificates if not p.passed and p.reason

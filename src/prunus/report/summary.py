@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from prunus.records import AT_CHANCE, Comparison, Environment
 from prunus.report.advice import advice
+from prunus.report.alike import unlike_trainings
 from prunus.report.columns import (
     LATENCY_KEYS,
     STAGES,
@@ -58,6 +59,7 @@ def latency_setting(rows: Sequence[Row]) -> str:
 def report_warnings(comparison: Comparison, rows: Sequence[Row]) -> tuple[str, ...]:
     """What the numbers do not say themselves, each a full sentence."""
     found = [*_guessing(comparison), *_failed(comparison), *_told(rows)]
+    found += _unlike(rows)
     found += _luck(rows)
     found += _idle(rows)
     found += _missing(comparison, rows)
@@ -230,6 +232,18 @@ def _missing(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
                 if printable(row.label) not in names:
                     names.append(printable(row.label))
     return [f"{what} n/a for {listed(names)}: {why}." for (what, why), names in reasons.items()]
+
+
+def _unlike(rows: Sequence[Row]) -> list[str]:
+    """Of methods that did not get the same training, as their names alone would let a reader think."""
+    found = []
+    for target in dict.fromkeys(row.target for row in rows):
+        runs = {row.label: row.runs[0] for row in rows if row.target == target and row.runs}
+        if unlike := unlike_trainings(runs):
+            found.append(
+                f"Methods were not trained alike, and a lead may be the training's: {unlike}."
+            )
+    return found
 
 
 def _luck(rows: Sequence[Row]) -> list[str]:

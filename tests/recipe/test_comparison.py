@@ -32,7 +32,7 @@ from prunus.recipe.folder import RUN_FILE, RunFile, open_run
 from prunus.recipe.recipe import Recipe
 from prunus.recipe.saved import load_network
 from prunus.records import Comparison, RunRecord
-from prunus.report import comparison_rows, write_report
+from prunus.report import comparison_rows, report_warnings, write_report
 from prunus.train import Execution, TrainConfig
 from tests.recipe import texts
 from tests.recipe.subjects import SHORT, Killed, Killer, few_digits, trained_cnn
@@ -328,6 +328,39 @@ def test_a_cell_folder_of_another_run_is_refused_before_any_cell_runs(tmp_path: 
         go(0.5)
     (stranger / "notes.txt").unlink()
     assert [run.method for run in go(0.5).runs] == ["first", "second"]
+
+
+def test_rows_of_a_folder_that_was_moved_start_from_one_dense_network(tmp_path: Path) -> None:
+    def go(out: Path, *methods: str) -> Comparison:
+        return compare(
+            "digits_cnn",
+            methods,
+            few_digits(),
+            "macs=0.5",
+            train_first=TrainConfig(**SHORT.model_dump(include=set(TrainConfig.model_fields))),
+            latency=None,
+            out=out,
+            resume=True,
+        )
+
+    go(tmp_path / "a", "random", "l1")
+    (tmp_path / "a").rename(tmp_path / "b")
+    found = go(tmp_path / "b", "l1", "l2")
+    assert [run.method for run in found.runs] == ["l1", "l2", "random"]
+    weights = tmp_path / "b" / "dense" / "artifact" / "model.safetensors"
+    assert {run.source.weights for run in found.runs} == {str(weights.resolve())}
+    assert {run.recipe["weights"] for run in found.runs} == {str(weights.resolve())}
+    told = report_warnings(found, comparison_rows(found))
+    assert not any("different dense weights" in warning for warning in told)
+    # A row of other weights, as somebody may have put it there, stays what it was.
+    stranger = tmp_path / "b" / "cells" / "random-seed0" / RUN_FILE
+    file = RunFile.load(stranger)
+    file.model_copy(update={"identity": {**file.identity, "weights": "0"}}).save(stranger)
+    kept = go(tmp_path / "b", "l1").runs
+    old = next(run for run in kept if run.method == "random")
+    assert old.source.weights == str(weights).replace("/b/", "/a/")
+    told = report_warnings(found.model_copy(update={"runs": kept}), comparison_rows(found))
+    assert any("different dense weights" in warning for warning in told)
 
 
 def test_seeds_of_a_row_that_would_be_done_otherwise_are_refused_before_a_training(

@@ -418,7 +418,12 @@ def test_a_moved_or_otherwise_spelled_folder_resumes(
     started = run(Path("c"))
     assert run(tmp_path / "c").runs == started.runs
     (tmp_path / "c").rename(tmp_path / "d")
-    assert run(Path("d")).runs == started.runs
+    (moved,) = run(Path("d")).runs  # the same, but for where the dense weights lie now
+    before, now = (str(tmp_path / name / "dense") for name in "cd")
+    assert now in moved.model_dump_json() and before not in moved.model_dump_json()
+    assert (RunRecord.model_validate_json(moved.model_dump_json().replace(now, before)),) == (
+        started.runs
+    )
     assert looks == [3, 0, 0]
     assert load(tmp_path / "d" / "cells" / "l1-seed0" / "artifact")(torch.zeros(1, 1, 8, 8)).numel()
 

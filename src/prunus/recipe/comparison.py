@@ -26,6 +26,7 @@ from prunus.recipe.folder import (
     require_alike,
     require_out,
     require_resumable,
+    saved_weights,
 )
 from prunus.recipe.formats import require_format
 from prunus.recipe.measure import LatencyOptions
@@ -213,7 +214,9 @@ def _compare(
             raise failures[0][1]
         notes = tuple(f"{cell} failed: {error}" for cell, error in failures)
         runs[0] = runs[0].model_copy(update={"notes": (*runs[0].notes, *notes)})
-        return (*runs, *([] if out is None else _earlier(out, cells).values()))
+        runs = [_relocated(run, subject) for run in runs]
+        earlier = {} if out is None else _earlier(out, cells)
+        return (*runs, *(_relocated(run, subject, place) for place, run in earlier.items()))
 
 
 def _earlier(out: Path, cells: Sequence[Cell]) -> dict[Path, RunRecord]:
@@ -226,6 +229,24 @@ def _earlier(out: Path, cells: Sequence[Cell]) -> dict[Path, RunRecord]:
     files = sorted((out / _CELLS).glob(f"*/{RECORD_FILE}"))
     found = {file.parent: whole_record(file) for file in files if file.parent not in asked}
     return {place: record for place, record in found.items() if record is not None}
+
+
+def _relocated(run: RunRecord, subject: Subject, place: Path | None = None) -> RunRecord:
+    """The record with the dense network named by where it lies now: files and folders may be moved.
+
+    A report compares these names, and would take one network for several.
+
+    Args:
+        run: Kept from before, maybe.
+        subject: The dense network of all rows.
+        place: Of a run that was not opened now, which may be of another network; else None.
+    """
+    if place is not None and saved_weights(place) != subject.identity["weights"]:
+        return run
+    source, recipe = subject.source, run.recipe
+    if recipe.get("model") is not None:
+        recipe = {**recipe, "model": source.model, "weights": source.weights}
+    return run.model_copy(update={"source": source, "recipe": recipe})
 
 
 def _require_alike(

@@ -223,6 +223,14 @@ def require_alike(path: Path, identity: Mapping[str, Any], *, same_seed: bool) -
         )
 
 
+def saved_weights(path: Path) -> str | None:
+    """Digest of the weights that a folder's run began with; None: nothing tells."""
+    try:
+        return RunFile.load(path / RUN_FILE).identity.get("weights")
+    except InputError:
+        return None
+
+
 def _of_steps(name: str) -> bool:
     """Whether a part of an identity says what is done, by the names that ``run_identity`` gives them."""
     return name.startswith(("recipe.", "compute.", "files.")) and name not in _OF_A_CELL

@@ -43,6 +43,12 @@ VECTOR_INSTRUCTIONS = (
 AT_CHANCE = "the dense network is no better than"
 """How the note of a run begins whose dense network tells the classes no better than a guess."""
 
+UNTRAINED = "the network from scratch was not trained"
+"""How the note of a run begins whose network ended with fresh weights."""
+
+SHARED = "computed once, with row"
+"""How the note of a step goes on that a row of a comparison took over from another."""
+
 Stage = Literal["dense", "after_cut", "after_recalibration", "after_training", "deployed"]
 
 

@@ -130,3 +130,17 @@ def test_a_log_that_takes_no_more_costs_nothing(full: int, tmp_path: Path) -> No
     )
     assert code == 0
     assert str(out / "report.html") in screen and (out / "report.html").is_file()
+
+
+def test_notes_of_every_row_are_printed_and_an_untrained_null_is_a_warning() -> None:
+    command = "compare --model digits_cnn --data digits --train-epochs 1 --target macs=0.5"
+    rows = "--method scratch --method genetic --option genetic.population=4 --no-latency"
+    few = "--option genetic.parents=2 --option genetic.generations=0 --option genetic.images=64"
+    code, screen, _ = run(*command.split(), *rows.split(), *few.split())
+    assert code == 0
+    assert "! scratch at macs=0.5: the network from scratch was not trained" in screen
+    assert "Null baselines" not in screen
+    notes = [line for line in screen.splitlines() if line.startswith("note: ")]
+    assert notes[0] == "note: latency: switched off"
+    assert all(note.startswith("note: genetic: ") for note in notes[1:]) and len(notes) > 1
+    assert any("steps[0].prune: 4 evaluations of candidates" in note for note in notes)

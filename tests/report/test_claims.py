@@ -4,9 +4,10 @@ import math
 
 import pytest
 
-from prunus.records import AT_CHANCE, Comparison, RunRecord, Score
+from prunus.records import AT_CHANCE, SHARED, UNTRAINED, Comparison, RunRecord, Score
 from prunus.report import comparison_rows, figures, markdown_table, report_warnings
 from prunus.report import summary_sentences as sentences
+from prunus.report.summary import told_notes
 
 STAGE = "after_training"
 
@@ -109,6 +110,37 @@ def test_a_dense_network_that_guesses_is_a_warning(scored):
         warnings[0] == "The dense network is no better than a guess: top-1 33.33%; train it first."
     )
     assert sum("no better than" in warning for warning in warnings) == 1
+
+
+def test_a_null_baseline_that_was_not_trained_is_none(scored):
+    note = f"{UNTRAINED}, and answers by chance; train it"
+    bare = scored("scratch", 0, 0.95, null=True, notes=(note,))
+    rows, told, warnings = said(bare, scored("l1", 0, 0.9), scored("random", 0, 0.9, null=True))
+    assert [row.kind for row in rows] == ["dense", "method", "method", "null"]
+    assert f"scratch at macs=0.5: {note}." in warnings
+    assert "Null baselines, which every method has to beat: random." in warnings
+    assert "null baseline" not in told[0]
+    trained = scored("scratch", 0, 0.95, null=True)
+    rows, told, warnings = said(trained, scored("l1", 0, 0.9))
+    assert rows[1].kind == "null" and "null baseline" in told[0]
+    assert not any("not trained" in warning for warning in warnings)
+
+
+def test_notes_of_all_rows_are_told_once_with_whose_they_are(scored):
+    failed, warned = "b (seed 2) failed: no", (f"{AT_CHANCE} a guess", f"{UNTRAINED}; train it")
+    runs = (
+        scored("a", 0, 0.9, notes=("of all", "of a", "of two", failed, *warned)),
+        scored("a", 1, 0.9, notes=("of all", "of a", f"steps[0].prune: {SHARED} 'b'")),
+        scored("b", 0, 0.9, notes=("of all", "of two")),
+        scored("c", 0, 0.9, notes=("of all", "of\nc")),
+    )
+    assert told_notes(Comparison(title="t", runs=runs)) == [
+        "of all",
+        "a: of a",
+        "a (seed 0), b: of two",
+        failed,
+        "c: of c",
+    ]
 
 
 def test_a_method_without_rivals_is_no_best_one(scored):

@@ -1,5 +1,6 @@
 """What the commands compress, compare and train do."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -36,7 +37,7 @@ from prunus.recipe import TraceOptions, compare, compress, load_recipe, train_ne
 from prunus.recipe.prepare import recipe_source
 from prunus.recipe.recipe import as_recipe
 from prunus.records import Comparison
-from prunus.report.summary import failures
+from prunus.report.summary import failures, told_notes
 
 PARTLY = 3
 """Exit code of a comparison some of whose rows failed; the report tells of the others."""
@@ -135,7 +136,7 @@ def run_compare(  # noqa: PLR0913  # all that the command line holds
             compute=compute,
         )
     show(comparison, where.out)
-    _print_notes(comparison.runs[0].notes)
+    _print_notes(told_notes(comparison))
     if where.out is not None:
         say(f"artifacts: {where.out}/cells/*/artifact")
     if failures(comparison):
@@ -178,7 +179,7 @@ def run_train(subject: Subject, training: Training, where: Where, *, seed: int) 
         say("nothing was saved: give --out to keep the network")
 
 
-def _print_notes(notes: tuple[str, ...]) -> None:
+def _print_notes(notes: Iterable[str]) -> None:
     for note in notes:
         say(f"note: {note}")
 

@@ -23,6 +23,7 @@ from prunus.recipe.state import Outcome, State, Tools
 from prunus.recipe.steps import Prune
 from prunus.recipe.subject import Subject, student_of
 from prunus.recipe.texts import first_batch
+from prunus.records import SHARED
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def adopt(
             done = judge(
                 action, state, done.model_copy(update={"look": None, "judged": None}), tools
             )
-        note = f"{action.path}: computed once, with row '{donor.name}'"
+        note = f"{action.path}: {SHARED} '{donor.name}'"
         done = done.model_copy(update={"notes": (*done.notes, note)})
         keep_record(done, tools.steps / f"{action.name}.json")
         outcomes = [*outcomes, done]

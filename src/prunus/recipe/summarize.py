@@ -30,6 +30,7 @@ from prunus.recipe.steps import Prune, Student
 from prunus.recipe.subject import Subject
 from prunus.records import (
     AT_CHANCE,
+    UNTRAINED,
     Cost,
     Environment,
     FrontPoint,
@@ -165,7 +166,7 @@ def _fresh_notes(state: State) -> list[str]:
     """A note where the fresh weights of the null baseline are what was judged."""
     if not state.fresh:
         return []
-    said = "the network from scratch was not trained, and answers by chance: it is no null before it is"
+    said = f"{UNTRAINED}, and answers by chance: it is no null before it is"
     return [f"{said}; add a training after the cut (--epochs, or a step train)"]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from prunus.records import Comparison, RunRecord, Stage
+from prunus.records import UNTRAINED, Comparison, RunRecord, Stage
 from prunus.report.alike import unlike_seeds
 from prunus.report.check import check_comparison, target_text
 from prunus.report.columns import (
@@ -46,6 +46,7 @@ class Row:
     """The dense network, or one method at one target over its seeds.
 
     Attributes:
+        kind: A null baseline that was not trained is none.
         values: Column key to number over seeds.
         final: Quality on the test split after the last stage that was measured.
         bold: Keys of the columns where this row leads outside the spread.
@@ -137,7 +138,7 @@ def _method_row(
     row = Row(
         method=method,
         target=target,
-        kind="null" if all(map(_is_null, runs)) else "method",
+        kind="null" if all(map(_is_null, runs)) and not any(map(untrained, runs)) else "method",
         seeds=tuple(run.seed for run in runs),
         values=values,
         final=summarize([s.value for run in runs if (s := run.score(stage)) is not None]),
@@ -152,6 +153,11 @@ def _method_row(
 
 def _is_null(run: RunRecord) -> bool:
     return run.method in _NULL_NAMES if run.null is None else run.null
+
+
+def untrained(run: RunRecord) -> str:
+    """The note of a run whose fresh weights are what was judged: no method has to beat that."""
+    return next((note for note in run.notes if note.startswith(UNTRAINED)), "")
 
 
 def _set_bold(columns: Sequence[Column], rows: Sequence[Row]) -> list[Row]:

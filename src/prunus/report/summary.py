@@ -2,9 +2,10 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 
-from prunus.records import AT_CHANCE, Comparison, Environment
+from prunus.records import AT_CHANCE, SHARED, UNTRAINED, Comparison, Environment, RunRecord
 from prunus.report.advice import advice
 from prunus.report.alike import unlike_trainings
 from prunus.report.columns import (
@@ -17,7 +18,7 @@ from prunus.report.columns import (
 )
 from prunus.report.formats import DASH, Style, format_difference, format_value, listed, printable
 from prunus.report.pace import gathered
-from prunus.report.rows import Row
+from prunus.report.rows import Row, untrained
 from prunus.report.spread import MIN_SEEDS, Missing, Stat, clear_winner
 
 _FAILED = re.compile(r"(.+ \(seed \d+\)) failed: (.+)")
@@ -59,6 +60,7 @@ def latency_setting(rows: Sequence[Row]) -> str:
 def report_warnings(comparison: Comparison, rows: Sequence[Row]) -> tuple[str, ...]:
     """What the numbers do not say themselves, each a full sentence."""
     found = [*_guessing(comparison), *_failed(comparison), *_told(rows)]
+    found += _untrained(rows)
     found += _unlike(rows)
     found += _luck(rows)
     found += _idle(rows)
@@ -99,6 +101,50 @@ def _guessing(comparison: Comparison) -> list[str]:
     """Of a dense network that has learned nothing: as good as that is no praise."""
     notes = dict.fromkeys(note for run in comparison.runs for note in run.notes)
     return [f"{note[:1].upper()}{note[1:]}." for note in notes if note.startswith(AT_CHANCE)]
+
+
+def _untrained(rows: Sequence[Row]) -> list[str]:
+    """Of networks with fresh weights, which would be taken for a null that every method beats."""
+    whose: dict[str, list[str]] = {}
+    for row in rows:
+        for note in dict.fromkeys(filter(None, map(untrained, row.runs))):
+            whose.setdefault(note, []).append(printable(row.label))
+    return [f"{listed(labels)}: {printable(note)}." for note, labels in whose.items()]
+
+
+def told_notes(comparison: Comparison) -> list[str]:
+    """Notes of all runs, each once: as it is where all runs share it, else with whose it is.
+
+    What failed names its cell itself. Left out is what warnings tell in the same words, and what rows
+    took over from each other.
+    """
+    whose: dict[str, list[RunRecord]] = {}
+    for run in comparison.runs:
+        for note in run.notes:
+            whose.setdefault(printable(note), []).append(run)
+    total = Counter(run.method for run in comparison.runs)
+    told = []
+    for note, runs in whose.items():
+        if note.startswith((AT_CHANCE, UNTRAINED)) or SHARED in note:
+            continue
+        shared = len(runs) == len(comparison.runs) or _FAILED.fullmatch(note)
+        told.append(note if shared else f"{_whose(runs, total)}: {note}")
+    return told
+
+
+def _whose(runs: Sequence[RunRecord], total: Counter[str]) -> str:
+    """Names of rows, with the seed where the row has others.
+
+    Args:
+        runs: Those that are meant.
+        total: How many runs there are of each row.
+    """
+    mine = Counter(run.method for run in runs)
+    names = [
+        run.method if mine[run.method] == total[run.method] else f"{run.method} (seed {run.seed})"
+        for run in runs
+    ]
+    return listed([printable(name) for name in dict.fromkeys(names)])
 
 
 def failures(comparison: Comparison) -> dict[str, str]:

@@ -14,7 +14,7 @@ from torch import nn
 from prunus.artifact import load_artifact
 from prunus.data import TextTokenizer, load_data
 from prunus.errors import InputError
-from prunus.recipe import Prune, Student, compress
+from prunus.recipe import Prune, Student, compare, compress
 from prunus.recipe.dense import train_network
 from prunus.recipe.subject import Subject, resolve_subject, student_of
 from prunus.records import Source
@@ -96,6 +96,13 @@ def test_a_network_of_ones_own_file_is_given_the_pieces_beside_its_weights(
     (weights.parent / "tokenizer.json").unlink()
     with pytest.raises(InputError, match=r"of '.*nets\.py:make' have no tokenizer\.json beside"):
         resolved(trained, file)
+
+
+def test_a_network_of_ones_own_file_on_texts_is_not_recalibrated(file: Path, nets: Path) -> None:
+    """Its data tells that it reads texts, as the name of a network of the zoo does."""
+    own, data = Source(model=f"{nets}:make"), f"text:{file}"
+    done = compare(own, ["vocabulary"], data, target="params=0.9", text=texts.OPTIONS, latency=None)
+    assert [list(step) for step in done.runs[0].recipe["steps"]] == [["prune"]]
 
 
 def test_a_network_of_ones_own_file_for_images_needs_no_pieces(nets: Path, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from prunus.recipe.folder import (
 )
 from prunus.recipe.formats import require_format
 from prunus.recipe.measure import LatencyOptions
+from prunus.recipe.pieces import takes_pieces
 from prunus.recipe.prepare import (
     Baseline,
     Settings,
@@ -47,7 +48,6 @@ from prunus.recipe.steps import Prune, Recalibrate, Step, Train
 from prunus.recipe.subject import Subject, resolve_subject
 from prunus.records import Comparison, RunRecord, Source
 from prunus.train import TrainConfig
-from prunus.zoo import reads_text
 
 COMPARISON_FILE = "comparison.json"
 _CELLS = "cells"
@@ -157,7 +157,7 @@ def compare(  # noqa: PLR0913  # all but four are options, by keyword only
         finetune,
         options or {},
         trace_options,
-        text=isinstance(built_by, Source) and reads_text(built_by),
+        text=isinstance(built_by, Source) and takes_pieces(built_by, data),
     )
     require_no_teacher(train_first)
     resolve_device(device)

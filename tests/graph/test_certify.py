@@ -587,3 +587,28 @@ def test_a_network_deaf_to_its_inputs_is_said_to_prove_little() -> None:
     with torch.no_grad():
         network.get_parameter("2.weight").zero_()
     assert "same for all samples" in certify(network, found, plan).reason
+
+
+def test_a_small_column_that_is_computed_apart_is_not_excused_by_a_large_one() -> None:
+    """Scores that a cut moves by a tenth, beside numbers ten million times as large."""
+
+    class Detector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.score, self.boxes = nn.Linear(8, 64), nn.Linear(64, 2), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.a(x).relu()
+            scores = self.score(h) + 0.6 / len(h[0])  # which forgets where the number is from
+            return torch.cat([self.boxes(x) * 1e6, scores], 1)
+
+    torch.manual_seed(0)
+    network = Detector().eval()
+    inputs = torch.randn(8, 8)
+    found = trace(network, inputs, verify=False)
+    plan = found.plan({"a": np.arange(64) < 32})
+    apart = (masked_outputs(network, found, plan, inputs) - cut(network, plan)(inputs)).abs()
+    assert apart[:, 2:].max() > 0.009
+    assert apart[:, :2].max() == 0
+    with pytest.raises(CertificateError, match="disagree"):
+        certify(network, found, plan, inputs)

@@ -79,7 +79,10 @@ def test_any_values_of_factors_are_certified_and_stand_for_their_product(name: s
     found = certify_rebuild(network, plan, tensors, inputs)
     assert found.passed
     assert found.eval_difference is not None
-    assert found.eval_difference < 1e-5
+    if found.eval_difference_float64 is None:
+        assert found.eval_difference < 1e-5
+    else:  # small columns of random factors, which float32 rounds
+        assert found.eval_difference_float64 < 1e-10
     assert found.train_difference is None
     assert found.samples == (4 if name == "bert" else 3)
 

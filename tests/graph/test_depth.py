@@ -157,3 +157,48 @@ def test_a_config_inside_another_is_the_one_that_its_model_has() -> None:
     assert small.config.num_layers == 7
     assert vars(whole.config)["text"] is inner
     assert vars(inner)["num_hidden_layers"] == 3
+
+
+class Weighed(nn.Module):
+    """A layer whose number is a part of what it computes, around one that counts for itself."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.linear, self.layer_idx = nn.Linear(6, 6), number
+        self.inner = nn.ModuleList(nn.Linear(6, 6) for _ in range(3))
+        for at, layer in enumerate(self.inner):
+            layer.layer_id = at  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.linear(x).relu() / (self.layer_idx + 1)
+        for layer in self.inner:
+            x = x + layer(x).relu() * (layer.layer_id == 2)
+        return x
+
+
+class Stacked(nn.Module):
+    def __init__(self, config: Any = None) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*map(Weighed, range(4)))
+        if config is not None:
+            self.config = config
+
+
+def test_numbers_that_a_forward_pass_computes_with_stay() -> None:
+    """No cache of transformers is there to keep anything by them."""
+    torch.manual_seed(0)
+    network = Stacked().layers.eval()
+    outer = nn.Sequential(network)
+    plan = plan_of(outer, [KeepLayers(stack="0", keep=Bits.pack(KEEP))])
+    assert certify_rebuild(outer, plan, {}, torch.randn(3, 6)).passed
+    small: Any = cut(outer, plan)
+    assert [layer.layer_idx for layer in small[0]] == [1, 3]
+
+
+def test_a_number_that_is_no_place_in_every_layer_stays() -> None:
+    """In the third layer, the third layer in it is no layer of the stack."""
+    network = Stacked(transformers.GPT2Config(n_layer=4))
+    plan = plan_of(network, [KeepLayers(stack="layers", keep=Bits.pack([False, True, True, True]))])
+    layers: Any = cut(network, plan).layers
+    assert [layer.layer_idx for layer in layers] == [0, 1, 2]
+    assert [inner.layer_id for layer in layers for inner in layer.inner] == [0, 1, 2] * 3

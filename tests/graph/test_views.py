@@ -1,5 +1,6 @@
 """Views that part channels by numbers: sizes that coincide, plain ones, and ones that are left open."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -258,3 +259,30 @@ def test_one_query_head_for_each_key_head_is_no_number_in_the_code() -> None:
     network = Wired(attend, **layers, heads=4, width=3, times=1).eval()
     small, _ = proven(network, "q", 4, TOKENS)
     assert (small.heads, small.width) == (2, 3)
+
+
+COMPUTED: dict[str, Callable[[Tensor], int]] = {
+    "int": lambda h: int(h.shape[1]) // 4,
+    "shift": lambda h: h.shape[1] >> 2,
+    "floor": lambda h: math.floor(h.shape[1] * 0.25),
+    "length": lambda h: len(h[0]) // 4,
+}
+
+
+@pytest.mark.parametrize("share", COMPUTED.values(), ids=COMPUTED)
+def test_a_number_that_forgot_what_it_was_computed_from_is_not_taken_for_one_in_the_code(
+    share: Callable[[Tensor], int],
+) -> None:
+    """It looks like the 6 of a view by 6, which no cut can change: only a probe tells them apart."""
+
+    def between(n: Any, x: Tensor) -> Tensor:
+        h = n.a(x)
+        means = h.view(h.shape[0], share(h), -1).mean(2)
+        out: Tensor = n.out(means.repeat_interleave(4, 1))
+        return out
+
+    torch.manual_seed(0)
+    network = Wired(between, a=nn.Linear(6, 24), out=nn.Linear(24, 3)).eval()
+    small, found = proven(network, "a", 6, FLAT)
+    assert small.a.out_features == 12
+    assert found.by_name["a"].channels_per_unit == 4

@@ -17,6 +17,7 @@ from prunus.graph import Inputs, call, cut, network_shape
 from prunus.graph.certify import FLOAT64_LIMIT
 from prunus.graph.difference import (
     FINE,
+    FIRST,
     dense_tensors,
     relative_difference,
     same_whole_numbers,
@@ -160,7 +161,7 @@ def require_same_outputs(
     )
     if same:
         return
-    limit, difference = _TOLERANCE, _apart(wanted, found, FINE)
+    limit, difference = _TOLERANCE, _apart(wanted, found, FIRST)
     if not difference <= limit:
         try:
             with InDouble():

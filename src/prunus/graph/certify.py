@@ -23,6 +23,7 @@ from prunus.graph.attention import plain_attention
 from prunus.graph.cut import cut
 from prunus.graph.difference import (
     FINE,
+    FIRST,
     ROUGH,
     dense_tensors,
     relative_difference,
@@ -179,11 +180,13 @@ def _differences(
     dtype: torch.dtype,
     *,
     train: bool,
-    share: float = FINE,
+    share: float | None = None,
 ) -> tuple[float, float | None]:
     """Differences in eval mode, as the network is, and in train mode, without dropout."""
     dense, given = _as_compared(network, dtype), cast(inputs, dtype)
     dense.eval()
+    if share is None:
+        share = FINE if dtype == torch.float64 else FIRST
 
     def difference(dense: nn.Module) -> float:
         with random_states_kept():  # a network that draws numbers gets the same ones twice

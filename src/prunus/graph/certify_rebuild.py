@@ -19,7 +19,7 @@ from torch import nn
 from prunus.errors import CertificateError, GraphError, first_line
 from prunus.graph.certify import FLOAT32_LIMIT, FLOAT64_LIMIT
 from prunus.graph.cut import cut
-from prunus.graph.difference import FINE, ROUGH, relative_difference
+from prunus.graph.difference import FINE, FIRST, ROUGH, relative_difference
 from prunus.graph.double import InDouble, rough_caveat, why_not_in_double
 from prunus.graph.inputs import Inputs, call, cast, flat_tensors, recast_
 from prunus.graph.kept import may_keep, refresh_
@@ -126,7 +126,7 @@ def _difference(
     inputs: Inputs,
     dtype: torch.dtype,
     *,
-    share: float = FINE,
+    share: float | None = None,
 ) -> float:
     dense = copy.deepcopy(network).eval()
     refresh_(may_keep(dense))
@@ -146,6 +146,8 @@ def _difference(
             _multiply_out_(dense.get_submodule(edit.module), edit, parts)
     with seeded(0):
         wanted = _stood_for(dense, plan, old)
+    if share is None:
+        share = FINE if dtype == torch.float64 else FIRST
     return relative_difference(wanted, found, share=share)
 
 

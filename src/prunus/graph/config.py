@@ -89,16 +89,14 @@ def set_depth_(network: nn.Module, stack: str, keep: BoolArray) -> None:
         stack: Path of the layers.
         keep: One flag for each layer that there was.
     """
-    names = stack.split(".")
-    around = [network.get_submodule(".".join(names[:n])) for n in range(len(names))]
-    models = [module for module in around if own_config(module) is not None]
+    models = models_around(network, stack)
     inner = list(models[-1].modules()) if models else []
     fresh: dict[int, object] = {}
     for module in (*inner, *reversed(models)):  # a config that holds another one comes behind it
         config = own_config(module)
         if config is None or id(config) in fresh:
             continue
-        new = _of_depth(config, "decoder" in names, keep)
+        new = _of_depth(config, "decoder" in stack.split("."), keep)
         parts = {name: fresh[id(v)] for name, v in vars(config).items() if id(v) in fresh}
         if new or parts:
             fresh[id(config)] = with_entries(config, {**new, **parts})
@@ -106,6 +104,13 @@ def set_depth_(network: nn.Module, stack: str, keep: BoolArray) -> None:
         module_config = own_config(module)
         if id(module_config) in fresh:
             module.__dict__["config"] = fresh[id(module_config)]
+
+
+def models_around(network: nn.Module, path: str) -> list[nn.Module]:
+    """Models of transformers that a module is in, the outermost first."""
+    names = path.split(".")
+    around = [network.get_submodule(".".join(names[:n])) for n in range(len(names))]
+    return [module for module in around if own_config(module) is not None]
 
 
 def _of_depth(config: object, decoder: bool, keep: BoolArray) -> dict[str, object]:

@@ -14,9 +14,13 @@ from torch import Tensor
 from prunus.graph.inputs import output_tensors
 
 FINE = 1e-3
-"""Share for a verdict that float64 has the last word in: at a limit of 1e-10 a difference of 1e-13 of
-the largest value passes wherever it is, some thousand times the rounding unit; at 1e-5 in float32 one
-of 1e-8, below its rounding unit, so that there a small column is never excused by a large one."""
+"""Share for a verdict in float64: at a limit of 1e-10 a difference of 1e-13 of the largest value passes
+wherever it is, some thousand times the rounding unit."""
+
+FIRST = 1e-6
+"""Share for a verdict in float32 that float64 may overrule: at a limit of 1e-5 one of 1e-11 passes. It is
+far below float32's rounding unit, for a column may be computed apart from the large ones, and a
+difference that passes here is not looked at again."""
 
 ROUGH = 0.1
 """Share where float32 alone has to do: at a limit of 1e-5 a difference of 1e-6 of the largest value

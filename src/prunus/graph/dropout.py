@@ -30,22 +30,21 @@ def without_dropout(network: nn.Module, inputs: Inputs) -> nn.Module:
     quiet = _zeroed(network, names)
     if not names:
         return quiet
-    answers = _answers(network, inputs)
-    if _differ(*answers) or _leaves(answers[0], quiet, inputs):
+    answer = _answer(network, inputs)
+    if _leaves(answer, quiet, inputs) or _differ(answer, _answer(network, inputs)):
         return quiet
-    unread = {name for name in names if _leaves(answers[0], _zeroed(network, {name}), inputs)}
+    unread = {name for name in names if _leaves(answer, _zeroed(network, {name}), inputs)}
     return _zeroed(network, unread)
 
 
 def draws_in_evaluation(network: nn.Module, inputs: Inputs) -> bool:
     """Whether a network draws random numbers in evaluation."""
-    return _differ(*_answers(network, inputs))
+    return _differ(_answer(network, inputs), _answer(network, inputs))
 
 
-def _answers(network: nn.Module, inputs: Inputs) -> tuple[Any, Any]:
-    """What a network answers in evaluation, twice."""
-    asked = copy.deepcopy(network).eval()
-    return call(asked, inputs), call(asked, inputs)
+def _answer(network: nn.Module, inputs: Inputs) -> Any:
+    """What a network answers in evaluation."""
+    return call(copy.deepcopy(network).eval(), inputs)
 
 
 def _differ(one: Any, other: Any) -> bool:

@@ -35,7 +35,10 @@ class Reindexed:
 
 @dataclass
 class Findings:
-    """What a tracing walk noted, in atoms."""
+    """What a tracing walk noted, in atoms.
+
+    ``written``: some view was given a plain number as one size of several that a cut may change.
+    """
 
     axes: dict[tuple[str, int], IntArray] = field(default_factory=dict)
     contracted: set[tuple[str, int]] = field(default_factory=set)
@@ -43,6 +46,7 @@ class Findings:
     attributes: list[AttributeUse] = field(default_factory=list)
     multiples: list[AttributeUse] = field(default_factory=list)
     presumed: list[AttributeUse] = field(default_factory=list)
+    written: bool = False
     reindexed: list[Reindexed] = field(default_factory=list)
     same_size: list[tuple[IntArray, IntArray]] = field(default_factory=list)
     unequal: list[tuple[AttributeUse, AttributeUse]] = field(default_factory=list)

@@ -30,11 +30,17 @@ from prunus.graph.walk import Walk
 from prunus.seeding import seeded
 
 
-def follow(network: nn.Module, inputs: Inputs) -> tuple[Algebra, Findings]:
+def follow(network: nn.Module, inputs: Inputs, *, literal: bool = True) -> tuple[Algebra, Findings]:
     """Walk with all that can be followed; where that fails, leave whole what may stand in the way.
 
     Modules may tell one another by an object that looks like settings, or ask for the very class of an
     attention.
+
+    Args:
+        network: Not touched.
+        inputs: A real batch.
+        literal: Take a plain number in the sizes of a view for one that the code says, which no cut
+            changes; else it may have been computed from what follows a cut.
 
     Raises:
         GraphError: The network cannot be copied, does not run on the inputs, or returns no tensor.
@@ -43,12 +49,12 @@ def follow(network: nn.Module, inputs: Inputs) -> tuple[Algebra, Findings]:
     for free, settings in ((True, True), (True, False), (False, True)):
         if attends or not free:
             with suppress(GraphError):
-                return _follow_once(network, inputs, settings=settings, free=free)
-    return _follow_once(network, inputs, settings=False, free=False)
+                return _follow_once(network, inputs, settings=settings, free=free, literal=literal)
+    return _follow_once(network, inputs, settings=False, free=False, literal=literal)
 
 
 def _follow_once(
-    network: nn.Module, inputs: Inputs, *, settings: bool, free: bool
+    network: nn.Module, inputs: Inputs, *, settings: bool, free: bool, literal: bool
 ) -> tuple[Algebra, Findings]:
     algebra, findings = Algebra(), Findings()
     try:
@@ -62,7 +68,7 @@ def _follow_once(
     pad_plainly_(planted)
     if free:
         free_heads_(planted)
-    walk = Walk(planted, algebra, findings)
+    walk = Walk(planted, algebra, findings, literal=literal)
     plant(planted, walk, settings=settings)
     watch = SizeWatch(walk)
     _forget_shapes()

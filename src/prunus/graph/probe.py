@@ -18,6 +18,8 @@ from prunus.graph.groups import Trace
 from prunus.graph.inputs import Inputs, first_sample
 from prunus.plan import BoolArray
 
+FAILED = "probe failed"
+
 
 def _macs(network: nn.Module, sample: Inputs) -> int:
     """MACs of a network as it is, counted by walking it once."""
@@ -38,7 +40,7 @@ def _miscount(dense: nn.Module, trial: Trace, sample: Inputs, names: Sequence[st
     if predicted == counted:
         return ""
     return (
-        f"probe failed: the cut network has {counted:,} MACs where {predicted:,} are predicted; a "
+        f"{FAILED}: the cut network has {counted:,} MACs where {predicted:,} are predicted; a "
         "size is written as a number in its code, perhaps where no output reads it"
     )
 
@@ -63,7 +65,7 @@ def probe(network: nn.Module, found: Trace) -> Trace:
         try:
             certify(dense, trial, trial.plan(keep), whole if train else sample, train=train)
         except CertificateError as error:
-            return f"probe failed: {error}"
+            return f"{FAILED}: {error}"
         return ""
 
     names = [g.name for g in found.cuttable]

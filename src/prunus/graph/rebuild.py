@@ -1,6 +1,6 @@
 """Edits that replace modules: low-rank chains, shorter stacks of layers, smaller vocabularies."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from prunus.errors import GraphError
-from prunus.graph.config import own_config, set_config_, set_depth_
+from prunus.graph.config import models_around, own_config, set_config_, set_depth_
 from prunus.graph.connections import held_name
 from prunus.graph.encoders import call_parts_
 from prunus.plan import Factorize, KeepLayers, KeepVocabulary, Rebuild
@@ -158,21 +158,36 @@ def _keep_layers_(network: nn.Module, edit: KeepLayers) -> None:
         )
     keep = edit.keep.unpack()
     kept = [layer for layer, stays in zip(stack, keep, strict=True) if stays]
-    for new, old in enumerate(np.flatnonzero(keep)):
-        _renumber_layer_(kept[new], int(old), new)
+    if models_around(network, edit.stack):
+        _renumber_(stack, kept)
     # In place: a subclass keeps its own forward, hooks and mode.
     stack._modules.clear()
     stack._modules.update({str(at): layer for at, layer in enumerate(kept)})
     set_depth_(network, edit.stack, keep)
 
 
-def _renumber_layer_(layer: nn.Module, old: int, new: int) -> None:
-    """A layer, and what is in it, know its place in the stack: a cache keeps keys and values by it."""
-    for module in layer.modules():
+def _renumber_(stack: Iterable[nn.Module], kept: Sequence[nn.Module]) -> None:
+    """Tell layers of transformers their new places: its cache keeps keys and values by them.
+
+    A number is a place if it is one in every layer that has it; others count what is in a layer.
+    """
+    found: dict[tuple[str, str], list[bool]] = {}
+    for place, layer in enumerate(stack):
+        for path, name, value in _numbers(layer):
+            found.setdefault((path, name), []).append(value == place)
+    for place, layer in enumerate(kept):
+        for path, name, _ in list(_numbers(layer)):
+            if all(found[path, name]):
+                setattr(layer.get_submodule(path), name, place)
+
+
+def _numbers(layer: nn.Module) -> Iterator[tuple[str, str, int]]:
+    """What a layer, and what is in it, are told by number: path within it, name and number."""
+    for path, module in layer.named_modules():
         for name in _LAYER_NUMBERS:
             value = vars(module).get(name)
-            if isinstance(value, int) and not isinstance(value, bool) and value == old:
-                setattr(module, name, new)
+            if isinstance(value, int) and not isinstance(value, bool):
+                yield path, name, value
 
 
 def _keep_rows_(network: nn.Module, edit: KeepVocabulary) -> None:

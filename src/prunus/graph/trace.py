@@ -14,8 +14,9 @@ from prunus.graph.grouping import groups_of, left_whole, named_by
 from prunus.graph.groups import Trace
 from prunus.graph.inputs import check_inputs, check_network
 from prunus.graph.overlap import require_tied_by_name
-from prunus.graph.probe import probe
+from prunus.graph.probe import FAILED, probe
 from prunus.graph.settle import settle
+from prunus.graph.walk import WRITTEN
 from prunus.sound import require_sound
 
 
@@ -64,24 +65,41 @@ def trace(
             raise InputError(f"{name} is {value!r}; give a whole number of at least 1")
     if isinstance(ignore, str):
         raise InputError(f"ignore is the text {ignore!r}; give a list of patterns: [{ignore!r}]")
-    algebra, findings = follow(network, inputs)
-    settle(algebra, findings)
-    groups = groups_of(algebra, findings, network)
-    groups = [replace(g, min_units=min_units, round_to=round_to) for g in groups]
     named = named_by(ignore, network)
-    groups = [left_whole(group, named) for group in groups]
-    algebra.atoms.frozen = True
-    found = Trace(
-        shape=network_shape(network),
-        groups=tuple(groups),
-        example_inputs=inputs,
-        findings=findings,
-        atoms=algebra.atoms,
-        parameters={n: tuple(p.shape) for n, p in network.named_parameters()},
-        stored=_stored(network),
-        ignored=named,
-    )
-    return probe(network, found) if verify else found
+
+    def traced(*, literal: bool) -> Trace:
+        algebra, findings = follow(network, inputs, literal=literal)
+        settle(algebra, findings)
+        groups = groups_of(algebra, findings, network)
+        groups = [replace(g, min_units=min_units, round_to=round_to) for g in groups]
+        algebra.atoms.frozen = True
+        found = Trace(
+            shape=network_shape(network),
+            groups=tuple(left_whole(group, named) for group in groups),
+            example_inputs=inputs,
+            findings=findings,
+            atoms=algebra.atoms,
+            parameters={n: tuple(p.shape) for n, p in network.named_parameters()},
+            stored=_stored(network),
+            ignored=named,
+        )
+        return probe(network, found) if verify else found
+
+    found = traced(literal=True)
+    if not (verify and found.findings.written and _may_be_misread(found)):
+        return found
+    # What says `4` and what says `int(channels / 4)` look alike in a view: the probes tell.
+    return max(found, traced(literal=False), key=_cuttable_channels)
+
+
+def _may_be_misread(found: Trace) -> bool:
+    """Whether a group is refused as one would be by a number that is no part of the code."""
+    return any(told in group.refused for group in found.groups for told in (FAILED, WRITTEN))
+
+
+def _cuttable_channels(found: Trace) -> int:
+    """Channels in groups that can be cut."""
+    return sum(group.units * group.channels_per_unit for group in found.cuttable)
 
 
 def _require_followed(network: nn.Module) -> None:

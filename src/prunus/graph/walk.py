@@ -40,6 +40,9 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     return register
 
 
+WRITTEN = "is given a size that is a number in the code"
+
+
 class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it bare
     """Walks labels through whatever runs inside the ``with`` block on ``network``'s tensors."""
 
@@ -49,12 +52,15 @@ class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves 
         algebra: Algebra,
         findings: Findings,
         keep: BoolArray | None = None,
+        *,
+        literal: bool = True,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it bare
         self.algebra = algebra
         self.atoms = algebra.atoms
         self.findings = findings
         self.keep = keep
+        self._literal = literal
         self._labels: MutableMapping[torch.Tensor, Labels] = WeakIdKeyDictionary()
         self._positions: MutableMapping[torch.Tensor, tuple[IntArray, str]] = WeakIdKeyDictionary()
         self._stack: list[str] = [""]
@@ -270,14 +276,16 @@ class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves 
     def sizes_written(self, tensor: torch.Tensor, dims: Sequence[int]) -> None:
         """A view was given plain numbers for some dims: of those made of one, the others are cut.
 
-        Where all of them are plain, one of the numbers may have been computed from what follows a cut.
+        Where all of them are plain, one of the numbers may have been computed from what follows a cut;
+        and so may any of them, by what forgets where numbers came from. See ``follow`` for ``literal``.
         """
         labels = known = self.labels(tensor)
         for factor in known.factors:
             written = [dim for dim in factor.dims if dim in dims]
-            if len(written) < len(factor.dims):
-                for dim in written:
-                    reason = self.reason("view", "is given a size that is a number in the code")
+            if written and len(written) < len(factor.dims):
+                self.findings.written = True
+                for dim in written if self._literal else ():
+                    reason = self.reason("view", WRITTEN)
                     labels = self.algebra.keep_size(labels, dim, reason)
         if labels is not known:
             self.mark(tensor, labels)

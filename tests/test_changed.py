@@ -2,7 +2,7 @@
 
 import pytest
 
-from prunus.changed import told_change
+from prunus.changed import flatten, told_change, without_idle
 
 HOME = "text:/home/somebody/a/folder/of/very/many/files/of/texts/of/letters/"
 
@@ -34,3 +34,26 @@ def test_the_first_change_is_told(
     saved: dict[str, object], asked: dict[str, object], told: str
 ) -> None:
     assert told_change(saved, asked) == told
+
+
+def test_a_number_is_one_however_it_is_written() -> None:
+    """Folders of before hold 1e-3 as it was written, and later ones as it is read."""
+    assert not told_change({"tolerance": "1e-3"}, {"tolerance": "0.001"})
+    assert not told_change({"rate": "1e-05"}, {"rate": "1E-5"})
+    assert told_change({"tolerance": "1e-3"}, {"tolerance": "0.002"})
+    assert told_change({"torch": "2.1"}, {"torch": "2.10"})  # a version
+    assert told_change({"digest": "1e9999999"}, {"digest": "2e9999999"})  # both infinite
+
+
+def test_settings_of_fresh_weights_count_where_there_are_some() -> None:
+    train = {"train": {"epochs": 1, "scratch_epochs": 3, "scratch_lr": 0.1}}
+    for first, kept in (
+        ({"prune": {"method": "l1"}}, False),
+        ({"prune": {"method": "scratch"}}, True),
+        ({"prune": {"method": "own.py:Fresh"}}, True),
+        ({"student": {"model": "resnet20"}}, True),
+    ):
+        flat = dict(flatten({"steps": [first, train]}))
+        left = without_idle(flat)
+        assert (left == flat) is kept
+        assert left["steps[1].train.epochs"] == "1"

@@ -142,6 +142,8 @@ def test_a_boolean_is_no_number_however_deep_it_stands() -> None:
             Sized.model_validate_json(json.dumps(values))
     kept = Sized(free={"a": True}, flag=True, choice=True, count=0)
     assert Sized.model_validate_json(kept.model_dump_json()) == kept
+    with pytest.raises(SettingError, match="Sized: count=True: input should be a"):
+        Sized(count=np.bool_(True))
 
 
 def test_zeroed_connections_must_fill_their_shape() -> None:

@@ -18,6 +18,7 @@ from prunus.yaml_text import KeyTwiceError, read_yaml, write_yaml
         ("-2.5e3", -2500.0),
         ("2.e1", 20.0),
         (".5e1", 5.0),
+        ("5e1234567", "5e1234567"),  # beyond all numbers, as a digest may be
         # What was read before is read as before.
         ("12", 12),
         ("0x1e3", 0x1E3),

@@ -117,8 +117,8 @@ def _is_record(kind: Any) -> bool:
 
 def _booleans(value: Any, *where: Any) -> Iterator[InitErrorDetails]:
     """A complaint of each boolean in a value: that itself, and those in lists and mappings."""
-    if isinstance(value, bool):
-        yield {"type": _A_BOOLEAN, "loc": where, "input": value}
+    if isinstance(value, bool | np.bool_):
+        yield {"type": _A_BOOLEAN, "loc": where, "input": bool(value)}
     inner: Iterable[tuple[Any, Any]] = ()
     if isinstance(value, list | tuple):
         inner = enumerate(value)

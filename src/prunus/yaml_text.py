@@ -1,5 +1,6 @@
 """YAML as users write it, in recipes and on the command line: no key twice, and numbers such as 1e-3."""
 
+import math
 import re
 from typing import Any
 
@@ -32,6 +33,11 @@ class _Loader(yaml.SafeLoader):
             self._require_once(node)
         super().flatten_mapping(node)
 
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> Any:
+        """A number; the text where that is beyond all numbers, such as a digest with one e in it."""
+        value = super().construct_yaml_float(node)
+        return str(node.value) if math.isinf(value) and _EXPONENT.match(node.value) else value
+
     @staticmethod
     def _require_once(node: yaml.MappingNode) -> None:
         seen: set[str] = set()
@@ -47,6 +53,7 @@ class _Dumper(yaml.SafeDumper):
     """Puts texts in quotes that the loader would take for numbers."""
 
 
+_Loader.add_constructor(_FLOAT, _Loader.construct_yaml_float)
 _Loader.add_implicit_resolver(_FLOAT, _EXPONENT, _BEGINNINGS)
 _Dumper.add_implicit_resolver(_FLOAT, _EXPONENT, _BEGINNINGS)
 

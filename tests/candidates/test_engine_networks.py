@@ -101,6 +101,32 @@ def test_a_network_that_works_on_its_input_in_place_is_scored_on_the_images() ->
     assert found[0] == found[1]
 
 
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")  # torch's own, of a copy
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize("kind", ["sparse", "quantized"])
+def test_a_network_with_a_buffer_of_another_kind_is_scored_as_with_a_plain_one(kind: str) -> None:
+    def context_of(mix: Tensor) -> Context:
+        network = Wired(lambda m, x: m.rest(x) @ dense(m.mix), rest=trained_cnn())
+        network.register_buffer("mix", mix, persistent=False)
+        return context(network.eval())
+
+    def dense(mix: Tensor) -> Tensor:
+        return mix.dequantize() if mix.is_quantized else mix.to_dense()
+
+    plain = torch.eye(10)
+    other = {
+        "sparse": plain.to_sparse(),
+        "quantized": torch.quantize_per_tensor(plain, 1.0, 0, torch.qint8),
+    }
+    as_plain, as_other = context_of(plain), context_of(other[kind])
+    some = [Candidate(random_choice(as_other.trace, 0, 0.8))]
+    found = []
+    for one in (as_plain, as_other):
+        with Engine.open(one, SMALL) as engine:
+            found.append(summary(engine.score(some))[0][1:])  # plans name the networks
+    assert found[0] == found[1]
+
+
 def test_an_error_of_the_dense_network_is_told_in_one_line() -> None:
     def wiring(m: Any, x: Tensor) -> Tensor:
         if len(x) == 60:

@@ -71,3 +71,12 @@ def test_rows_that_promise_no_equal_training_are_not_told_of(told, name, method)
 )
 def test_recipes_of_any_form_are_read(told, steps):
     assert told(("l1", 0, {"steps": steps}), ("l2", 0, recipe("l2", 4))) == []
+
+
+def test_settings_of_fresh_weights_do_nothing_for_others(told):
+    """``--scratch-epochs`` stands in the training of all rows, and holds for one."""
+    longer = {"scratch_epochs": 3, "scratch_lr": 0.1}
+    assert not told(("l1", 0, recipe("l1", 2)), ("taylor", 0, recipe("taylor", 2, more=longer)))
+    assert not told(("l1", 0, recipe("l1", 2)), ("l1", 1, recipe("l1", 2, more=longer)))
+    shorter = recipe("scratch", 2, more={"scratch_epochs": 4})
+    assert told(("scratch", 0, recipe("scratch", 2, more=longer)), ("scratch", 1, shorter))

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from prunus.errors import InputError, PlanMismatchError
+from prunus.graph.difference import plain_numbers
 from prunus.graph.file_size import FILE_METADATA
 from prunus.meter.params import tensor_key
 from prunus.meter.size import require_storable
@@ -201,16 +202,8 @@ def same_values(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors agree in data type, shape and every value; NaN agrees with NaN."""
     if (a.dtype, a.shape, a.layout) != (b.dtype, b.shape, b.layout):
         return False
-    a, b = _plain(a), _plain(b)
+    a, b = (plain_numbers(tensor.detach().cpu()) for tensor in (a, b))
     return bool(((a == b) | ((a != a) & (b != b))).all())  # noqa: PLR0124 (x != x is NaN)
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    """A tensor on the CPU as numbers side by side: sparse and quantized ones cannot be compared."""
-    tensor = tensor.detach().cpu()
-    if tensor.is_quantized:
-        return tensor.dequantize()
-    return tensor if tensor.layout == torch.strided else tensor.to_dense()
 
 
 def _state(network: nn.Module) -> dict[str, Tensor]:

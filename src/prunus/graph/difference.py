@@ -71,8 +71,15 @@ def dense_tensors(output: Any) -> list[Tensor]:
         if tensor.is_nested:
             found += tensor.unbind()
         else:
-            found.append(tensor if tensor.layout == torch.strided else tensor.to_dense())
+            found.append(plain_numbers(tensor))
     return found
+
+
+def plain_numbers(tensor: Tensor) -> Tensor:
+    """A tensor as numbers side by side: sparse and quantized ones cannot be compared."""
+    if tensor.is_quantized:
+        return tensor.dequantize()
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()
 
 
 def _compared(output: Any) -> list[Tensor]:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from prunus.changed import flatten, told_change
+from prunus.changed import flatten, told_change, without_idle
 from prunus.errors import InputError, PrunusError, moved_away
 from prunus.plan import Record, in_short
 from prunus.recipe.disk import LOCK_FILE, full_disk_told, locked, require_writable
@@ -216,7 +216,7 @@ def require_alike(path: Path, identity: Mapping[str, Any], *, same_seed: bool) -
     )
     if same_seed:
         _require_same(path, before, now)
-    elif change := told_change(before, now):
+    elif change := told_change(without_idle(before), without_idle(now)):
         raise InputError(
             f"out='{path}' holds another run of this row: {change}; all seeds of a row are done alike: "
             "give the same arguments, or name a new folder"

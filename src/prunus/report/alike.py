@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prunus.changed import flatten
+from prunus.changed import flatten, without_idle
 from prunus.records import RunRecord
 from prunus.report.formats import NAMED, printable
 
@@ -60,8 +60,8 @@ def _training(run: RunRecord) -> Mapping[str, Any] | None:
     cut = named.get("prune", {})
     if [name for name, _ in pairs] != expected or cut.get("method") != run.method:
         return None
-    found: Mapping[str, Any] = named.get("train", {})
-    return found
+    train = named.get("train")
+    return without_idle(dict(flatten(train))) if train else {}
 
 
 def _told(settings: Mapping[str, Mapping[str, Any]]) -> str:
@@ -70,7 +70,7 @@ def _told(settings: Mapping[str, Mapping[str, Any]]) -> str:
     Args:
         settings: By whose they are.
     """
-    flat = {who: dict(flatten(its)) for who, its in settings.items()}
+    flat = {who: without_idle(dict(flatten(its))) for who, its in settings.items()}
     told = []
     for name in dict.fromkeys(name for its in flat.values() for name in its):
         having: dict[str, list[str]] = {}

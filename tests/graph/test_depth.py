@@ -35,12 +35,40 @@ OPT = {
     "word_embed_proj_dim": 16,
     "max_position_embeddings": 32,
 }
+QWEN3_MOE = {
+    **LLAMA,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 8,
+    "mlp_only_layers": [0, 1],  # the others choose among experts
+}
+DEEPSEEK = {
+    **WORDS,
+    "hidden_size": 16,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "intermediate_size": 24,
+    "moe_intermediate_size": 8,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "kv_lora_rank": 8,
+    "q_lora_rank": 8,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 4,
+    "v_head_dim": 8,
+    "first_k_dense_replace": 2,
+}
 STACKS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("transformer.h", GPT2),
     "llama": ("model.layers", LLAMA),
     "qwen3": ("model.layers", LLAMA),
     "gemma2": ("model.layers", LLAMA),  # attends near by and everywhere in turns
     "opt": ("model.decoder.layers", OPT),
+    "qwen3_moe": ("model.layers", QWEN3_MOE),
+    "deepseek_v3": ("model.layers", DEEPSEEK),
 }
 
 

@@ -13,6 +13,7 @@ models look up in lists of it what kind each layer is. So all modules get it.
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import compress
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -34,6 +35,12 @@ _PER_LAYER = (
     *("layer_rope_theta", "layers_num_experts", "per_layer_config"),
 )
 """Lists with an entry for each layer; told by name, as others may be as long by chance."""
+
+_LAYERS = ("mlp_only_layers", "moe_layers", "full_attn_idxs")
+"""Lists of places of layers."""
+
+_FIRST_LAYERS = ("first_k_dense_replace",)
+"""How many of the first layers are of a kind."""
 
 
 def sync_config_(network: nn.Module, dense: nn.Module) -> None:
@@ -128,6 +135,15 @@ def _of_depth(config: object, decoder: bool, keep: BoolArray) -> dict[str, objec
         value = entries.get(name)
         if isinstance(value, list | tuple) and len(value) == keep.size:
             found[name] = type(value)(compress(value, keep))
+    places = {int(old): new for new, old in enumerate(np.flatnonzero(keep))}
+    for name in _LAYERS:
+        value = entries.get(name)
+        if isinstance(value, list | tuple):
+            found[name] = type(value)(places[old] for old in value if old in places)
+    for name in _FIRST_LAYERS:
+        value = entries.get(name)
+        if isinstance(value, int):
+            found[name] = int(keep[:value].sum())
     return found
 
 

@@ -132,7 +132,7 @@ def test_notes_of_all_rows_are_told_once_with_whose_they_are(scored):
         scored("a", 0, 0.9, notes=("of all", "of a", "of two", failed, *warned)),
         scored("a", 1, 0.9, notes=("of all", "of a", f"steps[0].prune: {SHARED} 'b'")),
         scored("b", 0, 0.9, notes=("of all", "of two")),
-        scored("c", 0, 0.9, notes=("of all", "of\nc")),
+        scored("c", 0, 0.9, notes=("of all", "of\nc", "c: of its own")),
     )
     assert told_notes(Comparison(title="t", runs=runs)) == [
         "of all",
@@ -140,6 +140,7 @@ def test_notes_of_all_rows_are_told_once_with_whose_they_are(scored):
         "a (seed 0), b: of two",
         failed,
         "c: of c",
+        "c: of its own",
     ]
 
 

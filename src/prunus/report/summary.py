@@ -115,7 +115,7 @@ def _untrained(rows: Sequence[Row]) -> list[str]:
 def told_notes(comparison: Comparison) -> list[str]:
     """Notes of all runs, each once: as it is where all runs share it, else with whose it is.
 
-    What failed names its cell itself. Left out is what warnings tell in the same words, and what rows
+    What failed names its cell itself, and some notes their method. Left out is what warnings tell in the same words, and what rows
     took over from each other.
     """
     whose: dict[str, list[RunRecord]] = {}
@@ -128,7 +128,8 @@ def told_notes(comparison: Comparison) -> list[str]:
         if note.startswith((AT_CHANCE, UNTRAINED)) or SHARED in note:
             continue
         shared = len(runs) == len(comparison.runs) or _FAILED.fullmatch(note)
-        told.append(note if shared else f"{_whose(runs, total)}: {note}")
+        whom = f"{_whose(runs, total)}: "
+        told.append(note if shared or note.startswith(whom) else f"{whom}{note}")
     return told
 
 

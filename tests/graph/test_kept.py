@@ -11,6 +11,7 @@ from torch import nn
 from prunus.candidates.skeleton import Skeleton
 from prunus.graph import certify, cut, plan_of, trace
 from prunus.graph.certify_rebuild import _difference, _factor_names
+from prunus.graph.difference import FINE
 from prunus.graph.kept import may_keep, refresh_
 from prunus.plan import Factorize
 from tests.helpers import Biased
@@ -103,7 +104,8 @@ def test_rebuilt_networks_are_compared_with_what_is_made_now(used: nn.Module) ->
     plan = plan_of(used, [edit])
     names = _factor_names(edit, plan)
     factors = {name: torch.randn(plan.result.tensors[name]) for name in names}
-    assert _difference(used, plan, factors, {"1": names}, X, torch.float64) < 1e-13
+    found, _ = _difference(used, plan, factors, {"1": names}, X, torch.float64, FINE)
+    assert found < 1e-13
 
 
 def test_modes_stay_and_nothing_is_touched_that_keeps_nothing() -> None:

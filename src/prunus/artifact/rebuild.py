@@ -11,18 +11,18 @@ from torch import Tensor, nn
 
 from prunus.artifact.export import cpu_copy
 from prunus.artifact.manifest import FactoryFile, Manifest
-from prunus.artifact.weights import file_sha256, same_values
+from prunus.artifact.weights import file_sha256
 from prunus.errors import InputError, PlanMismatchError, PrunusError, first_line
 from prunus.graph import Inputs, call, cut, network_shape
-from prunus.graph.certify import FLOAT64_LIMIT
 from prunus.graph.difference import (
     FINE,
     FIRST,
     dense_tensors,
     relative_difference,
+    same_values,
     same_whole_numbers,
 )
-from prunus.graph.double import InDouble
+from prunus.graph.double import FLOAT64_LIMIT, InDouble
 from prunus.graph.inputs import cast, recast_
 from prunus.plan import Plan
 from prunus.records import Source

@@ -42,7 +42,6 @@ from prunus.artifact.weights import (
     fill_,
     read_weights,
     require_saved,
-    same_values,
     state_shapes,
     tied_state,
     unsaved_types,
@@ -51,6 +50,7 @@ from prunus.artifact.weights import (
 from prunus.data import TextTokenizer
 from prunus.errors import InputError, PlanMismatchError
 from prunus.graph import Inputs, check_network, network_shape
+from prunus.graph.difference import same_values
 from prunus.plan import Plan
 from prunus.records import RunRecord, Source
 from prunus.zoo import load_source, without_weights

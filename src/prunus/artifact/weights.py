@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from prunus.errors import InputError, PlanMismatchError
-from prunus.graph.difference import plain_numbers
+from prunus.graph.difference import same_values
 from prunus.graph.file_size import FILE_METADATA
 from prunus.meter.params import tensor_key
 from prunus.meter.size import require_storable
@@ -196,14 +196,6 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def same_values(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors agree in data type, shape and every value; NaN agrees with NaN."""
-    if (a.dtype, a.shape, a.layout) != (b.dtype, b.shape, b.layout):
-        return False
-    a, b = (plain_numbers(tensor.detach().cpu()) for tensor in (a, b))
-    return bool(((a == b) | ((a != a) & (b != b))).all())  # noqa: PLR0124 (x != x is NaN)
 
 
 def _state(network: nn.Module) -> dict[str, Tensor]:

@@ -18,9 +18,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from prunus.graph import pad_plainly_
 from prunus.graph.attention import free_heads_
 from prunus.graph.cut import kept_slices, network_shape, set_attributes_, sync_sizes_
+from prunus.graph.difference import same_values
 from prunus.graph.kept import may_keep, refresh_
 from prunus.plan import Plan, SetAttribute
-from prunus.train.forward import same_values
 
 Forward = Callable[..., Any]
 Watcher = Callable[[str, Forward, tuple[Any, ...], dict[str, Any]], Any]
@@ -177,9 +177,8 @@ class Skeleton:
         for name, given in self._given.items():
             now, dense = self.tensor(name), self._dense[name]
             kept = now is dense and _version(dense) == self._versions[name]
-            if not (
-                kept and same_values(now, given)
-            ):  # what autograd is not told of has no version
+            # Values as well: what autograd is not told of has no version.
+            if not kept or not same_values(now, given):
                 self._written.add(name)
         return bool(self._written)
 

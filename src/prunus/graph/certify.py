@@ -21,15 +21,8 @@ from torch import nn
 from prunus.errors import CertificateError, first_line
 from prunus.graph.attention import plain_attention
 from prunus.graph.cut import cut
-from prunus.graph.difference import (
-    FINE,
-    FIRST,
-    ROUGH,
-    dense_tensors,
-    relative_difference,
-    same_whole_numbers,
-)
-from prunus.graph.double import InDouble, rough_caveat, why_not_in_double
+from prunus.graph.difference import dense_tensors, relative_difference, same_whole_numbers
+from prunus.graph.double import FLOAT32_LIMIT, FLOAT64_LIMIT, Verdict, agreement
 from prunus.graph.dropout import draws_in_evaluation, without_dropout
 from prunus.graph.encoders import packs_padding, pad_plainly_
 from prunus.graph.groups import Trace
@@ -46,8 +39,6 @@ from prunus.plan import Plan, ZeroConnections
 from prunus.records import Certificate
 from prunus.seeding import random_states_kept, seeded
 
-FLOAT32_LIMIT = 1e-5
-FLOAT64_LIMIT = 1e-10
 _PACKED = 1e-2  # above what the fused kernel rounds
 
 
@@ -69,7 +60,7 @@ def certify(
         train: Compare in train mode as well (on copies, dropout and drop-path at zero).
 
     Returns:
-        The measured differences, relative to each value, its column and 1e-3 of the largest; see
+        The measured differences, relative to each value and to what is typical of its column; see
         ``relative_difference``.
 
     Raises:
@@ -84,62 +75,21 @@ def _certify(
     network: nn.Module, trace: Trace, plan: Plan, given: Inputs, *, train: bool
 ) -> Certificate:
     compare = partial(_differences, network, trace, plan, given, train=train)
-    double: tuple[float, float | None] | None = None
-    single_only = ""
-    if _is_double(network):  # constants of its own, which no cast reaches, are double as well
-        single = double = compare(torch.float64)
-        passed = _within(FLOAT64_LIMIT, double)
-    else:
-        single = compare(torch.float32)
-        passed = _within(FLOAT32_LIMIT, single)
-    if not passed and double is None:
-        # Rounding alone exceeds float32's limit in a deep network, and where values are small beside
-        # others: float64 decides.
-        single_only = why_not_in_double(network, given)
-        if single_only:
-            single = _require_rough(compare(torch.float32, share=ROUGH), plan, single_only)
-            passed = True
-        else:
-            with InDouble():
-                double = compare(torch.float64)
-            passed = _within(FLOAT64_LIMIT, double)
-    certificate = Certificate(
-        passed=passed,
+    found = agreement(compare, network, given)
+    if not found.passed:
+        raise CertificateError(
+            f"cut and masked network disagree ({found.told}) for cuts of {_names(plan)}; leave these "
+            "layers out with ignore"
+        )
+    single, double = found.single, found.double or (None, None)
+    return Certificate(
+        passed=True,
         eval_difference=single[0],
         train_difference=single[1],
-        eval_difference_float64=None if double is None else double[0],
-        train_difference_float64=None if double is None else double[1],
+        eval_difference_float64=double[0],
+        train_difference_float64=double[1],
         samples=batch_size(given),
-        reason=_caveats(network, given, single_only, compared=single[1] is not None)
-        if train
-        else "",
-    )
-    if not passed:
-        raise CertificateError(
-            f"cut and masked network disagree (float32 {single}, float64 {double}) "
-            f"for cuts of {_names(plan)}; leave these layers out with ignore"
-        )
-    return certificate
-
-
-def _within(limit: float, differences: tuple[float, float | None]) -> bool:
-    return all(d is None or d <= limit for d in differences)
-
-
-def _require_rough(
-    single: tuple[float, float | None], plan: Plan, reason: str
-) -> tuple[float, float | None]:
-    """Differences that leave room for float32's rounding of large values, where float64 cannot decide.
-
-    Raises:
-        CertificateError: They exceed float32's limit.
-    """
-    if _within(FLOAT32_LIMIT, single):
-        return single
-    raise CertificateError(
-        f"cut and masked network disagree (float32 {single}) for cuts of {_names(plan)}, and float64 "
-        f"cannot tell whether that is rounding: the dense network does not run in it "
-        f"({reason}); leave these layers out with ignore"
+        reason=_caveats(network, given, found, compared=single[1] is not None) if train else "",
     )
 
 
@@ -148,9 +98,9 @@ def _names(plan: Plan) -> str:
     return ", ".join(sorted(plan.channels)[:3]) or "connections"
 
 
-def _caveats(network: nn.Module, inputs: Inputs, single_only: str, *, compared: bool) -> str:
+def _caveats(network: nn.Module, inputs: Inputs, verdict: Verdict, *, compared: bool) -> str:
     """What the certificate could not show; empty when it showed all it promises."""
-    found = [rough_caveat(single_only)] if single_only else []
+    found = [verdict.caveat] if verdict.caveat else []
     if not compared:
         found.append("the dense network has no train mode that runs and repeats on these inputs")
     dense = copy.deepcopy(network).eval()
@@ -178,15 +128,13 @@ def _differences(
     plan: Plan,
     inputs: Inputs,
     dtype: torch.dtype,
+    share: float,
     *,
     train: bool,
-    share: float | None = None,
 ) -> tuple[float, float | None]:
     """Differences in eval mode, as the network is, and in train mode, without dropout."""
     dense, given = _as_compared(network, dtype), cast(inputs, dtype)
     dense.eval()
-    if share is None:
-        share = FINE if dtype == torch.float64 else FIRST
 
     def difference(dense: nn.Module) -> float:
         with random_states_kept():  # a network that draws numbers gets the same ones twice
@@ -271,8 +219,3 @@ def _repeats(training: Sequence[Any]) -> bool:
     """Whether a train mode draws no random numbers, and so can be compared."""
     first, again = training
     return relative_difference(first, again) == 0.0
-
-
-def _is_double(network: nn.Module) -> bool:
-    floats = [p.dtype for p in network.parameters() if p.is_floating_point()]
-    return bool(floats) and all(dtype == torch.float64 for dtype in floats)

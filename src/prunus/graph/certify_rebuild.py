@@ -17,10 +17,9 @@ import torch
 from torch import nn
 
 from prunus.errors import CertificateError, GraphError, first_line
-from prunus.graph.certify import FLOAT32_LIMIT, FLOAT64_LIMIT
 from prunus.graph.cut import cut
-from prunus.graph.difference import FINE, FIRST, ROUGH, relative_difference
-from prunus.graph.double import InDouble, rough_caveat, why_not_in_double
+from prunus.graph.difference import relative_difference
+from prunus.graph.double import Differences, agreement
 from prunus.graph.inputs import Inputs, call, cast, flat_tensors, recast_
 from prunus.graph.kept import may_keep, refresh_
 from prunus.plan import Factorize, KeepLayers, KeepVocabulary, Plan
@@ -57,31 +56,20 @@ def certify_rebuild(network: nn.Module, plan: Plan, tensors: Values, inputs: Inp
     }
     _require_given(factors, tensors)
     compare = partial(_difference, network, plan, tensors, factors, inputs)
-    single = compare(torch.float32)
-    double, single_only = None, ""
-    passed = single <= FLOAT32_LIMIT
-    if not passed:
-        single_only = why_not_in_double(network, inputs)
-        if single_only:
-            single = compare(torch.float32, share=ROUGH)
-            passed = single <= FLOAT32_LIMIT
-        else:
-            with InDouble():
-                double = compare(torch.float64)
-            passed = double <= FLOAT64_LIMIT
-    if not passed:
+    found = agreement(compare, network, inputs)
+    if not found.passed:
         names = ", ".join(_name(edit) for edit in plan.rebuilds[:3])
         raise CertificateError(
-            f"the rebuilt network and the dense one it stands for disagree (float32 {single}, float64 "
-            f"{double}) at {names}; leave these out with ignore"
+            f"the rebuilt network and the dense one it stands for disagree ({found.told}) at {names}; "
+            "leave these out with ignore"
         )
     return Certificate(
         passed=True,
-        eval_difference=single,
+        eval_difference=found.single[0],
         train_difference=None,
-        eval_difference_float64=double,
+        eval_difference_float64=None if found.double is None else found.double[0],
         samples=int(next((t.shape[0] for t in flat_tensors(inputs) if t.dim()), 1)),
-        reason=rough_caveat(single_only),
+        reason=found.caveat,
     )
 
 
@@ -125,9 +113,8 @@ def _difference(
     factors: Factors,
     inputs: Inputs,
     dtype: torch.dtype,
-    *,
-    share: float | None = None,
-) -> float:
+    share: float,
+) -> Differences:
     dense = copy.deepcopy(network).eval()
     refresh_(may_keep(dense))
     recast_(dense, dtype)
@@ -146,9 +133,7 @@ def _difference(
             _multiply_out_(dense.get_submodule(edit.module), edit, parts)
     with seeded(0):
         wanted = _stood_for(dense, plan, old)
-    if share is None:
-        share = FINE if dtype == torch.float64 else FIRST
-    return relative_difference(wanted, found, share=share)
+    return relative_difference(wanted, found, share=share), None
 
 
 def _stood_for(dense: nn.Module, plan: Plan, inputs: Inputs) -> Any:

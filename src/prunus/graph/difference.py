@@ -64,6 +64,16 @@ def same_whole_numbers(one: Any, other: Any) -> bool:
     return len(left) == len(right) and all(map(torch.equal, left, right))
 
 
+def same_values(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors agree in data type, layout, shape and every value; NaN agrees with NaN."""
+    if (one.dtype, one.layout, one.shape) != (other.dtype, other.layout, other.shape):
+        return False
+    if one.device != other.device:
+        one, other = one.cpu(), other.cpu()
+    a, b = plain_numbers(one.detach()), plain_numbers(other.detach())
+    return bool(((a == b) | ((a != a) & (b != b))).all())  # noqa: PLR0124 (x != x is NaN)
+
+
 def dense_tensors(output: Any) -> list[Tensor]:
     """All tensors in an output; sparse ones dense, nested ones as the tensors they are made of."""
     found: list[Tensor] = []

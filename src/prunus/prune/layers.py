@@ -26,7 +26,8 @@ class LayersOptions(Record):
         keep: Layers that stay; by default as many as the target allows.
         share: In place of ``keep``, the share of the layers that stay, rounded.
         order: ``importance``: one after the other the layer without which the loss on the search
-            split is least, of those without which the target can still be met; ``top``: the last ones; ``every-other``: spread evenly.
+            split is least, of those without which the target can still be met; ``top``: the last ones;
+            ``every-other``: spread evenly.
         images: Samples of the search split that losses are measured on.
     """
 

@@ -115,8 +115,8 @@ def _untrained(rows: Sequence[Row]) -> list[str]:
 def told_notes(comparison: Comparison) -> list[str]:
     """Notes of all runs, each once: as it is where all runs share it, else with whose it is.
 
-    What failed names its cell itself, and some notes their method. Left out is what warnings tell in the same words, and what rows
-    took over from each other.
+    What failed names its cell itself, and some notes their method. Left out is what warnings tell in
+    the same words, and what rows took over from each other.
     """
     whose: dict[str, list[RunRecord]] = {}
     for run in comparison.runs:

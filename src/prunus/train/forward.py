@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from prunus.data import Inputs
 from prunus.errors import InputError, PrunusError, kind_and_line
-from prunus.graph.difference import plain_numbers
+from prunus.graph.difference import same_values
 from prunus.graph.inputs import logits_in
 
 _VECTOR = 16
@@ -102,14 +102,6 @@ def buffers_restored(network: nn.Module) -> Iterator[None]:
             table[name] = tensor
             if not same_values(tensor, value):
                 tensor.data = value
-
-
-def same_values(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors hold the same, NaN at the same places."""
-    if a.shape != b.shape:
-        return False
-    a, b = plain_numbers(a), plain_numbers(b)
-    return bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 @contextmanager

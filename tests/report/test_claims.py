@@ -130,7 +130,9 @@ def test_notes_of_all_rows_are_told_once_with_whose_they_are(scored):
     failed, warned = "b (seed 2) failed: no", (f"{AT_CHANCE} a guess", f"{UNTRAINED}; train it")
     runs = (
         scored("a", 0, 0.9, notes=("of all", "of a", "of two", failed, *warned)),
-        scored("a", 1, 0.9, notes=("of all", "of a", f"steps[0].prune: {SHARED} 'b'")),
+        scored(
+            "a", 1, 0.9, notes=("of all", "of a", "a: of its own", f"steps[0].prune: {SHARED} 'b'")
+        ),
         scored("b", 0, 0.9, notes=("of all", "of two")),
         scored("c", 0, 0.9, notes=("of all", "of\nc", "c: of its own")),
     )
@@ -139,6 +141,7 @@ def test_notes_of_all_rows_are_told_once_with_whose_they_are(scored):
         "a: of a",
         "a (seed 0), b: of two",
         failed,
+        "a (seed 1): of its own",
         "c: of c",
         "c: of its own",
     ]

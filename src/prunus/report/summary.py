@@ -128,8 +128,8 @@ def told_notes(comparison: Comparison) -> list[str]:
         if note.startswith((AT_CHANCE, UNTRAINED)) or SHARED in note:
             continue
         shared = len(runs) == len(comparison.runs) or _FAILED.fullmatch(note)
-        whom = f"{_whose(runs, total)}: "
-        told.append(note if shared or note.startswith(whom) else f"{whom}{note}")
+        own = note.removeprefix(f"{printable(runs[0].method)}: ")
+        told.append(note if shared else f"{_whose(runs, total)}: {own}")
     return told
 
 

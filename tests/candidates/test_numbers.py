@@ -1,6 +1,7 @@
 """What is no number stays none, however fast it is scored, and costs nothing where it cannot be."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -175,3 +176,33 @@ def test_what_runs_plainly_is_not_handed_on() -> None:
         expected = alone(Task("k", plan, 0, 32))
         shared = scorer(Task("k", plan, 0, 32, share=every))
         assert shared.kl.tobytes() == expected.kl.tobytes()
+
+
+def begun(m: Any, x: Tensor) -> Tensor:
+    """What all candidates begin with is computed before the shares are."""
+    return shares(m, m.first(m.zeroth(x)))
+
+
+@pytest.mark.parametrize("execution", FORMATS)
+def test_what_was_begun_in_plain_layers_is_not_handed_on(execution: Execution) -> None:
+    """They round otherwise: a score would follow from which candidate was scored before."""
+    network = dividing()
+    network.zeroth, network.first = nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()
+    enliven_(network.zeroth)
+    network.wiring = begun
+    with torch.no_grad():
+        network.get_parameter("a.bias")[::2] -= 10.0
+    data = replace(small_images(network, (3, 8, 8), 32), reference=torch.zeros(32, 10))
+    found = trace(network, images(2, 3, 8, 8), verify=False)
+
+    def kl(scorer: Scorer, keep: Any) -> Any:
+        every = tuple(range(len(scorer.prefix.boundaries)))
+        assert every
+        plan = found.plan({"a": np.array(keep, dtype=bool)})
+        return scorer(Task("k", plan, 0, 32, share=every)).kl
+
+    alone = kl(Scorer(network, data, execution=execution), ODD)
+    scorer = Scorer(network, data, execution=execution)
+    assert np.isnan(kl(scorer, EVEN)).all()
+    assert kl(scorer, ODD).tobytes() == alone.tobytes()
+    assert np.isfinite(alone).all()

@@ -2,6 +2,7 @@
 
 import copy
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -134,6 +135,11 @@ def test_what_is_drawn_is_the_batchs_own(what: str) -> None:
     scorer = Scorer(network, gather(network, search, train, 64))
     plan = trace(network, images(2, 3, 8, 8), verify=False).plan({})
     assert same(score(scorer, plan, 64, 128), score(scorer, plan, 128))
+    # Not those of another batch: the same images, drawn for again, are answered otherwise.
+    twice = torch.cat([images(64, 3, 8, 8)] * 2)
+    one = gather(network, search_split(twice, 10), train, 64)
+    result = score(Scorer(network, replace(one, reference=torch.zeros(128, 10))), plan, 128)
+    assert not np.isclose(result.kl[:64], result.kl[64:]).all()
 
 
 def test_what_a_network_raises_is_told_in_one_line() -> None:

@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -352,57 +351,6 @@ def test_a_source_of_another_architecture_with_the_same_tensors_is_refused(
     assert not (tmp_path / "b").exists()
     with pytest.raises(InputError, match="example_inputs: the network does not run"):
         save(tmp_path / "b", network, source=relu, example_inputs=torch.randn(4, 5))
-
-
-FILLED = """
-import random
-import torch
-from torch import nn
-
-
-class Filled(nn.Linear):
-    # Class 0 is ruled out, classes 1 and 2 are nearly alike, class 3 is what is left of them.
-    def __init__(self, act="relu", backwards=False, single=False):
-        super().__init__(64, 2)
-        self.act, self.backwards, self.single = act, backwards, single
-
-    def forward(self, x):
-        if self.single and x.dtype != torch.float32:
-            raise TypeError("float32 alone")
-        x, weight = getattr(torch, self.act)(x), self.weight
-        if self.backwards:  # the same sums, rounded otherwise
-            x, weight = x.flip(1), weight.flip(1)
-        y = x @ weight.T + random.random()
-        return torch.cat([y[:, :1] * 0 - 1e9, 640 * y, y[:, 1:] - y[:, :1]], 1)
-"""
-
-
-def filled(folder: Path, **arguments: Any) -> Source:
-    (folder / "filled.py").write_text(FILLED, encoding="utf-8")
-    return Source(model=f"{folder}/filled.py:Filled", arguments=arguments)
-
-
-@pytest.mark.parametrize("single", [False, True])
-def test_small_outputs_beside_large_ones_tell_another_architecture(
-    tmp_path: Path, single: bool
-) -> None:
-    """And rounding is none, in numbers of which it leaves few digits."""
-    torch.manual_seed(0)
-    network = load_source(filled(tmp_path, single=single))
-    with torch.no_grad():
-        weight = network.get_parameter("weight")
-        weight[1] = weight[0] + 1e-4 * weight[1]
-    inputs, state = torch.randn(8, 64), random.getstate()
-    same = filled(tmp_path, backwards=True, single=single)
-    save(tmp_path / "a", network, source=same, example_inputs=inputs)
-    with pytest.raises(PlanMismatchError, match="builds another network"):
-        save(
-            tmp_path / "b",
-            network,
-            source=filled(tmp_path, act="tanh", single=single),
-            example_inputs=inputs,
-        )
-    assert random.getstate() == state
 
 
 def test_a_network_that_changes_its_inputs_is_compared_on_the_same_ones(tmp_path: Path) -> None:

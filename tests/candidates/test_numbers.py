@@ -42,11 +42,12 @@ def shares(m: Any, x: Tensor) -> Tensor:
     return out
 
 
-def dividing() -> nn.Module:
+def dividing(wiring: Callable[..., Tensor] = shares, **more: nn.Module) -> nn.Module:
     """Every other channel of the first layer is 0 on images below 1."""
     network = enliven_(
         Wired(
-            shares,
+            wiring,
+            **more,
             a=nn.Conv2d(3, 6, 1),
             b=nn.Conv2d(6, 4, 3, padding=1),
             norm=nn.BatchNorm2d(4),
@@ -186,10 +187,7 @@ def begun(m: Any, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("execution", FORMATS)
 def test_what_was_begun_in_plain_layers_is_not_handed_on(execution: Execution) -> None:
     """They round otherwise: a score would follow from which candidate was scored before."""
-    network = dividing()
-    network.zeroth, network.first = nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()
-    enliven_(network.zeroth)
-    network.wiring = begun
+    network = dividing(begun, zeroth=nn.Conv2d(3, 3, 3, padding=1), first=nn.ReLU())
     with torch.no_grad():
         network.get_parameter("a.bias")[::2] -= 10.0
     data = replace(small_images(network, (3, 8, 8), 32), reference=torch.zeros(32, 10))

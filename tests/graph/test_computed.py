@@ -28,6 +28,17 @@ class Counting(nn.Module):
         return weight * 2
 
 
+class Dropped(nn.Module):
+    """Leaves weights out by chance, in training alone."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return nn.functional.dropout(weight, 0.5, training=self.training)
+
+
+def dropped(layer: nn.Linear) -> nn.Module:
+    return parametrize.register_parametrization(layer, "weight", Dropped())
+
+
 def counting(layer: nn.Linear) -> nn.Module:
     return parametrize.register_parametrization(layer, "weight", Counting())
 
@@ -45,12 +56,13 @@ def drawn() -> Tensor:
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("wrap", [spectral_norm, weight_norm, counting])
+@pytest.mark.parametrize("wrap", [spectral_norm, weight_norm, counting, dropped])
 def test_an_empty_plan_changes_nothing(wrap: Callable[[Any], nn.Module], *, training: bool) -> None:
     network = network_with(wrap).train(training)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    shape = network_shape(network)
+    shape, drawn_before = network_shape(network), torch.get_rng_state()
     same = cut(network, Plan(source=shape, result=shape))
+    assert torch.equal(torch.get_rng_state(), drawn_before)
     for found in (network, same):
         assert all(torch.equal(v, before[n]) for n, v in found.state_dict().items())
         assert {m.training for m in found.modules()} == {training}

@@ -112,10 +112,12 @@ def _full_row(network: str, cell: Row, engine: str) -> Row:
         "ratio": statistics.median(ratios),
         "ratio_min": min(ratios),
         "ratio_max": max(ratios),
+        "turns": len(ratios),
         "kendall_tau": tau(mine, peer),
         "top8_recall": recall(np.argsort(mine).tolist(), peer),
         "regret_pt": regret(int(np.argmin(mine)), cell, len(mine)),
         "execution": cell["executions"][engine],
+        **_origin(cell),
     } | (_bounds(network, peer) if len(mine) == PLANS else {})
 
 
@@ -154,10 +156,12 @@ def _peer_rows(folder: Path, network: str) -> list[Row]:
                 "ratio": statistics.median(ratios),
                 "ratio_min": min(ratios),
                 "ratio_max": max(ratios),
+                "turns": len(ratios),
                 "kendall_tau": None,
                 "top8_recall": None,
                 "regret_pt": None,
                 "execution": cell.get("executions", {}).get(engine),
+                **_origin(cell),
             }
         )
     return rows
@@ -177,10 +181,12 @@ def _search_rows(folder: Path, network: str, done: Row) -> list[Row]:
         return []
     peer = [p["kl"] for p in done["scores"]["tp-float32"]]
     rows = []
-    for name in ENGINES:
-        runs = [run for run in cell["runs"] if run["engine"] == name]
+    kinds = dict.fromkeys((run["engine"], run.get("execution")) for run in cell["runs"])
+    for name, execution in sorted(kinds, key=lambda kind: ENGINES.index(kind[0])):
+        # Ranks depend on what candidates are scored in, and time does: formats are not pooled.
+        runs = [r for r in cell["runs"] if (r["engine"], r.get("execution")) == (name, execution)]
         ratios = [run["peer_s_per_plan"] * PLANS / run["engine_s"] for run in runs]
-        order = runs[0]["order"]
+        orders = [run["order"] for run in runs]
         rows.append(
             {
                 "network": network,
@@ -188,19 +194,55 @@ def _search_rows(folder: Path, network: str, done: Row) -> list[Row]:
                 "mode": "search",
                 "engine": name,
                 "plans": PLANS,
-                "images": statistics.mean(runs[0]["images"]),
+                "images": statistics.mean(i for run in runs for i in run["images"]),
                 "candidates_per_s": statistics.median(PLANS / run["engine_s"] for run in runs),
                 "peer_candidates_per_s": statistics.median(1 / r["peer_s_per_plan"] for r in runs),
                 "ratio": statistics.median(ratios),
                 "ratio_min": min(ratios),
                 "ratio_max": max(ratios),
-                "kendall_tau": tau([order.index(k) for k in range(PLANS)], peer),
-                "top8_recall": recall(order, peer),
-                "regret_pt": regret(order[0], done),
-                "execution": runs[0].get("execution"),
+                "turns": len(ratios),
+                **_opened(runs),
+                "kendall_tau": min(tau(_places(order), peer) for order in orders),
+                "top8_recall": min(recall(order, peer) for order in orders),
+                "regret_pt": max(regret(order[0], done) for order in orders),
+                "execution": execution,
+                **_origin(cell),
             }
         )
     return rows
+
+
+def _places(order: Sequence[int]) -> list[int]:
+    """The place of every plan in an order."""
+    return [order.index(k) for k in range(PLANS)]
+
+
+def _opened(runs: Sequence[Row]) -> Row:
+    """Seconds before either side's first plan, and the ratio with them; empty: not timed."""
+    if any("open_s" not in run for run in runs):
+        return {}
+    whole = [
+        (run["peer_open_s"] + run["peer_s_per_plan"] * PLANS) / (run["open_s"] + run["engine_s"])
+        for run in runs
+    ]
+    return {
+        "open_s": statistics.median(run["open_s"] for run in runs),
+        "peer_open_s": statistics.median(run["peer_open_s"] for run in runs),
+        "ratio_opened": statistics.median(whole),
+        "ratio_opened_min": min(whole),
+        "ratio_opened_max": max(whole),
+    }
+
+
+def _origin(cell: Row) -> Row:
+    """Where a cell was measured: what sums it up may be another machine, or commit."""
+    known = cell["environment"]
+    return {
+        "commit": known["commit"],
+        "dirty": known["dirty"],
+        "cpu": known["cpu"],
+        "threads": cell["threads"],
+    }
 
 
 def tau(ours: Sequence[float], theirs: Sequence[float]) -> float:

@@ -11,7 +11,7 @@ take turns inside it, a few plans each, so that a change of the machine's speed 
 
 full      every plan on all images: engine (one process, then one worker a core) and peer (a), by turns
 peers     peers (b) and (c) on few plans, both engines beside them
-search    halving on all plans, by both engines; peer (a) on few plans before and after
+search    halving on all plans, by both engines, and what opening one takes; peer (a) on few plans before and after
 ablation  each trick of the engine left out, by turns
 growth    candidates a second by images, workers and engine
 memory    peak memory of an evaluation of the dense network, and of the engine, in fresh processes
@@ -41,7 +41,7 @@ from candidate_peers import (
     score_pruned,
 )
 from candidate_plans import IMAGES, NETWORKS, PLANS, plans, search_images, subject
-from candidate_tables import ENGINES, FOLDER, TURN, WANTED, Row, table
+from candidate_tables import ENGINES, FOLDER, TURN, WANTED, Row, read, table
 from record import RESULTS, START
 
 from prunus.candidates import Candidate, Engine, Scored, Scoring, ranked
@@ -56,8 +56,9 @@ PEER_TURNS = (
     ("tp-bfloat16", score_bfloat16, (range(1, 5), range(5, 9), range(9, 13), range(13, 17))),
     ("masks", score_masked, (range(1, 5),)),
 )
-GROWTH_TURNS = 2
-SERIAL_TURNS = 2  # of the full cell that the engine in one process takes part in, too
+GROWTH_TURNS = 3
+SEARCHES = 3  # of either engine
+SERIAL_TURNS = 3  # of the full cell that the engine in one process takes part in, too
 BUDGET = Budget.parse("macs=0.5")
 
 
@@ -76,17 +77,22 @@ def main() -> None:
     if options.command == "peak":
         print(json.dumps(peak(options.network[0], options.side)))
         return
-    if options.command == "run":
-        for cell in options.cell:  # the most telling cell of every network first
-            for network in options.network:
-                run_cell(network, cell, RESULTS / options.name)
-    table(RESULTS / options.name)
+    if options.command == "table":
+        table(RESULTS / options.name)
+        return
+    for cell in options.cell:  # the most telling cell of every network first
+        for network in options.network:
+            run_cell(network, cell, RESULTS / options.name)
 
 
 def run_cell(network: str, cell: str, folder: Path = FOLDER) -> None:
     """Measure a cell that has no file yet."""
     path = folder / f"{cell}-{network}.json"
-    if path.exists():
+    if (known := read(folder, cell, network)) is not None:
+        where = known["environment"]
+        print(
+            f"{path.name}: measured at {where['commit'][:8]} on {where['cpu']}; --name starts anew"
+        )
         return
     if cell in ("growth", "ablation") and network != "resnet56":
         return  # the smallest network: its time is the most overhead
@@ -230,17 +236,24 @@ def peers(bench: Bench) -> Row:
 
 
 def search(bench: Bench) -> Row:
-    """Halving over all plans from nothing, both engines by turns; peer (a) on two plans around each."""
+    """Halving over all plans from nothing, both engines by turns; peer (a) on two plans around each.
+
+    What either side does once before its first plan is timed apart: what the dense network says of
+    the images, of the engine also trials of number formats, and two plans, at which workers start.
+    """
     runs = []
-    for repeat in range(2):
+    for repeat in range(SEARCHES):
         for name, compute in reversed(computes().items()):
             before = bench.peer(score_pruned, [2 * repeat])
+            _, peer_open = timed(lambda: Judge(bench.subject.network, bench.images))
+            begin = time.perf_counter()
             with bench.engine(compute) as engine:
                 engine.score(bench.candidates(range(PLANS - 2, PLANS)))
+                opened = time.perf_counter() - begin
                 engine.forget()
-                begin = time.perf_counter()
-                scored = engine.score(bench.candidates(range(PLANS)), WANTED)
-                seconds = time.perf_counter() - begin
+                scored, seconds = timed(
+                    lambda e=engine: e.score(bench.candidates(range(PLANS)), WANTED)
+                )
                 execution = engine.execution
             after = bench.peer(score_pruned, [2 * repeat + 1])
             order = sorted(range(PLANS), key=lambda k, s=scored: ranked(s).index(s[k]))
@@ -249,6 +262,8 @@ def search(bench: Bench) -> Row:
                     "engine": name,
                     "execution": execution,
                     "engine_s": seconds,
+                    "open_s": opened,
+                    "peer_open_s": peer_open,
                     "peer_s_per_plan": statistics.mean(s.seconds for s in (*before, *after)),
                     "order": order,
                     "images": [s.images for s in scored],

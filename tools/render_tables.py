@@ -23,6 +23,8 @@ _MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 # What the queue of benchmarks/resnet56.py is for: its METHODS, on all training images.
 FULL_EPOCHS, FULL_IMAGES, FULL_SEEDS, FULL_METHODS = 20, 45_000, 3, 12
 ALL_NETWORKS = ("resnet56", "vgg16_bn", "resnet18")  # of benchmarks/candidates.py
+_ENGINES, _PEERS = ("serial", "processes"), ("tp-bfloat16", "masks")  # likewise
+_MISSING = "–"
 
 Rows = list[dict[str, Any]]
 
@@ -203,9 +205,12 @@ def _paired(row: dict[str, Any]) -> str:
 
 
 def candidates(rows: Rows) -> str:
-    """A line for each peer, engine and mode; what is missing is said."""
-    head = "| network | mode | engine | peer | plans | candidates/s | peer's | ratio | τ | recall | regret |"
-    lines = [head, "|---|---|---|---|--:|--:|--:|--:|--:|--:|--:|"]
+    """A line for each peer, engine and mode; where they were measured, and what is missing, is said."""
+    head = (
+        "| network | mode | engine | peer | plans | candidates/s | peer's | ratio | turns "
+        "| with opening | τ | recall | regret |"
+    )
+    lines = [head, "|---|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
     for row in rows:
         bounds = [row.get("tau_floor"), row.get("tau_ceiling")]
         beside = "" if bounds[0] is None else f" ({', '.join(_number(b) for b in bounds)})"
@@ -215,26 +220,70 @@ def candidates(rows: Rows) -> str:
         lines.append(
             f"| {row['network']} | {row['mode']} | {engine} | {row['peer']} | {row['plans']} "
             f"| {row['candidates_per_s']:.3f} | {row['peer_candidates_per_s']:.3f} "
-            f"| {row['ratio']:.2f} ({row['ratio_min']:.2f} to {row['ratio_max']:.2f}) "
+            f"| {_range(row, 'ratio', 2)} | {row['turns']} | {_range(row, 'ratio_opened', 2)} "
             f"| {_number(row['kendall_tau'])}{beside} | {_number(recall)} "
             f"| {'–' if regret is None else f'{regret:.2f} pt'} |"
         )
-    missing = [n for n in ALL_NETWORKS if n not in {row["network"] for row in rows}]
-    if missing:
-        lines += ["", f"Partial: not measured yet: {', '.join(missing)}."]
+    lines += ["", *_origins(rows)]
+    if missing := _unmeasured(rows):
+        lines += ["", f"Partial: not measured yet: {'; '.join(missing)}."]
     return "\n".join(lines)
+
+
+def _range(row: dict[str, Any], name: str, digits: int) -> str:
+    """A ratio with its least and its most; a lone one is all three."""
+    if name not in row:
+        return _MISSING
+    least, most = (f"{row[f'{name}_{end}']:.{digits}f}" for end in ("min", "max"))
+    return f"{row[name]:.{digits}f}" + (f" ({least} to {most})" if row["turns"] > 1 else "")
+
+
+def _origins(rows: Rows) -> list[str]:
+    """A sentence a machine: its threads, and the commits of its rows by mode and peer."""
+    found: dict[str, dict[str, dict[str, None]]] = {}
+    for row in rows:
+        where = f"{row['cpu']}, {row['threads']} threads"
+        commit = row["commit"][:8] + (" (dirty)" if row["dirty"] else "")
+        what = row["mode"] if row["peer"] == "tp-float32" else row["peer"]
+        found.setdefault(where, {}).setdefault(commit, {})[f"{what} of {row['network']}"] = None
+    told = []
+    for where, commits in found.items():
+        parts = [f"`{commit}` ({', '.join(whats)})" for commit, whats in commits.items()]
+        told.append(f"Measured on {where}, at " + "; ".join(parts) + ".")
+    return told
+
+
+def _unmeasured(rows: Rows) -> list[str]:
+    """Networks without a row, or the modes, peers and engines that a network lacks."""
+    have = {(r["network"], r["mode"], r["peer"], r["engine"]) for r in rows}
+    kinds = [("full", "tp-float32"), ("search", "tp-float32"), *(("full", p) for p in _PEERS)]
+    found = []
+    for network in ALL_NETWORKS:
+        lacks = [k for k in kinds if not {(network, *k, e) for e in _ENGINES} & have]
+        if len(lacks) == len(kinds):
+            found.append(network)
+            continue
+        found += [f"{network}: {mode} beside {peer}" for mode, peer in lacks]
+        found += [
+            f"{network}: {engine} beside {peer}"
+            for mode, peer in kinds
+            if (mode, peer) not in lacks
+            for engine in _ENGINES
+            if (network, mode, peer, engine) not in have
+        ]
+    return found
 
 
 def candidates_brief(rows: Rows) -> str:
     """A line a network: a whole search in processes, beside Torch-Pruning in float32."""
     lines = [
-        "| network | plans/s on two cores | × Torch-Pruning in float32 | top-1 below its choice (regret) |",
-        "|---|--:|--:|--:|",
+        "| network | plans/s on two cores | × Torch-Pruning in float32 | with opening | runs | top-1 below its choice (regret) |",
+        "|---|--:|--:|--:|--:|--:|",
     ]
     shown = ("search", "processes", "tp-float32")
     lines += [
-        f"| {row['network']} | {row['candidates_per_s']:.2f} | {row['ratio']:.1f} "
-        f"({row['ratio_min']:.1f} to {row['ratio_max']:.1f}) | {row['regret_pt']:.2f} pt |"
+        f"| {row['network']} | {row['candidates_per_s']:.2f} | {_range(row, 'ratio', 1)} "
+        f"| {_range(row, 'ratio_opened', 1)} | {row['turns']} | {row['regret_pt']:.2f} pt |"
         for row in rows
         if (row["mode"], row["engine"], row["peer"]) == shown
     ]
@@ -266,7 +315,7 @@ def candidates_parts(rows: Rows) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return _MISSING if value is None else f"{value:.3f}"
 
 
 TABLES: dict[str, Callable[[Rows], str]] = {

@@ -137,7 +137,9 @@ def _bounds(network: str, peer: list[float]) -> Row:
 
 def _peer_rows(folder: Path, network: str) -> list[Row]:
     cell = read(folder, "peers", network)
-    turns = [] if cell is None else [_by_engine(turn) for turn in cell["turns"]]
+    if cell is None:
+        return []
+    turns = [_by_engine(turn) for turn in cell["turns"]]
     rows = []
     for peer, engine in dict.fromkeys((t["peer"], e) for t in turns for e in t["engine_s"]):
         mine = [t for t in turns if t["peer"] == peer and engine in t["engine_s"]]
@@ -261,4 +263,5 @@ def regret(chosen: int, done: Row, among: int = PLANS) -> float:
     """Points of top-1, as peer (a) measures it, that our choice is below the peer's own choice."""
     peer = done["scores"]["tp-float32"][:among]
     best = min(peer, key=lambda p: p["kl"])
-    return 100 * (best["top1"] - peer[chosen]["top1"])
+    below: float = 100 * (best["top1"] - peer[chosen]["top1"])
+    return below

@@ -97,7 +97,7 @@ def test_a_table_says_where_it_was_measured_and_what_is_not(
     (row,) = tables._search_rows(tmp_path, "resnet56", _full())
     other = {**row, "mode": "full", "engine": "serial", "commit": "fedcba9876", "dirty": True}
     text = drawn.candidates([row, other])
-    assert "Measured on A CPU, 2 threads, at `01234567` (search of resnet56); " in text
+    assert "Measured on A CPU, 2 threads, at `01234567` (search of resnet56), " in text
     assert "`fedcba98 (dirty)` (full of resnet56)." in text
     partial = text.splitlines()[-1]
     assert partial.startswith("Partial: not measured yet: resnet56: full beside tp-bfloat16;")

@@ -240,16 +240,22 @@ def _range(row: dict[str, Any], name: str, digits: int) -> str:
 
 def _origins(rows: Rows) -> list[str]:
     """A sentence a machine: its threads, and the commits of its rows by mode and peer."""
-    found: dict[str, dict[str, dict[str, None]]] = {}
+    found: dict[str, dict[str, dict[str, dict[str, None]]]] = {}
     for row in rows:
         where = f"{row['cpu']}, {row['threads']} threads"
         commit = row["commit"][:8] + (" (dirty)" if row["dirty"] else "")
         what = row["mode"] if row["peer"] == "tp-float32" else row["peer"]
-        found.setdefault(where, {}).setdefault(commit, {})[f"{what} of {row['network']}"] = None
+        mine = found.setdefault(where, {}).setdefault(commit, {})
+        mine.setdefault(what, {})[row["network"]] = None
     told = []
     for where, commits in found.items():
-        parts = [f"`{commit}` ({', '.join(whats)})" for commit, whats in commits.items()]
-        told.append(f"Measured on {where}, at " + "; ".join(parts) + ".")
+        parts = [
+            f"`{commit}` ("
+            + "; ".join(f"{what} of {', '.join(names)}" for what, names in whats.items())
+            + ")"
+            for commit, whats in commits.items()
+        ]
+        told.append(f"Measured on {where}, at {', '.join(parts)}.")
     return told
 
 

@@ -103,3 +103,13 @@ def test_a_table_says_where_it_was_measured_and_what_is_not(
     assert partial.startswith("Partial: not measured yet: resnet56: full beside tp-bfloat16;")
     assert "resnet56: processes beside tp-float32" in partial
     assert partial.endswith("; vgg16_bn; resnet18.")
+
+
+def test_the_short_table_is_of_searches_in_processes_beside_float32(drawn: ModuleType) -> None:
+    row: dict[str, Any] = {"network": "n", "mode": "search", "engine": "processes"}
+    row |= {"peer": "tp-float32", "candidates_per_s": 3.388, "regret_pt": 0.25, "turns": 3}
+    row |= {"ratio": 10.14, "ratio_min": 10.06, "ratio_max": 10.22}
+    row |= {"ratio_opened": 4.71, "ratio_opened_min": 4.64, "ratio_opened_max": 4.8}
+    others = [{**row, "mode": "full"}, {**row, "engine": "serial"}, {**row, "peer": "masks"}]
+    (line,) = drawn.candidates_brief([*others, row]).splitlines()[2:]
+    assert line == "| n | 3.39 | 10.1 (10.1 to 10.2) | 4.7 (4.6 to 4.8) | 3 | 0.25 pt |"

@@ -140,25 +140,6 @@ def test_an_architecture_that_is_not_installed_is_no_failure(
     assert brief == "Certified: 1 of 1 of lib (partial: the aim is 4)."
 
 
-def test_the_short_table_of_candidates_is_of_searches_in_processes_beside_float32(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    import render_tables
-
-    row: dict[str, Any] = {
-        "network": "n",
-        "mode": "search",
-        "engine": "processes",
-        "peer": "tp-float32",
-    }
-    row |= {"candidates_per_s": 3.388, "ratio": 10.14, "ratio_min": 10.06, "ratio_max": 10.22}
-    row |= {"regret_pt": 0.25}
-    others = [{**row, "mode": "full"}, {**row, "engine": "serial"}, {**row, "peer": "masks"}]
-    (line,) = render_tables.candidates_brief([*others, row]).splitlines()[2:]
-    assert line == "| n | 3.39 | 10.1 (10.1 to 10.2) | 0.25 pt |"
-
-
 def test_the_short_table_of_genetic_pruning_says_which_drops_to_compare(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

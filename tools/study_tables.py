@@ -46,10 +46,10 @@ def kuzmin_quality(rows: Rows) -> str:
         )
     lines.append("")
     lines += [f"Scale `{scale}`: {_scale(rows, scale)}." for scale in scales]
-    machines = {r["network"]: r["machine"] for r in rows if r["machine"]}
+    machines = dict.fromkeys((r["network"], r["machine"]) for r in rows if r["machine"])
     lines += [
-        f"Cells of {name} are of `{machine}`{_processors(rows, name)}."
-        for name, machine in machines.items()
+        f"Cells of {name} are of `{machine}`{_processors(rows, name)}. {_formats(rows, name)}"
+        for name, machine in machines
     ]
     compressed = [r for r in rows if r["scale"]]
     few = sum(r["seeds"] < SEEDS for r in compressed)
@@ -63,6 +63,7 @@ def kuzmin_brief(rows: Rows) -> str:
     """Table 2 in short: top-1 on test, a line a round, a column a method."""
     order = _neighbour("methods").METHODS
     methods = [name for name in order if any(r["method"] == name for r in rows)]
+    scales = {r["scale"] for r in rows if r["scale"]}
     lines = [
         f"| network | parameters | {' | '.join(methods)} | the paper's |",
         f"|---|{'--:|' * (len(methods) + 2)}",
@@ -72,7 +73,7 @@ def kuzmin_brief(rows: Rows) -> str:
         for number in sorted({r["round"] for r in mine}):
             here = {r["method"]: r for r in mine if r["round"] == number}
             first = next(iter(here.values()))
-            cells = [_brief(here[name]) if name in here else "–" for name in methods]
+            cells = [_brief(here[name], scales) if name in here else "–" for name in methods]
             lines.append(
                 f"| {first['network']} | {first['paper_params'] / 1e6:.1f} M "
                 f"| {' | '.join(cells)} | {first['paper_top1']:.2%} |"
@@ -87,10 +88,11 @@ def kuzmin_brief(rows: Rows) -> str:
     return "\n".join([*lines, "", f"{told} {few}"])
 
 
-def _brief(row: dict[str, Any]) -> str:
-    """Top-1 of a method at a round; fewer than three seeds are told."""
+def _brief(row: dict[str, Any], scales: set[str]) -> str:
+    """Top-1 of a method at a round; fewer than three seeds are told, and its scale, if others are shown."""
     few = f" ({row['seeds']} seeds)" if 1 < row["seeds"] < SEEDS else ""
-    return _percent(row["top1_mean"], row["top1_std"]) + few
+    scale = f" ({row['scale']})" if len(scales) > 1 else ""
+    return _percent(row["top1_mean"], row["top1_std"]) + few + scale
 
 
 def _processors(rows: Rows, network: str) -> str:
@@ -106,6 +108,35 @@ def _processors(rows: Rows, network: str) -> str:
         ran = ", ".join(f"{m} {'/'.join(map(str, sorted(s)))}" for m, s in methods.items())
         told.append(f"{name} ({ran})")
     return f", methods with their seeds: {'; '.join(told)}"
+
+
+def _formats(rows: Rows, network: str) -> str:
+    """The number formats that a network's cells were trained in: they are pooled in a ±."""
+    found: dict[str, dict[str, dict[int, list[int]]]] = {}
+    for cell in _shown(rows, "*.json"):
+        if cell["network"] == network:
+            kind = found.setdefault(cell.get("precision") or "a format not recorded", {})
+            kind.setdefault(cell["method"], {}).setdefault(cell["seed"], []).append(cell["round"])
+    told = []
+    for kind, methods in sorted(found.items()):
+        ran = [
+            f"{method} {'/'.join(_seed(s, rounds, method, kind, found) for s, rounds in seeds.items())}"
+            for method, seeds in methods.items()
+        ]
+        told.append(f"{kind} ({', '.join(ran)})")
+    return f"Trained in {'; '.join(told)}." if told else ""
+
+
+def _seed(
+    seed: int,
+    rounds: list[int],
+    method: str,
+    kind: str,
+    found: dict[str, dict[str, dict[int, list[int]]]],
+) -> str:
+    """A seed; with its rounds, where others of them were trained in another format."""
+    split = any(seed in known.get(method, {}) for name, known in found.items() if name != kind)
+    return f"{seed} at round {' and '.join(map(str, sorted(rounds)))}" if split else str(seed)
 
 
 def _processor(cell: dict[str, Any]) -> str:
@@ -195,8 +226,8 @@ def kuzmin_ablation(rows: Rows) -> str:
     if not rows:
         return "Not measured yet."
     lines = [
-        "| network | variant | KL to dense (nats) | difference, paired | top-1 | networks scored | seeds |",
-        "|---|---|--:|--:|--:|--:|--:|",
+        "| network | variant | executed MACs (M) | KL to dense (nats) | difference, paired | top-1 | networks scored | seeds |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
     ]
     of = {(r["network"], r["variant"]): r for r in rows}
     for r in rows:
@@ -206,7 +237,7 @@ def kuzmin_ablation(rows: Rows) -> str:
         few = f" ({len(gaps)} of {r['seeds']} pairs)" if len(gaps) < r["seeds"] else ""
         less = f"{_spread(gaps, '+.3f')} to `{r['against']}`{few}" if gaps else "–"
         lines.append(
-            f"| {r['network']} | {r['variant']} | {r['kl']:.3f}{spread} | {less} "
+            f"| {r['network']} | {r['variant']} | {r['macs'] / 1e6:.1f} | {r['kl']:.3f}{spread} | {less} "
             f"| {_percent(r['top1'], r['top1_std'])} | {r['evaluations']:.0f} | {r['seeds']} |"
         )
     folder = STUDIES / "kuzmin2024" / "results" / "ablation"
@@ -245,7 +276,8 @@ def _shown(rows: Rows, pattern: str) -> Rows:
 def kuzmin_from_scratch(rows: Rows) -> str:
     """Table 4: search, cut and fine-tune against a narrow network trained to the same quality."""
     head = "| network | round | pruned: top-1 on test | all its rounds (s) | narrow: best top-1 on search"
-    lines = [f"{head} | as good | until as good (s) | all its epochs (s) |", f"|---{'|--:' * 7}|"]
+    more = "as good | until as good (s) | all its epochs (s) | epochs timed in (pruned, narrow)"
+    lines = [f"{head} | {more} |", f"|---{'|--:' * 7}|---|"]
     told = []
     for clock in _clocks(rows):
         chains = _chains(rows, clock)
@@ -258,16 +290,36 @@ def kuzmin_from_scratch(rows: Rows) -> str:
                 f"| {clock['network']} | {number} | {_spread([p['top1'] for p in pairs], '.2%')} "
                 f"| {_spread([p['seconds'] for p in pairs], '.0f')} "
                 f"| {_spread([p['best'] for p in pairs], '.2%')} | {len(until)} of {len(pairs)} "
-                f"| {_spread(until, '.0f') if until else '–'} | {pairs[0]['whole']:.0f} |"
+                f"| {_spread(until, '.0f') if until else '–'} | {pairs[0]['whole']:.0f} "
+                f"| {_timed_in(clock, number)} |"
             )
         given = clock["settings"]
-        searched = dict.fromkeys(_processor(cell) for chain in chains.values() for cell in chain)
+        searched = dict.fromkeys(
+            f"{_processor(cell)} with {_threads(cell['environment']['threads'])}"
+            for chain in chains.values()
+            for cell in chain
+        )
         told.append(
             f"{clock['network']}: {given['threads']} threads, batch {given['batch_size']}, median of "
             f"{given['repeats']} turns of {given['images']:,} images; epochs timed on "
             f"{_processor(clock)}, searches on {', '.join(searched)}."
         )
     return "\n".join([*lines, "", *told]) if told else "Not measured yet."
+
+
+def _timed_in(clock: dict[str, Any], number: int) -> str:
+    """Number formats of the epochs up to a round, of the pruned networks and of the narrow one."""
+    pruned = {
+        r["precision"] for r in clock["rows"] if r["method"] == "genetic" and r["round"] <= number
+    }
+    narrow = {
+        r["precision"] for r in clock["rows"] if (r["method"], r["round"]) == ("scratch", number)
+    }
+    return ", ".join(" and ".join(sorted(formats)) for formats in (pruned, narrow))
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
 
 
 def kuzmin_equal_macs(rows: Rows) -> str:

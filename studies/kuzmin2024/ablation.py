@@ -4,8 +4,8 @@
     python studies/kuzmin2024/ablation.py run --network vgg16_bn --variant guided paper --seed 0
     python studies/kuzmin2024/ablation.py table
 
-One cut from the dense network to the parameters of round 3, with as many evaluations for every
-variant. The winner is cut and judged on the part of the search split that no search saw, by its
+One cut from the dense network to the parameters of round 3, with at most as many evaluations for every
+variant; parameters are equal, executed MACs are not. The winner is cut and judged on the part of the search split that no search saw, by its
 batch-norm statistics measured anew: KL to the dense network, top-1. Nothing looks at the test split.
 """
 

@@ -65,7 +65,8 @@ class CutToMacs(study.Chain):
     @property
     def name(self) -> str:
         """Of its run folder."""
-        return f"{self.scale}-{self.network}-{self.method}-seed{self.seed}-macs{SHARE}"
+        text = f"{self.machine}-{self.scale}-{self.network}-{self.method}-seed{self.seed}"
+        return f"{text}-macs{SHARE}"
 
     def cell(self, number: int) -> Path:  # noqa: ARG002
         """File of the cut: there is one."""

@@ -132,8 +132,8 @@ class Chain:
 
     @property
     def name(self) -> str:
-        """Of its run folder."""
-        text = f"{self.scale}-{self.network}-{self.method}-seed{self.seed}"
+        """Of its run folder: one a kind of machine, whose chains do not go on from each other's rounds."""
+        text = f"{self.machine}-{self.scale}-{self.network}-{self.method}-seed{self.seed}"
         return f"{text}-round{self.rounds[0]}" if self.method == "scratch" else text
 
     def cell(self, number: int) -> Path:

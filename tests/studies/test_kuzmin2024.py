@@ -203,7 +203,7 @@ def test_shares_of_the_recipe_are_the_papers_parameters(study: ModuleType) -> No
     assert (options["crossover"], options["mutation"]) == (0.6, 0.6)
 
 
-def test_table_2_tells_which_processors_its_cells_are_of(
+def test_table_2_tells_which_processors_and_formats_its_cells_are_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
@@ -214,12 +214,16 @@ def test_table_2_tells_which_processors_its_cells_are_of(
     folder = tmp_path / "kuzmin2024" / "results" / "cells" / "two-cores"
     folder.mkdir(parents=True)
 
-    def cell(method: str, seed: int, instructions: list[str]) -> None:
+    def cell(
+        method: str, seed: int, instructions: list[str], number: int = 2, form: str | None = None
+    ) -> None:
         of = {"network": "vgg16_bn", "method": method, "seed": seed, "scale": "small"}
+        of |= {"round": number} | ({} if form is None else {"precision": form})
         ran = {"environment": {"cpu": "Some CPU", "instructions": instructions}}
         given = {"settings": {"epochs": 5, "generations": 10, "images": 1000}}
         record = json.dumps(of | ran | given)
-        (folder / f"small-vgg16_bn-{method}-seed{seed}-round2.json").write_text(record, "utf-8")
+        name = f"small-vgg16_bn-{method}-seed{seed}-round{number}.json"
+        (folder / name).write_text(record, "utf-8")
 
     known = {"round": 2, "params": 1, "macs": 1, "top1_mean": 0.9, "top1_std": None, "seeds": 3}
     of = {"network": "vgg16_bn", "machine": "two-cores", "scale": "small", "paper_top1": 0.8}
@@ -227,10 +231,17 @@ def test_table_2_tells_which_processors_its_cells_are_of(
     cell("genetic", 0, ["avx2", "avx512_vnni"])
     cell("genetic", 1, ["avx2", "avx512_vnni"])
     table = study_tables.kuzmin_quality([row])
-    assert "Cells of vgg16_bn are of `two-cores`: Some CPU with VNNI.\n" in table
-    cell("random", 2, ["avx2"])
+    told = "Cells of vgg16_bn are of `two-cores`: Some CPU with VNNI. Trained in "
+    assert f"{told}a format not recorded (genetic 0/1).\n" in table
+    cell("random", 2, ["avx2"], form="float32")
+    cell("random", 2, ["avx2"], number=3, form="bfloat16")
+    cell("random", 1, ["avx2"], form="float32")
     table = study_tables.kuzmin_quality([row])
-    assert "with VNNI (genetic 0/1); Some CPU without VNNI (random 2)." in table
+    assert "with VNNI (genetic 0/1); Some CPU without VNNI (random 1/2)." in table
+    assert (
+        "Trained in a format not recorded (genetic 0/1); bfloat16 (random 2 at round 3); "
+        "float32 (random 1/2 at round 2)." in table
+    )
 
 
 def test_the_front_page_has_a_line_a_round_and_tells_few_seeds(

@@ -76,7 +76,7 @@ def test_the_ablation_sets_each_step_against_the_one_before_seed_by_seed(
 
     def cell(variant: str, seed: int, kl: float, form: str = "int8") -> None:
         of = {"network": "n", "variant": variant, "seed": seed, "kl": kl, "top1": 0.5}
-        cost = {"seconds": 1.0, "evaluations": 280, "params": 1, "macs": 1}
+        cost = {"seconds": 1.0, "evaluations": 280, "params": 1, "macs": 2e6}
         searched = f"genetic: 280 different networks in {form} channels_last"
         notes = [] if variant == "l2" else [searched]
         ran = {"environment": {"cpu": "Some CPU", "instructions": ["avx2"]}, "notes": notes}
@@ -95,12 +95,12 @@ def test_the_ablation_sets_each_step_against_the_one_before_seed_by_seed(
 
     monkeypatch.setattr(study_tables, "STUDIES", tmp_path)
     table = study_tables.kuzmin_ablation(study.read(ablation.SUMMARY)).splitlines()
-    assert table[2].startswith("| n | paper | 5.000 | – |")
+    assert table[2].startswith("| n | paper | 2.0 | 5.000 | – |")
     assert "| 2.500 ± 0.707 | – |" in table[3]  # the step before it was not measured
     # -0.5 and -0.7: the mean, and the deviation of the two differences.
     assert "| -0.600 ± 0.141 to `+ layers mixed one by one` |" in table[4]
     assert "| +1.000 to `guided` (1 of 2 pairs) |" in table[5]
-    assert "| l2 | 4.300 | +2.000 to `guided` |" in table[6]
+    assert "| l2 | 2.0 | 4.300 | +2.000 to `guided` |" in table[6]
     assert table[-1] == (
         "Searched on: Some CPU without VNNI; candidates scored in float32 channels_last, int8 channels_last."
     )
@@ -122,7 +122,8 @@ def test_table_4_counts_all_rounds_before_and_stops_at_the_first_epoch_as_good(
         took = {"search": 100.0 if method == "genetic" else 0.0, "cut": 1.0, "train": 5e5}
         points = [{"search_top1": value, "seconds": 5e5} for value in seen]
         record = {**of, "top1": top1, "seconds": took, "training": points}
-        record["environment"] = {"cpu": "Fast", "instructions": ["avx512_vnni"]}
+        ran = {"cpu": "Fast", "instructions": ["avx512_vnni"], "threads": 1 + seed}
+        record["environment"] = ran
         name = f"small-n-{method}-seed{seed}-round{number}.json"
         (results / "cells" / "two-cores" / name).write_text(json.dumps(record), encoding="utf-8")
 
@@ -134,7 +135,9 @@ def test_table_4_counts_all_rounds_before_and_stops_at_the_first_epoch_as_good(
     cell("scratch", 1, 3, 0.0, [0.5, 0.6, 0.7, 0.79])
 
     def row(method: str, number: int, speed: float, seed: int = 0) -> dict[str, Any]:
-        return {"method": method, "seed": seed, "round": number, "images_per_second": speed}
+        form = "float32" if method == "scratch" else "bfloat16"
+        of = {"method": method, "seed": seed, "round": number, "precision": form}
+        return of | {"images_per_second": speed}
 
     rows = [row("genetic", k, speed, s) for s in (0, 1) for k, speed in ((2, 10.0), (3, 20.0))]
     given = {"threads": 2, "batch_size": 128, "repeats": 5, "images": 2560}
@@ -145,9 +148,11 @@ def test_table_4_counts_all_rounds_before_and_stops_at_the_first_epoch_as_good(
     line = [{"network": "n", "machine": "two-cores", "scale": "small"}]
     table = study_tables.kuzmin_from_scratch(line).splitlines()
     # Pruned: 101 s + 2 epochs of 100 s, then 101 s + 2 of 50 s. Narrow: 20 s an epoch.
-    assert table[2] == ("| n | 3 | 80.00% ± 0.00% | 502 ± 0 | 82.00% ± 4.24% | 1 of 2 | 40 | 80 |")
+    line_3 = "| n | 3 | 80.00% ± 0.00% | 502 ± 0 | 82.00% ± 4.24% | 1 of 2 | 40 | 80 | bfloat16, float32 |"
+    assert table[2] == line_3
     assert table[4].startswith("n: 2 threads, batch 128, median of 5 turns of 2,560 images")
-    assert table[4].endswith("; epochs timed on Slow without VNNI, searches on Fast with VNNI.")
+    searched = "Fast with VNNI with 1 thread, Fast with VNNI with 2 threads"
+    assert table[4].endswith(f"; epochs timed on Slow without VNNI, searches on {searched}.")
     # Without the seconds of an earlier round a seed has no sum, and a round without seeds no line.
     timed["rows"].remove(row("genetic", 2, 10.0, 1))
     path.write_text(json.dumps(timed), encoding="utf-8")

@@ -112,31 +112,22 @@ def _processors(rows: Rows, network: str) -> str:
 
 def _formats(rows: Rows, network: str) -> str:
     """The number formats that a network's cells were trained in: they are pooled in a ±."""
-    found: dict[str, dict[str, dict[int, list[int]]]] = {}
+    rounds: dict[tuple[str, str, int], list[int]] = {}
     for cell in _shown(rows, "*.json"):
         if cell["network"] == network:
-            kind = found.setdefault(cell.get("precision") or "a format not recorded", {})
-            kind.setdefault(cell["method"], {}).setdefault(cell["seed"], []).append(cell["round"])
-    told = []
-    for kind, methods in sorted(found.items()):
-        ran = [
-            f"{method} {'/'.join(_seed(s, rounds, method, kind, found) for s, rounds in seeds.items())}"
-            for method, seeds in methods.items()
-        ]
-        told.append(f"{kind} ({', '.join(ran)})")
-    return f"Trained in {'; '.join(told)}." if told else ""
-
-
-def _seed(
-    seed: int,
-    rounds: list[int],
-    method: str,
-    kind: str,
-    found: dict[str, dict[str, dict[int, list[int]]]],
-) -> str:
-    """A seed; with its rounds, where others of them were trained in another format."""
-    split = any(seed in known.get(method, {}) for name, known in found.items() if name != kind)
-    return f"{seed} at round {' and '.join(map(str, sorted(rounds)))}" if split else str(seed)
+            form = cell.get("precision") or "a format not recorded"
+            rounds.setdefault((form, cell["method"], cell["seed"]), []).append(cell["round"])
+    told: dict[str, dict[str, list[str]]] = {}
+    for (form, method, seed), numbers in sorted(rounds.items()):
+        # Rounds, where others of the seed were trained in another format.
+        whole = sum((m, s) == (method, seed) for _, m, s in rounds) == 1
+        at = "" if whole else f" at round {' and '.join(map(str, sorted(numbers)))}"
+        told.setdefault(form, {}).setdefault(method, []).append(f"{seed}{at}")
+    parts = [
+        f"{form} ({', '.join(m + ' ' + '/'.join(seeds) for m, seeds in methods.items())})"
+        for form, methods in told.items()
+    ]
+    return f"Trained in {'; '.join(parts)}." if parts else ""
 
 
 def _processor(cell: dict[str, Any]) -> str:

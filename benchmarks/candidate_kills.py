@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from record import RESULTS, write_results
+from record import write_results
 
 from prunus.candidates.store import STORE_FILE
 from prunus.candidates.task import Result, Task
@@ -95,7 +95,6 @@ def main() -> None:
     twice = sum(row["computed_twice"] for row in rows)
     forgotten = sum(row["forgotten"] for row in rows)
     deaths = sum(len(row["killed_after_results"]) for row in rows)
-    (RESULTS / "candidates").mkdir(parents=True, exist_ok=True)
     write_results(
         "candidates/kills",
         rows,

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from peers import prune_with_torch_pruning
-from record import RESULTS, START
+from record import RESULTS, environment, write_json
 from resnet56_tables import table
 from torch import nn
 
@@ -204,8 +204,7 @@ class Bench:
         path = CUTS / f"{method}-seed{seed}.json"
         if not path.exists():
             record = self.decided(method, seed)
-            CUTS.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            write_json(path, record)
             print(f"{method} seed {seed}: cut in {record['seconds_search']:.0f} s", flush=True)
         record = json.loads(path.read_text(encoding="utf-8"))
         kept = {name: np.array(list(bits)) == "1" for name, bits in record.pop("kept").items()}
@@ -255,7 +254,7 @@ class Bench:
             "params": count_params(small),
             "certificate": proof.model_dump(),
             "seconds_search": seconds,
-            "cut_environment": START.model_dump(),
+            "cut_environment": environment(),
             # One digit a channel of each group, in the network's order.
             "kept": {n: "".join("01"[int(k)] for k in keep) for n, keep in choice.items()},
         }
@@ -307,9 +306,9 @@ class Bench:
             "config": config.model_dump(),
             "precision": result.precision,
             "layout": result.layout,
-            "environment": START.model_dump(),
+            "environment": environment(),
         }
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_json(path, record)
         checkpoint.unlink(missing_ok=True)
         print(
             f"{scale} {method} seed {seed}: {after.top1:.4f} ({record['seconds_training']:.0f} s)",
@@ -342,9 +341,9 @@ class Bench:
             "config": {"weight_decay": 5e-4, **given, **picked},
             "search_top1": result.search_top1,
             "seconds": time.perf_counter() - started,
-            "environment": START.model_dump(),
+            "environment": environment(),
         }
-        path.write_text(json.dumps(trial, indent=1) + "\n", encoding="utf-8")
+        write_json(path, trial)
         checkpoint.unlink(missing_ok=True)
         print(trial["config"], trial["search_top1"], f"{trial['seconds']:.0f} s", flush=True)
 
@@ -369,7 +368,7 @@ class Bench:
             "epochs": epochs,
             "train_images": self.images,
         }
-        target.write_text(json.dumps(frozen, indent=1) + "\n", encoding="utf-8")
+        write_json(target, frozen)
 
 
 def trained_epochs(cell: Path) -> int:

@@ -1,0 +1,49 @@
+"""What the scripts of benchmarks write, and when: cut short, records are whole and looks are counted."""
+
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """The module that writes records, with a folder of its own for them."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import record as module
+
+    monkeypatch.setattr(module, "RESULTS", tmp_path)
+    return module
+
+
+def test_a_record_that_is_cut_short_leaves_the_one_before(
+    record: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "folder" / "cell.json"
+    record.write_json(path, {"epochs": 1})
+
+    def half(self: Path, text: str, encoding: str) -> None:
+        self.write_bytes(text.encode(encoding)[: len(text) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(KeyboardInterrupt):
+        record.write_json(path, {"epochs": 2})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"epochs": 1}
+    assert all(file.suffix == ".part" for file in path.parent.iterdir() if file != path)
+
+
+def test_a_record_names_the_threads_that_were_set_since_the_start(
+    record: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1000)
+    record.write_results("folder/some", [], seed=3)
+    run = json.loads((tmp_path / "folder" / "some.run.json").read_text(encoding="utf-8"))
+    assert run["settings"] == {"seed": 3}
+    start = record.START.model_dump(mode="json")
+    assert start["threads"] != 1000
+    assert run["environment"] == start | {"threads": 1000}

@@ -181,7 +181,7 @@ class Bench:
         self.dense = build("resnet56")
         load_weights(self.dense, "resnet56-4bfd9763.th")
         self.dense.eval()
-        self.example = next(iter(self.train.batches(8)))[0]
+        self.example = next(iter(data.train.batches(8)))[0]
         self.trace: Trace = trace(self.dense, self.example, ignore=IGNORED)
         self.budget = Budget(quantity="macs", value=1 / SPEED_UP)
 
@@ -217,7 +217,7 @@ class Bench:
         return small, record
 
     def decided(self, method: str, seed: int) -> dict[str, Any]:
-        """What a method keeps, certified."""
+        """What a method keeps, certified; by all train images, whatever the scale trains on."""
         started = time.perf_counter()
         if method in PEERS:
             ignored = [
@@ -230,13 +230,13 @@ class Bench:
                 PEERS[method],
                 [*ignored, "linear"],
                 limit,
-                self.train,
+                self.data.train,
                 seed,
             )
             choice = choice_of(theirs, self.dense, self.trace)
         else:
             context = Context(
-                self.dense, self.trace, self.budget, seed, self.train, self.data.search
+                self.dense, self.trace, self.budget, seed, self.data.train, self.data.search
             )
             choice = make_method(method).decide(context).choice
         seconds = time.perf_counter() - started

@@ -2,7 +2,8 @@
 
 import json
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -47,3 +48,41 @@ def test_a_record_names_the_threads_that_were_set_since_the_start(
     start = record.START.model_dump(mode="json")
     assert start["threads"] != 1000
     assert run["environment"] == start | {"threads": 1000}
+
+
+@pytest.fixture
+def resnet56(record: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """The module of ResNet-56, with a folder of its own for cells and cuts."""
+    module = pytest.importorskip("resnet56", reason="needs torch-pruning")
+    monkeypatch.setattr(module, "FOLDER", tmp_path)
+    monkeypatch.setattr(module, "CUTS", tmp_path / "cuts")
+    return module
+
+
+@pytest.mark.parametrize("method", ["taylor", "tp-taylor"])
+def test_cuts_are_decided_by_all_images_at_every_scale(
+    resnet56: Any, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[object] = []
+
+    def ours(context: Any) -> None:
+        seen.append(context.train)
+        raise RuntimeError("seen")
+
+    def theirs(*given: object) -> None:
+        seen.append(given[5])
+        raise RuntimeError("seen")
+
+    monkeypatch.setattr(resnet56, "make_method", lambda _: SimpleNamespace(decide=ours))
+    monkeypatch.setattr(resnet56, "prune_with_torch_pruning", theirs)
+    bench = object.__new__(resnet56.Bench)
+    bench.dense, bench.example = torch.nn.Identity(), torch.zeros(1)
+    bench.trace, bench.budget = (
+        SimpleNamespace(macs=lambda _: 100),
+        SimpleNamespace(limit=lambda _: 50),
+    )
+    bench.train = "some images"
+    bench.data = SimpleNamespace(train="all images", search="of search")
+    with pytest.raises(RuntimeError, match="seen"):
+        bench.decided(method, 0)
+    assert seen == ["all images"]

@@ -71,5 +71,6 @@ def _row(method: str, cells: list[dict[str, Any]], epochs: int, images: int) -> 
         "epochs_trained": min(c["config"]["epochs"] for c in cells),
         "epochs_due": max(c.get("epochs_due", epochs) for c in cells),
         "train_images": images,
+        "test_looks": max(c["test_evaluations"]["after_training"] for c in cells),
         "search_top1_after_recalibration_mean": round(statistics.mean(early), 5) if early else None,
     }

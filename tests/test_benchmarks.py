@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from prunus.train import TrainConfig
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -86,3 +88,50 @@ def test_cuts_are_decided_by_all_images_at_every_scale(
     with pytest.raises(RuntimeError, match="seen"):
         bench.decided(method, 0)
     assert seen == ["all images"]
+
+
+@pytest.fixture
+def bench(resnet56: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A bench whose cells take no time: networks are none, and every accuracy is 0.9."""
+    monkeypatch.setattr(resnet56, "recalibrate_batch_norm_", lambda *_, **__: None)
+    fitted = SimpleNamespace(search_top1=0.9, precision="float32", layout="contiguous")
+    monkeypatch.setattr(resnet56, "fit", lambda *_, **__: fitted)
+    score = SimpleNamespace(top1=0.9, loss=0.1, samples=10)
+    monkeypatch.setattr(resnet56, "evaluate", lambda *_, **__: score)
+    monkeypatch.setattr(resnet56.Bench, "cut", lambda *_: (None, {}))
+    monkeypatch.setattr(resnet56.Bench, "recipe", lambda *_: TrainConfig(epochs=1, lr=0.1))
+    made = object.__new__(resnet56.Bench)
+    made.images, made.train, made.device, made.dense = 10, None, "cpu", None
+    made.data = SimpleNamespace(search="search", test="test")
+    return made
+
+
+def test_looks_at_the_test_split_count_that_end_in_no_cell(
+    resnet56: Any, bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs are killed behind their look, the third ends; then the network is due more epochs."""
+    path = tmp_path / "epochs1-images10" / "scratch-seed0.json"
+
+    def looks() -> int:
+        cell: dict[str, dict[str, int]] = json.loads(path.read_text(encoding="utf-8"))
+        return cell["test_evaluations"]["after_training"]
+
+    with monkeypatch.context() as patch:
+
+        def killed(target: Path, content: object) -> None:
+            if target == path:
+                raise KeyboardInterrupt
+            honest(target, content)
+
+        honest = resnet56.write_json
+        patch.setattr(resnet56, "write_json", killed)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                bench.cell("scratch", 0, 1, 2)
+    bench.cell("scratch", 0, 1, 2)
+    assert looks() == 3
+    bench.cell("scratch", 0, 1, 2)  # it is there
+    assert looks() == 3
+    bench.cell("scratch", 0, 1, 5)
+    assert looks() == 4
+    assert list(path.parent.iterdir()) == [path]

@@ -84,6 +84,10 @@ def test_the_table_of_resnet56_says_what_it_lacks(
     assert ("Partial" in table) == partial
     assert table.count("+0.12 ± 0.20 pt") == len(rows) - 1  # the peer has none to itself
     assert ("| m0, 40 of its 220 epochs |" in table) == ("epochs_due" in (change or {}))
+    assert "look" not in table
+    assert "| m0, 2 looks at test |" in render_tables.resnet56(
+        [{**rows[0], **known, "test_looks": 2}]
+    )
 
 
 def test_networks_of_two_scales_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,6 +237,7 @@ def test_differences_to_the_better_peer_are_taken_seed_by_seed(
         for seed, value in enumerate(values):
             cell = {"method": method, "seed": seed, "top1": value, "macs_ratio": 2.1, "params": 5}
             cell |= {"finetune_epochs": 20, "train_images": 45_000, "config": {"epochs": 20}}
+            cell |= {"test_evaluations": {"after_training": 1 + seed}}
             cell |= {"epochs_due": 220} if method == "ours" else {}
             (tmp_path / "epochs20").mkdir(exist_ok=True)
             place = 2 - seed if method == "ours" else seed  # files in another order
@@ -248,6 +253,7 @@ def test_differences_to_the_better_peer_are_taken_seed_by_seed(
     assert found["ours"]["less_best_peer_mean"] == pytest.approx(0.2)
     assert found["ours"]["less_best_peer_std"] == pytest.approx(0.1)
     assert found["b"]["less_best_peer_mean"] == 0
+    assert found["ours"]["test_looks"] == 3
     assert [(row["epochs_trained"], row["epochs_due"]) for row in (found["ours"], found["a"])] == [
         (20, 220),
         (20, 20),

@@ -86,6 +86,7 @@ def asked() -> argparse.Namespace:
         "--shard", type=shard_of, default="1/1", help="2/8: the second of eight processes' cells"
     )
     parser.add_argument("--workers", type=int, default=1, help="processes of run, a cell each")
+    parser.add_argument("--one-of", type=int, default=1, help=argparse.SUPPRESS)  # of the workers
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch", type=int, default=128, help="of tune: images a step")
@@ -119,8 +120,8 @@ def main() -> None:
         run_at_once(options)
         table(FOLDER, SPEED_UP, tuple(PEERS))
         return
-    bench = Bench(options.device, options.images)
     shard, shards = options.shard
+    bench = Bench(options.device, options.images, max(options.one_of, shards))
     if options.command == "tune":
         execution = {"precision": options.precision, "layout": options.layout}
         grid = [
@@ -139,7 +140,7 @@ def main() -> None:
         return
     for method, seed in queue[shard - 1 :: shards]:
         bench.cell(method, seed, options.epochs, options.scratch_epochs)
-    if shards == 1:
+    if max(options.one_of, shards) == 1:
         table(FOLDER, SPEED_UP, tuple(PEERS))
 
 
@@ -160,7 +161,7 @@ def run_at_once(options: argparse.Namespace) -> None:
             "--seeds": seed,
             "--threads": options.threads,
             "--device": options.device,
-            "--shard": "1/2",  # of one cell the first half is that cell, and draws no table
+            "--one-of": options.workers,
         }
         words = [str(word) for pair in given.items() for word in pair]
         subprocess.run([sys.executable, __file__, "run", *words], check=True)
@@ -171,15 +172,19 @@ def run_at_once(options: argparse.Namespace) -> None:
 
 
 class Bench:
-    """The dense network, its data and trace, shared by all cells."""
+    """The dense network, its data and trace, shared by all cells.
 
-    def __init__(self, device: str, images: int) -> None:
+    ``workers``: processes that share the queue, for the records: they share the machine as well, unless
+    shards were given to several.
+    """
+
+    def __init__(self, device: str, images: int, workers: int) -> None:
         mean, std = normalization("resnet56")
         data = load_data("cifar10", mean=mean, std=std, seed=0)
         self.images = images or len(data.train)
         self.data: DataSplits = data
         self.train = data.train if not images else data.train.subset(images, seed=0)
-        self.device = device
+        self.device, self.workers = device, workers
         self.dense = build("resnet56")
         load_weights(self.dense, "resnet56-4bfd9763.th")
         self.dense.eval()
@@ -309,6 +314,7 @@ class Bench:
             "config": config.model_dump(),
             "precision": result.precision,
             "layout": result.layout,
+            "workers": self.workers,
             "environment": environment(),
         }
         write_json(path, record)
@@ -345,6 +351,7 @@ class Bench:
             "config": {"weight_decay": 5e-4, **given, **picked},
             "search_top1": result.search_top1,
             "seconds": time.perf_counter() - started,
+            "workers": self.workers,
             "environment": environment(),
         }
         write_json(path, trial)

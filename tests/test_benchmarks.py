@@ -58,6 +58,7 @@ def resnet56(record: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     module = pytest.importorskip("resnet56", reason="needs torch-pruning")
     monkeypatch.setattr(module, "FOLDER", tmp_path)
     monkeypatch.setattr(module, "CUTS", tmp_path / "cuts")
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)  # main's, of all tests
     return module
 
 
@@ -102,6 +103,7 @@ def bench(resnet56: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(resnet56.Bench, "recipe", lambda *_: TrainConfig(epochs=1, lr=0.1))
     made = object.__new__(resnet56.Bench)
     made.images, made.train, made.device, made.dense = 10, None, "cpu", None
+    made.workers = 7
     made.data = SimpleNamespace(search="search", test="test")
     return made
 
@@ -135,3 +137,43 @@ def test_looks_at_the_test_split_count_that_end_in_no_cell(
     bench.cell("scratch", 0, 1, 5)
     assert looks() == 4
     assert list(path.parent.iterdir()) == [path]
+    assert json.loads(path.read_text(encoding="utf-8"))["workers"] == 7
+
+
+@pytest.mark.parametrize(
+    ("words", "workers", "drawn"),
+    [([], 1, True), (["--shard", "2/8"], 8, False), (["--one-of", "3"], 3, False)],
+    ids=["alone", "shard", "worker"],
+)
+def test_a_cell_is_told_how_many_processes_work_at_the_queue(
+    resnet56: Any, monkeypatch: pytest.MonkeyPatch, words: list[str], workers: int, drawn: bool
+) -> None:
+    made: list[int] = []
+    tables: list[object] = []
+
+    def bench(device: str, images: int, workers: int) -> Any:
+        made.append(workers)
+        return SimpleNamespace(cell=lambda *_: None)
+
+    monkeypatch.setattr(resnet56, "Bench", bench)
+    monkeypatch.setattr(resnet56, "table", lambda *given: tables.append(given))
+    monkeypatch.setattr("sys.argv", ["resnet56.py", "run", "--threads", "1", *words])
+    resnet56.main()
+    assert made == [workers]
+    assert bool(tables) == drawn
+
+
+def test_workers_of_a_queue_are_told_each_other(
+    resnet56: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[list[str]] = []
+    monkeypatch.setattr(resnet56, "table", lambda *_: None)
+    monkeypatch.setattr(resnet56.subprocess, "run", lambda words, check: begun.append(words[2:]))
+    given = ["--workers", "3", "--threads", "1", "--methods", "l1", "--seeds", "0", "1"]
+    monkeypatch.setattr("sys.argv", ["resnet56.py", "run", *given])
+    resnet56.main()
+    assert len(begun) == 2
+    for words in begun:
+        monkeypatch.setattr("sys.argv", ["resnet56.py", *words])
+        options = resnet56.asked()
+        assert (options.one_of, options.workers, options.methods) == (3, 1, ["l1"])

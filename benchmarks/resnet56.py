@@ -114,11 +114,11 @@ def main() -> None:
     options = asked()
     torch.set_num_threads(options.threads)
     if options.command == "table":
-        table(FOLDER, SPEED_UP, tuple(PEERS))
+        table(FOLDER, SPEED_UP)
         return
     if options.command == "run" and options.workers > 1:
         run_at_once(options)
-        table(FOLDER, SPEED_UP, tuple(PEERS))
+        table(FOLDER, SPEED_UP)
         return
     shard, shards = options.shard
     bench = Bench(options.device, options.images, max(options.one_of, shards))
@@ -141,7 +141,7 @@ def main() -> None:
     for method, seed in queue[shard - 1 :: shards]:
         bench.cell(method, seed, options.epochs, options.scratch_epochs)
     if max(options.one_of, shards) == 1:
-        table(FOLDER, SPEED_UP, tuple(PEERS))
+        table(FOLDER, SPEED_UP)
 
 
 def run_at_once(options: argparse.Namespace) -> None:

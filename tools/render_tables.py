@@ -181,7 +181,7 @@ def resnet56(rows: Rows) -> str:
             else ""
         ),
         "",
-        f"| method | MACs | parameters | top-1 on test | difference to {fullest['best_peer']}, paired | seeds |",
+        f"| method | MACs | parameters | top-1 on test | difference to {fullest['reference']}, paired | seeds |",
         "|---|--:|--:|--:|--:|--:|",
     ]
     for row in sorted(mine, key=lambda r: -r["top1_mean"]):
@@ -198,9 +198,9 @@ def resnet56(rows: Rows) -> str:
 
 
 def _paired(row: dict[str, Any]) -> str:
-    """Points less the best peer, with the spread over seeds; nothing for that peer itself."""
-    mean, spread = row["less_best_peer_mean"], row["less_best_peer_std"]
-    if mean is None or row["method"] == row["best_peer"]:
+    """Points less the reference, with the spread over seeds; nothing for the reference itself."""
+    mean, spread = row["less_reference_mean"], row["less_reference_std"]
+    if mean is None or row["method"] == row["reference"]:
         return "–"
     beside = "" if spread is None else f" ± {100 * spread:.2f}"
     return f"{100 * mean:+.2f}{beside} pt"

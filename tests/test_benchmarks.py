@@ -168,7 +168,7 @@ def test_workers_of_a_queue_are_told_each_other(
 ) -> None:
     begun: list[list[str]] = []
     monkeypatch.setattr(resnet56, "table", lambda *_: None)
-    monkeypatch.setattr(resnet56.subprocess, "run", lambda words, check: begun.append(words[2:]))
+    monkeypatch.setattr(resnet56.subprocess, "run", lambda words, **_: begun.append(words[2:]))
     given = ["--workers", "3", "--threads", "1", "--methods", "l1", "--seeds", "0", "1"]
     monkeypatch.setattr("sys.argv", ["resnet56.py", "run", *given])
     resnet56.main()

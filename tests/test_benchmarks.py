@@ -177,3 +177,63 @@ def test_workers_of_a_queue_are_told_each_other(
         monkeypatch.setattr("sys.argv", ["resnet56.py", *words])
         options = resnet56.asked()
         assert (options.one_of, options.workers, options.methods) == (3, 1, ["l1"])
+
+
+@pytest.fixture
+def turns(record: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module of turns, with eight turns on a clock of its own, which pauses and runs move."""
+    import turns as module
+
+    clock = SimpleNamespace(now=0.0, log=[])
+    clock.perf_counter = lambda: clock.now
+
+    def sleep(seconds: float) -> None:
+        clock.now += seconds
+        clock.log.append(seconds)
+
+    clock.sleep = sleep
+    monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(module, "REPEATS", 8)
+    return module
+
+
+def test_kinds_of_turns_are_timed_side_by_side(turns: Any) -> None:
+    """By hand: each run takes a hundredth longer than the one before, and twice that behind another.
+
+    A turn has 18 runs of its own, so that two kinds of a turn are apart by some of them; between blocks
+    of eight runs a kind there would be whole multiples.
+    """
+    clock = turns.time
+
+    def run(name: str) -> None:
+        runs = sum(isinstance(entry, str) for entry in clock.log)
+        cold = 2 if clock.log and clock.log[-1] != name else 1
+        clock.now += cold * (1 + 0.01 * runs)
+        clock.log.append(name)
+
+    rows = turns.measure("a", {"a": lambda: run("a"), "b": lambda: run("b")})
+    found = {row["before"]: row for row in rows}
+    assert next(iter(found)) == "itself" and found["itself"]["median_ratio"] == 1
+    assert {"a pause of 0.1 s", "a pause of 1 s"} < set(found)
+    for what, row in found.items():
+        cold = what == "others" or "pause" in what
+        assert row["median_ratio"] == pytest.approx(2 if cold else 1, rel=0.1), what
+        assert row["q25_ratio"] <= row["median_ratio"] <= row["q75_ratio"]
+
+
+def test_a_turn_times_each_kind_once_in_an_order_of_its_own(turns: Any) -> None:
+    def turn_by_turn() -> list[list[str]]:
+        begun: list[str] = []
+        kinds = {what: lambda what=what: begun.append(what) for what in "abcdef"}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(turns, "kinds", lambda *_: kinds)
+            patch.setattr(turns, "quartiles", lambda *_: {})
+            runs = {"n": lambda: turns.time.sleep(1)}
+            turns.measure("n", runs)
+        return [begun[i : i + 6] for i in range(0, len(begun), 6)]
+
+    orders = turn_by_turn()
+    assert len(orders) == 8
+    assert all(sorted(order) == list("abcdef") for order in orders)
+    assert len(set(map(tuple, orders))) > 1
+    assert orders == turn_by_turn()

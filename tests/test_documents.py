@@ -120,6 +120,28 @@ def test_what_kills_did_is_told_from_their_records(monkeypatch: pytest.MonkeyPat
     assert "0 were computed again and 4 forgotten, 2 were lost in flight" in told
 
 
+def test_turns_are_drawn_with_quartiles_and_how_they_were_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Records of before hold medians alone."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import render_tables
+
+    rows: list[dict[str, Any]] = [
+        {"network": "n", "before": "itself", "median_ms": 20.0},
+        {"network": "n", "before": "others", "median_ms": 30.0},
+    ]
+    before = render_tables.turns(rows)
+    assert before.splitlines()[-1] == "| n | 20.0 ms | × 1.50 |"
+    known = {"of": "BERT", "batch": 1, "tokens": 128, "threads": 2, "repeats": 24, "settle_s": 0.1}
+    known |= {"cpu": "Some CPU", "cores": 4, "instructions": ["avx2", "avx_vnni"]}
+    ratios = {"median_ratio": 1.4, "q25_ratio": 1.3, "q75_ratio": 1.7}
+    now = render_tables.turns([{**row, **known, **ratios} for row in rows]).splitlines()
+    assert now[2] == "| n | 20.0 ms | × 1.40 (1.30 to 1.70) |"
+    assert now[-1].startswith("BERT; 1 text of 128 tokens, 2 thread(s), 4 cores of Some CPU (avx2,")
+    assert "24 turns" in now[-1]
+
+
 def test_an_architecture_that_is_not_installed_is_no_failure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

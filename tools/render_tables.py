@@ -143,18 +143,38 @@ def recalibration(rows: Rows) -> str:
 
 
 def turns(rows: Rows) -> str:
-    """A line a network: its median, by what ran before, over that behind itself."""
+    """A line a network: its median, by what ran before, over that behind itself; how it was measured.
+
+    Records of before hold neither ratios of a turn nor the machine: theirs are of two medians.
+    """
     kinds = list(dict.fromkeys(row["before"] for row in rows))
     lines = [
         f"| network | {' | '.join(f'behind {kind}' for kind in kinds)} |",
         f"|---|{'--:|' * len(kinds)}",
     ]
     for network in dict.fromkeys(row["network"] for row in rows):
-        of = {row["before"]: row["median_ms"] for row in rows if row["network"] == network}
-        alone = of[kinds[0]]
-        cells = [f"{alone:.1f} ms", *(f"× {of[kind] / alone:.2f}" for kind in kinds[1:])]
+        of = {row["before"]: row for row in rows if row["network"] == network}
+        alone = of[kinds[0]]["median_ms"]
+        cells = [f"{alone:.1f} ms", *(_times(of[kind], alone) for kind in kinds[1:])]
         lines.append(f"| {network} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_turns_measured(rows[0])])
+
+
+def _times(row: dict[str, Any], alone: float) -> str:
+    if "median_ratio" not in row:
+        return f"× {row['median_ms'] / alone:.2f}"
+    return f"× {row['median_ratio']:.2f} ({row['q25_ratio']:.2f} to {row['q75_ratio']:.2f})"
+
+
+def _turns_measured(row: dict[str, Any]) -> list[str]:
+    if "cpu" not in row:
+        return []
+    told = ", ".join(row["instructions"]) or "instructions not known"
+    machine = f"{row['threads']} thread(s), {row['cores']} cores of {row['cpu']} ({told})"
+    how = f"{row['of']}; {row['batch']} text of {row['tokens']} tokens, {machine}. Medians of "
+    how += f"{row['repeats']} turns; behind a ratio, which is taken within a turn, stand its quartiles. "
+    how += f"The others end {row['settle_s']:g} s before a run behind them: part of that is the pause alone."
+    return ["", how]
 
 
 def resnet56(rows: Rows) -> str:

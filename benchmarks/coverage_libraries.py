@@ -1,14 +1,15 @@
 """Which networks of timm and torchvision can be cut, as those libraries build them.
 
     python benchmarks/coverage_libraries.py               # all, one to two hours on two cores
-    python benchmarks/coverage_libraries.py swin vit_b    # some, once more, and no record
+    python benchmarks/coverage_libraries.py swin vit_b    # some, printed; rows that are kept stay
     python benchmarks/coverage_libraries.py table         # the record of those measured so far
 
 One small network or a few of each module of a library, at its own resolution and with random weights; of
 torchvision those that give classes or masks for one input. Modules of timm whose smallest has more
 than 88 million parameters are left out, as are NASNet and PNASNet, whose smallest is slow. What
 *certified* means is in `coverage.py`. ONNX is not written here. A row is kept in `runs/` as soon as
-it is measured: a run that was stopped goes on at the same commit.
+it is measured, with the environment: a run that was stopped goes on at the same commit, on the same
+machine with the same versions.
 
 Wants the extra `zoo` and a PyTorch that torchvision was built for.
 """
@@ -27,12 +28,13 @@ from typing import Any
 import torch
 from architectures import Built
 from coverage import RANDOM_HALVES, SEED, measure
-from record import START, write_results
+from record import START, environment, write_json, write_results
 
 from prunus.records import Source
 from prunus.zoo import load_source
 
 CELLS = Path("runs/coverage_libraries")
+LIBRARIES = ("timm", "torchvision")
 TIMM = """
 beit_base_patch16_224 halonet_h1 gernet_s repvgg_a0 mobileone_s0 gcresnext26ts cait_xxs24_224
 coat_lite_tiny convit_tiny convmixer_768_32 convnext_atto convnextv2_atto cpubone_nano
@@ -82,6 +84,7 @@ def main(patterns: list[str]) -> None:
         *(("torchvision", name) for name in TORCHVISION.split()),
     ]
     if patterns != ["table"]:
+        _one_environment([*_kept(networks), {"environment": _here()}])
         for source, name in networks:
             if not patterns or any(pattern in name for pattern in patterns):
                 _measure(source, name, again=bool(patterns))
@@ -96,31 +99,60 @@ def _measure(source: str, name: str, *, again: bool) -> None:
     started = time.perf_counter()
     row = measure(name, source, _builder(source), onnx=False)
     print(f"{source}:{name}: {time.perf_counter() - started:.0f} s {row}", flush=True)
-    cell.parent.mkdir(parents=True, exist_ok=True)
-    cell.write_text(json.dumps(row), encoding="utf-8")
+    if cell.is_file():
+        print(f"not kept: {cell} is there; remove it to replace it", flush=True)
+        return
+    write_json(cell, {"row": row, "environment": _here()})
 
 
 def _cell(source: str, name: str) -> Path:
     return CELLS / str(START.commit) / f"{source}-{name}.json"
 
 
+def _here() -> dict[str, Any]:
+    """Environment of this process, with the libraries that the networks are of."""
+    found = environment()
+    return found | {"versions": found["versions"] | {name: version(name) for name in LIBRARIES}}
+
+
+def _kept(networks: list[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Cells of this commit that are measured."""
+    cells = [_cell(source, name) for source, name in networks]
+    return [json.loads(cell.read_text(encoding="utf-8")) for cell in cells if cell.is_file()]
+
+
+def _one_environment(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """The environment that all cells were measured in.
+
+    Raises:
+        SystemExit: There are several, or there is no cell.
+    """
+    found = [cell["environment"] for cell in cells]
+    if not found:
+        raise SystemExit(f"no row of commit {START.commit} is kept in {CELLS}: measure first")
+    parts = [name for name in found[0] if any(one.get(name) != found[0][name] for one in found)]
+    if parts:
+        raise SystemExit(
+            f"rows in {CELLS / str(START.commit)} differ in {', '.join(parts)}: one record is of one "
+            "environment; go on where they were measured, or remove them"
+        )
+    return dict(found[0])
+
+
 def _write(networks: list[tuple[str, str]]) -> None:
     """Write what is measured; each row says of how many networks of its library."""
     aim = Counter(source for source, _ in networks)
-    cells = [(source, _cell(source, name)) for source, name in networks]
-    rows = [
-        {**json.loads(cell.read_text(encoding="utf-8")), "of": aim[source]}
-        for source, cell in cells
-        if cell.is_file()
-    ]
+    cells = _kept(networks)
+    ran = _one_environment(cells)
     write_results(
         "coverage_libraries",
-        rows,
+        [{**cell["row"], "of": aim[cell["row"]["source"]]} for cell in cells],
+        ran=ran,
         seed=SEED,
         kept_share=0.5,
         samples=2,
         random_halves=RANDOM_HALVES,
-        versions={name: version(name) for name in ("timm", "torchvision")},
+        versions={name: ran["versions"][name] for name in LIBRARIES},
     )
 
 

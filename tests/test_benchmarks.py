@@ -237,3 +237,65 @@ def test_a_turn_times_each_kind_once_in_an_order_of_its_own(turns: Any) -> None:
     assert all(sorted(order) == list("abcdef") for order in orders)
     assert len(set(map(tuple, orders))) > 1
     assert orders == turn_by_turn()
+
+
+@pytest.fixture
+def libraries(record: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """The module that measures networks of libraries: two networks, whose rows say ``now``."""
+    module = pytest.importorskip("coverage_libraries", reason="needs transformers")
+    monkeypatch.setattr(module, "CELLS", tmp_path / "cells")
+    monkeypatch.setattr(module, "TIMM", "a b")
+    monkeypatch.setattr(module, "TORCHVISION", "")
+    monkeypatch.setattr(module, "version", lambda name: f"1.0 of {name}")
+    module.now = "first"
+
+    def measure(name: str, source: str, *_: object, onnx: bool) -> dict[str, str]:
+        return {"name": name, "source": source, "said": module.now}
+
+    monkeypatch.setattr(module, "measure", measure)
+    return module
+
+
+def test_a_record_of_libraries_has_the_environment_of_its_rows(
+    libraries: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table is drawn up with another number of threads than the rows were measured with."""
+    threads = torch.get_num_threads()
+    libraries.main([])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    (tmp_path / "coverage_libraries.run.json").unlink()
+    libraries.main(["table"])
+    run = json.loads((tmp_path / "coverage_libraries.run.json").read_text(encoding="utf-8"))
+    assert run["environment"]["threads"] == threads
+    assert run["settings"]["versions"] == {
+        "timm": "1.0 of timm",
+        "torchvision": "1.0 of torchvision",
+    }
+    rows = json.loads((tmp_path / "coverage_libraries.json").read_text(encoding="utf-8"))
+    assert rows == [
+        {"name": name, "source": "timm", "said": "first", "of": 2} for name in ("a", "b")
+    ]
+
+
+def test_rows_of_two_environments_make_no_record(
+    libraries: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    libraries.main(["a"])
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    with pytest.raises(SystemExit, match="differ in threads: one record is of one environment"):
+        libraries.main([])
+    assert len(list((tmp_path / "cells").rglob("*.json"))) == 1  # refused before hours of work
+
+
+def test_a_row_that_is_kept_is_not_replaced_by_some_measured_again(
+    libraries: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    libraries.main(["a"])
+    libraries.now = "second"
+    libraries.main(["a"])
+    said = capsys.readouterr().out
+    assert "'said': 'second'" in said and "remove it to replace it" in said
+    libraries.main([])
+    rows = json.loads((tmp_path / "coverage_libraries.json").read_text(encoding="utf-8"))
+    assert [row["said"] for row in rows] == ["first", "second"]

@@ -166,6 +166,19 @@ def test_an_architecture_that_is_not_installed_is_no_failure(
     assert brief == "Certified: 1 of 1 of lib (partial: the aim is 4)."
 
 
+def test_the_page_says_at_which_commit_libraries_were_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import render_tables
+
+    ran = {"commit": "0123456789", "versions": {"torch": "2.14.1", "numpy": "2"}}
+    told = render_tables.coverage_libraries_run(
+        {"settings": {"versions": {"timm": "1.0.31"}}, "environment": ran}
+    )
+    assert told == "Measured at commit `0123456` with timm 1.0.31, torch 2.14.1."
+
+
 def test_the_short_table_of_genetic_pruning_says_which_drops_to_compare(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -62,6 +62,13 @@ def coverage_libraries(rows: Rows) -> str:
     return "\n".join([*lines, *_not_certified(rows)])
 
 
+def coverage_libraries_run(run: dict[str, Any]) -> str:
+    """The commit and versions of a run of the libraries' networks."""
+    versions = run["settings"]["versions"] | {"torch": run["environment"]["versions"]["torch"]}
+    told = ", ".join(f"{name} {number}" for name, number in versions.items())
+    return f"Measured at commit `{str(run['environment']['commit'])[:7]}` with {told}."
+
+
 def coverage_brief(rows: Rows) -> str:
     """How many of every source's networks are certified, in a line."""
     told = []
@@ -360,6 +367,7 @@ PLACES: dict[str, tuple[str, Callable[[Any], str]]] = {
     **{name: (name, draw) for name, draw in TABLES.items()},
     "candidates_brief": ("candidates", candidates_brief),
     "coverage_brief": ("coverage", coverage_brief),
+    "coverage_libraries_run": ("coverage_libraries.run", coverage_libraries_run),
     "coverage_libraries_brief": ("coverage_libraries", coverage_brief),
     "candidate_kills": ("candidates/kills", candidate_kills),
     "candidates_avx2": ("candidates_avx2", candidates),

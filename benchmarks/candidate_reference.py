@@ -44,7 +44,7 @@ from candidate_plans import (
     search_images,
     subject,
 )
-from record import RESULTS, START
+from record import RESULTS, environment, write_json
 
 from prunus.graph import Choice
 from prunus.train import TrainConfig, evaluate, fit, recalibrate_batch_norm_
@@ -176,7 +176,7 @@ class _Record:
             "first_row": len(self.rows),
             "threads": torch.get_num_threads(),
             "sources_sha256": sources,
-            "environment": START.model_dump(),
+            "environment": environment(),
         }
         self.runs.append(run)
 
@@ -211,16 +211,13 @@ class _Record:
             )
 
     def _save(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
             "settings": self.settings,
             "runs": self.runs,
             "rows": self.rows,
         }
-        part = self.path.with_suffix(".part")
-        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        part.replace(self.path)
+        write_json(self.path, content)
 
 
 def _choices(network_name: str, found: Subject) -> list[Choice]:

@@ -38,7 +38,7 @@ def table(folder: Path = FOLDER) -> None:
             rows += [_full_row(network, done, name) for name in ENGINES]
             rows += _peer_rows(folder, network)
             rows += _search_rows(folder, network, done)
-    settings = {"images": IMAGES, "plans": PLANS, "turn": TURN, "seed": 0, "wanted": WANTED}
+    settings: Row = {"images": IMAGES, "plans": PLANS, "turn": TURN, "seed": 0, "wanted": WANTED}
     write_results(folder.name, rows, **settings)
     parts = [row for network in NETWORKS for row in _parts(folder, network)]
     write_results(f"{folder.name}_parts", parts, **settings)

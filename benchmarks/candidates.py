@@ -42,7 +42,7 @@ from candidate_peers import (
 )
 from candidate_plans import IMAGES, NETWORKS, PLANS, plans, search_images, subject
 from candidate_tables import ENGINES, FOLDER, TURN, WANTED, Row, read, table
-from record import RESULTS, START
+from record import RESULTS, environment, write_json
 
 from prunus.candidates import Candidate, Engine, Scored, Scoring, ranked
 from prunus.candidates.int8_find import weight_bits
@@ -105,13 +105,10 @@ def run_cell(network: str, cell: str, folder: Path = FOLDER) -> None:
         "threads": torch.get_num_threads(),
         "seconds": time.perf_counter() - started,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "environment": START.model_dump(),
+        "environment": environment(),
         **found,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_json(path, content)
     print(f"{cell} {network}: {content['seconds']:.0f} s", flush=True)
 
 

@@ -45,7 +45,7 @@ from prunus.train.forward import (
     to_place,
 )
 
-_BATCH, _ROUNDING = 256, 1e-3
+_BATCH, _GPU_BATCH, _ROUNDING = 64, 256, 1e-3  # 64 images stay in a CPU's caches
 _PROBES = 4  # samples by which workers see that they have built the network that is searched
 
 
@@ -152,6 +152,7 @@ def gather_images(context: Context, scoring: Scoring) -> Images:
 def _reference(network: nn.Module, inputs: Inputs, draws: Draws, data: str) -> Tensor:
     """Logits of samples in one padding, float32 ``[samples, classes]`` on the CPU."""
     where, count = draws.device, len(next(iter(_parts(inputs).values())))
+    size = _BATCH if where.type == "cpu" else _GPU_BATCH
     logits = []
     with (
         modes_restored(network),
@@ -159,10 +160,10 @@ def _reference(network: nn.Module, inputs: Inputs, draws: Draws, data: str) -> T
         torch.no_grad(),  # what the network keeps of a forward pass may be trained on later
     ):
         network.eval()
-        for at in range(0, count, _BATCH):
-            batch = to_place(rows(inputs, at, at + _BATCH), where, channels_last=False)
+        for at in range(0, count, size):
+            batch = to_place(rows(inputs, at, at + size), where, channels_last=False)
             draws.begin("reference", at)
-            some = min(_BATCH, count - at)
+            some = min(size, count - at)
             with foreign_errors_told(f"{data} on {some} samples of the search split"):
                 # Of a copy: a network may work in place, and candidates are to see the images.
                 logits.append(logits_of(call(network, batch)).float().cpu())

@@ -1,10 +1,10 @@
 """The least time that int8 can take on this processor: the products of the encoder's layers, and nothing else."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import files
 import numpy as np
 import onnx
 import onnxruntime
@@ -37,7 +37,7 @@ def measure(file: Path) -> None:
         "latencies": {name: found.model_dump(mode="json") for name, found in times.items()},
         "environment": Environment.capture(threads).model_dump(mode="json"),
     }
-    file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    files.write(file, record)
 
 
 def _shapes(network: nn.Module) -> list[tuple[int, int]]:

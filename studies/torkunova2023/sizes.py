@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import files
 import paper
 import torch
 from torch import Tensor, nn
@@ -87,8 +88,7 @@ def gpu(file: Path, device: str = "cuda") -> None:
         "latencies": {name: found.model_dump(mode="json") for name, found in times.items()},
         "environment": Environment.capture(1, card).model_dump(mode="json"),
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    files.write(file, record)
 
 
 def subjects() -> dict[str, Callable[[], Subject]]:
@@ -242,7 +242,7 @@ def _row(
             threads, packages=("openvino", "nncf", "onnx")
         ).model_dump(mode="json"),
     }
-    _file(results, name).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    files.write(_file(results, name), record)
     shutil.rmtree(work / "row", ignore_errors=True)
     print(
         f"{name}: {size / 1e6:.2f} MB, {times['row'].median_ms:.1f} ms "

@@ -15,7 +15,6 @@ the test split once. A queue that is cut short is valid: the tables say what is 
 
 import argparse
 import importlib.util
-import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from typing import Any
 
 import bootstrap
 import bound
+import files
 import sizes
 import summary
 import torch
@@ -157,7 +157,8 @@ def main() -> None:
         sizes.gpu(RECORDS / "gpu.json")
     else:
         if RECORDS.exists():
-            shutil.copytree(RECORDS, HERE / "results", dirs_exist_ok=True)
+            parts = shutil.ignore_patterns("*.part")  # of writes that were killed
+            shutil.copytree(RECORDS, HERE / "results", ignore=parts, dirs_exist_ok=True)
         summary.write(HERE / "results")
 
 
@@ -280,8 +281,7 @@ def _keep(record: RunRecord, asked: TextSet, name: str, labels: bootstrap.Flags)
         "environment": record.environment.model_dump(mode="json"),
     }
     file = CELLS / f"{name}-{_plain(record.method)}-seed{record.seed}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(cell, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    files.write(file, cell)
     print(f"{file.stem}: F1 {score.f1:.4f} (dense {dense.f1:.4f})", flush=True)
 
 

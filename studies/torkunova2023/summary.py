@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import files
 import paper
 
 _HALF = "pruning by half"
@@ -35,9 +36,7 @@ def write(results: Path) -> None:
             row = _size(_read(path))
             more = {"gpu_ms": gpu.get(row["row"]), "f1_row": f1_row(row["row"], known)}
             rows.append({**row, **more, "machine": machine})
-    (results / "summary.json").write_text(
-        json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    files.write(results / "summary.json", rows)
 
 
 def _quality(cells: Rows) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from sklearn.metrics import f1_score
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "studies" / "torkunova2023"
-OWN = ("bootstrap", "bound", "paper", "sizes", "study", "summary", "text_tables")
+OWN = ("bootstrap", "bound", "files", "paper", "sizes", "study", "summary", "text_tables")
 
 
 @pytest.fixture
@@ -212,8 +212,9 @@ def test_sizes_of_each_machine_stand_in_a_table(study: ModuleType, tmp_path: Pat
 
     plain = text_tables.torkunova_sizes(rows)
     amx = text_tables.torkunova_sizes(rows, "amx")
-    assert "CPU of sizes, 2 threads." in plain and "| none | 1.00 | 711 | 20.0 |" in plain.replace(
-        "**", ""
+    assert (
+        "CPU of sizes, 2 threads." in plain
+        and "| none | 1.00 | 711 | 20.0 |" in plain.replace("**", "")
     )
     assert "measured at different times; × are ratios" in plain
     assert "CPU of sizes-amx, 2 threads." in amx and "| 5.0 |" in amx and "20.0" not in amx
@@ -269,6 +270,37 @@ def test_times_on_a_gpu_stand_beside_the_rows_that_run_there(
     rows = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     found = {row["row"]: row["gpu_ms"] for row in rows}
     assert found == {"none": round(times["dense"]["median_ms"], 3), "int8 linear (torch)": None}
+
+
+def test_a_record_whose_writing_is_killed_is_not_there(
+    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, write = tmp_path / "cells" / "one.json", Path.write_text
+
+    def half(path: Path, text: str, **more: Any) -> int:
+        write(path, text[: len(text) // 2], **more)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr(Path, "write_text", half)
+        with pytest.raises(KeyboardInterrupt):
+            study.files.write(file, {"row": "none"})
+    assert not list(file.parent.glob("*.json"))
+    study.files.write(file, {"row": "none"})
+    assert json.loads(file.read_text(encoding="utf-8")) == {"row": "none"}
+    assert [path.name for path in file.parent.iterdir()] == ["one.json"]
+
+
+def test_halves_of_records_are_not_collected(
+    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "RECORDS", tmp_path / "records")
+    monkeypatch.setattr(study, "HERE", tmp_path)
+    study.files.write(tmp_path / "records" / "cells" / "0.json", _cell(0, 0.9))
+    (tmp_path / "records" / "cells" / "1.json.part").write_text("{", encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["study.py", "table"])
+    study.main()
+    assert [p.name for p in (tmp_path / "results" / "cells").iterdir()] == ["0.json"]
 
 
 @pytest.mark.parametrize(

@@ -32,18 +32,18 @@ _HALVES = ("pruning by half + int8", "pruning by half in 64s + int8", "layers + 
 
 def torkunova_sizes(rows: Rows, machine: str = "avx2") -> str:
     """Part (a), beside the paper's sizes, on one kind of processor."""
-    return _sizes(_of(rows, machine))
+    return _sizes(_of(rows, machine), MACHINES[machine])
 
 
 def _of(rows: Rows, machine: str) -> Rows:
     return [r for r in rows if r["part"] == "a" and r.get("machine", "avx2") == machine]
 
 
-def _sizes(mine: Rows) -> str:
+def _sizes(mine: Rows, kind: str) -> str:
     """A line a row; ratios are of medians that were timed in turns."""
     if not mine:
         return "Not measured yet."
-    places = sorted({f"{row['cpu']}, {_threads(row['threads'])}" for row in mine})
+    places = sorted({f"{row['cpu']} ({kind}), {_threads(row['threads'])}" for row in mine})
     leads = {bool(row["lead"]) for row in mine}
     behind = {True: "an untimed run of its own", False: "the run of another network"}
     eager = [row["fp32_eager_cpu_ms"] for row in mine]
@@ -103,11 +103,11 @@ def torkunova_gpu(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def torkunova_bound(record: dict[str, Any]) -> str:
+def torkunova_bound(record: dict[str, Any], machine: str) -> str:
     """How many times PyTorch's float32 any engine can be whose kernels multiply no faster."""
     times = {name: found["median_ms"] for name, found in record["latencies"].items()}
     where = record["environment"]
-    place = f"{where['cpu']}, {_threads(where['threads'])}"
+    place = f"{where['cpu']} ({MACHINES[machine]}), {_threads(where['threads'])}"
     lines = [
         f"{place}, by turns with PyTorch's float32 ({times['float32']:.1f} ms).",
         "",
@@ -282,8 +282,13 @@ def _fold(before: float | None, after: float | None) -> str:
 
 
 TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
-    "torkunova_bound": ("bound", torkunova_bound),
-    "torkunova_bound_avx512_avxvnni": ("bound-avx512-avxvnni", torkunova_bound),
+    **{
+        f"torkunova_bound_{machine.replace('-', '_')}": (
+            f"bound-{machine}",
+            partial(torkunova_bound, machine=machine),
+        )
+        for machine in MACHINES
+    },
     "torkunova_gpu": ("gpu", torkunova_gpu),
     "torkunova_brief": ("../../studies/torkunova2023/results/summary", torkunova_brief),
     "torkunova_aims": ("summary", torkunova_aims),

@@ -20,7 +20,12 @@ NETWORKS = ("dense", "pruning by half")
 
 
 def measure(file: Path) -> None:
-    """Bare products of bytes in ONNX Runtime, by turns with the dense network in PyTorch's float32."""
+    """Bare products of bytes in ONNX Runtime, by turns with the dense network in PyTorch's float32.
+
+    Nothing is measured where the record is there.
+    """
+    if file.exists():
+        return
     threads = torch.get_num_threads()
     made = {name: subjects()[name]().network for name in NETWORKS}
     shapes = {name: _shapes(network) for name, network in made.items()}

@@ -4,6 +4,7 @@
     python studies/torkunova2023/study.py quality --set sst2 # rows of F1; killed, it goes on
     python studies/torkunova2023/study.py quality --set sms
     python studies/torkunova2023/study.py sizes              # the paper's network by shape
+    python studies/torkunova2023/study.py bound              # time of its int8 products alone
     python studies/torkunova2023/study.py gpu                # time of the same networks on CUDA
     python studies/torkunova2023/study.py table              # results/ from the records of these runs
 
@@ -39,7 +40,7 @@ from prunus.recipe import (
     compare,
     train_network,
 )
-from prunus.records import RunRecord, Source
+from prunus.records import Environment, RunRecord, Source
 from prunus.train import TrainConfig
 
 HERE = Path(__file__).parent
@@ -143,16 +144,25 @@ def main() -> None:
     parser.add_argument("--seed", type=int, nargs="+", default=None)
     parser.add_argument("--only", default="", help="rows whose names this expression is found in")
     parser.add_argument("--work", type=Path, default=RUNS / "sizes", help="of sizes: scratch files")
-    parser.add_argument("--records", type=Path, default=RECORDS / "sizes", help="of sizes")
+    parser.add_argument(
+        "--records", type=Path, help="of sizes: another folder than that of this kind of processor"
+    )
     options = parser.parse_args()
+    machine = summary.machine_of(Environment.capture(torch.get_num_threads()).instructions)
+    folder = options.records or RECORDS / summary.folder_of(machine)
     if options.command == "teacher":
         teacher()
     elif options.command == "quality":
         quality(SETS[options.set], options.set, options.seed, options.only)
     elif options.command == "sizes":
-        sizes.run(options.work, options.records, options.only)
+        if others := summary.machines_in(folder) - {machine}:
+            parser.error(
+                f"{folder} holds records of another kind of processor ({', '.join(sorted(others))}) than "
+                f"this one ({machine}): give another folder by --records"
+            )
+        sizes.run(options.work, folder, options.only)
     elif options.command == "bound":
-        bound.measure(HERE / "results" / "bound.json")
+        bound.measure(RECORDS / f"bound-{machine}.json")
     elif options.command == "gpu":
         sizes.gpu(RECORDS / "gpu.json")
     else:

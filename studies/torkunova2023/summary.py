@@ -22,6 +22,34 @@ MACHINES = {
 """Folders of part (a), by what the processor has for int8: AVX2, AVX-512 with VNNI, that and AVX-VNNI, or AMX."""
 
 
+def machine_of(instructions: Collection[str]) -> str:
+    """The kind of a processor, by the instructions that its environment names.
+
+    What is neither of `MACHINES` is ``other``, whose records no table shows: nothing better is known
+    of a processor whose instructions cannot be read.
+
+    >>> machine_of(("avx2", "avx512f", "avx512_vnni"))
+    'avx512'
+    """
+    has = set(instructions)
+    if "amx_int8" in has:
+        return "amx"
+    if "avx512_vnni" in has:
+        return "avx512-avxvnni" if "avx_vnni" in has else "avx512"
+    return "avx2" if "avx2" in has and "avx_vnni" not in has else "other"
+
+
+def folder_of(machine: str) -> str:
+    """Where part (a) of a kind of processor lies."""
+    return next((folder for folder, kind in MACHINES.items() if kind == machine), "sizes-other")
+
+
+def machines_in(folder: Path) -> set[str]:
+    """Kinds of the processors that the records of a folder are of."""
+    found = [_read(path)["environment"] for path in folder.glob("*.json")]
+    return {machine_of(environment.get("instructions", ())) for environment in found}
+
+
 def write(results: Path) -> None:
     """Sum up all cells that there are."""
     cells = [_read(path) for path in sorted((results / "cells").glob("*.json"))]

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -80,8 +80,8 @@ def test_the_bound_of_engines_is_told_from_its_record(study: ModuleType) -> None
         "multiply_adds": {"dense": 5_000_000_000, "pruning by half": 2_000_000_000},
         "environment": {"cpu": "A CPU", "threads": 2},
     }
-    table = text_tables.torkunova_bound(record)
-    assert "A CPU, 2 threads, by turns with PyTorch's float32 (100.0 ms)." in table
+    table = text_tables.torkunova_bound(record, "avx512")
+    assert "A CPU (AVX-512 VNNI), 2 threads, by turns with PyTorch's float32 (100.0 ms)." in table
     assert "| dense | 20.0 | 500 | 5.00 | 5 and 7 |" in table  # 10 billion operations in 20 ms
     assert "| pruning by half | 8.0 | 500 | 12.50 | 15 |" in table
 
@@ -213,11 +213,11 @@ def test_sizes_of_each_machine_stand_in_a_table(study: ModuleType, tmp_path: Pat
     plain = text_tables.torkunova_sizes(rows)
     amx = text_tables.torkunova_sizes(rows, "amx")
     assert (
-        "CPU of sizes, 2 threads." in plain
+        "CPU of sizes (AVX2), 2 threads." in plain
         and "| none | 1.00 | 711 | 20.0 |" in plain.replace("**", "")
     )
     assert "measured at different times; × are ratios" in plain
-    assert "CPU of sizes-amx, 2 threads." in amx and "| 5.0 |" in amx and "20.0" not in amx
+    assert "CPU of sizes-amx (AMX), 2 threads." in amx and "| 5.0 |" in amx and "20.0" not in amx
     for machine, median in (("avx512", 7.0), ("avx512-avxvnni", 6.0)):
         assert f"| {median} |" in text_tables.torkunova_sizes(rows, machine)
 
@@ -272,6 +272,80 @@ def test_times_on_a_gpu_stand_beside_the_rows_that_run_there(
     assert found == {"none": round(times["dense"]["median_ms"], 3), "int8 linear (torch)": None}
 
 
+AVX512 = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16")
+
+
+@pytest.mark.parametrize(
+    ("instructions", "machine", "folder"),
+    [
+        (("avx2",), "avx2", "sizes"),
+        (("avx2", "avx512f"), "avx2", "sizes"),
+        (AVX512, "avx512", "sizes-avx512"),
+        ((*AVX512, "avx_vnni"), "avx512-avxvnni", "sizes-avx512-avxvnni"),
+        ((*AVX512, "avx_vnni", "amx_tile", "amx_int8"), "amx", "sizes-amx"),
+        (("avx2", "avx_vnni"), "other", "sizes-other"),
+        ((), "other", "sizes-other"),
+    ],
+)
+def test_a_processors_kind_is_told_by_what_it_multiplies_int8_with(
+    study: ModuleType, instructions: tuple[str, ...], machine: str, folder: str
+) -> None:
+    assert study.summary.machine_of(instructions) == machine
+    assert study.summary.folder_of(machine) == folder
+
+
+def test_every_record_lies_where_those_of_its_processor_do(study: ModuleType) -> None:
+    results = FOLDER / "results"
+    for folder, machine in study.summary.MACHINES.items():
+        assert study.summary.machines_in(results / folder) == {machine}
+    bounds = sorted(results.glob("bound*.json"))
+    assert len(bounds) == 2
+    for path in bounds:
+        where = json.loads(path.read_text(encoding="utf-8"))["environment"]
+        assert path.stem == f"bound-{study.summary.machine_of(where['instructions'])}"
+
+
+def test_records_go_where_those_of_this_processor_do(
+    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[Path] = []
+    monkeypatch.setattr(study, "RECORDS", tmp_path)
+    _on(study, monkeypatch, AVX512)
+    monkeypatch.setattr(study.sizes, "run", lambda *given: done.append(given[1]))
+    monkeypatch.setattr(study.bound, "measure", done.append)
+    for command in ("sizes", "bound"):
+        monkeypatch.setattr(sys, "argv", ["study.py", command])
+        study.main()
+    assert done == [tmp_path / "sizes-avx512", tmp_path / "bound-avx512.json"]
+
+
+def test_sizes_of_two_kinds_of_processors_do_not_get_into_one_folder(
+    study: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    record = {"environment": {"instructions": ["avx2", "amx_int8"]}}
+    (tmp_path / "none.json").write_text(json.dumps(record), encoding="utf-8")
+    _on(study, monkeypatch, ("avx2",))
+    monkeypatch.setattr(study.sizes, "run", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(sys, "argv", ["study.py", "sizes", "--records", str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        study.main()
+    assert stopped.value.code == 2
+    assert "another kind of processor (amx) than this one (avx2)" in capsys.readouterr().err
+
+
+def test_a_bound_that_is_there_is_not_measured_again(
+    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "bound-avx2.json"
+    file.write_text("{}", encoding="utf-8")
+    monkeypatch.setattr(study.bound, "subjects", lambda: pytest.fail("measured"))
+    study.bound.measure(file)
+    assert file.read_text(encoding="utf-8") == "{}"
+
+
 def test_a_record_whose_writing_is_killed_is_not_there(
     study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,6 +394,12 @@ def test_a_size_names_the_row_that_tells_its_quality(
 ) -> None:
     known = {"tucker", "pruning", "pruning + int8 (openvino)"}
     assert study.summary.f1_row(row, known) == quality
+
+
+def _on(study: ModuleType, monkeypatch: pytest.MonkeyPatch, instructions: tuple[str, ...]) -> None:
+    """Let the study believe that it runs on another processor."""
+    found = SimpleNamespace(instructions=instructions)
+    monkeypatch.setattr(study.Environment, "capture", lambda *_: found)
 
 
 class _Words(torch.nn.Module):

@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -39,19 +39,24 @@ def _of(rows: Rows, machine: str) -> Rows:
     return [r for r in rows if r["part"] == "a" and r.get("machine", "avx2") == machine]
 
 
+def _behind(latencies: Iterable[dict[str, Any]]) -> str:
+    """What ran directly before each timed run, by the untimed runs that led it."""
+    behind = {True: "an untimed run of its own", False: "the run of another network"}
+    found = sorted({bool(latency.get("lead")) for latency in latencies}, reverse=True)
+    return f"Each run timed behind {' or '.join(behind[own] for own in found)}."
+
+
 def _sizes(mine: Rows, kind: str) -> str:
     """A line a row; ratios are of medians that were timed in turns."""
     if not mine:
         return "Not measured yet."
     places = sorted({f"{row['cpu']} ({kind}), {_threads(row['threads'])}" for row in mine})
-    leads = {bool(row["lead"]) for row in mine}
-    behind = {True: "an untimed run of its own", False: "the run of another network"}
     eager = [row["fp32_eager_cpu_ms"] for row in mine]
     beside = (
         f"PyTorch's float32, timed with every row, took {min(eager):.0f} to {max(eager):.0f} ms."
     )
     lines = [
-        f"{'; '.join(places)}. Each run timed behind {' or '.join(behind[k] for k in leads)}. {beside}",
+        f"{'; '.join(places)}. {_behind(mine)} {beside}",
         "",
         "| row | MB | the paper's | CPU ms | × own float32 | × PyTorch float32 | its F1 in (b) |",
         "|---|--:|--:|--:|--:|--:|---|",
@@ -87,7 +92,8 @@ def torkunova_gpu(record: dict[str, Any]) -> str:
     dense = times["dense"]["median_ms"]
     told = (
         f"{where['gpu']}, batch {times['dense']['batch']}, {record['sequence']} tokens, "
-        f"PyTorch {where['versions']['torch']}, median of {times['dense']['repeats']} by turns."
+        f"PyTorch {where['versions']['torch']}, median of {times['dense']['repeats']} by turns. "
+        f"{_behind(times.values())}"
     )
     lines = [
         told,
@@ -104,14 +110,18 @@ def torkunova_gpu(record: dict[str, Any]) -> str:
 
 
 def torkunova_bound(record: dict[str, Any], machine: str) -> str:
-    """How many times PyTorch's float32 any engine can be whose kernels multiply no faster."""
+    """How many times as fast as PyTorch's float32 the int8 products of all layers and tokens are alone.
+
+    No bound on an engine: engines spare most of the last layer's products; see ``bound.py`` of the study.
+    """
     times = {name: found["median_ms"] for name, found in record["latencies"].items()}
     where = record["environment"]
     place = f"{where['cpu']} ({MACHINES[machine]}), {_threads(where['threads'])}"
+    turns = f"by turns with PyTorch's float32 ({times['float32']:.1f} ms)"
     lines = [
-        f"{place}, by turns with PyTorch's float32 ({times['float32']:.1f} ms).",
+        f"{place}, {turns}. {_behind(record['latencies'].values())}",
         "",
-        "| network | int8 products alone (ms) | 10⁹ operations a second | at most × PyTorch float32 | asked |",
+        "| network | int8 products alone (ms) | 10⁹ operations a second | × PyTorch float32 at these products alone | asked |",
         "|---|--:|--:|--:|--:|",
     ]
     for name, asked in (("dense", "5 and 7"), ("pruning by half", "15")):

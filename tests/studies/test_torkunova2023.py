@@ -71,19 +71,32 @@ def test_bare_products_are_those_of_bytes(study: ModuleType) -> None:
     assert found.tolist() == ((given["x8"].long().numpy() - 128) @ weight.astype(int)).tolist()
 
 
-def test_the_bound_of_engines_is_told_from_its_record(study: ModuleType) -> None:
+def test_what_int8_products_alone_take_is_told_from_its_record(study: ModuleType) -> None:
     import text_tables
 
     times = {"float32": 100.0, "products of dense": 20.0, "products of pruning by half": 8.0}
     record = {
-        "latencies": {name: {"median_ms": found} for name, found in times.items()},
+        "latencies": {n: {"median_ms": found, "lead": 1} for n, found in times.items()},
         "multiply_adds": {"dense": 5_000_000_000, "pruning by half": 2_000_000_000},
         "environment": {"cpu": "A CPU", "threads": 2},
     }
     table = text_tables.torkunova_bound(record, "avx512")
     assert "A CPU (AVX-512 VNNI), 2 threads, by turns with PyTorch's float32 (100.0 ms)." in table
+    assert "Each run timed behind an untimed run of its own." in table
+    assert "at most" not in table  # engines spare a part of these products
     assert "| dense | 20.0 | 500 | 5.00 | 5 and 7 |" in table  # 10 billion operations in 20 ms
     assert "| pruning by half | 8.0 | 500 | 12.50 | 15 |" in table
+
+
+def test_without_the_last_layers_spared_products_the_older_processor_is_too_slow_still() -> None:
+    """As the page says: three quarters of the last of twelve layers are what engines spare."""
+    path = FOLDER / "results" / "bound-avx512.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    layer = 4 * 768 * 768 + 2 * 768 * 3072
+    assert record["multiply_adds"]["dense"] == 12 * layer * record["sequence"]
+    times = {name: found["median_ms"] for name, found in record["latencies"].items()}
+    for name, asked in (("dense", 7), ("pruning by half", 15)):
+        assert times["float32"] / (times[f"products of {name}"] * 15 / 16) < asked
 
 
 def test_the_encoder_of_the_papers_tucker_row_is_twenty_times_smaller(study: ModuleType) -> None:
@@ -270,6 +283,21 @@ def test_times_on_a_gpu_stand_beside_the_rows_that_run_there(
     rows = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     found = {row["row"]: row["gpu_ms"] for row in rows}
     assert found == {"none": round(times["dense"]["median_ms"], 3), "int8 linear (torch)": None}
+
+
+@pytest.mark.parametrize(
+    ("lead", "told"),
+    [(1, "an untimed run of its own"), (None, "the run of another network")],
+)
+def test_times_on_a_gpu_say_what_ran_before_them(
+    study: ModuleType, lead: int | None, told: str
+) -> None:
+    import text_tables
+
+    found = {"median_ms": 4.0, "batch": 1, "repeats": 9, "lead": lead}
+    record = {"latencies": {"dense": found, "dense in float16": found}, "sequence": 128}
+    record["environment"] = {"gpu": "A card", "versions": {"torch": "2.0"}}
+    assert f"Each run timed behind {told}." in text_tables.torkunova_gpu(record)
 
 
 AVX512 = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16")

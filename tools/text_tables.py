@@ -143,7 +143,7 @@ def torkunova_quality(rows: Rows, cells: Rows | None = None) -> str:
         dense = {row["dense_f1"] for row in group}
         told = ", ".join(f"{value:.4f}" for value in sorted(dense))
         parts += [
-            f"**{data}**, {group[0]['network']}: dense F1 {told}.",
+            f"**{data}**, {group[0]['network']}: dense F1 {told}.{_training(known, data)}",
             "",
             "| row | F1 | seeds | difference to dense (95 %) | accuracy | MB | CPU ms | × own float32 | × PyTorch float32 | the paper's F1 |",
             "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
@@ -168,6 +168,14 @@ def torkunova_quality(rows: Rows, cells: Rows | None = None) -> str:
             "turns."
         )
     return "\n".join(parts).rstrip() or "Not measured yet."
+
+
+def _training(cells: Rows, data: str) -> str:
+    """On how many texts rows were trained, where it was on a draw of them."""
+    sizes = {c.get("text", {}).get("train_size") for c in cells if c["set"] == data} - {None}
+    if not sizes:
+        return ""
+    return f" Trained on {' or '.join(f'{size:,}' for size in sorted(sizes))} drawn texts."
 
 
 def torkunova_brief(rows: Rows, cells: Rows | None = None) -> str:

@@ -195,6 +195,17 @@ def test_aims_are_judged_from_the_records(study: ModuleType) -> None:
     assert "embeddings (AVX2): × its own float32 | ≥ 2 | 1.900 | not met |" in table
 
 
+def test_rows_that_were_trained_on_drawn_texts_say_on_how_many(study: ModuleType) -> None:
+    import text_tables
+
+    cells = [_cell(0, 0.9) | {"text": {"train_size": 6000}}]
+    (row,) = [study.summary._quality(cells)]
+    told = text_tables.torkunova_quality([row], cells)
+    assert "**sst2**, minilm: dense F1 0.9500. Trained on 6,000 drawn texts." in told
+    cells[0]["text"] = {"train_size": None}
+    assert "drawn texts" not in text_tables.torkunova_quality([row], cells)
+
+
 def test_the_short_table_holds_the_rows_that_there_are(study: ModuleType) -> None:
     import text_tables
 

@@ -231,7 +231,11 @@ def _rows(asked: TextSet) -> dict[str, tuple[Step, ...]]:
 
 
 def _controls(suite: TextSuite) -> dict[str, tuple[Step, ...]]:
-    """What logits, the teacher's embeddings and texts put together give apart from each other."""
+    """Students that lack texts put together, by what else they lack.
+
+    Logits and the teacher's embeddings are told apart among these and ``student alone``; texts put
+    together by ``distilled`` beside ``distilled, training texts alone``.
+    """
     every = suite.model_copy(update={"student_texts": 0}).rows()
     (fresh, plain), (heir, taught) = every["student alone"], every["distilled"]
     return {

@@ -85,6 +85,7 @@ def _quality(cells: Rows) -> dict[str, Any]:
         "size_mb": _mean([cell["size_bytes"] / 1e6 for cell in cells], 3),
         "f1_mean": _mean(f1, 5),
         "f1_std": round(statistics.stdev(f1), 5) if len(f1) > 1 else None,
+        "f1_by_seed": {str(cell["seed"]): round(cell["score"]["f1"], 7) for cell in cells},
         "seeds": len(cells),
         "accuracy_mean": _mean([cell["score"]["top1"] for cell in cells], 5),
         "precision_mean": _mean([cell["score"]["precision"] for cell in cells], 5),

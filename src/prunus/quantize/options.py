@@ -96,7 +96,7 @@ class Deployment(Record):
             )
         if self.shape is not None and self.engine != "openvino":
             raise ValueError(
-                f"shape is for engine=openvino; engine={self.engine} gains nothing by one, leave it out"
+                f"shape is for engine=openvino, which plans ahead for it; leave it out with engine={self.engine}"
             )
         return self
 

@@ -157,7 +157,7 @@ def test_a_list_that_is_too_long_is_told_with_how_many_it_may_hold() -> None:
 def test_of_settings_that_do_not_go_together_those_are_told_and_not_all() -> None:
     with pytest.raises(InputError) as caught:
         parse_recipe("steps: [deploy: {engine: torch, shape: [1]}]", "my.yaml")
-    told = "shape is for engine=openvino; engine=torch gains nothing by one, leave it out"
+    told = "shape is for engine=openvino, which plans ahead for it; leave it out with engine=torch"
     assert str(caught.value) == f"my.yaml: steps[0].deploy: {told}"
 
 

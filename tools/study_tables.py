@@ -5,6 +5,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +210,7 @@ def kuzmin_searches(rows: Rows) -> str:
     return "\n".join(lines)
 
 
-def kuzmin_ablation(rows: Rows) -> str:
+def kuzmin_ablation(rows: Rows, name: str = "ablation") -> str:
     """Quality of winners on unseen search images, before any fine-tuning.
 
     Without seconds: a variant's seeds need not have run on one kind of processor, nor on as many cores.
@@ -217,8 +218,8 @@ def kuzmin_ablation(rows: Rows) -> str:
     if not rows:
         return "Not measured yet."
     lines = [
-        "| network | variant | executed MACs (M) | KL to dense (nats) | difference, paired | top-1 | networks scored | seeds |",
-        "|---|---|--:|--:|--:|--:|--:|--:|",
+        "| network | variant | executed MACs (M) | parameters | KL to dense (nats) | difference, paired | top-1 | networks scored | seeds |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     of = {(r["network"], r["variant"]): r for r in rows}
     for r in rows:
@@ -228,10 +229,10 @@ def kuzmin_ablation(rows: Rows) -> str:
         few = f" ({len(gaps)} of {r['seeds']} pairs)" if len(gaps) < r["seeds"] else ""
         less = f"{_spread(gaps, '+.3f')} to `{r['against']}`{few}" if gaps else "–"
         lines.append(
-            f"| {r['network']} | {r['variant']} | {r['macs'] / 1e6:.1f} | {r['kl']:.3f}{spread} | {less} "
+            f"| {r['network']} | {r['variant']} | {r['macs'] / 1e6:.1f} | {r['params']:,.0f} | {r['kl']:.3f}{spread} | {less} "
             f"| {_percent(r['top1'], r['top1_std'])} | {r['evaluations']:.0f} | {r['seeds']} |"
         )
-    folder = STUDIES / "kuzmin2024" / "results" / "ablation"
+    folder = STUDIES / "kuzmin2024" / "results" / name
     cells = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))]
     on = sorted({_processor(cell) for cell in cells})
     forms = sorted({form for r in rows for form in r["scored_in_by_seed"].values() if form})
@@ -432,4 +433,5 @@ TABLES: dict[str, tuple[str, Callable[[Rows], str]]] = {
     "kuzmin_widths": ("summary", kuzmin_widths),
     "kuzmin_searches": ("searches", kuzmin_searches),
     "kuzmin_ablation": ("ablation", kuzmin_ablation),
+    "kuzmin_ablation_macs": ("ablation_macs", partial(kuzmin_ablation, name="ablation_macs")),
 }

@@ -2,10 +2,12 @@
 
     python studies/kuzmin2024/ablation.py run              # the queue; killed, it goes on
     python studies/kuzmin2024/ablation.py run --network vgg16_bn --variant guided paper --seed 0
-    python studies/kuzmin2024/ablation.py table
+    python studies/kuzmin2024/ablation.py run --equal macs # a cut to equal executed MACs
+    python studies/kuzmin2024/ablation.py table            # of both
 
 One cut from the dense network to the parameters of round 3, with at most as many evaluations for every
-variant; parameters are equal, executed MACs are not. The winner is cut and judged on the part of the search split that no search saw, by its
+variant: parameters are equal then, executed MACs are not. Or one to the share of executed MACs that
+``equal_macs.py`` cuts to. The winner is cut and judged on the part of the search split that no search saw, by its
 batch-norm statistics measured anew: KL to the dense network, top-1. Nothing looks at the test split.
 """
 
@@ -14,6 +16,7 @@ import copy
 import statistics
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -41,9 +44,11 @@ from prunus.method import Budget, Context, make_method
 from prunus.train import recalibrate_batch_norm_
 from prunus.zoo import load_source
 
-CELLS = HERE / "results" / "ablation"
-SUMMARY = HERE / "results" / "ablation.json"
-ROUND = 3
+RESULTS = HERE / "results"
+EQUAL = {"params": "ablation", "macs": "ablation_macs"}
+"""What all variants have as much of, and the folder of its cells, which has the name of their summary."""
+ROUND = 3  # whose parameters are left
+MACS_SHARE = 0.15  # of the dense network's, as in equal_macs.py
 SEARCHED = SCALES["small"].images
 UNSEEN = 2000
 SCORED_IN: dict[str, Any] = {"precision": "int8", "layout": "channels_last"}
@@ -90,20 +95,34 @@ def main() -> None:
     parser.add_argument("--network", choices=list(DENSE), nargs="+", default=["vgg16_bn"])
     parser.add_argument("--variant", choices=list(VARIANTS), nargs="+", default=list(VARIANTS))
     parser.add_argument("--seed", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--equal", choices=list(EQUAL), default="params")
     options = parser.parse_args()
     if options.command == "run":
         for network in options.network:
             bench = None
             for seed in options.seed:
                 for variant in options.variant:
-                    path = CELLS / f"{network}-{_slug(variant)}-seed{seed}.json"
+                    path = cell_file(network, variant, seed, options.equal)
                     if path.exists():
                         continue
                     bench = bench or Bench(network)
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    write(path, bench.cell(variant, seed))
+                    write(path, bench.cell(variant, seed, options.equal))
     else:  # as in the study: a queue changes no file that is tracked
-        write_summary()
+        for name in EQUAL.values():
+            write_summary(name)
+
+
+def cell_file(network: str, variant: str, seed: int, equal: str) -> Path:
+    """File of one variant with one seed."""
+    return RESULTS / EQUAL[equal] / f"{network}-{_slug(variant)}-seed{seed}.json"
+
+
+def budget_of(network: str, equal: str) -> Budget:
+    """What all variants are cut to."""
+    if equal == "params":
+        return Budget(quantity="params", value=paper.PARAMS[network][ROUND - 1])
+    return Budget(quantity="macs", value=MACS_SHARE)
 
 
 class Bench:
@@ -133,13 +152,12 @@ class Bench:
             compute=compute_of("cpu"),
         )
 
-    def cell(self, variant: str, seed: int) -> dict[str, Any]:
+    def cell(self, variant: str, seed: int, equal: str) -> dict[str, Any]:
         """One variant with one seed."""
         name, choices = VARIANTS[variant]
-        budget = Budget(quantity="params", value=paper.PARAMS[self.name][ROUND - 1])
         # Half of the search split is for the search, by a fixed draw; the other half judges.
         searched = self.data.search.subset(len(self.data.search) - UNSEEN, seed=0)
-        context = self.context(budget, seed, searched)
+        context = self.context(budget_of(self.name, equal), seed, searched)
         context = replace(context, compute=context.compute.model_copy(update=SCORED_IN))
         begin = time.perf_counter()
         decision = make_method(name, choices).decide(context)
@@ -152,6 +170,7 @@ class Bench:
             "network": self.name,
             "variant": variant,
             "seed": seed,
+            "equal": equal,
             "options": choices,
             "params": self.trace.params(plan.channels),
             "macs": self.trace.macs(plan.channels),
@@ -184,11 +203,11 @@ class Bench:
         }
 
 
-def write_summary() -> None:
-    """``ablation.json``: one line a network and variant."""
+def write_summary(name: str) -> None:
+    """``ablation.json``, or that of equal MACs: one line a network and variant."""
     rows = []
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for path in sorted(CELLS.glob("*.json")):
+    for path in sorted((RESULTS / name).glob("*.json")):
         row = read(path)
         found.setdefault((row["network"], row["variant"]), []).append(row)
     for (network, variant), cells in found.items():
@@ -196,16 +215,16 @@ def write_summary() -> None:
         line["against"] = AGAINST.get(variant, "guided")
         line["kl_by_seed"] = {str(cell["seed"]): round(cell["kl"], 5) for cell in cells}
         line["scored_in_by_seed"] = {str(cell["seed"]): scored_in(cell["notes"]) for cell in cells}
-        for name in ("kl", "top1", "seconds", "evaluations", "params", "macs"):
-            values = [cell[name] for cell in cells]
-            line[name] = round(statistics.mean(values), 5)
-            if name in ("kl", "top1"):
-                line[f"{name}_std"] = round(statistics.stdev(values), 5) if len(cells) > 1 else None
+        for figure in ("kl", "top1", "seconds", "evaluations", "params", "macs"):
+            values = [cell[figure] for cell in cells]
+            line[figure] = round(statistics.mean(values), 5)
+            if figure in ("kl", "top1"):
+                spread = round(statistics.stdev(values), 5) if len(cells) > 1 else None
+                line[f"{figure}_std"] = spread
         rows.append(line)
     order = {name: k for k, name in enumerate(VARIANTS)}
     rows.sort(key=lambda r: (r["network"], order[r["variant"]]))
-    SUMMARY.parent.mkdir(parents=True, exist_ok=True)
-    write(SUMMARY, rows)
+    write(RESULTS / f"{name}.json", rows)
 
 
 def _slug(variant: str) -> str:

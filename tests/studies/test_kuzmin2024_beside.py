@@ -70,9 +70,8 @@ def test_the_ablation_sets_each_step_against_the_one_before_seed_by_seed(
 ) -> None:
     import ablation
 
-    monkeypatch.setattr(ablation, "CELLS", tmp_path / "kuzmin2024" / "results" / "ablation")
-    monkeypatch.setattr(ablation, "SUMMARY", tmp_path / "ablation.json")
-    ablation.CELLS.mkdir(parents=True)
+    monkeypatch.setattr(ablation, "RESULTS", tmp_path / "kuzmin2024" / "results")
+    (ablation.RESULTS / "ablation_macs").mkdir(parents=True)
 
     def cell(variant: str, seed: int, kl: float, form: str = "int8") -> None:
         of = {"network": "n", "variant": variant, "seed": seed, "kl": kl, "top1": 0.5}
@@ -80,7 +79,7 @@ def test_the_ablation_sets_each_step_against_the_one_before_seed_by_seed(
         searched = f"genetic: 280 different networks in {form} channels_last"
         notes = [] if variant == "l2" else [searched]
         ran = {"environment": {"cpu": "Some CPU", "instructions": ["avx2"]}, "notes": notes}
-        study.write(ablation.CELLS / f"{ablation._slug(variant)}-seed{seed}.json", of | cost | ran)
+        study.write(ablation.cell_file("n", variant, seed, "macs"), of | cost | ran)
 
     for seed, (before, guided) in enumerate([(2.0, 1.5), (3.0, 2.3)]):
         cell("+ layers mixed one by one", seed, before)
@@ -89,18 +88,19 @@ def test_the_ablation_sets_each_step_against_the_one_before_seed_by_seed(
     cell("paper", 0, 5.0)
     cell("guided by taylor", 0, 2.5)
     cell("guided by taylor", 1, 9.9, "float32")  # which says nothing beside one in int8
-    ablation.write_summary()
+    ablation.write_summary("ablation_macs")
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     import study_tables
 
     monkeypatch.setattr(study_tables, "STUDIES", tmp_path)
-    table = study_tables.kuzmin_ablation(study.read(ablation.SUMMARY)).splitlines()
-    assert table[2].startswith("| n | paper | 2.0 | 5.000 | – |")
+    record, draw = study_tables.TABLES["kuzmin_ablation_macs"]
+    table = draw(study.read(ablation.RESULTS / f"{record}.json")).splitlines()
+    assert table[2].startswith("| n | paper | 2.0 | 1 | 5.000 | – |")
     assert "| 2.500 ± 0.707 | – |" in table[3]  # the step before it was not measured
     # -0.5 and -0.7: the mean, and the deviation of the two differences.
     assert "| -0.600 ± 0.141 to `+ layers mixed one by one` |" in table[4]
     assert "| +1.000 to `guided` (1 of 2 pairs) |" in table[5]
-    assert "| l2 | 2.0 | 4.300 | +2.000 to `guided` |" in table[6]
+    assert "| l2 | 2.0 | 1 | 4.300 | +2.000 to `guided` |" in table[6]
     assert table[-1] == (
         "Searched on: Some CPU without VNNI; candidates scored in float32 channels_last, int8 channels_last."
     )

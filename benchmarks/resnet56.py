@@ -22,6 +22,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,9 @@ def asked() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=128, help="of tune: images a step")
     parser.add_argument("--lr", type=float, nargs="+", default=[0.01, 0.03], help="of tune")
     parser.add_argument("--alpha", type=float, nargs="+", default=[0.0, 0.5], help="of tune")
-    parser.add_argument("--precision", default="auto", help="of tune")
-    parser.add_argument("--layout", default="auto", help="of tune")
+    left = "of tune; of run, where the recipe leaves it open"
+    parser.add_argument("--precision", default="auto", help=left)
+    parser.add_argument("--layout", default="auto", help=left)
     options = parser.parse_args()
     if options.scratch_epochs < 0:
         parser.error(f"--scratch-epochs is {options.scratch_epochs}; give 1 or more")
@@ -121,9 +123,9 @@ def main() -> None:
         table(FOLDER, SPEED_UP)
         return
     shard, shards = options.shard
-    bench = Bench(options.device, options.images, max(options.one_of, shards))
+    execution = {"precision": options.precision, "layout": options.layout}
+    bench = Bench(options.device, options.images, max(options.one_of, shards), execution)
     if options.command == "tune":
-        execution = {"precision": options.precision, "layout": options.layout}
         grid = [
             {"lr": lr, "distill_alpha": alpha, "batch_size": options.batch, **execution}
             for alpha in options.alpha
@@ -161,6 +163,8 @@ def run_at_once(options: argparse.Namespace) -> None:
             "--seeds": seed,
             "--threads": options.threads,
             "--device": options.device,
+            "--precision": options.precision,
+            "--layout": options.layout,
             "--one-of": options.workers,
         }
         words = [str(word) for pair in given.items() for word in pair]
@@ -175,16 +179,19 @@ class Bench:
     """The dense network, its data and trace, shared by all cells.
 
     ``workers``: processes that share the queue, for the records: they share the machine as well, unless
-    shards were given to several.
+    shards were given to several. ``execution``: number format and layout of trainings that the recipe
+    leaves to a trial, whose outcome would part the cells of a scale.
     """
 
-    def __init__(self, device: str, images: int, workers: int) -> None:
+    def __init__(
+        self, device: str, images: int, workers: int, execution: Mapping[str, str]
+    ) -> None:
         mean, std = normalization("resnet56")
         data = load_data("cifar10", mean=mean, std=std, seed=0)
         self.images = images or len(data.train)
         self.data: DataSplits = data
         self.train = data.train if not images else data.train.subset(images, seed=0)
-        self.device, self.workers = device, workers
+        self.device, self.workers, self.execution = device, workers, execution
         self.dense = build("resnet56")
         load_weights(self.dense, "resnet56-4bfd9763.th")
         self.dense.eval()
@@ -193,13 +200,22 @@ class Bench:
         self.budget = Budget(quantity="macs", value=1 / SPEED_UP)
 
     def recipe(self, epochs: int) -> TrainConfig:
-        """The frozen fine-tuning recipe."""
+        """The frozen fine-tuning recipe, in the formats that were asked for where it leaves them open.
+
+        Raises:
+            SystemExit: There is none, or it has frozen another format.
+        """
         path = FOLDER / self.scale(epochs) / RECIPE
         if not path.exists():
             raise SystemExit(
                 "no recipe at this scale: run 'python benchmarks/resnet56.py tune' first"
             )
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["config"]
+        for name, asked_for in self.execution.items():
+            if asked_for != "auto" and config.setdefault(name, asked_for) != asked_for:
+                raise SystemExit(
+                    f"--{name} {asked_for}: {path} has frozen {config[name]}; leave it out"
+                )
         return TrainConfig(epochs=epochs, **config)
 
     def scale(self, epochs: int) -> str:

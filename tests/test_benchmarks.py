@@ -151,7 +151,7 @@ def test_a_cell_is_told_how_many_processes_work_at_the_queue(
     made: list[int] = []
     tables: list[object] = []
 
-    def bench(device: str, images: int, workers: int) -> Any:
+    def bench(device: str, images: int, workers: int, execution: object) -> Any:
         made.append(workers)
         return SimpleNamespace(cell=lambda *_: None)
 
@@ -161,6 +161,24 @@ def test_a_cell_is_told_how_many_processes_work_at_the_queue(
     resnet56.main()
     assert made == [workers]
     assert bool(tables) == drawn
+
+
+def test_formats_are_pinned_where_the_recipe_leaves_them_open(
+    resnet56: Any, tmp_path: Path
+) -> None:
+    bench = object.__new__(resnet56.Bench)
+    bench.images = 10_000
+    bench.execution = {"precision": "float32", "layout": "auto"}
+    path = tmp_path / bench.scale(1) / resnet56.RECIPE
+    path.parent.mkdir()
+    path.write_text(json.dumps({"config": {"lr": 0.01}}), encoding="utf-8")
+    config = bench.recipe(1)
+    assert (config.lr, config.precision, config.layout) == (0.01, "float32", "auto")
+    path.write_text(json.dumps({"config": {"lr": 0.01, "precision": "bfloat16"}}), encoding="utf-8")
+    with pytest.raises(SystemExit, match="--precision float32: .* has frozen bfloat16"):
+        bench.recipe(1)
+    bench.execution = {"precision": "auto", "layout": "auto"}
+    assert bench.recipe(1).precision == "bfloat16"
 
 
 def test_workers_of_a_queue_are_told_each_other(

@@ -88,6 +88,13 @@ def test_the_table_of_resnet56_says_what_it_lacks(
     assert "| m0, 2 looks at test |" in render_tables.resnet56(
         [{**rows[0], **known, "test_looks": 2}]
     )
+    assert render_tables.resnet56_smaller(rows) == "Not measured yet."
+    due = {"epochs_trained": 201, "epochs_due": 201}
+    small = [{**rows[0], "finetune_epochs": 1, "train_images": 10_000, **due}]
+    assert render_tables.resnet56([*rows, *small]) == table
+    told = render_tables.resnet56_smaller([*small, *rows])
+    assert told.startswith("Fine-tuned 1 epoch(s) of 10,000 images.\n")
+    assert "| m0, all its 201 epochs |" in told
 
 
 def test_networks_of_two_scales_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:

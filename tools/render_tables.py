@@ -186,35 +186,50 @@ def _turns_measured(row: dict[str, Any]) -> list[str]:
 
 def resnet56(rows: Rows) -> str:
     """The fullest scale that has cells."""
-    fullest = max(rows, key=lambda r: r["finetune_epochs"] * r["train_images"])
-    mine = [
-        r
-        for r in rows
-        if (r["finetune_epochs"], r["train_images"])
-        == (fullest["finetune_epochs"], fullest["train_images"])
-    ]
+    mine = _scales(rows)[0]
+    epochs, images = mine[0]["finetune_epochs"], mine[0]["train_images"]
     partial = (
-        fullest["finetune_epochs"] < FULL_EPOCHS
-        or fullest["train_images"] < FULL_IMAGES
+        epochs < FULL_EPOCHS
+        or images < FULL_IMAGES
         or len(mine) < FULL_METHODS
         or any(r["seeds"] < FULL_SEEDS or r["epochs_trained"] < r["epochs_due"] for r in mine)
     )
+    told = (
+        f" Partial: the aim is {FULL_EPOCHS} epochs of all images (of `scratch` also the dense "
+        f"training's), {FULL_SEEDS} seeds and {FULL_METHODS} methods; here are {len(mine)}."
+        if partial
+        else ""
+    )
+    return _resnet56(mine, told)
+
+
+def resnet56_smaller(rows: Rows) -> str:
+    """The other scales."""
+    smaller = _scales(rows)[1:]
+    return "\n\n".join(_resnet56(mine, "") for mine in smaller) or "Not measured yet."
+
+
+def _scales(rows: Rows) -> list[Rows]:
+    """Rows by scale, the fullest first."""
+    found: dict[tuple[int, int], Rows] = {}
+    for row in rows:
+        found.setdefault((row["finetune_epochs"], row["train_images"]), []).append(row)
+    return [found[scale] for scale in sorted(found, key=lambda s: -s[0] * s[1])]
+
+
+def _resnet56(mine: Rows, told: str) -> str:
     lines = [
-        f"Fine-tuned {fullest['finetune_epochs']} epoch(s) of {fullest['train_images']:,} images."
-        + (
-            f" Partial: the aim is {FULL_EPOCHS} epochs of all images (of `scratch` also the dense "
-            f"training's), {FULL_SEEDS} seeds and {FULL_METHODS} methods; here are {len(mine)}."
-            if partial
-            else ""
-        ),
+        f"Fine-tuned {mine[0]['finetune_epochs']} epoch(s) of {mine[0]['train_images']:,} images.{told}",
         "",
-        f"| method | MACs | parameters | top-1 on test | difference to {fullest['reference']}, paired | seeds |",
+        f"| method | MACs | parameters | top-1 on test | difference to {mine[0]['reference']}, paired | seeds |",
         "|---|--:|--:|--:|--:|--:|",
     ]
     for row in sorted(mine, key=lambda r: -r["top1_mean"]):
         spread = "" if row["top1_std"] is None else f" ± {row['top1_std']:.2%}"
         trained, due = row["epochs_trained"], row["epochs_due"]
         said = f", {trained} of its {due} epochs" if trained < due else ""
+        if due > row["finetune_epochs"] and trained >= due:
+            said = f", all its {due} epochs"
         if (looks := row.get("test_looks", 1)) > 1:  # records of before do not count them
             said += f", {looks} looks at test"
         lines.append(
@@ -365,7 +380,9 @@ TABLES: dict[str, Callable[[Rows], str]] = {
 }
 PLACES: dict[str, tuple[str, Callable[[Any], str]]] = {
     **{name: (name, draw) for name, draw in TABLES.items()},
-    "candidates_brief": ("candidates", candidates_brief),
+    "candidates_avxvnni": ("candidates_avxvnni", candidates),
+    "candidates_brief": ("candidates_avxvnni", candidates_brief),
+    "resnet56_smaller": ("resnet56", resnet56_smaller),
     "coverage_brief": ("coverage", coverage_brief),
     "coverage_libraries_run": ("coverage_libraries.run", coverage_libraries_run),
     "coverage_libraries_brief": ("coverage_libraries", coverage_brief),

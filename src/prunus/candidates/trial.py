@@ -19,6 +19,8 @@ from prunus.train.forward import device_of
 from prunus.train.precision import fastest, has_bfloat16
 
 _REPEATS = 3
+_BATCHES = 4
+"""About as many as a search's first look: what a candidate costs once, int8's weights above all, counts as there."""
 _KL_LIMIT = 0.005, 0.02
 """How far int8 may move a mean KL: nats, and a share of what it is in float32."""
 
@@ -28,12 +30,12 @@ def choose_execution(
 ) -> ScoringExecution:
     """The fastest way to score a candidate on this machine; what is not ``auto`` stays.
 
-    Each choice scores one batch on a candidate with half of the units: once to warm up, then three
-    times, by turns, of which the least counts, for other work on the machine only adds. Plain float32
-    in the usual layout stays unless another takes less than 95 % of its time. A choice that the network
-    cannot run in is left out, and int8 where it moves the KL of that candidate, or of the whole network,
-    by more than 0.005 nats and 2 %. The outcome varies with the load of the machine: it is stored and
-    becomes an input of the run.
+    Each choice scores a candidate with half of the units: a batch to warm up, then four batches behind
+    statistics of one, three times by turns, of which the least counts, for other work on the machine only
+    adds. Plain float32 in the usual layout stays unless another takes less than 95 % of its time. A choice
+    that the network cannot run in is left out, and int8 where it moves the KL of that candidate, or of the
+    whole network, by more than 0.005 nats and 2 %. The outcome varies with the load of the machine: it is
+    stored and becomes an input of the run.
 
     Args:
         network: That candidates are cut from.
@@ -133,20 +135,19 @@ def _seconds(
     compute: Compute,
     choices: Sequence[ScoringExecution],
 ) -> dict[ScoringExecution, float]:
-    """Seconds of a batch by choice; those that the network cannot run in are left out."""
-    runs: dict[ScoringExecution, tuple[Scorer, Task]] = {}
+    """Seconds of a candidate by choice; those that the network cannot run in are left out."""
+    scorers: dict[ScoringExecution, Scorer] = {}
     for choice in choices:
         try:
-            first, scorer = _scored(network, images, plan, compute, choice)
+            _, scorers[choice] = _scored(network, images, plan, compute, choice)
         except Exception:  # noqa: BLE001, S112  # as above
             continue  # the plain choice, if it fails too, raises in the scoring itself
-        task = Task("trial", plan, 0, first.stop, statistics=first.statistics, calibration=1)
-        runs[choice] = scorer, task
+    task = Task("trial", plan, 0, min(_BATCHES * compute.batch_size, len(images)), calibration=1)
     turns = [
-        {choice: scorer(task).seconds for choice, (scorer, task) in runs.items()}
+        {choice: scorer(task).seconds for choice, scorer in scorers.items()}
         for _ in range(_REPEATS)
     ]
-    return {choice: min(turn[choice] for turn in turns) for choice in runs}
+    return {choice: min(turn[choice] for turn in turns) for choice in scorers}
 
 
 def _scored(

@@ -383,6 +383,7 @@ PLACES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "candidates_avxvnni": ("candidates_avxvnni", candidates),
     "candidates_brief": ("candidates_avxvnni", candidates_brief),
     "resnet56_smaller": ("resnet56", resnet56_smaller),
+    "turns_amx": ("turns_amx", turns),
     "coverage_brief": ("coverage", coverage_brief),
     "coverage_libraries_run": ("coverage_libraries.run", coverage_libraries_run),
     "coverage_libraries_brief": ("coverage_libraries", coverage_brief),

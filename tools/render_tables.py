@@ -295,9 +295,9 @@ def _origins(rows: Rows) -> list[str]:
     for where, commits in found.items():
         parts = [
             f"`{commit}` ("
-            + "; ".join(f"{what} of {', '.join(names)}" for what, names in whats.items())
+            + "; ".join(f"{what} of {', '.join(names)}" for what, names in tasks.items())
             + ")"
-            for commit, whats in commits.items()
+            for commit, tasks in commits.items()
         ]
         told.append(f"Measured on {where}, at {', '.join(parts)}.")
     return told

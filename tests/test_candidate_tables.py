@@ -24,9 +24,9 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    import render_tables
+    import benchmark_tables
 
-    return sys.modules[render_tables.__name__]
+    return sys.modules[benchmark_tables.__name__]
 
 
 def _cell(**more: Any) -> dict[str, Any]:
@@ -100,8 +100,10 @@ def test_a_table_says_where_it_was_measured_and_what_is_not(
     assert "Measured on A CPU, 2 threads, at `01234567` (search of resnet56), " in text
     assert "`fedcba98 (dirty)` (full of resnet56)." in text
     partial = text.splitlines()[-1]
-    assert partial.startswith("Partial: not measured yet: resnet56: full beside tp-bfloat16;")
-    assert "resnet56: processes beside tp-float32" in partial
+    assert partial.startswith(
+        "Partial: not measured yet: resnet56: full beside tp-float32 by processes;"
+    )
+    assert "resnet56: search beside tp-float32 by serial" in partial
     assert partial.endswith("; vgg16_bn; resnet18.")
 
 

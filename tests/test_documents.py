@@ -65,7 +65,7 @@ def test_the_table_of_resnet56_says_what_it_lacks(
     change: dict[str, int] | None, partial: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    import render_tables
+    import benchmark_tables
 
     known: dict[str, float | str] = {
         "finetune_epochs": 20,
@@ -80,19 +80,19 @@ def test_the_table_of_resnet56_says_what_it_lacks(
     rows = [
         {"method": f"m{i}", **known, **(change or {})} for i in range(11 + (change is not None))
     ]
-    table = render_tables.resnet56(rows)
+    table = benchmark_tables.resnet56(rows)
     assert ("Partial" in table) == partial
     assert table.count("+0.12 ± 0.20 pt") == len(rows) - 1  # the peer has none to itself
     assert ("| m0, 40 of its 220 epochs |" in table) == ("epochs_due" in (change or {}))
     assert "look" not in table
-    assert "| m0, 2 looks at test |" in render_tables.resnet56(
+    assert "| m0, 2 looks at test |" in benchmark_tables.resnet56(
         [{**rows[0], **known, "test_looks": 2}]
     )
-    assert render_tables.resnet56_smaller(rows) == "Not measured yet."
+    assert benchmark_tables.resnet56_smaller(rows) == "Not measured yet."
     due = {"epochs_trained": 201, "epochs_due": 201}
     small = [{**rows[0], "finetune_epochs": 1, "train_images": 10_000, **due}]
-    assert render_tables.resnet56([*rows, *small]) == table
-    told = render_tables.resnet56_smaller([*small, *rows])
+    assert benchmark_tables.resnet56([*rows, *small]) == table
+    told = benchmark_tables.resnet56_smaller([*small, *rows])
     assert told.startswith("Fine-tuned 1 epoch(s) of 10,000 images.\n")
     assert "| m0, all its 201 epochs |" in told
 
@@ -117,12 +117,14 @@ def test_networks_of_two_scales_are_told_apart(monkeypatch: pytest.MonkeyPatch) 
 
 def test_what_kills_did_is_told_from_their_records(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    import render_tables
+    import benchmark_tables
 
     known = {"computed_twice": 0, "forgotten": 0, "same_as_alone": True}
     once = {"killed_after_results": [7], "lost_in_flight": [1], **known}
     twice = {"killed_after_results": [3, 9], "lost_in_flight": [0, 1], **known}
-    told = render_tables.candidate_kills([once, {**twice, "same_as_alone": False, "forgotten": 4}])
+    told = benchmark_tables.candidate_kills(
+        [once, {**twice, "same_as_alone": False, "forgotten": 4}]
+    )
     assert told.startswith("2 searches, 3 kills by SIGKILL: 1 end with the plan")
     assert "0 were computed again and 4 forgotten, 2 were lost in flight" in told
 
@@ -132,20 +134,20 @@ def test_turns_are_drawn_with_quartiles_and_how_they_were_measured(
 ) -> None:
     """Records of before hold medians alone."""
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    import render_tables
+    import benchmark_tables
 
     rows: list[dict[str, Any]] = [
         {"network": "n", "before": "itself", "median_ms": 20.0},
         {"network": "n", "before": "others", "median_ms": 30.0},
     ]
-    before = render_tables.turns(rows)
+    before = benchmark_tables.turns(rows)
     assert before.splitlines()[-1] == "| n | 20.0 ms | × 1.50 |"
     known = {"of": "BERT", "batch": 1, "tokens": 128, "threads": 2, "repeats": 24, "settle_s": 0.1}
     known |= {"cpu": "Some CPU", "cores": 4, "instructions": ["avx2", "avx_vnni"]}
     ratios = {"median_ratio": 1.4, "q25_ratio": 1.3, "q75_ratio": 1.7}
-    now = render_tables.turns([{**row, **known, **ratios} for row in rows]).splitlines()
+    now = benchmark_tables.turns([{**row, **known, **ratios} for row in rows]).splitlines()
     assert now[2] == "| n | 20.0 ms | × 1.40 (1.30 to 1.70) |"
-    assert now[-1].startswith("BERT; 1 text of 128 tokens, 2 thread(s), 4 cores of Some CPU (avx2,")
+    assert now[-1].startswith("BERT; 1 text of 128 tokens, 2 threads, 4 cores of Some CPU (avx2,")
     assert "24 turns" in now[-1]
 
 
@@ -153,7 +155,7 @@ def test_an_architecture_that_is_not_installed_is_no_failure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    import render_tables
+    import benchmark_tables
 
     known: dict[str, Any] = {"source": "lib", "groups_total": 5, "groups_refused": 1}
     good = {**known, "name": "A", "traced": True, "certified": True, "onnx_max_difference": 1e-7}
@@ -163,13 +165,13 @@ def test_an_architecture_that_is_not_installed_is_no_failure(
     absent = {**known, "name": "D", "traced": False, "certified": False}
     absent |= {"onnx_max_difference": None, "groups_total": 0, "groups_refused": 0}
     absent |= {"reason": "AttributeError: module lib has no attribute DConfig"}
-    table = render_tables.coverage([good, worse, bad, absent])
+    table = benchmark_tables.coverage([good, worse, bad, absent])
     assert "| lib: 3 | 3 | 2 | 15 | 3 | 1 |" in table
     assert "Not certified: C (40% of its parameters in groups that can be cut)." in table
     assert "the installed library lacks it: D (lib)." in table
-    brief = render_tables.coverage_brief([good, worse, bad, absent])
+    brief = benchmark_tables.coverage_brief([good, worse, bad, absent])
     assert brief == "Certified: 2 of 3 of lib, 1 with ONNX parity within 1e-4."
-    brief = render_tables.coverage_brief([{**good, "of": 4, "onnx_max_difference": None}])
+    brief = benchmark_tables.coverage_brief([{**good, "of": 4, "onnx_max_difference": None}])
     assert brief == "Certified: 1 of 1 of lib (partial: the aim is 4)."
 
 
@@ -177,10 +179,10 @@ def test_the_page_says_at_which_commit_libraries_were_measured(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    import render_tables
+    import benchmark_tables
 
     ran = {"commit": "0123456789", "versions": {"torch": "2.14.1", "numpy": "2"}}
-    told = render_tables.coverage_libraries_run(
+    told = benchmark_tables.coverage_libraries_run(
         {"settings": {"versions": {"timm": "1.0.31"}}, "environment": ran}
     )
     assert told == "Measured at commit `0123456` with timm 1.0.31, torch 2.14.1."

@@ -1,4 +1,4 @@
-"""Tables of the studies, drawn from their records; called by ``render_tables``."""
+"""Tables of study K, drawn from its records; called by ``render_tables``."""
 
 import importlib
 import json
@@ -8,6 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from phrases import threads
 
 ROOT = Path(__file__).parent.parent
 STUDIES = ROOT / "studies"
@@ -287,7 +289,7 @@ def kuzmin_from_scratch(rows: Rows) -> str:
             )
         given = clock["settings"]
         searched = dict.fromkeys(
-            f"{_processor(cell)} with {_threads(cell['environment']['threads'])}"
+            f"{_processor(cell)} with {threads(cell['environment']['threads'])}"
             for chain in chains.values()
             for cell in chain
         )
@@ -308,10 +310,6 @@ def _timed_in(clock: dict[str, Any], number: int) -> str:
         r["precision"] for r in clock["rows"] if (r["method"], r["round"]) == ("scratch", number)
     }
     return ", ".join(" and ".join(sorted(formats)) for formats in (pruned, narrow))
-
-
-def _threads(count: int) -> str:
-    return "1 thread" if count == 1 else f"{count} threads"
 
 
 def kuzmin_equal_macs(rows: Rows) -> str:

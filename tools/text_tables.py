@@ -7,6 +7,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from phrases import MISSING, threads
+
 CELLS = Path(__file__).parent.parent / "studies" / "torkunova2023" / "results" / "cells"
 Rows = list[dict[str, Any]]
 MACHINES = {
@@ -16,7 +18,6 @@ MACHINES = {
     "amx": "AMX",
 }
 """Kinds of processors of part (a), by what they multiply int8 with."""
-_MISSING = "–"
 _QUANTIZED = ("int8", "static int8", "float16", "bfloat16")
 _FLOAT16 = " in float16"
 _BRIEF = {
@@ -50,7 +51,7 @@ def _sizes(mine: Rows, kind: str) -> str:
     """A line a row; ratios are of medians that were timed in turns."""
     if not mine:
         return "Not measured yet."
-    places = sorted({f"{row['cpu']} ({kind}), {_threads(row['threads'])}" for row in mine})
+    places = sorted({f"{row['cpu']} ({kind}), {threads(row['threads'])}" for row in mine})
     eager = [row["fp32_eager_cpu_ms"] for row in mine]
     beside = (
         f"PyTorch's float32, timed with every row, took {min(eager):.0f} to {max(eager):.0f} ms."
@@ -63,7 +64,7 @@ def _sizes(mine: Rows, kind: str) -> str:
     ]
     for row in mine:
         paper = row["paper_size_mb"]
-        beside = _MISSING if paper is None else f"{paper:g}"
+        beside = MISSING if paper is None else f"{paper:g}"
         met = f"**{row['size_mb']:.2f}**" if paper and row["size_mb"] <= paper else None
         lines.append(
             f"| {row['row']} | {met or format(row['size_mb'], '.2f')} | {beside} "
@@ -83,7 +84,7 @@ def _sizes(mine: Rows, kind: str) -> str:
 
 def _f1_row(row: dict[str, Any]) -> str:
     named = row["f1_row"]
-    return "same row" if named == row["row"] else named or _MISSING
+    return "same row" if named == row["row"] else named or MISSING
 
 
 def torkunova_gpu(record: dict[str, Any]) -> str:
@@ -116,7 +117,7 @@ def torkunova_bound(record: dict[str, Any], machine: str) -> str:
     """
     times = {name: found["median_ms"] for name, found in record["latencies"].items()}
     where = record["environment"]
-    place = f"{where['cpu']} ({MACHINES[machine]}), {_threads(where['threads'])}"
+    place = f"{where['cpu']} ({MACHINES[machine]}), {threads(where['threads'])}"
     turns = f"by turns with PyTorch's float32 ({times['float32']:.1f} ms)"
     lines = [
         f"{place}, {turns}. {_behind(record['latencies'].values())}",
@@ -157,7 +158,7 @@ def torkunova_quality(rows: Rows, cells: Rows | None = None) -> str:
                 f"| {_interval(row['against_dense'])} "
                 f"| {row['accuracy_mean']:.2%} | {row['size_mb']:.2f} | {row['cpu_ms']:.2f} "
                 f"| {_speed(same, own=True)} | {_speed(same, own=False)} "
-                f"| {_MISSING if paper is None else f'{paper:.3f}'} |"
+                f"| {MISSING if paper is None else f'{paper:.3f}'} |"
             )
         parts.append("")
     if parts:
@@ -287,7 +288,7 @@ def _aim(
 ) -> str:
     sign = "≥" if least else "≤"
     if found is None:
-        return f"| {name} | {sign} {asked:.3g} | {_MISSING} | not measured |"
+        return f"| {name} | {sign} {asked:.3g} | {MISSING} | not measured |"
     met = found >= asked if least else found <= asked
     return f"| {name} | {sign} {asked:.3g} | {found:.{digits}f} | {'met' if met else 'not met'} |"
 
@@ -318,11 +319,7 @@ def _speed(cells: Rows, *, own: bool) -> str:
         before = engine or cell["dense_latency"]
         if before is not None and cell["latency"] is not None:
             ratios.append(before["median_ms"] / cell["latency"]["median_ms"])
-    return f"{statistics.median(ratios):.2f}" if ratios else _MISSING
-
-
-def _threads(count: int) -> str:
-    return "1 thread" if count == 1 else f"{count} threads"
+    return f"{statistics.median(ratios):.2f}" if ratios else MISSING
 
 
 def _interval(found: dict[str, float]) -> str:
@@ -330,7 +327,7 @@ def _interval(found: dict[str, float]) -> str:
 
 
 def _fold(before: float | None, after: float | None) -> str:
-    return _MISSING if before is None or not after else f"{before / after:.2f}"
+    return MISSING if before is None or not after else f"{before / after:.2f}"
 
 
 TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {

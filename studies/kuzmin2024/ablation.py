@@ -22,6 +22,7 @@ from typing import Any, cast
 import numpy as np
 import paper
 import torch
+from equal_macs import SHARE
 from notes import scored_in
 from study import (
     DENSE,
@@ -48,7 +49,6 @@ RESULTS = HERE / "results"
 EQUAL = {"params": "ablation", "macs": "ablation_macs"}
 """What all variants have as much of, and the folder of its cells, which has the name of their summary."""
 ROUND = 3  # whose parameters are left
-MACS_SHARE = 0.15  # of the dense network's, as in equal_macs.py
 SEARCHED = SCALES["small"].images
 UNSEEN = 2000
 SCORED_IN: dict[str, Any] = {"precision": "int8", "layout": "channels_last"}
@@ -122,7 +122,7 @@ def budget_of(network: str, equal: str) -> Budget:
     """What all variants are cut to."""
     if equal == "params":
         return Budget(quantity="params", value=paper.PARAMS[network][ROUND - 1])
-    return Budget(quantity="macs", value=MACS_SHARE)
+    return Budget(quantity="macs", value=SHARE)
 
 
 class Bench:

@@ -1,4 +1,4 @@
-"""Study K on a small network, for all tests of its scripts."""
+"""Study K on a small network, and study M, for all tests of their scripts."""
 
 import sys
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from prunus.data import load_data
 from prunus.records import Source
 from prunus.zoo import build
+from tests.studies import torkunova
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "studies" / "kuzmin2024"
@@ -41,4 +42,21 @@ def study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModuleTyp
     yield study
     for name in set(sys.modules) - before:
         if (FOLDER / f"{name}.py").exists():
+            del sys.modules[name]
+
+
+@pytest.fixture
+def text_study(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """Study M, with the modules of its own that have the names of study K's."""
+    own = ("bootstrap", "bound", "files", "paper", "sizes", "study", "summary", "text_tables")
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(torkunova.FOLDER))
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    for name in own:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    import study
+
+    yield study
+    for name in set(sys.modules) - before:
+        if name in own:
             del sys.modules[name]

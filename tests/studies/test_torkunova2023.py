@@ -1,10 +1,8 @@
 """Study M: its bootstrap by hand, its rows, and what its tables say."""
 
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,66 +10,49 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
-ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "studies" / "torkunova2023"
-OWN = ("bootstrap", "bound", "files", "paper", "sizes", "study", "summary", "text_tables")
-
-
-@pytest.fixture
-def study(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(str(FOLDER))
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    for name in OWN:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    import study
-
-    yield study
-    for name in set(sys.modules) - before:
-        if name in OWN:
-            del sys.modules[name]
+from tests.studies.torkunova import FOLDER, ROOT, cell_of
 
 
 def test_the_bootstrap_gives_the_f1_of_scikit_learn_and_no_difference_for_equals(
-    study: ModuleType,
+    text_study: ModuleType,
 ) -> None:
     draw = np.random.default_rng(0)
     labels = draw.random(400) < 0.4
     one, two = draw.random(400) < 0.9, draw.random(400) < 0.7  # which texts are right
-    found = study.bootstrap.f1_difference(labels, one, two)
+    found = text_study.bootstrap.f1_difference(labels, one, two)
     wanted = f1_score(labels, labels == one) - f1_score(labels, labels == two)
     assert found["difference"] == pytest.approx(wanted, abs=1e-12)
     assert found["low"] < wanted < found["high"]
     assert found["low"] > 0  # 90 % against 70 % of 400 texts is no chance
-    same = study.bootstrap.f1_difference(labels, one, one)
+    same = text_study.bootstrap.f1_difference(labels, one, one)
     assert same["difference"] == same["low"] == same["high"] == 0
 
 
-def test_every_row_and_chain_of_the_paper_is_run(study: ModuleType) -> None:
-    rows = {study.summary.plain_row(row) for row in study.SETS["sms"].suite.rows()}
-    assert set(study.sizes.paper.LINES) - {"none"} <= rows
+def test_every_row_and_chain_of_the_paper_is_run(text_study: ModuleType) -> None:
+    rows = {text_study.summary.plain_row(row) for row in text_study.SETS["sms"].suite.rows()}
+    assert set(text_study.sizes.paper.LINES) - {"none"} <= rows
     # The rows of part (a) have rows of part (b) that tell their quality.
-    kinds = {study.summary.plain_row(row) for row in study._rows(study.SETS["sst2"])}
+    kinds = {text_study.summary.plain_row(row) for row in text_study._rows(text_study.SETS["sst2"])}
     assert {"int8 linear", "int8 linear + embeddings", "distilled", "student alone"} <= kinds
 
 
-def test_rows_that_draw_nothing_have_one_seed(study: ModuleType) -> None:
-    rows = study._rows(study.SETS["sst2"])
-    drawn = {row for row, steps in rows.items() if any(map(study._draws, steps))}
+def test_rows_that_draw_nothing_have_one_seed(text_study: ModuleType) -> None:
+    rows = text_study._rows(text_study.SETS["sst2"])
+    drawn = {row for row, steps in rows.items() if any(map(text_study._draws, steps))}
     fixed = {row for row in rows if row.startswith(("float", "bfloat16", "vocab"))}
     assert drawn
     assert fixed == rows.keys() - drawn
 
 
-def test_bare_products_are_those_of_bytes(study: ModuleType) -> None:
+def test_bare_products_are_those_of_bytes(text_study: ModuleType) -> None:
     shapes = [(8, 4), (4, 6)]
-    given = study.bound._bytes(shapes)
-    found = study.bound._products(shapes, 1)(given)
+    given = text_study.bound._bytes(shapes)
+    found = text_study.bound._products(shapes, 1)(given)
     weight = np.random.default_rng(0).integers(-64, 64, (8, 4), dtype=np.int8)
     assert found.tolist() == ((given["x8"].long().numpy() - 128) @ weight.astype(int)).tolist()
 
 
-def test_what_int8_products_alone_take_is_told_from_its_record(study: ModuleType) -> None:
+def test_what_int8_products_alone_take_is_told_from_its_record(text_study: ModuleType) -> None:
     import text_tables
 
     times = {"float32": 100.0, "products of dense": 20.0, "products of pruning by half": 8.0}
@@ -99,9 +80,11 @@ def test_without_the_last_layers_spared_products_the_older_processor_is_too_slow
         assert times["float32"] / (times[f"products of {name}"] * 15 / 16) < asked
 
 
-def test_the_encoder_of_the_papers_tucker_row_is_twenty_times_smaller(study: ModuleType) -> None:
+def test_the_encoder_of_the_papers_tucker_row_is_twenty_times_smaller(
+    text_study: ModuleType,
+) -> None:
     # 12 layers of 768 wide: 4 square matrices, up and down of the feed-forward part, in MB.
-    rank, width, inner, layers = round(study.TextSuite().rank * 768), 768, 3072, 12
+    rank, width, inner, layers = round(text_study.TextSuite().rank * 768), 768, 3072, 12
     square = 4 * layers * rank**2 + 2 * rank * width
     oblong = layers * rank**2 + rank * (width + inner)
     # The paper's rows imply 17 MB: 385 less the word embeddings' 368.
@@ -109,13 +92,13 @@ def test_the_encoder_of_the_papers_tucker_row_is_twenty_times_smaller(study: Mod
 
 
 def test_a_summary_tells_means_spreads_and_the_papers_figures(
-    study: ModuleType, tmp_path: Path
+    text_study: ModuleType, tmp_path: Path
 ) -> None:
     (tmp_path / "cells").mkdir()
     for seed, f1 in enumerate((0.90, 0.92, 0.94)):
-        cell = _cell(seed, f1)
+        cell = cell_of(seed, f1)
         (tmp_path / "cells" / f"{seed}.json").write_text(json.dumps(cell), encoding="utf-8")
-    study.summary.write(tmp_path)
+    text_study.summary.write(tmp_path)
     (row,) = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     assert row["f1_mean"] == pytest.approx(0.92)
     assert row["f1_std"] == pytest.approx(0.02)
@@ -129,16 +112,18 @@ def test_a_summary_tells_means_spreads_and_the_papers_figures(
     assert text_tables.torkunova_sizes([row]) == "Not measured yet."
 
 
-def test_speeds_are_of_networks_that_were_timed_in_turns(study: ModuleType, tmp_path: Path) -> None:
+def test_speeds_are_of_networks_that_were_timed_in_turns(
+    text_study: ModuleType, tmp_path: Path
+) -> None:
     (tmp_path / "cells").mkdir()
     cells = []
     # The machine grew slower from seed to seed; each seed's own turns say 4, 5 and 6 times as fast.
     for seed, (row, dense) in enumerate(((8.0, 32.0), (4.0, 20.0), (1.0, 6.0))):
-        cells.append(_cell(seed, 0.9))
+        cells.append(cell_of(seed, 0.9))
         cells[-1] |= {"latency": {"median_ms": row}, "dense_latency": {"median_ms": dense}}
         cells[-1]["deployed"] = {"own_float32_latency": {"median_ms": dense / 2}}
         (tmp_path / "cells" / f"{seed}.json").write_text(json.dumps(cells[-1]), encoding="utf-8")
-    study.summary.write(tmp_path)
+    text_study.summary.write(tmp_path)
     import text_tables
 
     summed = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
@@ -150,25 +135,25 @@ def test_speeds_are_of_networks_that_were_timed_in_turns(study: ModuleType, tmp_
 
 
 def test_times_of_a_row_and_of_the_dense_network_are_means_over_the_same_seeds(
-    study: ModuleType, tmp_path: Path
+    text_study: ModuleType, tmp_path: Path
 ) -> None:
     (tmp_path / "cells").mkdir()
     # The last seed's row was not timed: its dense network's time has nothing to stand beside.
     times = ((8.0, 32.0, 16.0), (4.0, 20.0, 9.0), (None, 99.0, 99.0))
     for seed, (row, dense, own) in enumerate(times):
-        cell = _cell(seed, 0.9) | {"dense_latency": {"median_ms": dense}}
+        cell = cell_of(seed, 0.9) | {"dense_latency": {"median_ms": dense}}
         cell["latency"] = None if row is None else {"median_ms": row}
         cell["deployed"] = {"own_float32_latency": {"median_ms": own}}
         (tmp_path / "cells" / f"{seed}.json").write_text(json.dumps(cell), encoding="utf-8")
-    study.summary.write(tmp_path)
+    text_study.summary.write(tmp_path)
     (found,) = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     assert (found["cpu_ms"], found["fp32_eager_cpu_ms"]) == (6.0, 26.0)
     assert found["fp32_same_engine_cpu_ms"] == 12.5
-    cell = _cell(0, 0.9)  # on PyTorch, of which the dense network is the float32
-    assert study.summary._quality([cell])["fp32_same_engine_cpu_ms"] == 8.0
+    cell = cell_of(0, 0.9)  # on PyTorch, of which the dense network is the float32
+    assert text_study.summary._quality([cell])["fp32_same_engine_cpu_ms"] == 8.0
 
 
-def test_aims_are_judged_from_the_records(study: ModuleType) -> None:
+def test_aims_are_judged_from_the_records(text_study: ModuleType) -> None:
     import text_tables
 
     rows = [
@@ -199,7 +184,7 @@ def test_aims_are_judged_from_the_records(study: ModuleType) -> None:
 
 
 def test_the_gap_that_a_student_closes_is_told_by_seed_and_without_more_texts(
-    study: ModuleType,
+    text_study: ModuleType,
 ) -> None:
     import text_tables
 
@@ -215,18 +200,18 @@ def test_the_gap_that_a_student_closes_is_told_by_seed_and_without_more_texts(
     assert "the training texts alone, mean over seeds | ≥ 0.333 | 0.200 | not met |" in table
 
 
-def test_rows_that_were_trained_on_drawn_texts_say_on_how_many(study: ModuleType) -> None:
+def test_rows_that_were_trained_on_drawn_texts_say_on_how_many(text_study: ModuleType) -> None:
     import text_tables
 
-    cells = [_cell(0, 0.9) | {"text": {"train_size": 6000}}]
-    (row,) = [study.summary._quality(cells)]
+    cells = [cell_of(0, 0.9) | {"text": {"train_size": 6000}}]
+    (row,) = [text_study.summary._quality(cells)]
     told = text_tables.torkunova_quality([row], cells)
     assert "**sst2**, minilm: dense F1 0.9500. Trained on 6,000 drawn texts." in told
     cells[0]["text"] = {"train_size": None}
     assert "drawn texts" not in text_tables.torkunova_quality([row], cells)
 
 
-def test_the_short_table_holds_the_rows_that_there_are(study: ModuleType) -> None:
+def test_the_short_table_holds_the_rows_that_there_are(text_study: ModuleType) -> None:
     import text_tables
 
     rows = [_row("distilled", 0.85, f1_std=0.01), _row("float32 (onnxruntime)", 0.9)]
@@ -245,12 +230,12 @@ def test_the_short_table_holds_the_rows_that_there_are(study: ModuleType) -> Non
 MEDIANS = {"sizes": 20.0, "sizes-avx512": 7.0, "sizes-avx512-avxvnni": 6.0, "sizes-amx": 5.0}
 
 
-def test_sizes_of_each_machine_stand_in_a_table(study: ModuleType, tmp_path: Path) -> None:
+def test_sizes_of_each_machine_stand_in_a_table(text_study: ModuleType, tmp_path: Path) -> None:
     for folder, median in MEDIANS.items():
         (tmp_path / folder).mkdir()
         cell = _sized("none", median, f"CPU of {folder}")
         (tmp_path / folder / "none.json").write_text(json.dumps(cell), encoding="utf-8")
-    study.summary.write(tmp_path)
+    text_study.summary.write(tmp_path)
     rows = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     import text_tables
 
@@ -266,7 +251,7 @@ def test_sizes_of_each_machine_stand_in_a_table(study: ModuleType, tmp_path: Pat
         assert f"| {median} |" in text_tables.torkunova_sizes(rows, machine)
 
 
-def test_the_range_of_what_ratios_are_to_stands_above_them(study: ModuleType) -> None:
+def test_the_range_of_what_ratios_are_to_stands_above_them(text_study: ModuleType) -> None:
     import text_tables
 
     rows = [
@@ -294,23 +279,23 @@ def test_aims_that_are_reached_are_so_beside_the_shortest_time_of_pytorch() -> N
 
 
 def test_times_on_a_gpu_stand_beside_the_rows_that_run_there(
-    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text_study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = torch.nn.Embedding(2000, 4)
     network = _Words(table)
-    made = study.sizes.Subject("dense", network, study.sizes.NETWORK)
-    monkeypatch.setattr(study.sizes, "subjects", lambda: {"dense": lambda: made})
-    study.sizes.gpu(tmp_path / "gpu.json", device="cpu")
+    made = text_study.sizes.Subject("dense", network, text_study.sizes.NETWORK)
+    monkeypatch.setattr(text_study.sizes, "subjects", lambda: {"dense": lambda: made})
+    text_study.sizes.gpu(tmp_path / "gpu.json", device="cpu")
     times = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["latencies"]
     assert set(times) == {"dense", "dense in float16"}
-    assert times["dense"]["repeats"] == study.sizes.GPU_REPEATS
+    assert times["dense"]["repeats"] == text_study.sizes.GPU_REPEATS
     assert table.weight.dtype == torch.float32  # the half is a copy
     (tmp_path / "sizes").mkdir()
     for name in ("none", "int8 linear (torch)"):
         (tmp_path / "sizes" / f"{name}.json").write_text(
             json.dumps(_sized(name, 20.0)), encoding="utf-8"
         )
-    study.summary.write(tmp_path)
+    text_study.summary.write(tmp_path)
     rows = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     found = {row["row"]: row["gpu_ms"] for row in rows}
     assert found == {"none": round(times["dense"]["median_ms"], 3), "int8 linear (torch)": None}
@@ -321,7 +306,7 @@ def test_times_on_a_gpu_stand_beside_the_rows_that_run_there(
     [(1, "an untimed run of its own"), (None, "the run of another network")],
 )
 def test_times_on_a_gpu_say_what_ran_before_them(
-    study: ModuleType, lead: int | None, told: str
+    text_study: ModuleType, lead: int | None, told: str
 ) -> None:
     import text_tables
 
@@ -329,111 +314,6 @@ def test_times_on_a_gpu_say_what_ran_before_them(
     record = {"latencies": {"dense": found, "dense in float16": found}, "sequence": 128}
     record["environment"] = {"gpu": "A card", "versions": {"torch": "2.0"}}
     assert f"Each run timed behind {told}." in text_tables.torkunova_gpu(record)
-
-
-AVX512 = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16")
-
-
-@pytest.mark.parametrize(
-    ("instructions", "machine", "folder"),
-    [
-        (("avx2",), "avx2", "sizes"),
-        (("avx2", "avx512f"), "avx2", "sizes"),
-        (AVX512, "avx512", "sizes-avx512"),
-        ((*AVX512, "avx_vnni"), "avx512-avxvnni", "sizes-avx512-avxvnni"),
-        ((*AVX512, "avx_vnni", "amx_tile", "amx_int8"), "amx", "sizes-amx"),
-        (("avx2", "avx_vnni"), "other", "sizes-other"),
-        ((), "other", "sizes-other"),
-    ],
-)
-def test_a_processors_kind_is_told_by_what_it_multiplies_int8_with(
-    study: ModuleType, instructions: tuple[str, ...], machine: str, folder: str
-) -> None:
-    assert study.summary.machine_of(instructions) == machine
-    assert study.summary.folder_of(machine) == folder
-
-
-def test_every_record_lies_where_those_of_its_processor_do(study: ModuleType) -> None:
-    results = FOLDER / "results"
-    for folder, machine in study.summary.MACHINES.items():
-        assert study.summary.machines_in(results / folder) == {machine}
-    bounds = sorted(results.glob("bound*.json"))
-    assert len(bounds) == 2
-    for path in bounds:
-        where = json.loads(path.read_text(encoding="utf-8"))["environment"]
-        assert path.stem == f"bound-{study.summary.machine_of(where['instructions'])}"
-
-
-def test_records_go_where_those_of_this_processor_do(
-    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done: list[Path] = []
-    monkeypatch.setattr(study, "RECORDS", tmp_path)
-    _on(study, monkeypatch, AVX512)
-    monkeypatch.setattr(study.sizes, "run", lambda *given: done.append(given[1]))
-    monkeypatch.setattr(study.bound, "measure", done.append)
-    for command in ("sizes", "bound"):
-        monkeypatch.setattr(sys, "argv", ["study.py", command])
-        study.main()
-    assert done == [tmp_path / "sizes-avx512", tmp_path / "bound-avx512.json"]
-
-
-def test_sizes_of_two_kinds_of_processors_do_not_get_into_one_folder(
-    study: ModuleType,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    record = {"environment": {"instructions": ["avx2", "amx_int8"]}}
-    (tmp_path / "none.json").write_text(json.dumps(record), encoding="utf-8")
-    _on(study, monkeypatch, ("avx2",))
-    monkeypatch.setattr(study.sizes, "run", lambda *_: pytest.fail("measured"))
-    monkeypatch.setattr(sys, "argv", ["study.py", "sizes", "--records", str(tmp_path)])
-    with pytest.raises(SystemExit) as stopped:
-        study.main()
-    assert stopped.value.code == 2
-    assert "another kind of processor (amx) than this one (avx2)" in capsys.readouterr().err
-
-
-def test_a_bound_that_is_there_is_not_measured_again(
-    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "bound-avx2.json"
-    file.write_text("{}", encoding="utf-8")
-    monkeypatch.setattr(study.bound, "subjects", lambda: pytest.fail("measured"))
-    study.bound.measure(file)
-    assert file.read_text(encoding="utf-8") == "{}"
-
-
-def test_a_record_whose_writing_is_killed_is_not_there(
-    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file, write = tmp_path / "cells" / "one.json", Path.write_text
-
-    def half(path: Path, text: str, **more: Any) -> int:
-        write(path, text[: len(text) // 2], **more)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as killed:
-        killed.setattr(Path, "write_text", half)
-        with pytest.raises(KeyboardInterrupt):
-            study.files.write(file, {"row": "none"})
-    assert not list(file.parent.glob("*.json"))
-    study.files.write(file, {"row": "none"})
-    assert json.loads(file.read_text(encoding="utf-8")) == {"row": "none"}
-    assert [path.name for path in file.parent.iterdir()] == ["one.json"]
-
-
-def test_halves_of_records_are_not_collected(
-    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(study, "RECORDS", tmp_path / "records")
-    monkeypatch.setattr(study, "HERE", tmp_path)
-    study.files.write(tmp_path / "records" / "cells" / "0.json", _cell(0, 0.9))
-    (tmp_path / "records" / "cells" / "1.json.part").write_text("{", encoding="utf-8")
-    monkeypatch.setattr(sys, "argv", ["study.py", "table"])
-    study.main()
-    assert [p.name for p in (tmp_path / "results" / "cells").iterdir()] == ["0.json"]
 
 
 @pytest.mark.parametrize(
@@ -449,16 +329,10 @@ def test_halves_of_records_are_not_collected(
     ],
 )
 def test_a_size_names_the_row_that_tells_its_quality(
-    study: ModuleType, row: str, quality: str | None
+    text_study: ModuleType, row: str, quality: str | None
 ) -> None:
     known = {"tucker", "pruning", "pruning + int8 (openvino)"}
-    assert study.summary.f1_row(row, known) == quality
-
-
-def _on(study: ModuleType, monkeypatch: pytest.MonkeyPatch, instructions: tuple[str, ...]) -> None:
-    """Let the study believe that it runs on another processor."""
-    found = SimpleNamespace(instructions=instructions)
-    monkeypatch.setattr(study.Environment, "capture", lambda *_: found)
+    assert text_study.summary.f1_row(row, known) == quality
 
 
 class _Words(torch.nn.Module):
@@ -484,21 +358,3 @@ def _row(name: str, f1: float, *, worst: float = 0.0, **more: float) -> dict[str
     known: dict[str, Any] = {"part": "b", "data": "sst2", "dense_f1": 0.9, "size_mb": 10.0}
     known |= {"f1_std": None, "against_dense": {"difference": worst}}
     return {"row": name, "f1_mean": f1, **known, **more}
-
-
-def _cell(seed: int, f1: float) -> dict[str, Any]:
-    return {
-        "set": "sst2",
-        "row": "distilled",
-        "network": "minilm",
-        "seed": seed,
-        "engine": "torch",
-        "size_bytes": 10_200_000,
-        "score": {"f1": f1, "top1": f1, "precision": f1, "recall": f1},
-        "dense": {"f1": 0.95},
-        "against_dense": {"difference": f1 - 0.95, "low": -0.1, "high": 0.1, "resamples": 10_000},
-        "deployed": None,
-        "latency": {"median_ms": 2.0},
-        "dense_latency": {"median_ms": 8.0},
-        "environment": {"commit": "0" * 40, "dirty": False},
-    }

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
-from prunus.candidates import Candidate, Engine, Scoring, ranked
+from prunus.candidates import Candidate, Engine, Scoring, ranked, workplace
 from prunus.candidates.scorer import Scorer
 from prunus.candidates.workplace import gather_images, spread_order
 from prunus.compute import Compute
@@ -283,7 +283,8 @@ def test_every_beginning_is_spread_evenly(count: int, seed: int) -> None:
         assert gaps.max() <= 2 * count / n + 2
 
 
-def test_images_keep_their_labels_and_logits() -> None:
+def test_images_keep_their_labels_and_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workplace, "_BATCH", 10)  # which 64 images are no multiple of
     given_one = context()
     held = gather_images(given_one, SMALL)
     logits = call(given_one.network, held.search)

@@ -190,6 +190,19 @@ def test_cells_of_another_kind_of_machine_go_to_a_folder_of_their_own(
     assert study.machine_of(device) == folder
 
 
+def test_a_chain_does_not_go_on_from_the_rounds_of_another_kind_of_machine(
+    study: ModuleType,
+) -> None:
+    import equal_macs
+
+    for chain, rounds in ((study.Chain, (2, 3)), (equal_macs.CutToMacs, (2,))):
+        names = {
+            chain("vgg16_bn", "l2", 0, "small", rounds, machine).name
+            for machine in ("two-cores", "gpu")
+        }
+        assert len(names) == 2
+
+
 def test_shares_of_the_recipe_are_the_papers_parameters(study: ModuleType) -> None:
     recipe = study.Chain("vgg16_bn", "genetic", 0, "small", (2, 3, 4, 5)).recipe(14_728_266)
     (repeat,) = recipe.steps
@@ -267,3 +280,6 @@ def test_the_front_page_has_a_line_a_round_and_tells_few_seeds(
     assert table[2] == "| n | 2.5 M | 90.00% ± 1.00% | 80.00% ± 1.00% (2 seeds) | 50.00% |"
     assert table[3] == "| n | 2.5 M | 70.00% | – | 50.00% |"
     assert table[5].startswith("Dense: n 95.00% (the paper's 50.00%): compare drops, not levels.")
+    # Networks of two scales were not trained alike.
+    mixed = study_tables.kuzmin_brief([*rows[:-1], {**rows[-1], "scale": "full"}]).splitlines()
+    assert mixed[3] == "| n | 2.5 M | 70.00% (full) | – | 50.00% |"

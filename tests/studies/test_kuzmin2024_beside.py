@@ -106,6 +106,16 @@ def test_the_ablation_sets_each_step_against_the_one_before_seed_by_seed(
     )
 
 
+def test_an_ablation_is_at_equal_parameters_or_at_equal_macs(study: ModuleType) -> None:
+    import ablation
+    import equal_macs
+
+    found = {equal: ablation.budget_of("digits_cnn", equal) for equal in ablation.EQUAL}
+    params = study.paper.PARAMS["digits_cnn"][2]  # of round 3
+    assert (found["params"].quantity, found["params"].value) == ("params", params)
+    assert (found["macs"].quantity, found["macs"].value) == ("macs", equal_macs.SHARE)
+
+
 def test_table_4_counts_all_rounds_before_and_stops_at_the_first_epoch_as_good(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

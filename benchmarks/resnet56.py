@@ -94,8 +94,12 @@ def asked() -> argparse.Namespace:
     parser.add_argument("--lr", type=float, nargs="+", default=[0.01, 0.03], help="of tune")
     parser.add_argument("--alpha", type=float, nargs="+", default=[0.0, 0.5], help="of tune")
     left = "of tune; of run, where the recipe leaves it open"
-    parser.add_argument("--precision", default="auto", help=left)
-    parser.add_argument("--layout", default="auto", help=left)
+    parser.add_argument(
+        "--precision", choices=["auto", "float32", "bfloat16"], default="auto", help=left
+    )
+    parser.add_argument(
+        "--layout", choices=["auto", "contiguous", "channels_last"], default="auto", help=left
+    )
     options = parser.parse_args()
     if options.scratch_epochs < 0:
         parser.error(f"--scratch-epochs is {options.scratch_epochs}; give 1 or more")

@@ -1,5 +1,6 @@
 """Peak memory of one forward pass against what must be alive at once."""
 
+import gc
 import os
 
 import pytest
@@ -37,6 +38,29 @@ def test_parameters_do_not_count_and_modes_come_back() -> None:
     peak = peak_memory_bytes(network, torch.zeros(1, 2000))
     assert 1000 * FLOAT <= peak < 2000 * 1000 * FLOAT / 10
     assert all(module.training for module in network.modules())
+
+
+def test_a_collection_of_old_garbage_is_no_warning(capfd: pytest.CaptureFixture[str]) -> None:
+    """PyTorch's profiler warns of memory that it has not seen handed out."""
+
+    class Loop:
+        def __init__(self) -> None:
+            self.me, self.tensor = self, torch.zeros(10_000)
+
+    class Wasteful(nn.Linear):
+        waste = 0
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            kept: list[list[int]] = [[] for _ in range(self.waste)]
+            self.waste = 5_000  # of the pass after that to warm up: enough for a collection
+            return super().forward(inputs) + len(kept)
+
+    gc.collect()
+    for _ in range(50):
+        Loop()
+    peak_memory_bytes(Wasteful(10, 1000), torch.zeros(8, 10))
+    assert gc.isenabled()
+    assert "Memory block" not in capfd.readouterr().err
 
 
 def test_predictors_and_networks_agree() -> None:

@@ -1,6 +1,5 @@
 """Time of one forward pass, as a caller waits for it."""
 
-import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -13,7 +12,7 @@ from torch import nn
 
 from prunus.device import resolve_device
 from prunus.errors import InputError
-from prunus.meter.predictor import NetworkPredictor, call, eval_mode
+from prunus.meter.predictor import NetworkPredictor, call, eval_mode, no_garbage_collection
 from prunus.records import Latency
 
 Predict = Callable[[Any], Any]
@@ -117,7 +116,8 @@ def measure_latencies(
             else:
                 runs[name] = partial(predict, inputs)
         stack.enter_context(torch.no_grad())  # see NetworkPredictor
-        stack.enter_context(_no_garbage_collection())
+        # A collection inside a timed pass would be charged to whoever runs at that moment.
+        stack.enter_context(no_garbage_collection())
         apart = len(named) > 1 and set(engines.values()) != {"torch"}
         lead = LEAD if len(named) > 1 else 0
         for _ in range(warmup):
@@ -200,15 +200,3 @@ def _threads(threads: int | None) -> Iterator[int]:
         yield threads
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    # A collection inside a timed pass would be charged to whoever runs at that moment.
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

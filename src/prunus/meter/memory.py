@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from prunus.device import resolve_device
 from prunus.errors import InputError
-from prunus.meter.predictor import NetworkPredictor, call, eval_mode
+from prunus.meter.predictor import NetworkPredictor, call, eval_mode, no_garbage_collection
 
 Predict = Callable[[Any], Any]
 
@@ -71,7 +71,9 @@ def _cuda_peak(predict: Predict, inputs: Any, place: torch.device) -> int:
 
 
 def _cpu_peak(predict: Predict, inputs: Any) -> int:
+    # Memory of before that a collection let go of inside would be told to the user as a warning.
     with (
+        no_garbage_collection(),
         _quiet_profiler(),
         profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler,
     ):

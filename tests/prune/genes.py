@@ -42,6 +42,21 @@ def depthwise() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 2))
 
 
+def grouped() -> nn.Module:
+    """Two terms of a sum: the kernels of one have genes, the other's are those of a grouped convolution.
+
+    Its two groups of channels can only be cut alike, and so all of a unit are two.
+    """
+
+    def wiring(n: Any, x: Tensor) -> Tensor:
+        stem = n.stem(x).relu()
+        out: Tensor = n.fc((n.a(stem) + n.g(stem)).relu().mean((2, 3)))
+        return out
+
+    a, g = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1, groups=2)
+    return Wired(wiring, stem=nn.Conv2d(3, 4, 1), a=a, g=g, fc=nn.Linear(4, 2))
+
+
 def shortcut() -> nn.Module:
     """Channels 1 and 2 of the second layer are of the first one's group, 0 and 3 its own."""
 
@@ -91,6 +106,14 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Genes]] = {
             ("0", 4, {"0.weight": (4, 3)}),
             ("3", 5, {"3.weight": (5, 4)}),
             ("6", 0, {"6.weight": (2, 5)}),
+        ],
+    ),
+    "grouped": (
+        grouped,
+        [
+            ("stem", 2, {"stem.weight": (4, 3)}),
+            ("a", 2, {"a.weight": (4, 4)}),
+            ("fc", 0, {"fc.weight": (2, 4)}),
         ],
     ),
     "shortcut": (

@@ -118,6 +118,68 @@ def test_unit_of_a_sum_is_active_while_either_term_leads_into_it() -> None:
     assert both.connections == ()
 
 
+def test_a_unit_that_a_layer_without_genes_leads_into_is_active() -> None:
+    _, _, encoding = subject("grouped")
+    genes = np.ones((4, 4), dtype=bool)
+    genes[[0, 2]] = False  # unit 0 has channel 0 of either group
+    candidate = encoding.candidate(with_genes(encoding.full(), 1, a=genes))
+    assert all(keep.all() for keep in candidate.choice.values())
+    assert zeroed(candidate.connections)["a.weight"].tolist() == (~genes).tolist()
+
+
+class Told(nn.Module):
+    """Two terms, the first with genes; what lies between makes no unit, and keeps none."""
+
+    def __init__(self, second: nn.Module | None, norm: nn.Module | None = None) -> None:
+        super().__init__()
+        self.a, self.second = nn.Linear(6, 4), second
+        self.norm = norm or nn.Identity()
+        self.scale, self.shift = nn.Parameter(torch.rand(4)), nn.Parameter(torch.rand(1, 4))
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        told = self.shift + self.scale * self.a(nn.functional.one_hot(x % 6, 6).float())
+        if self.second is not None:
+            told = told + self.second(x)
+        out: torch.Tensor = self.fc(self.norm(told).relu().mean(1))
+        return out
+
+
+class Own(nn.Module):
+    """A linear layer of a user's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.weight = nn.Embedding(9, 3), nn.Parameter(torch.randn(4, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(self.table(x), self.weight)
+
+
+@pytest.mark.parametrize(
+    ("second", "norm", "active"),
+    [
+        (nn.Embedding(9, 4), None, True),
+        (Own(), None, True),
+        (None, None, False),
+        (None, nn.LayerNorm((5, 4)), False),
+    ],
+    ids=["embedding", "own layer", "bias", "norm over positions"],
+)
+def test_what_gives_a_unit_only_its_own_does_not_keep_it(
+    second: nn.Module | None, norm: nn.Module | None, active: bool
+) -> None:
+    network = enliven_(Told(second, norm)).eval()
+    found = trace(network, torch.arange(10).reshape(2, 5) % 9)
+    encoding = Encoding(network, found)
+    genes = np.ones((4, 6), dtype=bool)
+    genes[0] = False
+    locus = next(k for k, layer in enumerate(encoding.full()) if "a.weight" in layer.connections)
+    candidate = encoding.candidate(with_genes(encoding.full(), locus, a=genes))
+    (group,) = (g for g in found.cuttable if any(x.tensor == "a.weight" for x in g.axes))
+    assert candidate.choice[group.name].tolist() == [active, True, True, True]
+
+
 def test_unit_of_a_sum_led_to_by_a_unit_without_connections_is_inactive() -> None:
     _, _, encoding = subject("residual")
     stem, inner, middle = (np.ones(s, dtype=bool) for s in ((4, 3), (4, 6), (6, 4)))

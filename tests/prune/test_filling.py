@@ -12,6 +12,7 @@ from prunus.graph import Trace, trace
 from prunus.method import TOLERANCE, Budget, Quantity
 from prunus.plan import BoolArray
 from prunus.prune.chromosome import Chromosome, Encoding
+from prunus.prune.filling import Filling
 from prunus.prune.genetic_options import GeneticOptions
 from prunus.prune.proposals import Proposals
 from tests.helpers import images
@@ -113,6 +114,36 @@ def test_neurons_that_live_only_together_are_added_together() -> None:
     whole = made.encoding.candidate(chain).choice
     assert cost(made, budget, chain) < budget.limit(made.trace.macs({}))  # so all of them fit
     assert alive == {n: int(k.sum()) for n, k in whole.items()}
+
+
+def test_what_only_held_a_place_leaves_its_room_to_neurons_that_count() -> None:
+    """Unit 0 of both convolutions is without connections, and stays while its layer has no other.
+
+    Parameters by hand: 2 a + b (a + 1) + 2 b + 2 of a and b channels. Of 16, two each take all, and of
+    them one each is alive; one and two, all alive, take 12.
+    """
+    layers = nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Conv2d(2, 3, 1), nn.AdaptiveAvgPool2d(1)
+    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(3, 2)).eval()
+    found = trace(network, images(2, 1, 8, 8))
+    encoding, budget = Encoding(network, found), Budget(quantity="params", value=16)
+    into_a, into_b = (
+        np.array([[False], [True]]),
+        np.array([[True, False], [False, True], [False, True]]),
+    )
+    first, second, last = encoding.full()
+    genes = (
+        type(first)(first.neurons, {"0.weight": into_a}),
+        type(second)(second.neurons, {"2.weight": into_b}),
+        last,
+    )
+    place = {"0": np.array([True, False]), "2": np.array([True, False, False])}
+    ranks = {"0": np.array([2.0, 1.0]), "2": np.array([3.0, 2.0, 1.0])}
+    filled = Filling(encoding, found, budget, genes).fill(place, ranks)
+    assert {name: keep.tolist() for name, keep in filled.items()} == {
+        "0": [False, True],
+        "2": [False, True, True],
+    }
+    assert budget.measure(found, filled) == 12
 
 
 def _diagonal(shape: tuple[int, ...]) -> BoolArray:

@@ -18,6 +18,9 @@ from prunus.errors import GraphError
 from prunus.graph.units import Group
 from prunus.plan import BoolArray, ZeroConnections
 
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+"""Layers that scale and shift channels: they connect none."""
+
 _SUFFIX = "_prunus_held"
 
 

@@ -1,6 +1,8 @@
 """The two encodings of paper K in one chromosome: neurons, and the connections that lead into them."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +10,7 @@ from torch import Tensor, nn
 
 from prunus.candidates import Candidate
 from prunus.graph import Trace, held_connections
-from prunus.graph.connections import narrow_, unread_units
+from prunus.graph.connections import NORMS, narrow_, unread_units
 from prunus.plan import Bits, BoolArray, IntArray, ZeroConnections
 
 
@@ -71,8 +73,11 @@ class Encoding:
             if not group.refused or group.name in weights
         ]
         self.names = tuple(group.name for group, _ in self._loci)
+        led = _led_without_genes(
+            network, trace, {w.tensor for mine in weights.values() for w in mine}
+        )
         self._leading = [
-            (group, leading)
+            (group, leading, led[group.name])
             for group, _ in self._loci
             if not group.refused and (leading := self._into(group.name))
         ]
@@ -147,8 +152,8 @@ class Encoding:
     def _silence_(self, keep: dict[str, BoolArray], chromosome: Chromosome) -> bool:
         """Make neurons inactive that no active one leads into or reads; whether any were."""
         changed = False
-        for group, leading in self._leading:
-            alive = np.zeros(group.units, dtype=bool)
+        for group, leading, led_anyway in self._leading:
+            alive = led_anyway.copy()
             for weight, locus, units in leading:
                 genes = chromosome[locus].connections[weight.tensor]
                 rows = np.moveaxis(genes & weight.live, weight.out_dim, 0)
@@ -221,6 +226,27 @@ def _weights(network: nn.Module, trace: Trace) -> Iterator[tuple[str, list[_Weig
             )
         if mine:
             yield group.name, mine
+
+
+def _led_without_genes(
+    network: nn.Module, trace: Trace, genes: AbstractSet[str]
+) -> dict[str, BoolArray]:
+    """By group: the units that a weight without genes leads into from elsewhere."""
+    owners = dict(network.named_modules())
+    reading = {axis.tensor for group in trace.groups for axis in group.axes if axis.role == "in"}
+    found = {}
+    for group in trace.groups:
+        led = np.zeros(group.units, dtype=bool)
+        for axis in group.axes:
+            if axis.role == "in" or axis.tensor in genes or axis.tensor not in trace.parameters:
+                continue
+            owner = owners[axis.tensor.rpartition(".")[0]]
+            single = math.prod(trace.parameters[axis.tensor]) == len(axis.units)  # bias, scale
+            depthwise = isinstance(owner, nn.modules.conv._ConvNd) and axis.tensor not in reading
+            if not (single or depthwise or isinstance(owner, NORMS)):  # else it passes a unit on
+                led[axis.units[axis.units >= 0]] = True
+        found[group.name] = led
+    return found
 
 
 def _live(mask: Tensor | None, shape: tuple[int, int]) -> BoolArray:

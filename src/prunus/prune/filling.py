@@ -14,6 +14,7 @@ from prunus.prune.scores import FloatArray
 Keep = dict[str, BoolArray]
 Step = tuple[str, list[int]]
 _SKIPS = 8  # of chains of neurons that cost too much, where none can be added alone
+_PASSES = 8  # until no neuron is left that only holds a place
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +42,18 @@ class Filling:
         """Active neurons, and others while they fit, until less than the tolerance is left.
 
         Args:
-            keep: Neurons by group, all of them alive; legal widths.
+            keep: Neurons by group, at legal widths; alive, or in a group that has too few of those.
             ranks: Which to take first, by group: the larger.
         """
+        for _ in range(_PASSES):
+            # Once others come alive, those that held a place in a group fall away, and leave room.
+            made = self._alive(self._filled(keep, ranks))
+            if all((made[name] == mine).all() for name, mine in keep.items()):
+                break
+            keep = made
+        return keep
+
+    def _filled(self, keep: Keep, ranks: Mapping[str, FloatArray]) -> Keep:
         while True:
             keep = self._one_by_one(keep, ranks)
             if self._spare(keep) <= 0:

@@ -5,12 +5,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from prunus.errors import InputError
+from prunus.graph.connections import NORMS
 from prunus.train.config import TrainConfig
-
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def make_optimizer(
@@ -51,6 +49,6 @@ def split_parameters(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Pa
             if not parameter.requires_grad or id(parameter) in seen:
                 continue
             seen.add(id(parameter))
-            plain = isinstance(module, _NORMS) or name == "bias" or parameter.ndim <= 1
+            plain = isinstance(module, NORMS) or name == "bias" or parameter.ndim <= 1
             (exempt if plain else decayed).append(parameter)
     return decayed, exempt

@@ -150,6 +150,21 @@ def test_a_latency_that_was_switched_off_is_measured_where_the_network_was_deplo
     assert (again.latency, again.dense_latency) == (row.latency, row.dense_latency)
 
 
+def test_a_latency_is_measured_anew_where_the_network_was_deployed(tmp_path: Path) -> None:
+    network, data, out = Small().eval(), few_rows(), tmp_path / "run"
+    step, watch = Deploy(engine="onnxruntime"), Phases()
+    options = LatencyOptions(repeats=30, warmup=1, batch=2, threads=1)
+    compress(network, [step], data, out=out, latency=options)
+    more = options.model_copy(update={"batch": 3})
+    row = compress(
+        network, [step], data, out=out, resume=True, progress=watch, latency=more
+    ).record.deployed
+    assert "deploy to onnxruntime" not in watch.seen
+    assert row is not None
+    for found in (row.latency, row.dense_latency, row.own_float32_latency):
+        assert found is not None and found.batch == 3
+
+
 class Phases(Silent):
     """Notes what a run has begun."""
 

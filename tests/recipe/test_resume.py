@@ -158,24 +158,6 @@ def test_finished_work_is_not_done_again(tmp_path: Path) -> None:
     assert not list(out.rglob("*.ckpt"))
 
 
-def test_a_latency_that_was_switched_off_is_measured_by_a_run_that_wants_it(tmp_path: Path) -> None:
-    out, data, watch = tmp_path / "run", few_digits(), Killer()
-    first = compress(trained_cnn(), STEPS[:2], data, out=out, latency=None).record
-    looks = data.test.evaluations
-    again = compress(
-        trained_cnn(), STEPS[:2], data, out=out, resume=True, progress=watch, latency=FAST
-    ).record
-    assert watch.phases == ["trace", "measure"]
-    assert data.test.evaluations == looks
-    assert again.latency is not None and again.dense_latency is not None
-    assert set(first.notes) - set(again.notes) == {"latency: switched off"}
-    same = {"latency": None, "dense_latency": None, "notes": first.notes}
-    assert again.model_copy(update=same) == first
-    assert RunRecord.load(out / "record.json") == again
-    kept = compress(trained_cnn(), STEPS[:2], data, out=out, resume=True, latency=None).record
-    assert kept == again
-
-
 def test_a_training_picks_its_format_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = [STEPS[0], Train(epochs=2, lr=0.02, batch_size=32)]
     out = tmp_path / "run"

@@ -30,7 +30,14 @@ from prunus.quantize import (
     run_fresh,
 )
 from prunus.recipe.actions import Action
-from prunus.recipe.measure import LatencyOptions, Timed, look_by, phase, samples_in
+from prunus.recipe.measure import (
+    LatencyOptions,
+    Timed,
+    look_by,
+    phase,
+    samples_in,
+    timed_as_asked,
+)
 from prunus.recipe.state import Outcome, State, Tools
 from prunus.records import DeployedRow, Latency
 
@@ -177,9 +184,11 @@ def _timed(
 
 
 def timed_later(outcome: Outcome, state: State, tools: Tools) -> Outcome:
-    """The outcome of a deployment with its latency, where that had been switched off and is not now."""
+    """The outcome of a deployment with its latency, where that was switched off or measured otherwise."""
     row, folder, options = outcome.deployed, state.deployed, tools.latency
-    if row is None or row.latency is not None or folder is None or options is None:
+    if row is None or folder is None or options is None:
+        return outcome
+    if timed_as_asked(row.latency, options, Timed(state.network, state.inputs, state.data)):
         return outcome
     with phase(tools.progress, f"time in {row.engine}"):
         return outcome.model_copy(update={"deployed": _timed(row, folder, state, tools, options)})

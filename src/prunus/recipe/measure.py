@@ -174,12 +174,32 @@ class Timed:
     inputs: Inputs
     data: DataSplits
 
+    @property
+    def samples(self) -> int:
+        """Most of a batch."""
+        return max(samples_in(self.inputs), len(self.data.train))
+
     def batch(self, samples: int, device: str) -> Inputs:
-        """So many samples, on the device."""
+        """So many samples, on the device; all that there are, if fewer."""
         batch = self.inputs
         if samples > samples_in(batch):
             batch = next(iter(self.data.train.batches(samples)))[0]
         return _to(stated(batch, samples, self.data), device)
+
+
+def timed_as_asked(found: Latency | None, asked: LatencyOptions | None, of: Timed) -> bool:
+    """Whether a latency need not be measured anew: none is wanted, or it was measured as is asked now.
+
+    Args:
+        found: Measured before; None: it was not.
+        asked: How it is measured; None: not at all.
+        of: The network.
+    """
+    if asked is None or found is None:
+        return asked is None
+    threads = asked.threads or torch.get_num_threads()
+    wanted = (asked.repeats, asked.warmup, min(asked.batch, of.samples), threads)
+    return (found.repeats, found.warmup, found.batch, found.threads) == wanted
 
 
 def compare_latencies(

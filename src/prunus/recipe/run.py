@@ -23,7 +23,7 @@ from prunus.recipe.engines import require_engines
 from prunus.recipe.execute import perform
 from prunus.recipe.folder import RunFolder, keep_record, require_out
 from prunus.recipe.formats import require_format
-from prunus.recipe.measure import LOOKS_FILE, LatencyOptions, phase
+from prunus.recipe.measure import LOOKS_FILE, LatencyOptions, Timed, phase, timed_as_asked
 from prunus.recipe.prepare import (
     Baseline,
     Settings,
@@ -96,7 +96,8 @@ def compress(  # noqa: PLR0913  # all but three are options, by keyword only
         seed: Of search, data order and fine-tuning; the recipe's where left out.
         out: Run folder: every finished step, the record, the artifact.
         resume: Go on in ``out`` where a killed run stopped; the result is that of an uninterrupted
-            run. A folder that is not there yet is made.
+            run. A folder that is not there yet is made. Latencies are measured anew where ``latency``
+            or the number of threads is another.
         device: ``"cpu"`` or ``"cuda"``.
         progress: Told of everything.
         source: Builds ``network`` where that is given as a module; without it no artifact is saved
@@ -175,12 +176,13 @@ def run_recipe(
     if folder is not None and state.origin.rebuildable:  # a student is, whatever the dense one is
         artifact = folder.path / "artifact"
     record = None if file is None else whole_record(file)
-    if record is not None and (record.latency or not settings.latency):
+    timed = Timed(state.network, state.inputs, state.data)
+    if record is not None and timed_as_asked(record.latency, settings.latency, timed):
         if artifact is not None and not is_whole(artifact):
             shutil.rmtree(artifact, ignore_errors=True)
             _save(artifact, state, record)
         return Compressed(state.network, state.plans, record, artifact)
-    # Else there is none, or one that lacks the latency: with it the record is made anew.
+    # Else there is none, or one whose latency was switched off or measured otherwise: it is made anew.
     outcomes = [timed_later(outcome, state, tools) for outcome in outcomes]
     summary = Summary(
         name=name or label(recipe),

@@ -76,7 +76,7 @@ def _fastest_engines(rows: Sequence[Row], style: Style) -> list[str]:
         first, *others = sorted(group, key=_time)
         told = [
             f"{printable(_engine(row))} takes {_time(row) / _time(first):.2f}× as long"
-            f"{', within the spread' if _as_fast(row, first) else ''}"
+            f"{f', within the spread of {spread}' if (spread := _within(row, first)) else ''}"
             f" ({_score(row, style)}, {_megabytes(row)})"
             for row in others
         ]
@@ -87,18 +87,23 @@ def _fastest_engines(rows: Sequence[Row], style: Style) -> list[str]:
     return found
 
 
-def _as_fast(row: Row, first: Row) -> bool:
-    """Whether the fastest leads a row by no more than the larger quartile range of the two."""
-    return _time(row) - _time(first) <= max(noise(row.runs), noise(first.runs))
+def _within(row: Row, first: Row) -> str:
+    """The larger quartile range of the two, where the fastest leads a row by no more; else nothing."""
+    share, spread_ms = max(noise(row.runs), noise(first.runs))
+    if _time(row) - _time(first) > share:
+        return ""
+    return format_value(Stat(spread_ms, None, 1), Style.MILLISECONDS)
 
 
 def _rivals(first: Row, rows: Sequence[Row]) -> str:
     """Rows that the fastest does not lead by more than the spread of their times."""
     others = [row for row in rows if row is not first and math.isfinite(_time(row))]
-    near = [printable(row.label) for row in others if _as_fast(row, first)]
+    near = [
+        f"{printable(row.label)} ({spread})" for row in others if (spread := _within(row, first))
+    ]
     if not near:
         return ""
-    return f"; no slower by more than the spread: {listed(near)}"
+    return f"; others are not told from it by the spread of times: {listed(near)}"
 
 
 def _engine(row: Row) -> str:

@@ -81,10 +81,13 @@ def pace_of(runs: Sequence[RunRecord], macs_fold: Value) -> Pace | None:
     return Pace("slower" if gap_ms < -spread_ms else "idle", f"{macs_fold.mean:.2f}×", times)
 
 
-def noise(runs: Sequence[RunRecord]) -> float:
-    """The largest quartile range of a row's latencies, as a share of the dense network's."""
-    shares = [max(mine.iqr_ms, dense.iqr_ms) / dense.median_ms for mine, dense in _pairs(runs)]
-    return max(shares, default=0.0)
+def noise(runs: Sequence[RunRecord]) -> tuple[float, float]:
+    """The largest quartile range of a row's latencies, as a share of the dense network's, and in ms."""
+    found = []
+    for mine, dense in _pairs(runs):
+        spread_ms = max(mine.iqr_ms, dense.iqr_ms)
+        found.append((spread_ms / dense.median_ms, spread_ms))
+    return max(found, default=(0.0, 0.0))
 
 
 def _pairs(runs: Sequence[RunRecord]) -> list[tuple[Latency, Latency]]:

@@ -229,6 +229,20 @@ class Method(ABC):
             PrunusError: It has none.
         """
 
+    def require_uncut(self, network: nn.Module) -> None:  # noqa: B027  # may be left
+        """Refuse to follow a cut of units where options fit the network as it is before.
+
+        Raises:
+            InputError: They do.
+        """
+
+    def require_repeatable(self, rounds: int) -> None:  # noqa: B027  # may be left
+        """Refuse several rounds, each on what the one before left, before anything is trained.
+
+        Raises:
+            InputError: It is done once; says why, and the recipe what to do.
+        """
+
     def require_reachable(self, network: nn.Module, trace: Trace, budget: Budget) -> None:  # noqa: B027  # may be left
         """Refuse a target that options and shapes put out of reach, before anything is trained.
 

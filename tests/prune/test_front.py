@@ -1,101 +1,37 @@
-"""A front of quality and cost: what is on it, which network it gives, and what it serves later."""
+"""A front of quality and cost: what is on it, and which network it gives."""
 
-import copy
-import shutil
 import sys
-from dataclasses import replace
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.nn.functional import kl_div, log_softmax
 
-from prunus.compute import Compute
-from prunus.data import DataSplits, load_data
-from prunus.errors import BudgetError, InputError, MissingExtraError, PlanMismatchError
-from prunus.graph import Choice, Trace, cut, trace
+from prunus.errors import BudgetError, MissingExtraError
+from prunus.graph import cut
 from prunus.meter import measure_cost
-from prunus.method import Budget, Context, Decision, make_method
-from prunus.plan import Bits, BoolArray, NetworkShape, ZeroConnections
+from prunus.method import Budget, Decision
 from prunus.prune import uniform_choice
 from prunus.prune.chromosome import Encoding
 from prunus.prune.front import COST_STEP, _Costs, _has_settled
 from prunus.prune.genetic_options import GeneticOptions
-from prunus.prune.magnitude import magnitude_scores
 from prunus.prune.proposals import Proposals
-from prunus.recipe import Prune, compress
-from prunus.records import Front, FrontPoint
+from prunus.records import Front
 from prunus.train import recalibrate_batch_norm_
-from prunus.zoo import build
-from tests.helpers import images
+from tests.prune.fronts import (
+    IMAGE,
+    choice_of,
+    context,
+    front_of,
+    limit_of,
+    require_exact,
+    reuse,
+    search,
+    splits,
+    traced,
+)
 from tests.recipe.subjects import trained_cnn
-
-IMAGE = images(2, 1, 8, 8)
-QUICK: dict[str, Any] = {
-    "mode": "front",
-    "population": 8,
-    "generations": 2,
-    "images": 64,
-    "recalibration_images": 64,
-}
-
-
-@cache
-def splits() -> DataSplits:
-    return load_data("digits")
-
-
-@cache
-def traced() -> Trace:
-    return trace(trained_cnn(), IMAGE)
-
-
-def context(target: str = "macs=0.4", seed: int = 0) -> Context:
-    data, compute = splits(), Compute(threads=1, precision="float32", layout="contiguous")
-    network, budget = trained_cnn(), Budget.parse(target)
-    return Context(network, traced(), budget, seed, data.train, data.search, compute=compute)
-
-
-def search(target: str = "macs=0.4", seed: int = 0, **options: Any) -> Decision:
-    return make_method("genetic", {**QUICK, **options}).decide(context(target, seed))
-
-
-@pytest.fixture(scope="module")
-def found() -> Decision:
-    return search()
-
-
-@pytest.fixture(scope="module")
-def saved(found: Decision, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("front") / "front.json"
-    front_of(found).save(path)
-    return path
-
-
-def front_of(decision: Decision) -> Front:
-    assert decision.front is not None
-    return decision.front
-
-
-def choice_of(point: FrontPoint) -> dict[str, BoolArray]:
-    return {name: keep.unpack() for name, keep in point.keep.items()}
-
-
-def limit_of(budget: Budget) -> int:
-    return budget.limit(budget.measure(traced(), {}))
-
-
-def require_exact(budget: Budget, choice: Choice) -> None:
-    """Within the limit, and one unit more in any group would be beyond it."""
-    assert budget.measure(traced(), choice) <= limit_of(budget)
-    for name, keep in choice.items():
-        wider = keep.copy()
-        wider[np.flatnonzero(~keep)[:1]] = True
-        assert keep.all() or budget.measure(traced(), {**choice, name: wider}) > limit_of(budget)
 
 
 def require_no_better(points: list[tuple[float, ...]]) -> None:
@@ -104,9 +40,6 @@ def require_no_better(points: list[tuple[float, ...]]) -> None:
         for b in points:
             assert not (all(x <= y for x, y in zip(a, b, strict=True)) and a != b), (a, b)
     assert len(set(points)) == len(points)
-
-
-# -- where it is looked for -----------------------------------------------------------------------
 
 
 def costs_of(target: str) -> tuple[_Costs, Proposals]:
@@ -284,214 +217,3 @@ def test_without_pymoo_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "pymoo", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'prunus\[front\]'"):
         search()
-
-
-# -- what it serves later -------------------------------------------------------------------------
-
-
-def without_data(target: str) -> Context:
-    """Nothing to score on: a pick that scored anything would fail."""
-    return replace(context(target), train=None, search=None)
-
-
-def reuse(path: Path, target: str, given: Context | None = None) -> Decision:
-    return make_method("genetic", {"front": str(path)}).decide(given or without_data(target))
-
-
-@pytest.mark.parametrize("target", ["macs=0.6", "macs=0.9", "params=0.7", "size=40000"])
-def test_another_budget_is_met_without_scoring(saved: Path, target: str, found: Decision) -> None:
-    decision, budget = reuse(saved, target), Budget.parse(target)
-    require_exact(budget, decision.choice)
-    points = front_of(found).points
-    costs = [budget.measure(traced(), choice_of(p)) for p in points]
-    fittest = min(
-        (p for p, cost in zip(points, costs, strict=True) if cost <= limit_of(budget)),
-        key=lambda point: point.fitness,
-    )
-    for name, keep in choice_of(fittest).items():
-        assert (decision.choice[name] | ~keep).all()
-    assert decision.evaluations == 0
-    assert decision.history == ()
-    assert f"fitness {fittest.fitness:.4f}" in decision.notes[0]
-
-
-def test_room_that_is_left_goes_to_the_largest_units(saved: Path, found: Decision) -> None:
-    decision = reuse(saved, "macs=0.95")
-    norms = magnitude_scores(trained_cnn(), traced(), norm="l2", axes="out")
-    fittest = choice_of(front_of(found).points[0])
-    added = 0
-    for name, keep in decision.choice.items():
-        new, out = keep & ~fittest[name], ~keep & ~fittest[name]
-        added += int(new.sum())
-        if new.any() and out.any():
-            assert norms[name][new].min() >= norms[name][out].max()
-    assert added > 0
-
-
-def test_the_searchs_own_budget_gives_its_pick(saved: Path, found: Decision) -> None:
-    (chosen,) = (point for point in front_of(found).points if point.chosen)
-    decision = reuse(saved, "macs=0.4")
-    for name, keep in choice_of(chosen).items():
-        assert (decision.choice[name] | ~keep).all()
-
-
-def made_front(points: list[tuple[float, int, tuple[ZeroConnections, ...]]]) -> Front:
-    """Members of a fitness and with the first so many units of every group."""
-    members = []
-    for fitness, units, connections in points:
-        keep = {g.name: np.arange(g.units) < units for g in traced().cuttable}
-        cost = traced().cost(keep)
-        member = FrontPoint(
-            macs=cost.macs,
-            params=cost.params,
-            fitness=fitness,
-            kl=fitness,
-            loss=0.0,
-            top1=0.0,
-            keep={name: Bits.pack(kept) for name, kept in keep.items()},
-            connections=connections,
-        )
-        members.append(member)
-    return Front(source=traced().shape, points=tuple(members))
-
-
-def one_kernel_less() -> ZeroConnections:
-    stays = np.ones((24, 16), dtype=bool)
-    stays[0, 1] = False
-    return ZeroConnections(
-        tensor="conv2.weight", level="kernel", shape=(24, 16), keep=Bits.pack(stays)
-    )
-
-
-def test_fitness_decides_not_cost_and_connections_come_along(tmp_path: Path) -> None:
-    edit = one_kernel_less()
-    path = tmp_path / "front.json"
-    made_front([(0.3, 4, ()), (0.1, 6, (edit,)), (0.2, 8, ()), (0.05, 16, ())]).save(path)
-    decision = reuse(path, "macs=0.3")
-    assert decision.connections == (edit,)
-    small = cut(trained_cnn(), traced().plan(decision.choice, decision.connections))
-    assert not small.get_parameter("conv2.weight")[0, 1].any()
-
-
-def test_members_that_may_not_be_cut_here_are_passed_over(tmp_path: Path) -> None:
-    path = tmp_path / "front.json"
-    edit = one_kernel_less()
-    made_front([(0.1, 3, ()), (0.2, 8, (edit,)), (0.3, 8, ()), (0.4, 2, ())]).save(path)
-    wide = trace(trained_cnn(), IMAGE, min_units=6)
-    decision = reuse(path, "macs=0.6", replace(without_data("macs=0.6"), trace=wide))
-    assert decision.connections == (edit,)
-    assert "fitness 0.2000" in decision.notes[0]
-    assert "2 of 4 networks are within the target" in decision.notes[0]
-    left_out = trace(trained_cnn(), IMAGE, min_units=6, ignore=["conv2"])
-    with pytest.raises(BudgetError, match=r"none of the 4 networks in .*front.json can be cut as"):
-        reuse(path, "macs=0.9", replace(without_data("macs=0.9"), trace=left_out))
-
-
-def test_a_budget_below_the_cheapest_is_refused_with_its_cost(tmp_path: Path) -> None:
-    path = tmp_path / "front.json"
-    front = made_front([(0.1, 8, ()), (0.2, 6, ())])
-    front.save(path)
-    least = front.points[1].macs
-    assert reuse(path, f"macs={least}").choice  # just reached
-    with pytest.raises(
-        BudgetError, match=rf"allows {least - 1}, the cheapest of the 2 .* {least}:"
-    ):
-        reuse(path, f"macs={least - 1}")
-    # Before anything is trained, too; not where earlier steps lead to another network.
-    method, network = make_method("genetic", {"front": str(path)}), trained_cnn()
-    budget = Budget.parse(f"macs={least - 1}")
-    with pytest.raises(BudgetError, match=rf"allows {least - 1}, the cheapest of the 2"):
-        method.require_reachable(network, traced(), budget)
-    front.model_copy(update={"source": NetworkShape(tensors={})}).save(path)
-    method.require_reachable(network, traced(), budget)
-
-
-def test_a_front_of_another_network_is_refused(saved: Path) -> None:
-    other: nn.Module = build("digits_cnn", width=2.0).eval()
-    given = replace(without_data("macs=0.5"), network=other, trace=trace(other, IMAGE))
-    with pytest.raises(PlanMismatchError, match="is for another network"):
-        reuse(saved, "macs=0.5", given)
-
-
-def test_a_front_is_looked_at_before_anything_is_trained(saved: Path, tmp_path: Path) -> None:
-    method = make_method("genetic", {"front": str(saved)})
-    method.require_applicable(trained_cnn(), IMAGE)
-    method.require_applicable(
-        build("digits_cnn", width=2.0), IMAGE
-    )  # cuts before it may lead there
-    for other in (build("digits_cnn", width=0.5), build("vgg16_bn")):
-        with pytest.raises(PlanMismatchError, match=r"front\.json is for another network"):
-            method.require_applicable(other, IMAGE)
-    record = tmp_path / "record.json"
-    record.write_text("{}", encoding="utf-8")
-    with pytest.raises(InputError, match=r"option front: .*record\.json is not .* mode=front"):
-        make_method("genetic", {"front": str(record)}).require_applicable(trained_cnn(), IMAGE)
-
-
-@pytest.mark.parametrize("content", [None, "{}", "no JSON"])
-def test_what_is_no_front_is_refused_by_its_path(tmp_path: Path, content: str | None) -> None:
-    path = tmp_path / "front.json"
-    if content is not None:
-        path.write_text(content, encoding="utf-8")
-    with pytest.raises(InputError, match=r"front\.json") as refusal:
-        reuse(path, "macs=0.5")
-    assert "\n" not in str(refusal.value)
-
-
-def test_what_fills_the_budget_is_said_to_be_unscored(saved: Path, found: Decision) -> None:
-    decision, budget = reuse(saved, "macs=0.95"), Budget.parse("macs=0.95")
-    fittest = front_of(found).points[0]
-    assert f"at {fittest.macs} of {limit_of(budget)} macs" in decision.notes[0]
-    made = budget.measure(traced(), decision.choice)
-    assert made > fittest.macs
-    assert (
-        f"fill the budget to {made} macs; with them the network was not scored" in decision.notes[1]
-    )
-    exact = reuse(saved, f"macs={fittest.macs}")
-    assert len(exact.notes) == 1
-
-
-def test_a_front_of_other_weights_is_told(saved: Path, found: Decision, tmp_path: Path) -> None:
-    said = "the front was found with other weights"
-    assert not any(said in note for note in reuse(saved, "macs=0.6").notes)
-    other = copy.deepcopy(trained_cnn())
-    with torch.no_grad():
-        other.get_parameter("conv1.weight")[0, 0, 0, 0] += 1
-    given = replace(without_data("macs=0.6"), network=other)
-    assert said in reuse(saved, "macs=0.6", given).notes[-1]
-    before = tmp_path / "front.json"  # as versions wrote it that kept no digest
-    front_of(found).model_copy(update={"weights": ""}).save(before)
-    assert not any(said in note for note in reuse(before, "macs=0.6", given).notes)
-
-
-@pytest.mark.parametrize(
-    "options", [{"population": 30}, {"generations": 99}, {"objectives": "macs"}, {"mode": "paper"}]
-)
-def test_options_of_a_search_have_no_place_beside_a_front(
-    saved: Path, options: dict[str, Any]
-) -> None:
-    (name,) = options
-    with pytest.raises(InputError, match=rf"{name}=.* is of a search, and front= picks") as refusal:
-        make_method("genetic", {"front": str(saved), **options})
-    assert "\n" not in str(refusal.value)
-    make_method("genetic", {"front": str(saved), "mode": "front"})
-
-
-def test_a_run_is_not_resumed_with_another_front_in_the_file(saved: Path, tmp_path: Path) -> None:
-    file, out = tmp_path / "front.json", tmp_path / "run"
-    shutil.copy(saved, file)
-
-    def go() -> None:
-        step = Prune(method="genetic", target="macs=0.6", options={"front": str(file)})
-        compress(trained_cnn(), [step], splits(), out=out, resume=True, latency=None)
-
-    go()
-    front = Front.load(file)
-    front.model_copy(update={"points": front.points[:-1]}).save(file)
-    with pytest.raises(InputError, match=r"holds another run: files\..*front\.json was .* and is"):
-        go()
-
-
-def test_missing_front_is_refused_before_anything_runs() -> None:
-    with pytest.raises(InputError, match=r"front='nowhere\.json'.*no such file; name the steps/01"):
-        make_method("genetic", {"front": "nowhere.json"})

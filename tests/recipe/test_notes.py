@@ -120,6 +120,14 @@ def test_a_budget_that_is_far_from_used_is_noted(round_to: int, noted: bool) -> 
     said = f"steps[0].prune: {cost} of {limit} params are used ({cost / limit:.1%}): a step of what"
     assert all(note.startswith(said) for note in notes)
     assert (cost < 0.95 * limit) is noted
+    assert all("steps are finer with a smaller round_to" in note for note in notes)
+
+
+def test_a_smaller_round_to_is_no_way_where_there_is_none() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+    done = compress(network, [Prune(method="l1", target="macs=0.7")], few_digits(), latency=None)
+    (note,) = (note for note in done.record.notes if "are used" in note)
+    assert note.endswith("more than what is left; other methods cut other groups")
 
 
 def test_a_budget_that_lacks_connections_to_be_used_is_told_once() -> None:

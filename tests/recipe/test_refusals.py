@@ -93,6 +93,10 @@ def _smallest_go(*ignore: str) -> Prune:
         ({"network": nn.Sequential(nn.Flatten(), nn.Linear(64, 3))}, "3 outputs"),
         ({"network": nn.Linear(3, 10)}, "does not run on data 'digits'"),
         (
+            {"recipe": [Student(model="digits_cnn", embeddings="teacher"), STEPS[-1]]},
+            "embeddings='teacher': the student, DigitsCNN, has 0 tables of word embeddings",
+        ),
+        (
             {"recipe": Recipe(steps=STEPS, ignore=("none*",))},
             "ignore pattern 'none*' matches no module",
         ),

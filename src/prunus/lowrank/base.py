@@ -6,7 +6,7 @@ from typing import Any, ClassVar, final
 
 from torch import Tensor, nn
 
-from prunus.errors import GraphError
+from prunus.errors import GraphError, InputError
 from prunus.graph import Inputs, Trace
 from prunus.lowrank.blocks import Block, EmbeddingBlock, LinearBlock
 from prunus.lowrank.layers import Kind, Layer, Selection, select_layers
@@ -50,6 +50,10 @@ class LowRank(Configured[LowRankOptions]):
         """Needs a layer to factorize."""
         if not self._select(network, inputs).layers:
             raise GraphError(no_layer(self.name))
+
+    def require_repeatable(self, rounds: int) -> None:
+        """Every round but the first would make chains of chains."""
+        raise InputError(f"method '{self.name}' would factorize its own factors in {rounds} rounds")
 
     def require_reachable(self, network: nn.Module, trace: Trace, budget: Budget) -> None:
         """Needs a target that the rank given meets, or rank 1 of all layers."""

@@ -52,6 +52,19 @@ def require_front(path: Path, network: nn.Module) -> None:
         front.source.require(here, f"the front {path}")
 
 
+def require_no_front_of(path: Path, network: nn.Module) -> None:
+    """Refuse a front of a network that is cut before the front is used.
+
+    Raises:
+        InputError: The file cannot be read, is no front, or its front is of this network.
+    """
+    if read_front(path).source == network_shape(network):
+        raise InputError(
+            f"option front: {path} holds networks that were cut from the whole one, and a step before "
+            "cuts that: pick from it in the first prune, or give a front that was found behind that step"
+        )
+
+
 def members_within(
     trace: Trace, budget: Budget, front: Front, path: Path
 ) -> list[tuple[FrontPoint, int]]:

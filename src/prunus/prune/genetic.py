@@ -9,10 +9,17 @@ import numpy as np
 from torch import nn
 
 from prunus.candidates import Engine, Scored
+from prunus.errors import InputError
 from prunus.graph import Inputs, Trace
 from prunus.method import Budget, Configured, Context, Decision, Need, search_split, train_split
 from prunus.prune.chromosome import Chromosome, Encoding, dropped_share
-from prunus.prune.from_front import decide_from_front, members_within, read_front, require_front
+from prunus.prune.from_front import (
+    decide_from_front,
+    members_within,
+    read_front,
+    require_front,
+    require_no_front_of,
+)
 from prunus.prune.front import decide_front
 from prunus.prune.genetic_options import GeneticOptions
 from prunus.prune.history import candidate_history
@@ -67,6 +74,19 @@ class Genetic(Configured[GeneticOptions]):
         """A front that is taken up must be one, and of such a network."""
         if self.options.front is not None:
             require_front(Path(self.options.front), network)
+
+    def require_uncut(self, network: nn.Module) -> None:
+        """A front of the whole network has no place behind a cut of it."""
+        if self.options.front is not None:
+            require_no_front_of(Path(self.options.front), network)
+
+    def require_repeatable(self, rounds: int) -> None:
+        """A front is of one network, and each round has another."""
+        if self.options.front is not None:
+            raise InputError(
+                f"option front={self.options.front!r} of method 'genetic' picks from networks that were "
+                f"cut from one, and each of {rounds} rounds cuts another"
+            )
 
     def require_reachable(self, network: nn.Module, trace: Trace, budget: Budget) -> None:  # noqa: ARG002  # as in Method
         """A front that is taken up must hold a network within the target."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import prunus.lowrank
 import prunus.prune  # both register their methods
 from prunus.errors import InputError
-from prunus.lowrank.base import LowRank
 from prunus.method import Budget, Method, Need, make_method, method_class
 from prunus.recipe.recipe import Recipe
 from prunus.recipe.steps import BasicStep, Deploy, Prune, Recalibrate, Repeat, Step, Student, Train
@@ -203,20 +202,21 @@ def _check_schedule(step: Repeat, path: str) -> None:
 
 
 def _check_rounds(step: Repeat, path: str) -> None:
-    """Refuse low rank in rounds: every round but the first would make chains of chains.
+    """Refuse in rounds what is done once.
 
     Raises:
-        InputError: A method of several rounds factorizes.
+        InputError: A method cannot be done in several rounds.
     """
     for position, inner in enumerate(step.steps):
         where = f"{path}.steps[{position}].prune"
         if step.times == 1 or not isinstance(inner, Prune):
             continue
-        if isinstance(build_method(inner, where), LowRank):
-            raise InputError(
-                f"{where}: method '{inner.method}' would factorize its own factors in {step.times} "
-                "rounds; put it before or after the repeat, or set times: 1"
-            )
+        method = build_method(inner, where)
+        try:
+            method.require_repeatable(step.times)
+        except InputError as error:
+            remedy = "put it before or after the repeat, or set times: 1"
+            raise InputError(f"{where}: {error}; {remedy}") from error
 
 
 def _check_order(recipe: Recipe) -> None:

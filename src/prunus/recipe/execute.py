@@ -41,10 +41,6 @@ from prunus.train import evaluate, fit, recalibrate_batch_norm_, statistics_are_
 
 _TOLD = 0.05
 """Share of a budget that may be left without a word: a unit of a narrow network is some percent."""
-_COARSE = (
-    "a step of what was cut is more than what is left; steps are finer with a smaller round_to, and "
-    "other methods cut other groups"
-)
 
 
 def perform(
@@ -236,9 +232,13 @@ def _unused(action: Action, budget: Budget, found: Trace, decision: Decision) ->
         return []
     if budget.has_room(found, decision.choice):  # for want of something else, as the method tells
         return []
-    return [
-        f"{action.path}: {cost} of {limit} {budget.quantity} are used ({cost / limit:.1%}): {_COARSE}"
-    ]
+    finer = any(group.round_to > 1 for group in found.groups)
+    ways = (
+        "steps are finer with a smaller round_to, and other methods" if finer else "other methods"
+    )
+    used = f"{cost} of {limit} {budget.quantity} are used ({cost / limit:.1%})"
+    coarse = "a step of what was cut is more than what is left"
+    return [f"{action.path}: {used}: {coarse}; {ways} cut other groups"]
 
 
 def _recalibrate(

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from prunus.data import DataSplits
+from prunus.data import DataSplits, Inputs
 from prunus.errors import InputError, first_line
 from prunus.meter.size import require_storable
-from prunus.recipe.inputs import MASK, PIECES, shapes, stated
+from prunus.recipe.inputs import CERTIFICATE_SAMPLES, MASK, PIECES, shapes, stated
 from prunus.sound import require_sound
 from prunus.train import forward_logits
 
@@ -24,11 +24,13 @@ def require_fit(network: nn.Module, model: str, data: DataSplits) -> None:
         data: Two of its training samples are run.
 
     Raises:
-        InputError: It does not fit, or its tensors cannot be stored.
+        InputError: It does not fit, its tensors cannot be stored, or samples hold NaN or infinite
+            numbers.
     """
     require_sound(network)
     state = network.state_dict()
     require_storable({name: value for name, value in state.items() if isinstance(value, Tensor)})
+    _require_finite(data)
     batch = next(iter(data.train.batches(min(2, len(data.train)))))[0]
     if data.tokenizer is not None and isinstance(batch, dict) and PIECES in batch:
         _require_vocabulary(network, model, data, data.tokenizer.vocab_size)
@@ -47,15 +49,53 @@ def require_fit(network: nn.Module, model: str, data: DataSplits) -> None:
             _require_length(network, model, data, dict(full))
         raise InputError(
             f"model '{model}' does not run on data '{data.name}' (inputs {shapes(batch)}): "
-            f"{first_line(error)}; give arguments or data that fit"
+            f"{first_line(error)}; {_other_format(network, batch) or 'give arguments or data that fit'}"
         ) from error
     if classes < data.num_classes:
+        least = int(data.train.labels.min())
+        begin = f", or number the classes from 0: the least in train is {least}" if least else ""
         raise InputError(
             f"model '{model}' has {classes} outputs, data '{data.name}' {data.num_classes} classes; "
-            f"build it with num_classes={data.num_classes}"
+            f"build it with num_classes={data.num_classes}{begin}"
         )
     if isinstance(batch, dict):
         _require_padding(network, model, data)
+
+
+def _require_finite(data: DataSplits) -> None:
+    """Refuse NaN and infinite numbers in the samples of a certificate: answers to them prove nothing.
+
+    Raises:
+        InputError: There are some.
+    """
+    inputs = next(iter(data.train.batches(min(CERTIFICATE_SAMPLES, len(data.train)))))[0]
+    for name, values in _floats(inputs).items():
+        if not bool(torch.isfinite(values).all()):
+            raise InputError(
+                f"data '{data.name}': {name} of the first training samples hold NaN or infinite numbers; "
+                "clean the data or fill them in"
+            )
+
+
+def _other_format(network: nn.Module, inputs: Inputs) -> str:
+    """What to do where a network computes in another number format than its inputs are in; else nothing."""
+    own = {p.dtype for p in network.parameters() if p.is_floating_point()}
+    given = {values.dtype for values in _floats(inputs).values()}
+    if not own or not given or own & given:
+        return ""
+    mine, theirs = (
+        " and ".join(sorted(str(d).removeprefix("torch.") for d in found)) for found in (own, given)
+    )
+    read = " (float64 in data sets is read as float32)" if torch.float64 in own else ""
+    return (
+        f"the network is in {mine} and its inputs are in {theirs}{read}: give it as network.float()"
+    )
+
+
+def _floats(inputs: Inputs) -> dict[str, Tensor]:
+    """Tensors of a batch that hold no whole numbers, by name."""
+    named = inputs if isinstance(inputs, Mapping) else {"inputs": inputs}
+    return {name: values for name, values in named.items() if values.is_floating_point()}
 
 
 def _require_vocabulary(network: nn.Module, model: str, data: DataSplits, tokens: int) -> None:

@@ -51,19 +51,23 @@ def first_misfit(
 
     Cuts before it leave what it looks for, or take it away: then it says so itself.
     """
-    renamed = False
+    renamed = narrowed = False
     for action in actions:
         if not isinstance(action.step, Prune):
             continue
         method = make_method(action.step.method, action.step.options)
         try:
             method.require_applicable(network, inputs)
+            if narrowed:
+                method.require_uncut(network)
         except GraphError as error:
             return error
         except PrunusError as error:
             if not renamed:  # else its options may name what is not there yet
                 return error
         renamed = renamed or method.edits
+        # A share below 1 is met by a cut alone; a number may be met as it is.
+        narrowed |= action.budget is not None and action.budget.value < 1
     return None
 
 

@@ -9,9 +9,10 @@ import torch
 from prunus.data import composed_texts
 from prunus.errors import PrunusError
 from prunus.recipe.actions import Action
-from prunus.recipe.steps import Prune, Train
+from prunus.recipe.steps import Prune, Student, Train
 from prunus.recipe.subject import Subject
 from prunus.recipe.texts import attention_shown
+from prunus.recipe.words import require_inheritable
 from prunus.train import Execution, TrainConfig
 from prunus.train.fit import TEXTS_SEED
 from prunus.train.teacher import Teaching
@@ -29,7 +30,7 @@ class Lessons:
         self._known: dict[tuple[int, str], PrunusError | None] = {}
 
     def first_error(self, actions: Sequence[Action], own: Subject) -> PrunusError | None:
-        """Why a training of a run cannot be taught: the first one's error, or None.
+        """Why a student or a training of a run cannot be taught: the first one's error, or None.
 
         Args:
             actions: Of the run.
@@ -38,6 +39,11 @@ class Lessons:
         whole = True
         for action in actions:
             step = action.step
+            if isinstance(step, Student) and step.embeddings == "teacher":
+                try:
+                    require_inheritable(own.network, self._dense.network, own.inputs)
+                except PrunusError as misfit:
+                    return misfit
             whole = whole and not isinstance(step, Prune)
             if not isinstance(step, Train) or not step.teaches:
                 continue

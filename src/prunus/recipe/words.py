@@ -31,13 +31,7 @@ def inherit_words_(
     Raises:
         InputError: One of the two has no table of word embeddings, or not exactly one.
     """
-    table, padding = _table(student, inputs, "student")
-    known, _ = _table(teacher, inputs, "teacher")
-    if len(table) > len(known):
-        raise InputError(
-            f"embeddings='teacher': the student's table has {len(table)} rows, the teacher's "
-            f"{len(known)}; give both one vocabulary, or leave embeddings out"
-        )
+    table, padding, known = _tables(student, teacher, inputs)
     rows = known.detach()[: len(table)].double().cpu()
     weight = _frequencies(train, len(rows), padding).unsqueeze(1)
     centered = rows - (weight * rows).sum(dim=0)
@@ -59,6 +53,29 @@ def inherit_words_(
         own[fresh, :width] = found[fresh]
         table.copy_(own)
     return float(energies.flip(0)[:width].sum() / energies.sum())
+
+
+def require_inheritable(student: nn.Module, teacher: nn.Module, inputs: Inputs) -> None:
+    """Refuse two networks without the tables that ``inherit_words_`` needs, before anything is trained.
+
+    Raises:
+        InputError: As there.
+    """
+    _tables(student, teacher, inputs)
+
+
+def _tables(
+    student: nn.Module, teacher: nn.Module, inputs: Inputs
+) -> tuple[nn.Parameter, int | None, nn.Parameter]:
+    """The student's table with its row of padding, and the teacher's."""
+    table, padding = _table(student, inputs, "student")
+    known, _ = _table(teacher, inputs, "teacher")
+    if len(table) > len(known):
+        raise InputError(
+            f"embeddings='teacher': the student's table has {len(table)} rows, the teacher's "
+            f"{len(known)}; give both one vocabulary, or leave embeddings out"
+        )
+    return table, padding, known
 
 
 def _table(network: nn.Module, inputs: Inputs, whose: str) -> tuple[nn.Parameter, int | None]:

@@ -62,6 +62,34 @@ def kuzmin_quality(rows: Rows) -> str:
     return "\n".join(lines)
 
 
+def kuzmin_against(rows: Rows) -> str:
+    """How far the genetic modes are from each null at equal parameters, and what more they execute."""
+    nulls = ("l2", "random", "random-search", "scratch")
+    found = {
+        (r["network"], r["scale"], r["round"], r["method"]): r for r in rows if r["seeds"] >= SEEDS
+    }
+    lines = [
+        f"| network | round | method | {' | '.join(f'to `{name}`' for name in nulls)} |",
+        f"|---|--:|---|{'--:|' * len(nulls)}",
+    ]
+    for (network, scale, number, method), mine in found.items():
+        if method not in {"genetic", "genetic-paper"}:
+            continue
+        others = [found.get((network, scale, number, name)) for name in nulls]
+        cells = " | ".join("–" if other is None else _gap(mine, other) for other in others)
+        lines.append(f"| {network} | {number} | {method} | {cells} |")
+    return "\n".join(lines)
+
+
+def _gap(mine: dict[str, Any], other: dict[str, Any]) -> str:
+    """Points of top-1, bold where they are more than both spreads together, and the ratio of MACs."""
+    points = 100 * (mine["top1_mean"] - other["top1_mean"])
+    both = 100 * (mine["top1_std"] + other["top1_std"])
+    told = f"{points:+.2f} pt"
+    told = f"**{told}**" if abs(points) > both else told
+    return f"{told} (spreads {both:.2f}), {mine['macs'] / other['macs']:.1f} × MACs"
+
+
 def kuzmin_brief(rows: Rows) -> str:
     """Table 2 in short: top-1 on test, a line a round, a column a method."""
     order = _neighbour("methods").METHODS
@@ -181,7 +209,7 @@ def kuzmin_seconds(_: Rows) -> str:
     scored_in = _neighbour("notes").scored_in
     searches = [
         cell
-        for name in ("genetic", "random-search")
+        for name in ("genetic", "genetic-paper", "random-search")
         for cell in _cells(f"*-{name}-seed*.json")
         if cell["machine"].startswith("two-cores")
     ]
@@ -424,6 +452,7 @@ def kuzmin_widths(rows: Rows) -> str:
 # Table to the record that it is drawn from (in the results of its study) and how.
 TABLES: dict[str, tuple[str, Callable[[Rows], str]]] = {
     "kuzmin_quality": ("summary", kuzmin_quality),
+    "kuzmin_against": ("summary", kuzmin_against),
     "kuzmin_brief": ("../../studies/kuzmin2024/results/summary", kuzmin_brief),
     "kuzmin_seconds": ("summary", kuzmin_seconds),
     "kuzmin_from_scratch": ("summary", kuzmin_from_scratch),

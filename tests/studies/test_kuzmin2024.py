@@ -283,3 +283,49 @@ def test_the_front_page_has_a_line_a_round_and_tells_few_seeds(
     # Networks of two scales were not trained alike.
     mixed = study_tables.kuzmin_brief([*rows[:-1], {**rows[-1], "scale": "full"}]).splitlines()
     assert mixed[3] == "| n | 2.5 M | 70.00% (full) | – | 50.00% |"
+
+
+def test_gaps_to_the_nulls_are_told_with_both_spreads_and_the_macs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import study_tables
+
+    def row(method: str, top1: float, spread: float, macs: int, seeds: int = 3) -> dict[str, Any]:
+        of = {"network": "n", "scale": "small", "round": 2, "method": method, "seeds": seeds}
+        return {**of, "top1_mean": top1, "top1_std": spread, "macs": macs}
+
+    rows = [
+        row("genetic", 0.90, 0.004, 60),
+        row("l2", 0.88, 0.010, 20),
+        row("random", 0.909, 0.006, 40),
+        row("random-search", 0.80, 0.001, 30, seeds=2),
+        row("genetic-paper", 0.85, 0.001, 40),
+    ]
+    table = study_tables.kuzmin_against(rows).splitlines()
+    assert table[0].startswith("| network | round | method | to `l2` | to `random` |")
+    # 2 points are more than 0.4 and 1.0 together, 0.9 points are less than 0.4 and 0.6.
+    assert table[2] == (
+        "| n | 2 | genetic | **+2.00 pt** (spreads 1.40), 3.0 × MACs "
+        "| -0.90 pt (spreads 1.00), 1.5 × MACs | – | – |"
+    )
+    assert table[3] == (
+        "| n | 2 | genetic-paper | **-3.00 pt** (spreads 1.10), 2.0 × MACs "
+        "| **-5.90 pt** (spreads 0.70), 1.0 × MACs | – | – |"
+    )
+    assert len(table) == 4
+
+
+def test_table_3_holds_the_searches_of_every_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import study_tables
+
+    def cells(pattern: str) -> list[dict[str, Any]]:
+        method = pattern.removeprefix("*-").removesuffix("-seed*.json")
+        cell = {"network": "vgg16_bn", "round": 2, "seed": 0, "method": method}
+        here = {"machine": "two-cores", "environment": {"threads": 1}, "notes": []}
+        return [{**cell, **here, "seconds": {"search": 10.0}}]
+
+    monkeypatch.setattr(study_tables, "_cells", cells)
+    told = [line.split(" | ")[2] for line in study_tables.kuzmin_seconds([]).splitlines()[2:]]
+    assert told == ["genetic", "genetic-paper", "random-search"]

@@ -1,4 +1,4 @@
-"""Write the tables of the pages from the records of benchmarks and studies; ``--check`` only compares.
+"""Write the tables and figures of the pages from the records of benchmarks and studies; ``--check`` only compares.
 
 The reference of recipes is written from the code.
 
@@ -14,6 +14,7 @@ from typing import Any
 
 import benchmark_tables
 import recipe_tables
+import study_figures
 import study_tables
 import text_tables
 
@@ -56,7 +57,7 @@ def rendered(text: str, results: Path) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Draw the tables; with ``--check``, 1 where a page is not what its records say."""
+    """Draw tables and figures; with ``--check``, 1 where one is not what its records say."""
     stale = 0
     for page, results in PAGES.items():
         text = page.read_text(encoding="utf-8")
@@ -67,6 +68,14 @@ def main(arguments: list[str]) -> int:
                 print(f"{page}: tables differ from the records; run python tools/render_tables.py")
             else:
                 page.write_text(fresh, encoding="utf-8")
+    for figure, record in study_figures.FIGURES.items():
+        rows = json.loads(record.read_text(encoding="utf-8"))
+        if study_figures.description_in(figure) != study_figures.described(rows):
+            stale += 1
+            if "--check" in arguments:
+                print(f"{figure}: not of its records; run python tools/render_tables.py")
+            else:
+                study_figures.draw(rows, figure)
     return int(bool(stale) and "--check" in arguments)
 
 

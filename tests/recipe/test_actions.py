@@ -86,8 +86,10 @@ def test_each_stage_is_looked_at_once_and_last(steps: list[Step], stages: list[s
         ),
         (
             Repeat(times=2, steps=(TRAIN, Prune(method="svd", target="macs=0.5"))),
-            "steps[0].repeat.steps[1].prune: method 'svd' would factorize its own factors in 2 rounds; "
-            "put it before or after the repeat, or set times: 1",
+            (
+                "steps[0].repeat.steps[1].prune: method 'svd' would factorize its own factors in 2 "
+                "rounds; put it before or after the repeat, or set times: 1"
+            ),
         ),
     ],
 )

@@ -329,3 +329,39 @@ def test_table_3_holds_the_searches_of_every_mode(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(study_tables, "_cells", cells)
     told = [line.split(" | ")[2] for line in study_tables.kuzmin_seconds([]).splitlines()[2:]]
     assert told == ["genetic", "genetic-paper", "random-search"]
+
+
+def test_the_figure_tells_what_it_shows_and_shows_no_line_of_few_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import study_figures
+
+    def row(
+        method: str, number: int, seeds: int = 3, scale: str | None = "small"
+    ) -> dict[str, Any]:
+        of = {"network": "n&m", "scale": scale, "round": number, "method": method, "seeds": seeds}
+        figures = {"params": 2_000_000 // number, "macs": 90_000_000 // number}
+        return {**of, **figures, "top1_mean": 0.9, "top1_std": 0.01 if seeds > 1 else None}
+
+    rows = [
+        row("dense", 1, 1, None),
+        row("genetic", 2),
+        row("genetic", 3),
+        row("l2", 2),
+        row("random", 2, seeds=2),
+        row("taylor", 2, scale="full"),
+    ]
+    path = tmp_path / "figure.svg"
+    assert study_figures.description_in(path) is None
+    study_figures.draw(rows, path)
+    told = study_figures.description_in(path)
+    assert told == study_figures.described(rows)
+    assert told.splitlines() == [
+        "n&m genetic: 1.000 M parameters, 45.0 M executed MACs, 90.00% ± 1.00% top-1 on test, 3 seeds",
+        "n&m genetic: 0.667 M parameters, 30.0 M executed MACs, 90.00% ± 1.00% top-1 on test, 3 seeds",
+        "n&m l2: 1.000 M parameters, 45.0 M executed MACs, 90.00% ± 1.00% top-1 on test, 3 seeds",
+    ]
+    drawn = path.read_text(encoding="utf-8")
+    for method, shown in [("genetic", True), ("l2", True), ("random", False), ("taylor", False)]:
+        assert (f"<!-- {method} -->" in drawn) == shown  # of the legend

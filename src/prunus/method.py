@@ -186,6 +186,11 @@ class Decision:
     notes: tuple[str, ...] = ()
     earlier_seconds: float = 0.0
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it was about units and keeps them all."""
+        return bool(self.choice) and all(keep.all() for keep in self.choice.values())
+
 
 class Method(ABC):
     """A way to decide what stays.

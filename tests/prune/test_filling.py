@@ -1,9 +1,11 @@
 """What a budget has left where connections are few: filled, or told."""
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -15,7 +17,8 @@ from prunus.prune.chromosome import Chromosome, Encoding
 from prunus.prune.filling import Filling
 from prunus.prune.genetic_options import GeneticOptions
 from prunus.prune.proposals import Proposals
-from tests.helpers import images
+from tests.helpers import Wired, images
+from tests.prune.genes import with_genes
 
 MODES = st.sampled_from(["guided", "paper", "front"])
 QUANTITIES: list[Quantity] = ["macs", "params", "size"]
@@ -144,6 +147,38 @@ def test_what_only_held_a_place_leaves_its_room_to_neurons_that_count() -> None:
         "2": [False, True, True],
     }
     assert budget.measure(found, filled) == 12
+
+
+def test_a_chain_that_fits_is_found_behind_one_that_costs_too_much() -> None:
+    """Unit 1 of ``stem`` gives life to unit 1 of ``cheap``, of ``dear``, or of both; all need it.
+
+    Parameters by hand: 2 a + b (a + 1) + c (a + 1) + b + 1 + 10 c + 10 of a, b and c units. One each takes
+    28, one more of each 49; of ``stem`` and ``dear`` 45, and of ``stem`` and ``cheap`` 36.
+    """
+
+    def wiring(n: Any, x: Tensor) -> Tensor:
+        stem = n.stem(x).relu()
+        narrow, wide = (side(stem).relu().mean((2, 3)) for side in (n.cheap, n.dear))
+        return torch.cat([n.one(narrow), n.ten(wide)], dim=1)
+
+    sides = {"stem": nn.Conv2d(1, 2, 1), "cheap": nn.Conv2d(2, 4, 1), "dear": nn.Conv2d(2, 3, 1)}
+    network = Wired(wiring, **sides, one=nn.Linear(4, 1), ten=nn.Linear(3, 10)).eval()
+    found = trace(network, images(2, 1, 8, 8))
+    encoding, budget = Encoding(network, found), Budget(quantity="params", value=40)
+    genes = encoding.full()
+    for side, units in (("cheap", 4), ("dear", 3)):
+        locus = next(k for k, layer in enumerate(genes) if f"{side}.weight" in layer.connections)
+        genes = with_genes(genes, locus, **{side: np.eye(units, 2, dtype=bool)})
+    place = {name: np.arange(sides[name].out_channels) == 0 for name in sides}
+    ranks = {name: np.arange(keep.size, 0, -1.0) for name, keep in place.items()}
+    assert budget.measure(found, place) == 28
+    filled = Filling(encoding, found, budget, genes).fill(place, ranks)
+    assert {name: int(keep.sum()) for name, keep in filled.items()} == {
+        "stem": 2,
+        "cheap": 2,
+        "dear": 1,
+    }
+    assert budget.measure(found, filled) == 36
 
 
 def _diagonal(shape: tuple[int, ...]) -> BoolArray:

@@ -191,7 +191,9 @@ def test_a_budget_that_earlier_zeros_leave_unused_is_told(share: float, way_on: 
     hold_connections_(network)
     made, budget = proposals_on(network, "guided", connections=share), Budget.parse("params=0.9")
     (note,) = made.shortfall(made.initial(budget, 0), budget)
-    assert note.endswith(f"other units have no connections to active ones{way_on}")
+    assert note.endswith(
+        f"no other units were found that fit and have connections to active ones{way_on}"
+    )
     assert "connections=1" not in note
 
 

@@ -7,7 +7,7 @@ from torch.utils.data import TensorDataset
 
 from prunus.data import from_datasets
 from prunus.method import Budget
-from prunus.recipe import LatencyOptions, Prune, Recipe, compress
+from prunus.recipe import LatencyOptions, Prune, Recipe, Repeat, compress
 from prunus.recipe.summarize import _chance_notes, _finds_classes, _waiting_notes
 from prunus.records import AT_CHANCE, Environment, Latency, Score
 from prunus.train import evaluate, evaluation_of
@@ -105,6 +105,32 @@ def test_a_target_that_asks_for_nothing_is_noted_alone(target: str) -> None:
     assert record.cost.macs == record.dense_cost.macs
     said = f"steps[0].prune: target {target} is met as it is: nothing was cut"
     assert [note for note in record.notes if "prune" in note] == [said]
+
+
+def test_a_target_that_connections_alone_are_cut_for_is_met_as_it_is() -> None:
+    """Of a limit above what the network has, not a word on what is left of it."""
+    options = {"population": 4, "parents": 2, "generations": 0, "images": 64, "connections": 0.9}
+    step = Prune(method="genetic", target="macs=100000000", options=options)
+    record = compress(trained_cnn(), [step], few_digits(), latency=None).record
+    assert record.cost.macs == record.dense_cost.macs
+    assert record.cost.effective_macs < record.dense_cost.effective_macs
+    met = (
+        "steps[0].prune: target macs=100000000 is met as it is: no unit was cut, connections alone"
+    )
+    notes = [note for note in record.notes if "target" in note or "used" in note]
+    assert notes == [f"{met} are zero"]
+
+
+def test_a_round_that_asks_for_nothing_is_noted_as_a_round() -> None:
+    """Its target is that of the last one, which is not met yet."""
+    rounds = Repeat(times=2, schedule=(0.9, 0.5), steps=(Prune(method="l1", target="macs=0.5"),))
+    first = Prune(method="l1", target="macs=0.6")
+    record = compress(trained_cnn(), [first, rounds], few_digits(), latency=None).record
+    (note,) = [note for note in record.notes if "met as it is" in note]
+    assert note.endswith(
+        "what round 1 of 2 leaves of target macs=0.5 is met as it is: nothing was cut"
+    )
+    assert record.cost.macs <= 0.5 * record.dense_cost.macs
 
 
 @pytest.mark.parametrize(("round_to", "noted"), [(8, True), (1, False)])

@@ -86,7 +86,7 @@ class Filling:
         steps = self._steps(name, keep[name], alive, scores)
         if not steps or not alive[steps[0]].any():
             return None
-        return keep[name] | np.isin(np.arange(alive.size), steps[0])
+        return _with(keep[name], steps[0])
 
     def _together(self, keep: Keep, ranks: Mapping[str, FloatArray]) -> Keep:
         """Steps of all groups, in turn, while they fit; of what they make, the living neurons."""
@@ -98,17 +98,33 @@ class Filling:
                 reached += len(step)
                 found.append((reached / mine.size, name, step))
         left = [(name, step) for _, name, step in sorted(found)]
+        dear = {name: self._cost({**keep, name: _with(keep[name], step)}) for name, step in left}
         for _ in range(_SKIPS):
             first = self._fitting(keep, left)
-            # One step more brings a chain to life that costs too much: as much of it as fits.
-            chain = left[first::-1] if first < len(left) else []
-            chain = chain[: self._fitting(keep, chain)]
-            for steps in (left[:first], chain):
-                more = self._after(keep, steps)
-                if self._cost(more) > self._cost(keep):
-                    return more
-            del left[first : first + 1]
+            more = self._after(keep, left[:first])
+            if self._cost(more) > self._cost(keep) or first == len(left):
+                return more
+            # One step more brings a chain to life that costs too much: those it cannot do without.
+            chain = sorted(left[: first + 1], key=lambda step: -dear[step[0]])
+            chain = self._needed(keep, chain)
+            more = self._after(keep, chain)
+            if self._cost(more) <= self._limit:
+                return more
+            left.remove(chain[0])  # the dearest, that the others may be of a chain that fits
         return keep
+
+    def _needed(self, keep: Keep, steps: list[Step]) -> list[Step]:
+        """As few of the steps as still bring a neuron to life; the first go first, halves of all at once."""
+        size = len(steps)
+        while size > 1:
+            size, at = (size + 1) // 2, 0
+            while at < len(steps):
+                fewer = steps[:at] + steps[at + size :]
+                if self._cost(self._after(keep, fewer)) > self._cost(keep):
+                    steps = fewer
+                else:
+                    at += size
+        return steps
 
     def _fitting(self, keep: Keep, steps: list[Step]) -> int:
         """How many of the steps fit, from the first on."""
@@ -158,3 +174,7 @@ class Filling:
     def _spare(self, keep: Keep) -> float:
         """What is left of the limit beyond its tolerance."""
         return (1 - TOLERANCE) * self._limit - self._cost(keep)
+
+
+def _with(mine: BoolArray, step: list[int]) -> BoolArray:
+    return mine | np.isin(np.arange(mine.size), step)

@@ -21,7 +21,8 @@ class GeneticOptions(Record):
     ``patience``: Stop when the best fitness has not improved by more than ``tolerance`` for so many
     generations, or the hypervolume of a ``front`` (1: of all that the first population spans) has
     not grown by more; None: never.
-    ``crossover``: Probability that a child has two parents' genes (``paper``: p_c is the break point).
+    ``crossover``: Probability that a child has two parents' genes; with ``break-point`` mixing p_c, the
+    point itself.
     ``mutation``: p_mut, probability that a child is mutated. With ``uniform`` mixing a child of a
     single parent always is, unless p_mut is 0: the rate is p_mut + (1 - p_c)(1 - p_mut), 0.76 by default.
     ``swaps``: Share of the kept genes of a layer that a mutation swaps for dropped ones.

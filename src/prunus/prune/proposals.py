@@ -140,7 +140,8 @@ class Proposals:
             ways.append("let earlier rounds hold fewer at zero")
         note = (
             f"genetic: {cost} of {limit} {budget.quantity} are used ({cost / limit:.1%}): "
-            f"other units have no connections to active ones; {' or '.join(ways)} to use more"
+            "no other units were found that fit and have connections to active ones; "
+            f"{' or '.join(ways)} to use more"
         )
         return (note,)
 

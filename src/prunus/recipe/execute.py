@@ -104,9 +104,8 @@ def _prune(action: Action, step: Prune, state: State, tools: Tools) -> tuple[Sta
         reinitialize_(smaller, step_seed(tools.recipe.seed, action.index))
         hold_connections_(smaller)
     notes = [*decision.notes]
-    if plan.is_empty:
-        met = f"target {step.target} is met as it is: " if step.target else ""
-        notes.append(f"{action.path}: {met}nothing was cut")
+    if plan.is_empty or decision.is_whole:
+        notes.append(_nothing_cut(action, step, plan))
     elif action.budget is not None and not method.edits:
         notes += _unused(action, budget, found, decision)
     if decision.evaluations:
@@ -127,6 +126,17 @@ def _prune(action: Action, step: Prune, state: State, tools: Tools) -> tuple[Sta
         front=() if decision.front is None else _without_plans(decision.front.points),
         notes=tuple(notes),
     )
+
+
+def _nothing_cut(action: Action, step: Prune, plan: Plan) -> str:
+    """A note that no unit went, and why."""
+    what = "nothing was cut" if plan.is_empty else "no unit was cut, connections alone are zero"
+    if not step.target:
+        return f"{action.path}: {what}"
+    if action.round is None or action.is_last_round:
+        return f"{action.path}: target {step.target} is met as it is: {what}"
+    here = f"round {action.round.number} of {action.round.times}"
+    return f"{action.path}: what {here} leaves of target {step.target} is met as it is: {what}"
 
 
 def _cut(

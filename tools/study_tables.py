@@ -90,6 +90,30 @@ def _gap(mine: dict[str, Any], other: dict[str, Any]) -> str:
     return f"{told} (spreads {both:.2f}), {mine['macs'] / other['macs']:.1f} × MACs"
 
 
+def kuzmin_drops(rows: Rows) -> str:
+    """Points of top-1 that each round is below round 1, ours beside the paper's."""
+    cuts = sorted({r["round"] for r in rows if r["method"] != "dense"})
+    lines = [
+        f"| network | method | {' | '.join(f'round {k}' for k in cuts)} |",
+        f"|---|---|{'--:|' * len(cuts)}",
+    ]
+    for dense in (r for r in rows if r["method"] == "dense"):
+        mine = [r for r in rows if r["network"] == dense["network"] and r["seeds"] >= SEEDS]
+        for method, scale in dict.fromkeys((r["method"], r["scale"]) for r in mine):
+            at = {r["round"]: r for r in mine if (r["method"], r["scale"]) == (method, scale)}
+            cells = [_drop(dense["top1_mean"], at[k]) if k in at else "–" for k in cuts]
+            named = f"{method} ({scale})" if len({r["scale"] for r in mine}) > 1 else method
+            lines.append(f"| {dense['network']} | {named} | {' | '.join(cells)} |")
+        theirs = {r["round"]: r["paper_top1"] for r in rows if r["network"] == dense["network"]}
+        cells = [f"{100 * (theirs[k] - dense['paper_top1']):+.2f}" for k in cuts if k in theirs]
+        lines.append(f"| {dense['network']} | *the paper's* | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _drop(dense: float, row: dict[str, Any]) -> str:
+    return f"{100 * (row['top1_mean'] - dense):+.2f} ± {100 * row['top1_std']:.2f}"
+
+
 def kuzmin_brief(rows: Rows) -> str:
     """Table 2 in short: top-1 on test, a line a round, a column a method."""
     order = _neighbour("methods").METHODS
@@ -453,6 +477,7 @@ def kuzmin_widths(rows: Rows) -> str:
 TABLES: dict[str, tuple[str, Callable[[Rows], str]]] = {
     "kuzmin_quality": ("summary", kuzmin_quality),
     "kuzmin_against": ("summary", kuzmin_against),
+    "kuzmin_drops": ("summary", kuzmin_drops),
     "kuzmin_brief": ("../../studies/kuzmin2024/results/summary", kuzmin_brief),
     "kuzmin_seconds": ("summary", kuzmin_seconds),
     "kuzmin_from_scratch": ("summary", kuzmin_from_scratch),

@@ -316,6 +316,38 @@ def test_gaps_to_the_nulls_are_told_with_both_spreads_and_the_macs(
     assert len(table) == 4
 
 
+def test_drops_are_from_round_1_and_stand_beside_the_papers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import study_tables
+
+    def row(method: str, number: int, top1: float, paper: float, seeds: int = 3) -> dict[str, Any]:
+        of = {"network": "n", "scale": "small", "round": number, "method": method, "seeds": seeds}
+        return {**of, "top1_mean": top1, "top1_std": 0.002, "paper_top1": paper}
+
+    rows = [
+        row("dense", 1, 0.90, 0.70, seeds=1),
+        row("genetic", 2, 0.91, 0.71),
+        row("genetic", 3, 0.85, 0.60),
+        row("l2", 3, 0.80, 0.60),
+        row("random", 2, 0.70, 0.71, seeds=2),
+    ]
+    assert study_tables.kuzmin_drops(rows).splitlines() == [
+        "| network | method | round 2 | round 3 |",
+        "|---|---|--:|--:|",
+        "| n | genetic | +1.00 ± 0.20 | -5.00 ± 0.20 |",
+        "| n | l2 | – | -10.00 ± 0.20 |",
+        "| n | *the paper's* | +1.00 | -10.00 |",
+    ]
+    longer = {**row("genetic", 3, 0.88, 0.60), "scale": "full"}
+    assert study_tables.kuzmin_drops([*rows, longer]).splitlines()[2:5] == [
+        "| n | genetic (small) | +1.00 ± 0.20 | -5.00 ± 0.20 |",
+        "| n | l2 (small) | – | -10.00 ± 0.20 |",
+        "| n | genetic (full) | – | -2.00 ± 0.20 |",
+    ]
+
+
 def test_table_3_holds_the_searches_of_every_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     import study_tables
